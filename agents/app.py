@@ -1,0 +1,41 @@
+"""Builds the Faust application of a process, with what Faust was measured to need (docs/faust.md)."""
+
+import faust
+
+from pipeline.settings import Settings
+
+STREAM_BUFFER_RECORDS_MAX = 65_536
+SESSION_TIMEOUT_S = 6.0
+HEARTBEAT_INTERVAL_S = 1.0
+COMMIT_INTERVAL_S = 0.5
+
+
+def create_app(settings: Settings, group: str, web_port: int) -> faust.App:
+    """A Faust application that is the consumer group `group`, with its web pages on `web_port` of `tables_host`."""
+    datadir = settings.data_dir / "faust" / settings.worker_name
+    datadir.mkdir(parents=True, exist_ok=True)  # Faust makes the last folder only
+    return faust.App(
+        group,
+        broker=[f"kafka://{address}" for address in settings.kafka().split(",")],
+        # A worker that comes back under its old name has its partitions back in 2 s, not in 6.
+        consumer_group_instance_id=settings.worker_name if settings.kafka_static_membership else None,
+        broker_session_timeout=SESSION_TIMEOUT_S,
+        broker_heartbeat_interval=HEARTBEAT_INTERVAL_S,
+        broker_commit_interval=COMMIT_INTERVAL_S,
+        consumer_auto_offset_reset="earliest",
+        stream_buffer_maxsize=STREAM_BUFFER_RECORDS_MAX,
+        # What is not acknowledged at a rebalance comes again, and the decider knows it; waiting would only stall it.
+        stream_wait_empty=False,
+        key_serializer="raw",
+        value_serializer="raw",
+        store="memory://",
+        datadir=str(datadir),
+        topic_disable_leader=True,
+        topic_allow_declare=True,
+        topic_replication_factor=1,
+        web_bind=settings.tables_host,
+        web_host=settings.tables_host,
+        web_port=web_port,
+        web_cors_options=None,
+        autodiscover=False,
+    )

@@ -1,0 +1,17 @@
+"""GET /ready on the web port of an agents process: 200 while it keeps its promise, 503 with the reasons if not."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import faust
+
+
+def attach_ready(app: faust.App, checks: Callable[[], Mapping[str, str]]) -> None:
+    """`checks` tells by name "ok" or what is wrong."""
+
+    @app.page("/ready")
+    async def ready(web: Any, request: Any) -> Any:
+        results = checks()
+        healthy = all(result == "ok" for result in results.values())
+        body = {"status": "ready" if healthy else "not ready", "checks": dict(results)}
+        return web.json(body, status=200 if healthy else 503)

@@ -1,0 +1,33 @@
+"""Runs a Faust application until it is told to stop, and sees to it that it then does."""
+
+import asyncio
+import threading
+from typing import NoReturn
+
+import faust
+import uvloop
+
+from agents.process import die
+from pipeline.settings import Settings
+
+
+class _Worker(faust.Worker):
+    """Faust's worker, with a deadline for its stop: it was once seen to hang in it for ever."""
+
+    deadline_s: float
+
+    def _schedule_shutdown(self, signal: object) -> None:
+        timer = threading.Timer(self.deadline_s, die, ["the worker did not stop within its deadline"])
+        timer.daemon = True
+        timer.start()
+        super()._schedule_shutdown(signal)
+
+
+def run(app: faust.App, settings: Settings) -> NoReturn:
+    """Run this application in the foreground; never returns."""
+    loop = uvloop.new_event_loop()
+    asyncio.set_event_loop(loop)
+    worker = _Worker(app, loop=loop, override_logging=False, redirect_stdouts=False)
+    worker.deadline_s = settings.stop_deadline_ms / 1_000
+    worker.spinner = None
+    worker.execute_from_commandline()

@@ -1,0 +1,102 @@
+"""The command line. Thin: each command imports what it needs when it runs, so `seckill` starts at once."""
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import click
+
+PROCESSES_MAX = 64
+
+
+@click.group()
+def main() -> None:
+    """A flash sale on Kafka, Faust and Redis."""
+
+
+@contextmanager
+def _refusals(*kinds: type[Exception]) -> Iterator[None]:
+    """What the user can mend by himself is said in its own words. Exit code 1, or 2 for a setting."""
+    try:
+        yield
+    except kinds as error:
+        from pipeline.settings import BadSettings
+
+        refusal = click.ClickException(str(error))
+        if isinstance(error, BadSettings):
+            refusal.exit_code = 2
+        raise refusal from error
+
+
+@main.command()
+@click.option("--ingress", type=click.IntRange(1, PROCESSES_MAX), default=1, show_default=True)
+@click.option("--workers", type=click.IntRange(1, PROCESSES_MAX), default=1, show_default=True)
+def up(ingress: int, workers: int) -> None:
+    """Run the whole system on this machine, with so many ingress and decider processes, until Ctrl-C."""
+    from pipeline.local.up import Refused
+    from pipeline.local.up import up as run_up
+    from pipeline.settings import BadSettings, load_settings
+
+    with _refusals(BadSettings, Refused):
+        run_up(load_settings(), ingress, workers, click.echo)
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def status(as_json: bool) -> None:
+    """List the parts of the running system; exit code 1 if none runs."""
+    from pipeline.local.state import read_state
+    from pipeline.local.status import describe, document
+    from pipeline.settings import BadSettings, load_settings
+
+    with _refusals(BadSettings):
+        data_dir = load_settings().data_dir
+    state = read_state(data_dir)
+    click.echo(document(state) if as_json else describe(state, data_dir))
+    if state is None:
+        raise click.exceptions.Exit(1)
+
+
+@main.group()
+def topics() -> None:
+    """The Kafka topics, as topics.yaml has them."""
+    # aiokafka logs each attempt to connect; the command says it once, at the end.
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+
+
+@topics.command()
+@click.option("--timeout-ms", type=click.IntRange(1, 600_000), default=30_000, show_default=True)
+def create(timeout_ms: int) -> None:
+    """Create the topics that are missing, and say what differs in the others. Changes and deletes nothing."""
+    from pipeline.settings import BadSettings, load_settings
+    from pipeline.topics import BadTopics, BrokerAway, TopicsRefused, check_topics, create_topics, load_topics
+
+    with _refusals(BadSettings, BadTopics, BrokerAway, TopicsRefused):
+        settings = load_settings()
+        wanted = load_topics(settings.kafka_profile, settings.topics_file)
+        created = asyncio.run(create_topics(settings.kafka(), wanted, timeout_ms))
+        for name in created:
+            click.echo(f"created {name}")
+        there = len(wanted.all()) - len(created)
+        click.echo(f"{there} of {len(wanted.all())} topics were there already")
+        for difference in asyncio.run(check_topics(settings.kafka(), wanted, timeout_ms)):
+            click.echo(f"left as it is: {difference}", err=True)
+
+
+@topics.command()
+@click.option("--timeout-ms", type=click.IntRange(1, 600_000), default=30_000, show_default=True)
+def check(timeout_ms: int) -> None:
+    """Say in what the broker's topics differ from topics.yaml; exit code 1 if in anything."""
+    from pipeline.settings import BadSettings, load_settings
+    from pipeline.topics import BadTopics, BrokerAway, check_topics, load_topics
+
+    with _refusals(BadSettings, BadTopics, BrokerAway):
+        settings = load_settings()
+        wanted = load_topics(settings.kafka_profile, settings.topics_file)
+        differences = asyncio.run(check_topics(settings.kafka(), wanted, timeout_ms))
+    for difference in differences:
+        click.echo(str(difference))
+    if differences:
+        raise click.exceptions.Exit(1)
+    click.echo(f"all {len(wanted.all())} topics at {settings.kafka()} are as topics.yaml says")

@@ -1,0 +1,185 @@
+"""The decider of one partition: takes commands in order, has them decided in Redis, puts the decisions into the log.
+
+    Lua applied -> orders acknowledged -> result records acknowledged (the commit) -> the stream's acknowledgement
+
+Whatever goes wrong on the way (Redis away, a lost reply, a broker that does not acknowledge, another decider), there is
+one way back: wait a little, synchronise, go on from there. Nothing is skipped, and nothing gets another outcome.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from enum import StrEnum
+
+from pipeline import faultpoints
+from pipeline.decider.emit import Decision, emit
+from pipeline.decider.intake import Gap, Incoming, Intake, Prepared, chunk_of, prepare
+from pipeline.decider.ports import Log, Producer, Store
+from pipeline.decider.synchronise import Place, Synchroniser, incoming
+from pipeline.partitionlog import LogUnavailable
+from pipeline.producer import SendFailed
+from pipeline.settings import Settings
+from pipeline.stock.store import Stale, StockUnavailable
+from pipeline.topics import Topics
+
+logger = logging.getLogger(__name__)
+
+STALE_PAUSE_MS = 20
+"""After STALE two deciders live: without a pause they would fight for the partition at full speed."""
+GATHER_STEPS_MAX = 5
+"""A partition that is behind gathers for at most this many times `chunk_pace_ms` before it decides."""
+
+
+class State(StrEnum):
+    SYNCHRONISING = "synchronising"
+    DECIDING = "deciding"
+    WAITING = "waiting"
+
+
+class Decider:
+    """Decides one partition from `run` being started until it is cancelled; `put` feeds it.
+
+    `on_decided` gets the records whose decisions are in the log, in order: now the stream may acknowledge them.
+    `log_end` tells where the command log ended when the stream last looked, if it knows.
+    """
+
+    def __init__(
+        self,
+        partition: int,
+        settings: Settings,
+        topics: Topics,
+        store: Store,
+        log: Log,
+        producer: Producer,
+        on_decided: Callable[[Sequence[Incoming]], None],
+        log_end: Callable[[], int | None] = lambda: None,
+    ) -> None:
+        self.partition = partition
+        self.state = State.SYNCHRONISING
+        self.trouble: str | None = None
+        """Why this decider is waiting, in one line; None while all is well."""
+        self.position = -1
+        self.decided = 0
+        self._results_end = 0
+        self._settings = settings
+        self._topics = topics
+        self._store = store
+        self._log = log
+        self._producer = producer
+        self._on_decided = on_decided
+        self._log_end = log_end
+        self._intake = Intake(settings.decider_buffer_records_max)
+        self._synchroniser = Synchroniser(partition, topics, store, log, producer)
+        self._backoff_ms = settings.backoff_ms_min
+        self._next_chunk_at = 0.0
+
+    @property
+    def waiting_records(self) -> int:
+        return len(self._intake)
+
+    async def put(self, record: Incoming) -> None:
+        """Take a record from the stream; waits while this decider has enough."""
+        await self._intake.put(record)
+
+    async def run(self) -> None:
+        """Decide until cancelled. Raises LogsDisagree, and whatever nobody foresaw: then the process has to end."""
+        while True:
+            try:
+                self.state = State.SYNCHRONISING
+                self._go_on_from(await self._synchroniser.synchronise())
+                while True:
+                    await self._step()
+            except Stale as stale:
+                logger.warning("%s; synchronising", stale)
+                await asyncio.sleep(STALE_PAUSE_MS / 1_000)
+            except (StockUnavailable, LogUnavailable, SendFailed) as fault:
+                await self._back_off(fault)
+
+    def _go_on_from(self, place: Place) -> None:
+        self.position, self._results_end = place
+        self.state, self.trouble = State.DECIDING, None
+        self._acknowledge(self.position)
+
+    async def _back_off(self, fault: Exception) -> None:
+        self.state, self.trouble = State.WAITING, f"partition {self.partition}: {fault}"
+        logger.warning("%s; trying again in %d ms", self.trouble, self._backoff_ms)
+        await asyncio.sleep(self._backoff_ms / 1_000)
+        self._backoff_ms = min(2 * self._backoff_ms, self._settings.backoff_ms_max)
+
+    async def _step(self) -> None:
+        """Decide what has come, or, after an idle while, look whether Redis is still where it was left."""
+        if not await self._intake.wait(self._settings.idle_look_ms / 1_000):
+            at = await self._store.cursor_offset(self.partition)
+            if at != self.position:
+                raise Stale(f"partition {self.partition}: the cursor moved from {self.position} to {at} while idle")
+            return
+        self._acknowledge(self.position)
+        if not self._intake:
+            return
+        if gap := self._intake.gap(self.position):
+            chunk = await self._fill(gap)
+        else:
+            await self._keep_pace()
+            chunk = self._intake.chunk(self.position, self._settings.chunk_purchases_max)
+        await self._decide(chunk)
+
+    async def _keep_pace(self) -> None:
+        """An idle partition decides at once; a busy one takes what has gathered, a chunk every so often or when full.
+
+        Without the pace it takes a record or two at a time, at a tenth of the speed: the stream delivers in the gaps
+        between the steps of a chunk. So while the log is known to hold more, some steps of the pace are waited.
+        """
+        pause_s = self._next_chunk_at - time.monotonic()
+        for _ in range(GATHER_STEPS_MAX):
+            if self._intake.purchases >= self._settings.chunk_purchases_max:
+                return
+            if self._is_behind():
+                pause_s = self._settings.chunk_pace_ms / 1_000
+            if pause_s <= 0:
+                return
+            await asyncio.sleep(pause_s)
+            pause_s = 0.0
+
+    def _is_behind(self) -> bool:
+        """Whether the log is known to hold records that the stream has not delivered yet."""
+        end = self._log_end()
+        return end is not None and self._intake.last_offset + 1 < end
+
+    async def _fill(self, gap: Gap) -> list[Prepared]:
+        """The records that the stream left out, from the log itself; if the log has none there, on to where it does."""
+        found: list[Prepared] = []
+        async for batch in self._log.read(self._topics.requests.name, self.partition, gap.start, gap.end):
+            found += [prepare(incoming(record)) for record in batch]
+            if len(found) >= self._settings.decider_buffer_records_max:
+                break
+        start = found[0].record.offset if found else gap.end
+        if start > gap.start:
+            logger.error(
+                "partition %d: %s has no records from %d to %d; they can not be decided",
+                self.partition,
+                self._topics.requests.name,
+                gap.start,
+                start - 1,
+            )
+        chunk = chunk_of(found, start - 1, self._settings.chunk_purchases_max)
+        return chunk or self._intake.chunk(start - 1, self._settings.chunk_purchases_max)
+
+    async def _decide(self, chunk: Sequence[Prepared]) -> None:
+        self._next_chunk_at = time.monotonic() + self._settings.chunk_pace_ms / 1_000
+        commands = [prepared.command for prepared in chunk]
+        decided = await self._store.decide(self.partition, self.position, self._results_end, commands)
+        faultpoints.reach(faultpoints.AFTER_LUA)
+        decisions = [
+            Decision(record, prepared.command.product_id, winners, prepared.record)
+            for record, prepared, winners in zip(decided.records, chunk, decided.winners, strict=True)
+        ]
+        self._results_end = await emit(self._producer, self._topics, self.partition, decisions)
+        self.position = chunk[-1].record.offset
+        self.decided += len(chunk)
+        self._backoff_ms = self._settings.backoff_ms_min
+        self._acknowledge(self.position)
+
+    def _acknowledge(self, position: int) -> None:
+        if dropped := self._intake.drop_decided(position):
+            self._on_decided(dropped)

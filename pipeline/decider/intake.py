@@ -1,0 +1,124 @@
+"""The intake of a decider: command records as the stream delivers them, bounded, made into chunks in log order.
+
+The stream may deliver a record twice, or (around a rebalance) one before others that it will repeat later. The intake
+does not trust it: a chunk holds records whose offsets follow one another; where they do not, it says so with `Gap`.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from pipeline.messages import TIME_MS_MAX, MalformedCommand, PurchaseCommand, decode_command
+from pipeline.stock.store import Command
+
+
+class Incoming(NamedTuple):
+    """A command record, and what the stream needs to acknowledge it (None if it was read from the log directly)."""
+
+    offset: int
+    time_ms: int
+    key: bytes | None
+    value: bytes | None
+    delivery: Any = None
+
+
+class Prepared(NamedTuple):
+    """A record as the store takes it, and how many purchases it counts for."""
+
+    record: Incoming
+    command: Command
+    purchases: int
+
+
+class Gap(NamedTuple):
+    """The stream went on at `end`, but the records in [start, end) have not come."""
+
+    start: int
+    end: int
+
+
+class Intake:
+    def __init__(self, records_max: int) -> None:
+        self.purchases = 0
+        """How many purchases wait here."""
+        self.last_offset = -1
+        """The offset of the record that came last."""
+        self._records_max = records_max
+        self._records: deque[Prepared] = deque()
+        self._arrived = asyncio.Event()
+        self._room = asyncio.Event()
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    async def put(self, record: Incoming) -> None:
+        """Take one record from the stream; waits while the intake is full, and so the stream stops reading."""
+        while len(self._records) >= self._records_max:
+            self._room.clear()
+            await self._room.wait()
+        prepared = prepare(record)
+        self._records.append(prepared)
+        self.purchases += prepared.purchases
+        self.last_offset = record.offset
+        self._arrived.set()
+
+    async def wait(self, timeout_s: float) -> bool:
+        """Whether there is a record, after waiting for one at most this long."""
+        if not self._records:
+            self._arrived.clear()
+            try:
+                await asyncio.wait_for(self._arrived.wait(), timeout_s)
+            except TimeoutError:
+                return False
+        return True
+
+    def drop_decided(self, position: int) -> list[Incoming]:
+        """Take out what is at or below `position` at the head: decided already."""
+        dropped = []
+        while self._records and self._records[0].record.offset <= position:
+            prepared = self._records.popleft()
+            self.purchases -= prepared.purchases
+            dropped.append(prepared.record)
+        self._room.set()
+        return dropped
+
+    def gap(self, position: int) -> Gap | None:
+        """What is missing between `position` and the first record here, if anything."""
+        head = self._records[0].record.offset
+        return None if head == position + 1 else Gap(position + 1, head)
+
+    def chunk(self, position: int, purchases_max: int) -> list[Prepared]:
+        """The records that follow `position`, up to `purchases_max` purchases. They stay until dropped as decided."""
+        return chunk_of(self._records, position, purchases_max)
+
+
+def prepare(record: Incoming) -> Prepared:
+    """The record as the store takes it; one that is no command goes as malformed, with what is wrong with it."""
+    time_ms = min(max(record.time_ms, 0), TIME_MS_MAX)
+    try:
+        command = decode_command(record.key, record.value)
+    except MalformedCommand as error:
+        return Prepared(record, Command(record.offset, time_ms, None, str(error).encode()), 1)
+    assert record.value is not None  # noqa: S101 -- decode_command refuses None
+    purchases = len(command.purchases.users) if isinstance(command, PurchaseCommand) else 1
+    return Prepared(record, Command(record.offset, time_ms, command.product_id, record.value), purchases)
+
+
+def chunk_of(records: Iterable[Prepared], position: int, purchases_max: int) -> list[Prepared]:
+    """Those of `records` that follow `position` without a gap, up to `purchases_max` purchases (one at least).
+
+    A repeat among them is passed over.
+    """
+    chunk: list[Prepared] = []
+    purchases = 0
+    for prepared in records:
+        offset = prepared.record.offset
+        if offset <= position:
+            continue
+        purchases += prepared.purchases
+        if offset != position + 1 or (purchases > purchases_max and chunk):
+            break
+        chunk.append(prepared)
+        position = offset
+    return chunk

@@ -1,0 +1,45 @@
+"""What a decider needs of the world; the real ones are StockStore, PartitionLog and LogProducer."""
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Protocol
+
+from pipeline.partitionlog import Bounds, LogRecord
+from pipeline.stock.store import Command, Cursor, Decided
+
+Keyed = tuple[bytes | None, bytes]
+"""The key and the value of a record to be written."""
+
+
+class Store(Protocol):
+    async def cursor(self, partition: int) -> Cursor: ...
+    async def cursor_offset(self, partition: int) -> int: ...
+    async def decide(
+        self, partition: int, after_offset: int, results_position: int, commands: Sequence[Command]
+    ) -> Decided: ...
+    async def replay(
+        self,
+        partition: int,
+        after_offset: int,
+        results_position: int,
+        decisions: Sequence[tuple[str | None, bytes]],
+    ) -> None: ...
+    async def wipe(self, partition: int, at_offset: int) -> None: ...
+
+
+class Log(Protocol):
+    async def bounds(self, topic: str, partition: int) -> Bounds: ...
+    def read(
+        self, topic: str, partition: int, start: int, end: int | None = None
+    ) -> AsyncIterator[list[LogRecord]]: ...
+
+
+class Producer(Protocol):
+    async def send(
+        self,
+        topic: str,
+        partition: int,
+        key: bytes | None,
+        value: bytes,
+        headers: Sequence[tuple[str, bytes]] = ...,
+    ) -> int: ...
+    async def send_all(self, topic: str, partition: int, records: Sequence[Keyed]) -> int: ...

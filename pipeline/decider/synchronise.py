@@ -1,0 +1,172 @@
+"""Bringing Redis and the decision log of one partition to the same offset.
+
+Redis is read first, then the log: the other way round, a decider that is still alive elsewhere makes a healthy Redis
+look as if it were ahead of the log by more than its last answer.
+
+Redis remembers beside its cursor how far the decision log was known to be settled, and the position after that. So only
+the log's tail from that position has to be read; with an empty Redis that is the whole log, which then is what it needs.
+"""
+
+import logging
+from typing import NamedTuple
+
+from pipeline.decider.emit import Decision, emit
+from pipeline.decider.intake import Incoming
+from pipeline.decider.ports import Log, Producer, Store
+from pipeline.messages import (
+    MalformedResult,
+    count_of_codes,
+    decode_result,
+    is_malformed,
+    peek_source_offset,
+)
+from pipeline.partitionlog import Bounds, LogRecord
+from pipeline.stock.store import Cursor, Stale
+from pipeline.topics import Topics
+
+logger = logging.getLogger(__name__)
+
+REPLAY_PURCHASES_MAX = 2_000
+REPLAY_RECORDS_MAX = 500
+
+
+class LogsDisagree(Exception):
+    """Request log, decision log and Redis can not be brought together: a log lost records. No decider may go on."""
+
+
+class Place(NamedTuple):
+    """Everything up to `position` is decided and in the decision log, which ends (for all we know) at `results_end`."""
+
+    position: int
+    results_end: int
+
+
+class Synchroniser:
+    """Synchronises one partition. Raises Stale, StockUnavailable, LogUnavailable or SendFailed (try again) or
+    LogsDisagree (do not)."""
+
+    def __init__(self, partition: int, topics: Topics, store: Store, log: Log, producer: Producer) -> None:
+        self._partition = partition
+        self._topics = topics
+        self._store = store
+        self._log = log
+        self._producer = producer
+
+    async def synchronise(self) -> Place:
+        cursor = await self._store.cursor(self._partition)
+        results = await self._log.bounds(self._topics.results.name, self._partition)
+        requests = await self._log.bounds(self._topics.requests.name, self._partition)
+        if cursor.results_position > results.end or cursor.offset >= requests.end:
+            await self._start_over(cursor, "Redis knows of more than the logs hold")
+        replayed, tail = await self._replay(cursor, results)
+        if tail >= requests.end:
+            raise LogsDisagree(
+                f"partition {self._partition}: a decision on offset {tail} stands in {self._topics.results.name}, "
+                f"but {self._topics.requests.name} ends at {requests.end}"
+            )
+        if replayed > tail:
+            if not cursor.last_answer:
+                await self._start_over(cursor, "Redis is ahead of the decision log and holds no last answer")
+            return Place(replayed, await self._repeat_last_answer(cursor, above=tail))
+        return Place(replayed, results.end)
+
+    async def _replay(self, cursor: Cursor, results: Bounds) -> tuple[int, int]:
+        """Do again in Redis what it lacks. Returns where its cursor is then, and the log's highest source offset."""
+        position, tail = cursor.offset, cursor.settled
+        if cursor.offset < 0 < results.beginning:
+            self._refuse_replay(results)
+        batch = _Batch(position)
+        async for records in self._log.read(
+            self._topics.results.name, self._partition, cursor.results_position, results.end
+        ):
+            for record in records:
+                assert record.value is not None  # noqa: S101 -- a decider writes no tombstones
+                source_offset = peek_source_offset(record.value)
+                tail = max(tail, source_offset)
+                if source_offset <= batch.last:
+                    continue
+                if cursor.results_position < results.beginning:
+                    self._refuse_replay(results)
+                if not batch.has_room(record.value):
+                    position = await self._apply(position, batch)
+                    batch = _Batch(position)
+                batch.add(source_offset, record)
+        if batch.decisions:
+            position = await self._apply(position, batch)
+        if position > cursor.offset:
+            logger.warning(
+                "partition %d: Redis was at %d, made again from the decision log up to %d",
+                self._partition,
+                cursor.offset,
+                position,
+            )
+        return position, tail
+
+    async def _apply(self, position: int, batch: "_Batch") -> int:
+        await self._store.replay(self._partition, position, batch.results_position, batch.decisions)
+        return batch.last
+
+    def _refuse_replay(self, results: Bounds) -> None:
+        raise LogsDisagree(
+            f"partition {self._partition}: Redis lacks decisions that {self._topics.results.name} has deleted "
+            f"already (it begins at {results.beginning}); restore a Redis snapshot that is younger than that"
+        )
+
+    async def _repeat_last_answer(self, cursor: Cursor, above: int) -> int:
+        """A crash fell between Lua and the commit: what Redis decided last goes into the log now."""
+        logger.warning("partition %d: repeating the last answer above %d", self._partition, above)
+        decisions = []
+        for record in cursor.last_answer:
+            if (source_offset := peek_source_offset(record)) > above:
+                decisions.append(await self._decision(source_offset, record))
+        return await emit(self._producer, self._topics, self._partition, decisions)
+
+    async def _decision(self, source_offset: int, record: bytes) -> Decision:
+        result = decode_result(record)
+        if not isinstance(result, MalformedResult):
+            return Decision(record, result.product_id, None)
+        async for records in self._log.read(
+            self._topics.requests.name, self._partition, source_offset, source_offset + 1
+        ):
+            return Decision(record, None, 0, incoming(records[0]))
+        raise LogsDisagree(
+            f"partition {self._partition}: {self._topics.requests.name} has no record at {source_offset}, "
+            "which Redis has decided as malformed"
+        )
+
+    async def _start_over(self, cursor: Cursor, why: str) -> None:
+        logger.error(
+            "partition %d: %s (Redis at %d): forgetting its stock and making it again from the decision log",
+            self._partition,
+            why,
+            cursor.offset,
+        )
+        await self._store.wipe(self._partition, cursor.offset)
+        raise Stale(f"partition {self._partition}: starting over")
+
+
+class _Batch:
+    """Recorded decisions for one replay call."""
+
+    def __init__(self, last: int) -> None:
+        self.last = last
+        self.results_position = 0
+        self.decisions: list[tuple[str | None, bytes]] = []
+        self._purchases = 0
+
+    def has_room(self, record: bytes) -> bool:
+        full = self._purchases + count_of_codes(record) > REPLAY_PURCHASES_MAX
+        return not self.decisions or not (full or len(self.decisions) >= REPLAY_RECORDS_MAX)
+
+    def add(self, source_offset: int, record: LogRecord) -> None:
+        assert record.value is not None  # noqa: S101 -- the caller has looked
+        product_id = None if is_malformed(record.value) or record.key is None else record.key.decode()
+        self.decisions.append((product_id, record.value))
+        self._purchases += count_of_codes(record.value)
+        self.last, self.results_position = source_offset, record.offset + 1
+
+
+def incoming(record: LogRecord) -> Incoming:
+    """A record that was read from the log directly, as the intake knows it."""
+    return Incoming(record.offset, record.time_ms, record.key, record.value)
+

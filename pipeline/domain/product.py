@@ -1,0 +1,186 @@
+"""The rules of a sale: what opens, what closes, and who wins. Plain Python, one purchase after the other.
+
+This is the specification. `pipeline/stock/lua/decide.lua` does the same in one atomic call, columns at a time;
+tests compare the two over random commands, and the audit recomputes every decision with what stands here.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import NamedTuple
+
+from pipeline.domain import limiters
+from pipeline.domain.codes import Code
+from pipeline.domain.receipts import Receipt
+
+QUANTITY_MAX = 1_000_000
+STOCK_MAX = 1_000_000_000
+PER_USER_LIMIT_MAX = QUANTITY_MAX
+WINS_PER_USER_MAX = 100
+"""A user's wins are one value in Redis, read at each of his purchases: without a limit a single user with a high
+`per_user_limit` could make that value, and every decision on him, as large as he likes."""
+
+
+class SaleState(StrEnum):
+    ACTIVE = "active"
+    PAUSED = "paused"
+    CLOSED = "closed"
+
+
+class Refusal(StrEnum):
+    """Why a command other than a purchase changed nothing."""
+
+    ALREADY_OPEN = "already_open"
+    NEVER_OPENED = "never_opened"
+    CLOSED = "closed"
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """The terms of a sale. `price` is a decimal string; the window is [start_ms, end_ms) in broker time.
+
+    `per_user_limit` counts units: a user never holds more than that many of the product.
+    """
+
+    name: str
+    price: str
+    stock: int
+    start_ms: int
+    end_ms: int
+    state: SaleState = SaleState.ACTIVE
+    per_user_limit: int = 1
+    rate_limit: limiters.Rule | None = None
+
+
+class Win(NamedTuple):
+    receipt: Receipt
+    quantity: int
+    key: str
+
+
+@dataclass(slots=True)
+class Product:
+    """What the decided commands of one product add up to."""
+
+    opening: Opening
+    state: SaleState
+    stock: int
+    sold: int = 0
+    limiter: limiters.State = limiters.FRESH
+    by_code: dict[int, int] = field(default_factory=dict)
+    buyers: dict[str, list[Win]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Purchases:
+    """One command record: purchases of one product, in columns. `keys` are idempotency keys by index."""
+
+    users: Sequence[str]
+    quantities: Sequence[int] | None = None
+    keys: Mapping[int, str] = field(default_factory=dict)
+
+    def quantity(self, index: int) -> int:
+        return 1 if self.quantities is None else self.quantities[index]
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The answers to one record of purchases, in its order.
+
+    `held` has, by index, the order ids that earlier wins of the same user carry: beside -3, and beside a 1 that
+    repeats a first win under the same idempotency key (which took no stock again). `stock` and `sold` are as they
+    stand after the record, None if the product was never opened. `retry_after_ms` is set if any code is -9.
+    """
+
+    codes: list[int]
+    held: dict[int, str]
+    stock: int | None
+    sold: int | None
+    retry_after_ms: int | None = None
+
+
+def open_product(product: Product | None, opening: Opening) -> Product | Refusal:
+    """The product as opened, or why not: what was opened once keeps its stock and its buyers."""
+    if product is None:
+        return Product(opening, opening.state, opening.stock)
+    return Refusal.CLOSED if product.state is SaleState.CLOSED else Refusal.ALREADY_OPEN
+
+
+def close_product(product: Product | None) -> Product | Refusal:
+    """The product with its sale ended for good, or why there is nothing to close."""
+    if product is None:
+        return Refusal.NEVER_OPENED
+    if product.state is SaleState.CLOSED:
+        return Refusal.CLOSED
+    product.state = SaleState.CLOSED
+    return product
+
+
+def decide_purchases(
+    product: Product | None, partition: int, offset: int, time_ms: int, purchases: Purchases
+) -> Decision:
+    """Decide one record of purchases at the (clamped) broker time of the record; changes `product`.
+
+    The checks stand in the order of `_decide_one`. A purchase that the limiter let through counts against it whatever
+    comes of it; one that a check before the limiter answered does not.
+    """
+    if product is None:
+        return Decision([Code.NEVER_OPENED.value] * len(purchases.users), {}, None, None)
+    shut = _shut(product, time_ms)
+    rule = product.opening.rate_limit
+    allowed, passed = len(purchases.users), 0
+    if rule is not None and shut is None:
+        allowed, product.limiter = limiters.admissible(rule, product.limiter, time_ms)
+    codes: list[int] = []
+    held: dict[int, str] = {}
+    for index, user in enumerate(purchases.users):
+        win = Win(Receipt(partition, offset, index), purchases.quantity(index), purchases.keys.get(index, ""))
+        code, first = _decide_one(product, user, win, shut, limited=passed >= allowed)
+        if first is not None:
+            held[index] = str(first.receipt)
+        new_win = code is Code.SUCCESS and first is None
+        if new_win or code in (Code.ALREADY_BOUGHT, Code.INSUFFICIENT_STOCK):
+            passed += 1
+        if new_win:
+            product.stock -= win.quantity
+            product.sold += win.quantity
+            product.buyers.setdefault(user, []).append(win)
+        codes.append(code.value)
+        product.by_code[code] = product.by_code.get(code, 0) + 1
+    retry_after_ms = None
+    if rule is not None and shut is None:
+        product.limiter = limiters.count(rule, product.limiter, passed)
+        if Code.BUSY in codes:
+            retry_after_ms = limiters.retry_after_ms(rule, product.limiter, time_ms)
+    return Decision(codes, held, product.stock, product.sold, retry_after_ms)
+
+
+def _shut(product: Product, time_ms: int) -> Code | None:
+    if product.state is SaleState.CLOSED:
+        return Code.ENDED
+    if product.state is not SaleState.ACTIVE:
+        return Code.NOT_ACTIVE
+    if time_ms < product.opening.start_ms:
+        return Code.NOT_STARTED
+    return Code.ENDED if time_ms >= product.opening.end_ms else None
+
+
+def _decide_one(
+    product: Product, user: str, wanted: Win, shut: Code | None, *, limited: bool
+) -> tuple[Code, Win | None]:
+    """The code, and the earlier win of this user that it refers to."""
+    wins = product.buyers.get(user, [])
+    if not 1 <= wanted.quantity <= QUANTITY_MAX:
+        return Code.INVALID_QUANTITY, None
+    if wanted.key and (first := next((win for win in wins if win.key == wanted.key), None)):
+        return Code.SUCCESS, first
+    if shut is not None:
+        return shut, None
+    if limited:
+        return Code.BUSY, None
+    held = sum(win.quantity for win in wins)
+    if held + wanted.quantity > product.opening.per_user_limit or len(wins) >= WINS_PER_USER_MAX:
+        return Code.ALREADY_BOUGHT, wins[0] if wins else None
+    if product.stock < wanted.quantity:
+        return Code.INSUFFICIENT_STOCK, None
+    return Code.SUCCESS, None

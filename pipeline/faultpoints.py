@@ -1,0 +1,50 @@
+"""Places in a process at which a test can end it: `SECKILL_FAULT_POINT=name:arrivals`, in a test's process only.
+
+Disarmed, as always outside the fault tests, a place costs one comparison.
+"""
+
+import asyncio
+import os
+import signal
+from collections.abc import Awaitable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+AFTER_LUA = "after-lua"
+AFTER_ORDERS = "after-orders"
+RESULTS_IN_FLIGHT = "results-in-flight"
+AFTER_RESULTS = "after-results"
+NAMES = (AFTER_LUA, AFTER_ORDERS, RESULTS_IN_FLIGHT, AFTER_RESULTS)
+
+_IN_FLIGHT_S = 0.003
+
+
+def _armed() -> tuple[str, int]:
+    name, _, arrivals = os.environ.get("SECKILL_FAULT_POINT", "").partition(":")
+    if name and name not in NAMES:
+        raise ValueError(f"SECKILL_FAULT_POINT: {name!r} is none of {', '.join(NAMES)}")
+    return name, int(arrivals or 1)
+
+
+_name, _left = _armed()
+
+
+def reach(name: str) -> None:
+    """Ends this process as `kill -9` would, if this is the armed place and it was reached often enough."""
+    global _left
+    if name != _name:
+        return
+    _left -= 1
+    if _left <= 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+async def in_flight(name: str, sending: Awaitable[T]) -> T:
+    """Awaits `sending`; armed, ends the process when it is under way but (most likely) not yet answered."""
+    if name != _name:
+        return await sending
+    task = asyncio.ensure_future(sending)
+    await asyncio.sleep(_IN_FLIGHT_S)
+    reach(name)
+    return await task

@@ -1,0 +1,148 @@
+"""The composition root of the ingress: every part is made here, started in order, and stopped in the opposite order."""
+
+import asyncio
+import logging
+
+from aiohttp import web
+from aiokafka.errors import KafkaError
+
+from pipeline.ingress import administration
+from pipeline.ingress.administration import AdministrationRoutes
+from pipeline.ingress.admission import Admission
+from pipeline.ingress.decisions import Decisions
+from pipeline.ingress.group_commit import GroupCommit
+from pipeline.ingress.health import HealthRoutes
+from pipeline.ingress.logends import EndsUnknown, LogEnds
+from pipeline.ingress.openapi import OPENAPI_PATH, openapi_document
+from pipeline.ingress.pace import PaceKeeper
+from pipeline.ingress.polling import PollingRoutes
+from pipeline.ingress.purchases import PurchaseRoutes
+from pipeline.ingress.stats import StatsRoutes
+from pipeline.ingress.waiters import ResultsFeed, Waiters
+from pipeline.producer import LogProducer, SendFailed
+from pipeline.settings import Settings
+from pipeline.stock.store import StockStore
+from pipeline.topics import BrokerAway, Topics, TopicsRefused, require_topics
+
+BACKLOG_CONNECTIONS_MAX = 4_096
+STOP_PATIENCE = 0.4
+"""Of the stop's deadline: how long purchases may still be acknowledged and decided before all are told to go."""
+
+log = logging.getLogger(__name__)
+
+
+class StartFailed(Exception):
+    """The ingress can not start; the message says what is missing."""
+
+
+class Ingress:
+    """One ingress process. Made, started and stopped inside one running event loop.
+
+    Several may listen on the same ports of one machine (SO_REUSEPORT); they share nothing but Kafka and Redis.
+    """
+
+    def __init__(self, settings: Settings, topics: Topics) -> None:
+        self._settings = settings
+        self._topics = topics
+        bootstrap, requests, partitions = settings.kafka(), topics.requests.name, topics.requests.partitions
+        self._store = StockStore(settings.redis(), settings.redis_timeout_ms)
+        self._producer = LogProducer(settings, settings.worker_name, idempotent=settings.kafka_idempotence)
+        self._ends = LogEnds(bootstrap, requests, partitions)
+        self._keeper = PaceKeeper(self._store, self._ends, partitions)
+        self._waiters = Waiters(partitions, settings.waiters_max)
+        self._feed = ResultsFeed(bootstrap, topics.results.name, partitions, self._waiters)
+        self._commits = GroupCommit(
+            self._producer,
+            requests,
+            partitions,
+            purchases_per_record_max=settings.purchases_per_record_max,
+            waiting_max=settings.purchases_waiting_max,
+            send_timeout_ms=settings.send_timeout_ms,
+        )
+        self._decisions = Decisions(
+            self._store, self._waiters, self._feed, self._commits, self._ends, self._keeper
+        )
+        self._health = HealthRoutes(
+            self._store, self._commits, self._ends, self._feed, settings.retry_after_s
+        )
+        self._runners: list[web.AppRunner] = []
+
+    async def start(self) -> asyncio.Task[None]:
+        """Listen on both ports, once Kafka is there. Raises StartFailed.
+
+        The task that is returned ends only if the results feed fails, and then nothing here is of use any more.
+        """
+        settings = self._settings
+        try:
+            await require_topics(settings.kafka(), self._topics)
+            await self._producer.start()
+            await self._ends.start()
+            feed = await self._feed.start()
+            self._keeper.start()
+            await self._listen(self._public_app(), settings.public_host, settings.public_port)
+            await self._listen(self._admin_app(), settings.admin_host, settings.admin_port)
+        except (TopicsRefused, BrokerAway, SendFailed, KafkaError, EndsUnknown, OSError) as error:
+            await self.stop()
+            raise StartFailed(str(error)) from error
+        return feed
+
+    async def stop(self) -> None:
+        """Take no more, finish what is in flight, within `stop_deadline_ms`."""
+        deadline_s = self._settings.stop_deadline_ms / 1_000
+        self._health.is_stopping = True
+        self._decisions.stop()
+        last_word = asyncio.get_running_loop().call_later(STOP_PATIENCE * deadline_s, self._let_all_go)
+        try:
+            async with asyncio.timeout(deadline_s):
+                await asyncio.gather(*(runner.cleanup() for runner in self._runners))
+                await self._keeper.stop()
+                await self._feed.stop()
+                await self._ends.stop()
+                await self._producer.stop()
+                await self._store.close()
+        except TimeoutError:
+            log.error(
+                "not everything stopped within %d ms; ending all the same", self._settings.stop_deadline_ms
+            )
+        finally:
+            last_word.cancel()
+
+    def _let_all_go(self) -> None:
+        self._waiters.let_all_go()
+        self._commits.let_all_go()
+
+    def _public_app(self) -> web.Application:
+        settings, admission = self._settings, Admission(self._settings)
+        app = web.Application(middlewares=[admission.middleware()], client_max_size=settings.body_bytes_max)
+        polling = PollingRoutes(settings, self._decisions, admission)
+        stats = StatsRoutes(
+            self._store, self._commits, self._decisions, self._waiters, self._keeper, polling, admission
+        )
+        app.add_routes(PurchaseRoutes(settings, self._commits, self._decisions).routes())
+        app.add_routes(polling.routes())
+        app.add_routes(stats.routes())
+        app.add_routes(self._health.routes())
+        app.add_routes([web.get(OPENAPI_PATH, openapi_document(settings))])
+        app.add_routes([web.route("*", administration.PATH + "{call}", administration.refuse)])
+        return app
+
+    def _admin_app(self) -> web.Application:
+        settings, admission = self._settings, Admission(self._settings)
+        app = web.Application(middlewares=[admission.middleware()], client_max_size=settings.body_bytes_max)
+        routes = AdministrationRoutes(
+            settings, self._producer, self._topics.requests.name, self._commits, self._decisions, admission
+        )
+        app.add_routes(routes.routes())
+        return app
+
+    async def _listen(self, app: web.Application, host: str, port: int) -> None:
+        runner = web.AppRunner(
+            app,
+            # A client that hangs up frees his place at once.
+            handler_cancellation=True,
+            access_log=None,
+            shutdown_timeout=self._settings.stop_deadline_ms / 1_000 * (1 - STOP_PATIENCE) * 0.9,
+        )
+        self._runners.append(runner)
+        await runner.setup()
+        await web.TCPSite(runner, host, port, reuse_port=True, backlog=BACKLOG_CONNECTIONS_MAX).start()

@@ -1,0 +1,98 @@
+"""Request bodies: from bytes to values that the rest can trust, or to a problem that names the field and the limit."""
+
+import re
+from typing import Any, NamedTuple
+
+import orjson
+from aiohttp import web
+
+from pipeline.domain.codes import MESSAGES, Code
+from pipeline.domain.ids import ID_FORM, canonical_id
+from pipeline.domain.product import QUANTITY_MAX
+from pipeline.ingress.problems import Kind, Problem, invalid
+from pipeline.messages import IDEMPOTENCY_KEY_LENGTH_MAX, is_idempotency_key
+
+_STRING_OR_BRACKET = re.compile(rb'"(?:[^"\\]|\\.)*+"|[\[{]|[\]}]', re.DOTALL)
+
+
+class Purchase(NamedTuple):
+    """One purchase as it is wanted. Ids are canonical; `key` is the idempotency key, None for none."""
+
+    product_id: str
+    user_id: str
+    quantity: int
+    key: str | None
+
+
+async def read_body(request: web.Request, bytes_max: int) -> bytes:
+    """The body of a request with JSON in it; the type is checked first, so that nobody reads what is no JSON."""
+    content_type = request.headers.get("Content-Type", "")
+    if content_type != "application/json":
+        media_type = content_type.partition(";")[0].strip().lower()
+        if media_type != "application/json":
+            raise Problem(
+                Kind.UNSUPPORTED_MEDIA_TYPE,
+                f"Content-Type is {content_type[:100]!r}, it must be application/json",
+                field="Content-Type",
+            )
+    try:
+        # The application's client_max_size is bytes_max: aiohttp stops reading there.
+        return await request.read()
+    except web.HTTPRequestEntityTooLarge:
+        raise Problem(
+            Kind.TOO_LARGE, f"the body is larger than {bytes_max} bytes", field="body", limit=bytes_max
+        ) from None
+
+
+def parse_object(body: bytes, depth_max: int) -> dict[str, Any]:
+    """The JSON object in a body, nested at most `depth_max` deep."""
+    _check_depth(body, depth_max)
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise invalid("body", f"the body is not JSON: {error}") from None
+    if type(document) is not dict:
+        raise invalid("body", "the body must be a JSON object")
+    return document
+
+
+def parse_purchase(document: dict[str, Any], key: str | None) -> Purchase:
+    """The purchase in a body; what it holds besides is ignored. `key` is the Idempotency-Key header."""
+    quantity = document.get("quantity", 1)
+    if type(quantity) is not int or not 1 <= quantity <= QUANTITY_MAX:
+        raise Problem(
+            Kind.INVALID_REQUEST,
+            f"quantity: {MESSAGES[Code.INVALID_QUANTITY]}",
+            code=Code.INVALID_QUANTITY,
+            field="quantity",
+            limit=QUANTITY_MAX,
+        )
+    if key is not None and not is_idempotency_key(key):
+        raise invalid(
+            "Idempotency-Key",
+            f"Idempotency-Key: must be 1 to {IDEMPOTENCY_KEY_LENGTH_MAX} visible ASCII characters",
+            IDEMPOTENCY_KEY_LENGTH_MAX,
+        )
+    return Purchase(parse_id(document, "product_id"), parse_id(document, "user_id"), quantity, key)
+
+
+def parse_id(document: dict[str, Any], field: str) -> str:
+    canonical = canonical_id(document.get(field))
+    if canonical is None:
+        raise invalid(field, f"{field}: {'must be' if field in document else 'is missing; it is'} {ID_FORM}")
+    return canonical
+
+
+def _check_depth(body: bytes, depth_max: int) -> None:
+    # Counting is enough for nearly everybody; a bracket inside a string must not count, so then look closer.
+    if body.count(b"{") + body.count(b"[") <= depth_max:
+        return
+    depth = 0
+    for match in _STRING_OR_BRACKET.finditer(body):
+        token = match[0]
+        if token in (b"{", b"["):
+            depth += 1
+            if depth > depth_max:
+                raise invalid("body", f"the body is nested deeper than {depth_max}", depth_max)
+        elif token in (b"}", b"]"):
+            depth -= 1

@@ -1,0 +1,143 @@
+"""Finds the decision on a request: among those that just came, in the polling view, or by waiting for it.
+
+Also tells apart what has no decision: waiting its turn, never given, or kept for its time and gone.
+"""
+
+import asyncio
+import logging
+
+from pipeline.domain.codes import Code
+from pipeline.domain.receipts import Receipt
+from pipeline.ingress.group_commit import GroupCommit
+from pipeline.ingress.logends import LogEnds
+from pipeline.ingress.pace import Estimate, PaceKeeper
+from pipeline.ingress.problems import Kind, Problem, not_found
+from pipeline.ingress.waiters import Decided, ResultsFeed, TooManyWaiters, Waiters
+from pipeline.messages import Answer
+from pipeline.stock.store import StockStore, StockUnavailable
+
+VIEW_READS_MAX = 64
+"""Reads of the polling view that run at once: each has a connection to Redis of its own."""
+VIEW_LOOK_MS = 50
+"""From one look to the next for a decision that the feed has gone past and the view has not yet."""
+WAIT_MS_MAX = 5_000
+"""One wait for the feed. Then the view is looked at again: a feed that lost its place would never wake anybody."""
+
+log = logging.getLogger(__name__)
+
+
+class Decisions:
+    def __init__(
+        self,
+        store: StockStore,
+        waiters: Waiters,
+        feed: ResultsFeed,
+        commits: GroupCommit,
+        ends: LogEnds,
+        keeper: PaceKeeper,
+    ) -> None:
+        self._store = store
+        self._waiters = waiters
+        self._feed = feed
+        self._commits = commits
+        self._ends = ends
+        self._keeper = keeper
+        self._view_reads = asyncio.Semaphore(VIEW_READS_MAX)
+        self.is_stopping = False
+
+    def stop(self) -> None:
+        """Let pollers go with what is known: they can ask another process."""
+        self.is_stopping = True
+        self._waiters.let_pollers_go()
+
+    def check_room(self) -> None:
+        """Raises TooManyWaiters if a purchase that wants to wait should not even begin."""
+        if not self._waiters.has_room:
+            raise TooManyWaiters
+
+    async def await_own(self, receipt: Receipt, wait_ms: int) -> Answer | None:
+        """The answer to a purchase that this process has just put into the log, None if it takes longer."""
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + wait_ms / 1_000
+        try:
+            decided = await self._waiters.wait(receipt.partition, receipt.offset, wait_ms)
+            if decided is None and self._waiters.is_past(receipt.partition, receipt.offset):
+                decided = await self.wait(receipt, int((deadline_s - loop.time()) * 1_000))
+        except (TooManyWaiters, StockUnavailable) as error:
+            # The purchase is in the log: whatever happens here, the buyer has to be told his request id.
+            log.warning("request %s: can not wait for the decision: %r", receipt, error)
+            return None
+        if decided is None:
+            return None
+        return decided.answer(receipt.index) or Answer(Code.SYSTEM_ERROR, None, None)
+
+    async def wait(self, receipt: Receipt, wait_ms: int) -> Decided | None:
+        """The decision, None if there is none within `wait_ms`.
+
+        Raises Problem (404, 410), StockUnavailable, EndsUnknown, TooManyWaiters.
+        """
+        loop = asyncio.get_running_loop()
+        partition, offset, _ = receipt
+        deadline_s = loop.time() + wait_ms / 1_000
+        while True:
+            found = await self.find(receipt)
+            left_ms = int((deadline_s - loop.time()) * 1_000)
+            if found is not None or left_ms <= 0 or self.is_stopping:
+                return found
+            if self._waiters.is_past(partition, offset):
+                await asyncio.sleep(min(left_ms, VIEW_LOOK_MS) / 1_000)
+                continue
+            found = await self._waiters.wait(partition, offset, min(left_ms, WAIT_MS_MAX), poller=True)
+            if found is not None:
+                return found
+
+    async def find(self, receipt: Receipt) -> Decided | None:
+        """The decision as far as it is known now, None for a request that waits its turn. Raises like `wait`."""
+        partition, offset, _ = receipt
+        if partition >= len(self._ends.ends):
+            raise not_found(f"{receipt} was never given: there is no partition {partition}")
+        if (found := self._waiters.recent(partition, offset)) is not None:
+            return found
+        if self._is_ahead_of_feed(partition, offset):
+            await self._check_given(receipt)
+            return None
+        if (found := await self._view(partition, offset)) is not None:
+            return found
+        await self._check_given(receipt)
+        if offset > await self._store.viewed(partition):
+            return None
+        # It may have been written between the two looks.
+        if (found := await self._view(partition, offset)) is not None:
+            return found
+        raise Problem(Kind.GONE, f"the decision on {receipt} was kept for its time, and is gone")
+
+    def estimate(self, receipt: Receipt) -> Estimate:
+        partition, offset, index = receipt
+        return self._keeper.paces[partition].estimate(offset, index, self._waiters.last[partition])
+
+    def log_end(self, partition: int) -> int:
+        """Where the command log ends, as far as this process knows without asking."""
+        return max(
+            self._commits.ends[partition], self._ends.ends[partition], self._waiters.last[partition] + 1
+        )
+
+    def decided_offset(self, partition: int) -> int:
+        return max(self._waiters.last[partition], self._keeper.paces[partition].decided_offset)
+
+    def _is_ahead_of_feed(self, partition: int, offset: int) -> bool:
+        # Decisions come in the order of their commands, so what the feed has not reached has no decision yet.
+        last = self._waiters.last[partition]
+        return self._feed.is_alive and last >= 0 and offset > last
+
+    async def _view(self, partition: int, offset: int) -> Decided | None:
+        async with self._view_reads:
+            value = await self._store.view(partition, offset)
+        return None if value is None else Decided(partition, offset, value)
+
+    async def _check_given(self, receipt: Receipt) -> None:
+        if receipt.offset < self.log_end(receipt.partition):
+            return
+        # Another ingress may have given it a moment ago: only the broker can say that nobody has.
+        await self._ends.refresh()
+        if receipt.offset >= self.log_end(receipt.partition):
+            raise not_found(f"{receipt} was never given")

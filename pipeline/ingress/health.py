@@ -1,0 +1,79 @@
+"""Health: `live` (the event loop answers), `ready` (this process can serve), and both with their reasons."""
+
+import asyncio
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+from aiohttp import web
+
+from pipeline import __version__
+from pipeline.ingress.answers import json_answer
+from pipeline.ingress.group_commit import GroupCommit
+from pipeline.ingress.logends import LogEnds
+from pipeline.ingress.waiters import ResultsFeed
+from pipeline.stock.store import StockStore, StockUnavailable
+
+KAFKA_SILENT_MS_MAX = 3_000
+"""The pace keeper asks the broker once a second; after this long without an answer it counts as away."""
+REDIS_PING_TIMEOUT_MS = 1_000
+
+
+class HealthRoutes:
+    def __init__(
+        self, store: StockStore, commits: GroupCommit, ends: LogEnds, feed: ResultsFeed, retry_after_s: int
+    ) -> None:
+        self._store = store
+        self._commits = commits
+        self._ends = ends
+        self._feed = feed
+        self._retry_after_s = retry_after_s
+        self.is_stopping = False
+
+    def routes(self) -> list[web.RouteDef]:
+        return [
+            web.get("/health", self.ready),
+            web.get("/health/live", self.live),
+            web.get("/health/ready", self.ready),
+        ]
+
+    async def live(self, _: web.Request) -> web.Response:
+        return self._answer({"event_loop": "ok"})
+
+    async def ready(self, _: web.Request) -> web.Response:
+        checks = {
+            "kafka": self._kafka(),
+            "redis": await self._redis(),
+            "results_feed": "ok" if self._feed.is_alive else "the results feed has ended",
+        }
+        if self.is_stopping:
+            checks["listener"] = "stopping"
+        return self._answer(checks)
+
+    def _answer(self, checks: dict[str, str]) -> web.Response:
+        is_ok = all(check == "ok" for check in checks.values())
+        document: dict[str, Any] = {
+            "status": "ok" if is_ok else "unavailable",
+            "timestamp": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "service": {"name": "seckill-ingress", "version": __version__},
+            "checks": checks,
+        }
+        if is_ok:
+            return json_answer(document)
+        return json_answer(document, 503, {"Retry-After": str(self._retry_after_s)})
+
+    def _kafka(self) -> str:
+        if away := [str(each) for each in range(self._commits.partitions) if self._commits.is_away(each)]:
+            return f"records of partition {', '.join(away)} are not acknowledged"
+        silent_ms = int((time.monotonic() - self._ends.answered_at_s) * 1_000)
+        return "ok" if silent_ms <= KAFKA_SILENT_MS_MAX else f"no answer for {silent_ms} ms"
+
+    async def _redis(self) -> str:
+        try:
+            async with asyncio.timeout(REDIS_PING_TIMEOUT_MS / 1_000):
+                await self._store.ping()
+        except TimeoutError:
+            return f"no answer for {REDIS_PING_TIMEOUT_MS} ms"
+        except StockUnavailable as error:
+            return str(error)
+        return "ok"

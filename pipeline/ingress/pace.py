@@ -1,0 +1,128 @@
+"""How fast the deciders go, for estimates: how many are ahead of a request, and when its turn comes.
+
+Once a second the cursor of each partition is read from Redis and the log's ends from Kafka. Both looks are also the
+signs of life that `health.py` goes by.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from pipeline.ingress.logends import EndsUnknown, LogEnds
+from pipeline.stock.store import StockStore, StockUnavailable
+
+SAMPLE_MS = 1_000
+SAMPLES_MAX = 30
+"""Half a minute: long enough to have seen how fast a decider can go, short enough to forget a bad machine."""
+
+log = logging.getLogger(__name__)
+
+
+class Sample(NamedTuple):
+    """A partition's cursor: last decided offset, purchases decided so far, at a moment of the monotonic clock."""
+
+    at_s: float
+    offset: int
+    purchases: int
+
+
+class Estimate(NamedTuple):
+    """`eta_ms` is None while nothing is known of the pace."""
+
+    ahead: int
+    eta_ms: int | None
+
+
+class Pace:
+    """What one partition's samples say. Pure; time is in the samples."""
+
+    def __init__(self) -> None:
+        self._samples: deque[Sample] = deque(maxlen=SAMPLES_MAX)
+
+    def add(self, sample: Sample) -> None:
+        # A cursor that went back is another Redis, or one that lost state: what it said before counts no more.
+        if self._samples and sample.offset < self._samples[-1].offset:
+            self._samples.clear()
+        self._samples.append(sample)
+
+    @property
+    def decided_offset(self) -> int:
+        return self._samples[-1].offset if self._samples else -1
+
+    @property
+    def decided_purchases(self) -> int:
+        return self._samples[-1].purchases if self._samples else 0
+
+    def purchases_per_record(self) -> float:
+        """Of late, or else since the beginning; 1 if nothing was decided yet."""
+        if not self._samples:
+            return 1.0
+        first, last = self._samples[0], self._samples[-1]
+        records, purchases = last.offset - first.offset, last.purchases - first.purchases
+        if records <= 0:
+            records, purchases = last.offset + 1, last.purchases
+        return max(1.0, purchases / records) if records > 0 else 1.0
+
+    def purchases_per_s(self) -> float | None:
+        """The best of the samples' intervals: a decider that was idle in between is not a slow one."""
+        rates = [
+            (after.purchases - before.purchases) / (after.at_s - before.at_s)
+            for before, after in zip(self._samples, list(self._samples)[1:], strict=False)
+            if after.at_s > before.at_s
+        ]
+        best = max(rates, default=0.0)
+        return best if best > 0 else None
+
+    def estimate(self, offset: int, index: int, decided_offset: int) -> Estimate:
+        """For the purchase at `index` of the record at `offset`, when `decided_offset` was decided last."""
+        records_ahead = max(0, offset - max(decided_offset, self.decided_offset) - 1)
+        ahead = round(records_ahead * self.purchases_per_record()) + index
+        rate = self.purchases_per_s()
+        return Estimate(ahead, None if rate is None else int((ahead + 1) / rate * 1_000) + 1)
+
+
+class PaceKeeper:
+    """Takes the samples, in the background, until it is stopped."""
+
+    def __init__(self, store: StockStore, ends: LogEnds, partitions: int) -> None:
+        self._store = store
+        self._ends = ends
+        self._task: asyncio.Task[None] | None = None
+        self._redis_is_away = False
+        self.paces: Sequence[Pace] = [Pace() for _ in range(partitions)]
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._keep(), name="pace keeper")
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
+
+    async def _keep(self) -> None:
+        while True:
+            await asyncio.gather(self._sample(), self._look_at_ends())
+            await asyncio.sleep(SAMPLE_MS / 1_000)
+
+    async def _sample(self) -> None:
+        try:
+            for partition, pace in enumerate(self.paces):
+                cursor = await self._store.cursor(partition)
+                pace.add(Sample(time.monotonic(), cursor.offset, cursor.purchases))
+        except StockUnavailable as error:
+            if not self._redis_is_away:
+                log.warning("%s; purchases go on into the log, polls and stats have to wait", error)
+            self._redis_is_away = True
+        else:
+            if self._redis_is_away:
+                log.warning("Redis is back")
+            self._redis_is_away = False
+
+    async def _look_at_ends(self) -> None:
+        # Nothing to say here: readiness tells how long ago the broker answered, and a 404 looks for itself.
+        with contextlib.suppress(EndsUnknown):
+            await self._ends.refresh()

@@ -1,0 +1,73 @@
+"""The two purchase calls: into the log, and (the synchronous one) wait for the decision."""
+
+from aiohttp import web
+
+from pipeline.domain.codes import Code, http_status
+from pipeline.domain.ids import presented_id
+from pipeline.domain.receipts import Receipt
+from pipeline.ingress.answers import decision_fields, decision_headers, json_answer
+from pipeline.ingress.bodies import Purchase, parse_object, parse_purchase, read_body
+from pipeline.ingress.decisions import Decisions
+from pipeline.ingress.group_commit import GroupCommit
+from pipeline.messages import Answer
+from pipeline.settings import Settings
+
+REQUESTS_PATH = "/api/v1/seckill/requests/"
+ACCEPTED_MESSAGE = "accepted; poll status_url for the decision"
+
+
+class PurchaseRoutes:
+    def __init__(self, settings: Settings, commits: GroupCommit, decisions: Decisions) -> None:
+        self._body_bytes_max = settings.body_bytes_max
+        self._depth_max = settings.json_depth_max
+        self._wait_timeout_ms = settings.wait_timeout_ms
+        self._retry_after_s = settings.retry_after_s
+        self._commits = commits
+        self._decisions = decisions
+
+    def routes(self) -> list[web.RouteDef]:
+        return [
+            web.post("/api/v1/seckill/purchase", self.purchase),
+            web.post("/api/v1/seckill/purchase/async", self.purchase_async),
+        ]
+
+    async def purchase_async(self, request: web.Request) -> web.Response:
+        purchase = await self._wanted(request)
+        request_id = str(await self._commits.submit(purchase))
+        status_url = REQUESTS_PATH + request_id
+        return json_answer(
+            {
+                "message": ACCEPTED_MESSAGE,
+                "request_id": request_id,
+                "product_id": presented_id(purchase.product_id),
+                "user_id": presented_id(purchase.user_id),
+                "status_url": status_url,
+            },
+            202,
+            {"Location": status_url},
+        )
+
+    async def purchase(self, request: web.Request) -> web.Response:
+        purchase = await self._wanted(request)
+        self._decisions.check_room()
+        receipt = await self._commits.submit(purchase)
+        answer = await self._decisions.await_own(receipt, self._wait_timeout_ms)
+        if answer is None:
+            answer = Answer(Code.TIMED_OUT, None, None)
+            headers: dict[str, str] | None = {"Location": f"{REQUESTS_PATH}{receipt}"}
+        else:
+            headers = decision_headers(answer, self._retry_after_s)
+        return json_answer(_told(purchase, receipt, answer), http_status(answer.code), headers)
+
+    async def _wanted(self, request: web.Request) -> Purchase:
+        body = await read_body(request, self._body_bytes_max)
+        return parse_purchase(parse_object(body, self._depth_max), request.headers.get("Idempotency-Key"))
+
+
+def _told(purchase: Purchase, receipt: Receipt, answer: Answer) -> dict[str, object]:
+    return {
+        **decision_fields(answer),
+        "request_id": str(receipt),
+        "product_id": presented_id(purchase.product_id),
+        "user_id": presented_id(purchase.user_id),
+    }

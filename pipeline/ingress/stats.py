@@ -1,0 +1,174 @@
+"""What operators and buyers may read of a sale: a product's figures, a user's purchase, this process."""
+
+import time
+from typing import Any
+
+from aiohttp import web
+
+from pipeline.domain import limiters
+from pipeline.domain.codes import Code
+from pipeline.domain.ids import ID_FORM, canonical_id, presented_id
+from pipeline.ingress.admission import Admission
+from pipeline.ingress.answers import json_answer, money, rfc3339
+from pipeline.ingress.decisions import Decisions
+from pipeline.ingress.group_commit import GroupCommit
+from pipeline.ingress.pace import PaceKeeper
+from pipeline.ingress.polling import PollingRoutes
+from pipeline.ingress.problems import invalid, not_found
+from pipeline.ingress.waiters import Waiters
+from pipeline.stock.store import ProductStock, StockStore, StockUnavailable
+from pipeline.topics import partition_of
+
+LIMITERS_SHOWN_MAX = 200
+"""Products whose limiter `system/stats` shows: each is a read of Redis."""
+
+
+class StatsRoutes:
+    def __init__(
+        self,
+        store: StockStore,
+        commits: GroupCommit,
+        decisions: Decisions,
+        waiters: Waiters,
+        keeper: PaceKeeper,
+        polling: PollingRoutes,
+        admission: Admission,
+    ) -> None:
+        self._store = store
+        self._commits = commits
+        self._decisions = decisions
+        self._waiters = waiters
+        self._keeper = keeper
+        self._polling = polling
+        self._admission = admission
+        self._partitions = commits.partitions
+        self._began_at_s = time.monotonic()
+
+    def routes(self) -> list[web.RouteDef]:
+        return [
+            web.get("/api/v1/seckill/stats/{product_id}", self.product),
+            web.get("/api/v1/seckill/purchased/{product_id}/{user_id}", self.purchased),
+            web.get("/api/v1/system/stats", self.system),
+        ]
+
+    async def product(self, request: web.Request) -> web.Response:
+        product_id = _id(request, "product_id")
+        partition = partition_of(product_id, self._partitions)
+        product = await self._store.product(partition, product_id)
+        if product is None:
+            raise not_found(f"product {product_id} was never opened", Code.NEVER_OPENED)
+        return json_answer(
+            {
+                "product_id": presented_id(product_id),
+                "current_stock": product.stock,
+                "user_count": await self._store.buyer_count(partition, product_id),
+                "activity_info": _activity(product),
+                "sold": product.sold,
+                "rejected": {
+                    str(code): count for code, count in product.by_code.items() if code != Code.SUCCESS
+                },
+                "decided": sum(product.by_code.values()),
+                "queued": self._queued(partition),
+            }
+        )
+
+    async def purchased(self, request: web.Request) -> web.Response:
+        product_id, user_id = _id(request, "product_id"), _id(request, "user_id")
+        wins = await self._store.wins(partition_of(product_id, self._partitions), product_id, user_id)
+        answer: dict[str, Any] = {
+            "product_id": presented_id(product_id),
+            "user_id": presented_id(user_id),
+            "purchased": bool(wins),
+        }
+        if wins:
+            answer["quantity"] = sum(win.quantity for win in wins)
+            answer["order_id"] = str(wins[0].receipt)
+        return json_answer(answer)
+
+    async def system(self, _: web.Request) -> web.Response:
+        return json_answer(
+            {
+                "service_stats": {
+                    "uptime_s": round(time.monotonic() - self._began_at_s, 3),
+                    "accepted": self._commits.accepted,
+                    "records": self._commits.records,
+                    "refused_by_status": {
+                        str(status): count for status, count in sorted(self._admission.refused.items())
+                    },
+                    "requests_in_flight": self._admission.in_flight,
+                    "purchases_waiting": self._commits.waiting,
+                    "waiters": self._waiters.count,
+                    "event_streams": self._polling.streams,
+                },
+                "queue_stats": {
+                    str(partition): self._queue(partition) for partition in range(self._partitions)
+                },
+                "circuit_breaker_state": {str(partition): "closed" for partition in range(self._partitions)},
+                "limiter_tokens": await self._limiter_tokens(),
+            }
+        )
+
+    def _queue(self, partition: int) -> dict[str, int]:
+        end = self._decisions.log_end(partition)
+        decided = self._decisions.decided_offset(partition)
+        return {
+            "end_offset": end,
+            "decided_offset": decided,
+            "lag": max(0, end - decided - 1),
+            "purchases_queued": self._queued(partition),
+        }
+
+    def _queued(self, partition: int) -> int:
+        """An estimate: a partition's records that are not decided, times the purchases that a record held of late."""
+        end, decided = self._decisions.log_end(partition), self._decisions.decided_offset(partition)
+        return round(max(0, end - decided - 1) * self._keeper.paces[partition].purchases_per_record())
+
+    async def _limiter_tokens(self) -> dict[str, int] | None:
+        """By product, how many requests its limiter would let through now; None while Redis is away."""
+        tokens: dict[str, int] = {}
+        now_ms = int(time.time() * 1_000)
+        try:
+            for partition in range(self._partitions):
+                for product_id in await self._store.products(partition):
+                    if len(tokens) >= LIMITERS_SHOWN_MAX:
+                        return tokens
+                    product = await self._store.product(partition, product_id)
+                    if product is not None and product.rate_limit is not None:
+                        tokens[product_id] = _tokens(product.rate_limit, product.limiter, now_ms)
+        except StockUnavailable:
+            return None
+        return tokens
+
+
+def _activity(product: ProductStock) -> dict[str, Any]:
+    rule = product.rate_limit
+    return {
+        "product_name": product.name,
+        "price": money(product.price),
+        "initial_stock": product.initial,
+        "start_time": rfc3339(product.start_ms),
+        "end_time": rfc3339(product.end_ms),
+        "status": product.state,
+        "per_user_limit": product.per_user_limit,
+        "rate_limit": None
+        if rule is None
+        else {
+            "requests_per_second": rule.requests_per_second,
+            "burst": rule.burst,
+            "algorithm": rule.algorithm.value,
+        },
+    }
+
+
+def _tokens(rule: limiters.Rule, text: str, now_ms: int) -> int:
+    state = limiters.State(*map(int, text.split(":")))
+    # The state's clock is the broker's, which may be a little ahead of this machine's.
+    unit_ms = 1 if rule.algorithm is limiters.Algorithm.TOKEN_BUCKET else limiters.WINDOW_MS
+    return limiters.admissible(rule, state, max(now_ms, state.at * unit_ms)).allowed
+
+
+def _id(request: web.Request, field: str) -> str:
+    canonical = canonical_id(request.match_info[field])
+    if canonical is None:
+        raise invalid(field, f"{field}: must be {ID_FORM}")
+    return canonical

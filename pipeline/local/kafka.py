@@ -1,0 +1,207 @@
+"""Apache Kafka on this machine: one KRaft node on 127.0.0.1, its log kept over restarts and kills."""
+
+import base64
+import fcntl
+import re
+import shutil
+import socket
+import struct
+import subprocess
+import tempfile
+import uuid
+from pathlib import Path
+
+from pipeline.local.listen import LOOK_TIMEOUT_S, free_port
+from pipeline.local.process import Part, spawn, tail
+
+KAFKA_VERSION = "4.1.1"
+LOG4J_VERSION = "2.24.3"  # the version that this Kafka brings; the bridge below must match
+JAVA_VERSION_MIN = 17
+HEAP_BYTES_MAX = "1g"
+INSTALL_TIMEOUT_S = 600
+FORMAT_TIMEOUT_S = 60
+
+_POM = f"""\
+<project xmlns="http://maven.apache.org/POM/4.0.0">
+  <modelVersion>4.0.0</modelVersion>
+  <groupId>local</groupId> <artifactId>broker</artifactId> <version>1</version> <packaging>pom</packaging>
+  <dependencies>
+    <dependency>
+      <groupId>org.apache.kafka</groupId> <artifactId>kafka_2.13</artifactId>
+      <version>{KAFKA_VERSION}</version>
+    </dependency>
+    <dependency>
+      <groupId>org.apache.logging.log4j</groupId> <artifactId>log4j-slf4j-impl</artifactId>
+      <version>{LOG4J_VERSION}</version>
+    </dependency>
+  </dependencies>
+</project>
+"""
+
+_COPY = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies"
+
+_LOG4J = """\
+status = warn
+appenders = stdout
+appender.stdout.type = Console
+appender.stdout.name = stdout
+appender.stdout.layout.type = PatternLayout
+appender.stdout.layout.pattern = %d{ISO8601}{UTC}Z %p kafka %c{1}: %m%n
+rootLogger.level = warn
+rootLogger.appenderRef.stdout.ref = stdout
+logger.server.name = kafka.server
+logger.server.level = info
+"""
+
+# What differs from Kafka's own defaults, and why.
+_PROPERTIES = """\
+process.roles=broker,controller
+node.id=1
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port}
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+controller.listener.names=CONTROLLER
+controller.quorum.voters=1@127.0.0.1:{controller_port}
+log.dirs={log_directory}
+# Topics come from topics.yaml; a misspelt name is an error, not a topic.
+auto.create.topics.enable=false
+# One node is all there is.
+offsets.topic.replication.factor=1
+offsets.topic.num.partitions=4
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+transaction.state.log.num.partitions=4
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+# The first member of a group need not wait for others, and a member that is gone may be missed soon.
+group.initial.rebalance.delay.ms=0
+group.min.session.timeout.ms=1000
+# A killed broker is refused as a duplicate of itself until its old session has ended.
+broker.session.timeout.ms=3000
+broker.heartbeat.interval.ms=500
+log.cleaner.dedupe.buffer.size=33554432
+"""
+
+
+class NoKafka(Exception):
+    """Apache Kafka can not be had on this machine; the message says what is missing, in one line."""
+
+
+def kafka_part(directory: Path, libraries: Path, port: int) -> Part:
+    """A broker on 127.0.0.1:port with its log under `directory`, which is made and formatted if it is new.
+
+    `libraries` is where `install` has put the jars. Raises NoKafka.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    directory, libraries = directory.resolve(), libraries.resolve()
+    log_directory = directory / "log"
+    properties = directory / "server.properties"
+    properties.write_text(
+        _PROPERTIES.format(port=port, controller_port=free_port(), log_directory=log_directory)
+    )
+    log4j = directory / "log4j2.properties"
+    log4j.write_text(_LOG4J)
+    java = (
+        "java",
+        f"-Xmx{HEAP_BYTES_MAX}",
+        "-XX:+ExitOnOutOfMemoryError",
+        "-Djava.awt.headless=true",
+        f"-Dlog4j2.configurationFile={log4j}",
+        "-cp",
+        f"{libraries}/*",
+    )
+    if not (log_directory / "meta.properties").exists():
+        command = (*java, "kafka.tools.StorageTool", "format", "-t", _cluster_id(), "-c", str(properties))
+        _run(command, directory / "format.log", FORMAT_TIMEOUT_S)
+    return Part(
+        name="kafka",
+        address=f"127.0.0.1:{port}",
+        command=(*java, "kafka.Kafka", str(properties)),
+        is_ready=lambda: serves(f"127.0.0.1:{port}"),
+    )
+
+
+def is_installed(libraries: Path) -> bool:
+    return (libraries / f"kafka_2.13-{KAFKA_VERSION}.jar").exists()
+
+
+def why_no_java() -> str | None:
+    """Why no Java that runs this Kafka is here, in words; None where one is."""
+    if shutil.which("java") is None:
+        return "`java` is not on the PATH"
+    answer = subprocess.run(["java", "-version"], capture_output=True, text=True, check=False)
+    version = re.search(r'version "(?:1\.)?(\d+)', answer.stderr)
+    if version is None:
+        return "`java -version` does not say its version"
+    if int(version[1]) < JAVA_VERSION_MIN:
+        return f"`java` is version {version[1]}, below {JAVA_VERSION_MIN}"
+    return None
+
+
+def why_not_installable(libraries: Path) -> str | None:
+    """Why the jars are neither there nor to be had, in words; None where all is well."""
+    if is_installed(libraries) or shutil.which("mvn") is not None:
+        return None
+    return "`mvn` is not on the PATH"
+
+
+def install(libraries: Path) -> None:
+    """Lets Maven copy Kafka and what it needs at run time there, once. Raises NoKafka."""
+    libraries.parent.mkdir(parents=True, exist_ok=True)
+    with (libraries.parent / f"{libraries.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if is_installed(libraries):
+            return
+        # Renamed into place when whole, so that an interrupted download is never taken for a broker.
+        with tempfile.TemporaryDirectory(dir=libraries.parent) as directory:
+            workplace = Path(directory)
+            (workplace / "pom.xml").write_text(_POM)
+            command = (
+                *("mvn", "--batch-mode", "--quiet", "--strict-checksums", "-f", f"{workplace / 'pom.xml'}"),
+                *(_COPY, "-DincludeScope=runtime", f"-DoutputDirectory={workplace / 'copy'}"),
+            )
+            _run(command, libraries.parent / "maven.log", INSTALL_TIMEOUT_S)
+            shutil.rmtree(libraries, ignore_errors=True)
+            (workplace / "copy").rename(libraries)
+
+
+def serves(bootstrap: str) -> bool:
+    """Whether one of these brokers answers within LOOK_TIMEOUT_S and counts itself in service.
+
+    An open port says too little: topics that are made before the broker is in service are refused.
+    """
+    return any(_brokers_in_service(address) > 0 for address in bootstrap.split(","))
+
+
+def _brokers_in_service(address: str) -> int:
+    """Asks for metadata (request 3, version 1, no topics) and counts the brokers in the answer."""
+    host, _, port = address.strip().rpartition(":")
+    request = struct.pack(">hhihi", 3, 1, 0, -1, 0)
+    try:
+        with (
+            socket.create_connection((host.strip("[]"), int(port)), timeout=LOOK_TIMEOUT_S) as connection,
+            connection.makefile("rb") as stream,
+        ):
+            connection.sendall(struct.pack(">i", len(request)) + request)
+            head = stream.read(12)
+    except (OSError, ValueError, OverflowError):
+        return 0
+    return int.from_bytes(head[8:12], "big", signed=True)
+
+
+def _cluster_id() -> str:
+    return base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=").replace("-", "A")
+
+
+def _run(command: tuple[str, ...], log_path: Path, timeout_s: float) -> None:
+    with log_path.open("wb") as log:
+        child = spawn(command, log, {})
+        try:
+            status = child.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            raise NoKafka(f"`{command[0]}` took more than {timeout_s} s; see {log_path}") from None
+        finally:
+            child.kill()
+            child.wait()
+    if status != 0:
+        raise NoKafka(f"`{command[0]}` ended with status {status}\n{tail(log_path)}")

@@ -1,0 +1,42 @@
+"""Ports of this machine, and whether something answers there."""
+
+import errno
+import http
+import http.client
+import socket
+
+LOOK_TIMEOUT_S = 0.5
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listened on a moment ago."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def why_not(host: str, port: int) -> str | None:
+    """Why no process of ours could listen there, in words; None where one could."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        # Without SO_REUSEPORT, so that a listener which would share its port with us counts as one too.
+        with socket.socket(family, kind, protocol) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            listener.listen(1)
+    except OSError as error:
+        return "is in use" if error.errno == errno.EADDRINUSE else f"can not be listened on: {error.strerror}"
+    return None
+
+
+def answers_ok(host: str, port: int, path: str) -> bool:
+    """Whether an HTTP GET is answered with 200 within LOOK_TIMEOUT_S."""
+    connection = http.client.HTTPConnection(host, port, timeout=LOOK_TIMEOUT_S)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status == http.HTTPStatus.OK
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()

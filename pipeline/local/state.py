@@ -1,0 +1,76 @@
+"""What runs: written by the supervisor after every change, read by `seckill status`."""
+
+import os
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from pipeline.local.lock import is_held
+
+
+class State(StrEnum):
+    STARTING = "starting"
+    READY = "ready"
+    DIED = "died"
+    """Not running; the supervisor is about to start it again."""
+    GIVEN = "given"
+    """Named by a setting and run by somebody else."""
+
+
+@dataclass(frozen=True, slots=True)
+class PartState:
+    name: str
+    state: State
+    pid: int | None
+    address: str
+    restarts: int
+
+
+@dataclass(frozen=True, slots=True)
+class SystemState:
+    """`pid` is the supervisor's. `ready`: all parts have been ready since it started."""
+
+    pid: int
+    ready: bool
+    parts: list[PartState]
+
+    def document(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def write_state(data_dir: Path, state: SystemState) -> None:
+    """Replaces the file as a whole: a reader sees the state before or after, never a half."""
+    new = data_dir / "state.json.new"
+    new.write_bytes(orjson.dumps(state.document(), option=orjson.OPT_INDENT_2))
+    new.replace(data_dir / "state.json")
+
+
+def read_state(data_dir: Path) -> SystemState | None:
+    """What runs on this data directory, None where nothing does. A part whose process has gone is DIED."""
+    if not is_held(data_dir):
+        return None
+    try:
+        document = orjson.loads((data_dir / "state.json").read_bytes())
+    except FileNotFoundError:
+        return None
+    parts = [_checked(PartState(**{**part, "state": State(part["state"])})) for part in document["parts"]]
+    return SystemState(document["pid"], document["ready"], parts)
+
+
+def _checked(part: PartState) -> PartState:
+    if part.pid is None or _is_alive(part.pid):
+        return part
+    return PartState(part.name, State.DIED, None, part.address, part.restarts)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return False  # somebody else's by now: the parts run as whoever started them
+    return True

@@ -1,0 +1,155 @@
+"""Keeps the parts running: starts them, restarts what dies, gives up on what dies too often, stops all."""
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pipeline.local.process import Part, PartFailed, Process
+from pipeline.local.state import PartState, State, SystemState, write_state
+
+RESTARTS_MAX = 5
+RESTART_WINDOW_S = 60.0
+"""A part that dies once more after RESTARTS_MAX restarts within this time will not be mended by another."""
+BACKOFF_S_MIN = 0.1
+BACKOFF_S_MAX = 2.0
+LOOK_INTERVAL_S = 0.1
+
+
+@dataclass(slots=True)
+class _Member:
+    process: Process
+    state: State = State.STARTING
+    restarts: int = 0
+    has_been_ready: bool = False
+    restarted_at: deque[float] = field(default_factory=lambda: deque(maxlen=RESTARTS_MAX))
+    due: float = 0.0
+    """When a starting part has to be ready; when a dead one is to be started again."""
+
+    def spawn(self) -> None:
+        self.process.spawn()
+        self.state = State.STARTING
+        self.due = time.monotonic() + self.process.part.start_timeout_s
+
+
+class Supervisor:
+    """The parts of one data directory. `say` is told, a line at a time, what a person wants to know."""
+
+    def __init__(self, data_dir: Path, say: Callable[[str], None]) -> None:
+        self._data_dir = data_dir
+        self._say = say
+        self._stages: list[list[_Member]] = []
+        self._given: list[PartState] = []
+        self._ready = False
+
+    def add_given(self, name: str, address: str) -> None:
+        """Lists a part that somebody else runs; it is neither watched nor stopped."""
+        self._given.append(PartState(name, State.GIVEN, None, address, 0))
+        self._say(f"{name:<12} {address}  (given)")
+        self._write()
+
+    def begin(self, parts: Sequence[Part]) -> None:
+        """Starts a stage and does not wait. Stages are stopped in the reverse order, each as a whole."""
+        stage = [_Member(Process(part, self._data_dir / "logs")) for part in parts]
+        self._stages.append(stage)
+        for member in stage:
+            member.spawn()
+        self._write()
+
+    def wait_ready(self) -> None:
+        """Until all that was begun is ready. Raises PartFailed where a part can not be brought up."""
+        while not all(member.state is State.READY for member in self._members()):
+            self.look()
+            time.sleep(LOOK_INTERVAL_S)
+
+    def watch(self) -> None:
+        """Keeps the parts running, for ever; raises PartFailed where one can not be kept."""
+        self._ready = True
+        self._write()
+        while True:
+            self.look()
+            time.sleep(LOOK_INTERVAL_S)
+
+    def look(self) -> None:
+        """Looks at each part once, and does what is due. Raises PartFailed."""
+        for member in self._members():
+            self._look_at(member)
+
+    def stop(self) -> None:
+        """Asks the parts to end, the last stage first; who does not within `stop_timeout_s` is killed."""
+        for stage in reversed(self._stages):
+            for member in stage:
+                member.process.terminate()
+            deadline = time.monotonic() + max(member.process.part.stop_timeout_s for member in stage)
+            while time.monotonic() < deadline and any(member.process.pid for member in stage):
+                time.sleep(LOOK_INTERVAL_S / 2)
+            for member in stage:
+                if member.process.pid:
+                    self._say(f"{member.process.part.name} did not stop in time and was killed")
+                member.process.kill()
+        self._stages.clear()
+
+    def _look_at(self, member: _Member) -> None:
+        process = member.process
+        now = time.monotonic()
+        if member.state is State.DIED:
+            if now >= member.due:
+                member.spawn()
+                self._write()
+        elif process.pid is None:
+            self._mourn(member, process.describe_end())
+        elif member.state is State.STARTING:
+            if process.part.is_ready():
+                self._welcome(member)
+            elif now > member.due:
+                process.kill()
+                self._mourn(member, f"was not ready within {process.part.start_timeout_s:.0f} s")
+
+    def _welcome(self, member: _Member) -> None:
+        part = member.process.part
+        member.state = State.READY
+        self._say(
+            f"{part.name} is ready again" if member.has_been_ready else f"{part.name:<12} {part.address}"
+        )
+        member.has_been_ready = True
+        self._write()
+
+    def _mourn(self, member: _Member, end: str) -> None:
+        """Plans the restart of a part that died; raises PartFailed where there is to be none."""
+        part = member.process.part
+        now = time.monotonic()
+        story = f"{part.name} {end}"
+        if not part.is_restartable:
+            raise PartFailed(f"{story}, and its data with it\n{member.process.log_tail()}")
+        if not member.has_been_ready:
+            raise PartFailed(f"{story}\n{member.process.log_tail()}")
+        recent = [at for at in member.restarted_at if now - at < RESTART_WINDOW_S]
+        if len(recent) >= RESTARTS_MAX:
+            raise PartFailed(
+                f"{story} after {RESTARTS_MAX} restarts within {RESTART_WINDOW_S:.0f} s"
+                f"\n{member.process.log_tail()}"
+            )
+        backoff_s = min(BACKOFF_S_MIN * 2 ** len(recent), BACKOFF_S_MAX)
+        member.state, member.due = State.DIED, now + backoff_s
+        member.restarts += 1
+        member.restarted_at.append(now + backoff_s)
+        self._say(f"{story}; restart {member.restarts} in {backoff_s:.1f} s\n{member.process.log_tail()}")
+        self._write()
+
+    def _members(self) -> list[_Member]:
+        return [member for stage in self._stages for member in stage]
+
+    def _write(self) -> None:
+        parts = [
+            PartState(
+                member.process.part.name,
+                member.state,
+                member.process.pid,
+                member.process.address,
+                member.restarts,
+            )
+            for member in self._members()
+        ]
+        write_state(self._data_dir, SystemState(os.getpid(), self._ready, self._given + parts))

@@ -1,0 +1,119 @@
+"""Reading one partition of a topic by offset, from one place to another: for whoever has to look back.
+
+Followers that go on for ever have their own consumers. This is for the decider when it synchronises, for the rebuild
+and for the audit: a known range, read once, in order.
+"""
+
+from collections.abc import AsyncIterator
+from typing import NamedTuple
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
+
+STALLED_AFTER_MS = 10_000
+"""A read that brings nothing for this long, although the log goes on, is given up: the caller tries again."""
+_POLL_MS = 500
+_BATCH_RECORDS_MAX = 2_000
+
+
+class LogUnavailable(Exception):
+    """The broker did not answer, or brought nothing for too long. A later try may succeed."""
+
+
+class LogRecord(NamedTuple):
+    offset: int
+    time_ms: int
+    key: bytes | None
+    value: bytes | None
+
+
+class Bounds(NamedTuple):
+    """The log holds [beginning, end)."""
+
+    beginning: int
+    end: int
+
+
+class PartitionLog:
+    """Reads ranges of partitions; each read has a consumer of its own, without a group."""
+
+    def __init__(self, bootstrap: str) -> None:
+        self._bootstrap = bootstrap
+
+    async def bounds(self, topic: str, partition: int) -> Bounds:
+        """What the partition holds now. Raises LogUnavailable."""
+        async with _consumer(self._bootstrap) as consumer:
+            return await _bounds(consumer, TopicPartition(topic, partition))
+
+    async def read(
+        self, topic: str, partition: int, start: int, end: int | None = None
+    ) -> AsyncIterator[list[LogRecord]]:
+        """Batches of the records in [start, end), in order; without `end`, up to where the log ends now.
+
+        What retention has deleted already is left out: ask `bounds` where that matters. Raises LogUnavailable.
+        """
+        place = TopicPartition(topic, partition)
+        async with _consumer(self._bootstrap) as consumer:
+            beginning, log_end = await _bounds(consumer, place)
+            stop = log_end if end is None else min(end, log_end)
+            position = max(start, beginning)
+            if position >= stop:
+                return
+            consumer.assign([place])
+            consumer.seek(place, position)
+            waited_ms = 0
+            while position < stop:
+                batches = await _called(
+                    consumer.getmany(place, timeout_ms=_POLL_MS, max_records=_BATCH_RECORDS_MAX)
+                )
+                records = [
+                    LogRecord(each.offset, each.timestamp, each.key, each.value)
+                    for each in batches.get(place, [])
+                    if each.offset < stop
+                ]
+                # The position also passes what is no record (the markers of a transaction), so it tells the end.
+                reached = await _called(consumer.position(place))
+                waited_ms = 0 if reached > position else waited_ms + _POLL_MS
+                if waited_ms >= STALLED_AFTER_MS:
+                    raise LogUnavailable(f"{topic}[{partition}]: nothing came at {position} for {waited_ms} ms")
+                position = reached
+                if records:
+                    yield records
+
+
+class _consumer:  # noqa: N801 -- reads as the verb that it is
+    def __init__(self, bootstrap: str) -> None:
+        self._consumer = AIOKafkaConsumer(
+            bootstrap_servers=bootstrap,
+            group_id=None,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            fetch_max_wait_ms=100,
+            max_partition_fetch_bytes=4 * 1024 * 1024,
+            request_timeout_ms=STALLED_AFTER_MS,
+        )
+
+    async def __aenter__(self) -> AIOKafkaConsumer:
+        try:
+            await _called(self._consumer.start())
+        except LogUnavailable:
+            await self._consumer.stop()
+            raise
+        return self._consumer
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._consumer.stop()
+
+
+async def _bounds(consumer: AIOKafkaConsumer, place: TopicPartition) -> Bounds:
+    beginning = await _called(consumer.beginning_offsets([place]))
+    end = await _called(consumer.end_offsets([place]))
+    return Bounds(beginning[place], end[place])
+
+
+async def _called(call):  # type: ignore[no-untyped-def]
+    """What this call of the client brings; any fault of the broker's is LogUnavailable."""
+    try:
+        return await call
+    except KafkaError as error:
+        raise LogUnavailable(f"Kafka: {error!r}") from error

@@ -1,0 +1,119 @@
+"""Every setting, its default and its limits. Read from the environment: `SECKILL_` and the name in capitals.
+
+A value that does not fit is a refusal to start that names the setting; there is no other place for configuration.
+"""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+Port = Annotated[int, Field(ge=1, le=65_535)]
+Milliseconds = Annotated[int, Field(ge=1, le=7 * 24 * 3_600_000)]
+Limit = Annotated[int, Field(ge=1, le=10_000_000)]
+
+
+class Profile(StrEnum):
+    """Which column of `topics.yaml` holds: one broker on this machine, or a cluster."""
+
+    LOCAL = "local"
+    CLUSTER = "cluster"
+
+
+class BrokerKind(StrEnum):
+    """Which broker the local stack starts where none is given. AUTO: Apache Kafka with Java at hand, else MEMORY."""
+
+    AUTO = "auto"
+    APACHE = "apache"
+    MEMORY = "memory"
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix="SECKILL_", extra="ignore", frozen=True)
+
+    # Where things are.
+    data_dir: Path = Path("data")
+    broker: BrokerKind = BrokerKind.AUTO
+    kafka_libs_dir: Path | None = None
+    """Where Maven puts Apache Kafka's jars, once; unset, `kafka/libs` in the data directory."""
+    kafka_bootstrap: str | None = None
+    """host:port[,host:port]. Unset, `seckill up` starts a broker and tells the other processes."""
+    kafka_profile: Profile = Profile.LOCAL
+    kafka_idempotence: bool = True
+    """Off for the in-memory broker only, which does not know idempotent producers."""
+    kafka_static_membership: bool = True
+    """Off for the in-memory broker only. On, a restarted worker has its partitions back within 3 s."""
+    topics_file: Path | None = None
+    """Another `topics.yaml` than the one that came with this package."""
+    redis_url: str | None = None
+
+    # Listeners.
+    public_host: str = "127.0.0.1"
+    public_port: Port = 8083
+    admin_host: str = "127.0.0.1"
+    admin_port: Port = 8084
+    tables_host: str = "127.0.0.1"
+    tables_port: Port = 6066
+    """The web pages of the followers' Faust tables; the first decider's pages have the next port, and so on."""
+    kafka_port: Port = 9092
+    redis_port: Port = 6379
+
+    # Ingress.
+    body_bytes_max: Limit = 16_384
+    json_depth_max: Limit = 16
+    purchases_per_record_max: Annotated[int, Field(ge=1, le=1_000)] = 1_000
+    requests_in_flight_max: Limit = 20_000
+    purchases_waiting_max: Limit = 20_000
+    waiters_max: Limit = 20_000
+    event_streams_max: Limit = 2_000
+    send_timeout_ms: Annotated[int, Field(ge=100, le=60_000)] = 4_500
+    wait_timeout_ms: Annotated[int, Field(ge=1, le=30_000)] = 5_000
+    poll_wait_ms_max: Annotated[int, Field(ge=1, le=30_000)] = 30_000
+    result_ttl_ms: Annotated[int, Field(ge=1_000, le=30 * 24 * 3_600_000)] = 24 * 3_600_000
+    retry_after_s: Annotated[int, Field(ge=1, le=3_600)] = 1
+    busy_message: str = "系统繁忙，请稍后重试"
+
+    # Decider.
+    chunk_purchases_max: Annotated[int, Field(ge=1, le=2_000)] = 2_000
+    """One Lua call decides at most this many: Redis serves nobody else in the meantime."""
+    chunk_pace_ms: Annotated[int, Field(ge=0, le=1_000)] = 2
+    decider_buffer_records_max: Limit = 8_192
+    idle_look_ms: Milliseconds = 1_000
+    backoff_ms_min: Milliseconds = 50
+    backoff_ms_max: Milliseconds = 2_000
+    redis_timeout_ms: Milliseconds = 5_000
+    stop_deadline_ms: Milliseconds = 5_000
+    """A worker that is still there after this long from being told to stop ends itself."""
+
+    # Names of this process, set by the local stack or the deployment.
+    worker_name: str = "worker-1"
+
+    @field_validator("kafka_bootstrap", "redis_url", "topics_file", mode="before")
+    @classmethod
+    def _empty_is_unset(cls, value: object) -> object:
+        return None if value == "" else value
+
+    def kafka(self) -> str:
+        """The brokers' addresses, for aiokafka."""
+        return self.kafka_bootstrap or f"127.0.0.1:{self.kafka_port}"
+
+    def redis(self) -> str:
+        return self.redis_url or f"redis://127.0.0.1:{self.redis_port}/0"
+
+
+class BadSettings(Exception):
+    """Settings that no process starts with; the message has a line for each that says which and why."""
+
+
+def load_settings(**overrides: object) -> Settings:
+    """The settings of this process; raises BadSettings."""
+    try:
+        return Settings(**overrides)  # type: ignore[arg-type]
+    except ValidationError as error:
+        lines = (
+            f"SECKILL_{'_'.join(map(str, each['loc'])).upper()}: {each['msg']} (got {each['input']!r})"
+            for each in error.errors()
+        )
+        raise BadSettings("\n".join(lines)) from None

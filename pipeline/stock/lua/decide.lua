@@ -1,0 +1,191 @@
+-- decide: decides a chunk of command records of one partition, all or none of it, once.
+--
+-- Guarantees: fenced (nothing is written unless the cursor is where the caller left it); computes first, writes last;
+-- no clock (each record brings its time, clamped here so that it never runs backwards); at most 2,000 purchases.
+--
+-- KEYS  1 cursor   2 set of products   then for product 1..P: its hash, its buyers
+-- ARGV  1 after_offset: where the caller believes the cursor to be
+--       2 results_position: the end of the decision log as the caller knows it: all results up to after_offset lie before
+--       3 partition   4 P   then P product ids
+--       then for each record: offset, time_ms, product 1..P (0: malformed), the command as it came (malformed: the error)
+-- Reply {1, {decision records}, {number of winners in each}}
+--       {0, cursor}  STALE: the cursor is elsewhere; nothing was written
+-- Errors: none of its own. The commands have passed pipeline/messages.py:decode_command, which is the only gate.
+-- include: codes
+-- include: limits
+-- include: limiter
+-- include: wins
+-- include: product
+
+local cursor = redis.call('HMGET', KEYS[1], 'offset', 'time_ms', 'purchases', 'records')
+local at = cursor[1] or '-1'
+if at ~= ARGV[1] then return { 0, at } end
+local time_ms = tonumber(cursor[2] or '0')
+local purchases, records = tonumber(cursor[3] or '0'), tonumber(cursor[4] or '0')
+local partition, product_count = ARGV[3], tonumber(ARGV[4])
+
+local products = {}
+for i = 1, product_count do products[i] = product_load(ARGV[4 + i], KEYS[1 + 2 * i], KEYS[2 + 2 * i]) end
+
+local function shut_code(product)
+  if product.state == 'closed' then return CODE.ENDED end
+  if product.state ~= 'active' then return CODE.NOT_ACTIVE end
+  if time_ms < product.start_ms then return CODE.NOT_STARTED end
+  if time_ms >= product.end_ms then return CODE.ENDED end
+  return nil
+end
+
+local function head(offset, kind)
+  return '{"source_offset":' .. offset .. ',"type":"' .. kind .. '","time_ms":' .. string.format('%.0f', time_ms)
+end
+
+-- Strings, because a number costs a sprintf each time it is put into one, and there are hundreds of thousands a second.
+local TEXT = {}
+for _, code in pairs(CODE) do TEXT[code] = tostring(code) end
+local places = {}
+local function place(i)
+  local text = places[i]
+  if not text then
+    text = tostring(i - 1)
+    places[i] = text
+  end
+  return text
+end
+
+-- decide_one(...) -> code, order id of the earlier win it refers to, whether the limiter let it through
+local function decide_one(product, shut, limited, wins, quantity, key)
+  if quantity < 1 or quantity > QUANTITY_MAX then return CODE.INVALID_QUANTITY, nil, false end
+  if key and wins then
+    local order_id = win_by_key(wins, key, partition)
+    if order_id then return CODE.SUCCESS, order_id, false end
+  end
+  if shut then return shut, nil, false end
+  if limited then return CODE.BUSY, nil, false end
+  local units, count, first = 0, 0, nil
+  if wins then units, count, first = wins_sum(wins, partition) end
+  if units + quantity > product.per_user_limit or count >= WINS_PER_USER_MAX then
+    return CODE.ALREADY_BOUGHT, first, true
+  end
+  if product.stock < quantity then return CODE.INSUFFICIENT_STOCK, nil, true end
+  return CODE.SUCCESS, nil, true
+end
+
+-- decide_columns(...) -> codes and held as JSON parts, number of winners, number that the limiter let through
+local function decide_columns(product, offset, command, shut, allowed)
+  local users, quantities, keys = command.users, command.quantities, command.keys
+  local bought = {}
+  if keys or not shut then bought = redis.call('HMGET', product.buyers_key, unpack(users)) end
+  local codes, held, winners, passed = {}, {}, 0, 0
+  local fresh, order, counts, prefix = product.fresh, product.order, product.counts, offset .. ':'
+  -- Nearly all are one unit, no key, nothing won before: those are decided right here.
+  local plain = not shut and not quantities and not keys
+  for i = 1, #users do
+    local user = users[i]
+    local wins = fresh[user] or bought[i]
+    local code, order_id, let_through
+    if plain and not wins and passed < allowed then
+      let_through = true
+      if product.stock < 1 then code = CODE.INSUFFICIENT_STOCK else code = CODE.SUCCESS end
+    else
+      local quantity = quantities and quantities[i] or 1
+      code, order_id, let_through =
+        decide_one(product, shut, passed >= allowed, wins, quantity, keys and keys[place(i)])
+    end
+    if let_through then passed = passed + 1 end
+    if order_id then
+      held[#held + 1] = '"' .. place(i) .. '":"' .. order_id .. '"'
+    elseif code == CODE.SUCCESS then
+      local quantity = quantities and quantities[i] or 1
+      if not fresh[user] then order[#order + 1] = user end
+      local win = prefix .. place(i)
+      if not plain then win = win_encode(offset, place(i), quantity, keys and keys[place(i)]) end
+      if wins then win = wins .. '\n' .. win end
+      fresh[user] = win
+      product.stock, product.sold = product.stock - quantity, product.sold + quantity
+      winners = winners + 1
+    end
+    codes[i] = TEXT[code]
+    counts[code] = (counts[code] or 0) + 1
+  end
+  return codes, held, winners, passed
+end
+
+local function decide_purchases(product, offset, command, value)
+  local codes, held, winners = {}, {}, 0
+  local rule, level, before, moment
+  if product.opened then
+    local shut, allowed, passed = shut_code(product), #command.users, nil
+    if not shut then rule = product.rule end
+    if rule then allowed, level, before, moment = limiter_admissible(rule, product.limiter, time_ms) end
+    codes, held, winners, passed = decide_columns(product, offset, command, shut, allowed)
+    if rule then level = level + passed * (rule.algorithm == 'token_bucket' and 1000 or 1) end
+  else
+    for i = 1, #command.users do codes[i] = TEXT[CODE.NEVER_OPENED] end
+  end
+  local parts = { head(offset, 'purchase'), ',"codes":[', table.concat(codes, ','), ']' }
+  if #held > 0 then parts[#parts + 1] = ',"held":{' .. table.concat(held, ',') .. '}' end
+  if product.opened then
+    parts[#parts + 1] = ',"stock":' .. product.stock .. ',"sold":' .. product.sold
+      .. ',"price":"' .. product.price .. '"'
+  end
+  if rule then
+    product.limiter = string.format('%.0f:%.0f:%.0f', level, before, moment)
+    parts[#parts + 1] = ',"limiter":"' .. product.limiter .. '"'
+    if string.find(parts[3], TEXT[CODE.BUSY], 1, true) then
+      parts[#parts + 1] = ',"retry_after_ms":' .. limiter_retry_after_ms(rule, level, before, time_ms)
+    end
+  end
+  parts[#parts + 1] = ',"command":' .. value .. '}'
+  purchases = purchases + #command.users
+  return table.concat(parts), winners
+end
+
+local function decide_open(product, offset, command, value)
+  local refusal = ''
+  if product.opened then
+    refusal = product.state == 'closed' and ',"refusal":"closed"' or ',"refusal":"already_open"'
+  else
+    product_open(product, command)
+  end
+  return head(offset, 'open') .. refusal .. ',"command":' .. value .. '}'
+end
+
+local function decide_close(product, offset, value)
+  local refusal = ''
+  if not product.opened then
+    refusal = ',"refusal":"never_opened"'
+  elseif product.state == 'closed' then
+    refusal = ',"refusal":"closed"'
+  else
+    product.state = 'closed'
+  end
+  return head(offset, 'close') .. refusal .. ',"command":' .. value .. '}'
+end
+
+local decisions, winners, last_offset = {}, {}, ARGV[1]
+for i = 5 + product_count, #ARGV, 4 do
+  local offset, value = ARGV[i], ARGV[i + 3]
+  local product = products[tonumber(ARGV[i + 2])]
+  time_ms = math.max(time_ms, tonumber(ARGV[i + 1]))
+  local decision, won = nil, 0
+  if not product then
+    decision = head(offset, 'malformed') .. ',"error":"' .. value .. '"}'
+  else
+    local command = cjson.decode(value)
+    if command.type == 'purchase' then
+      decision, won = decide_purchases(product, offset, command, value)
+    elseif command.type == 'open' then
+      decision = decide_open(product, offset, command, value)
+    else
+      decision = decide_close(product, offset, value)
+    end
+  end
+  decisions[#decisions + 1], winners[#winners + 1] = decision, won
+  last_offset = offset
+end
+
+for i = 1, product_count do product_write(products[i], KEYS[2]) end
+redis.call('HSET', KEYS[1],
+  'offset', last_offset, 'time_ms', time_ms, 'purchases', purchases, 'records', records + #decisions,
+  'settled', ARGV[1], 'results_position', ARGV[2], 'last_answer', table.concat(decisions, '\n'))
+return { 1, decisions, winners }

@@ -1,0 +1,3 @@
+-- Limits of a purchase; the same as pipeline/domain/product.py (a test compares them).
+local QUANTITY_MAX = 1000000
+local WINS_PER_USER_MAX = 100

@@ -1,0 +1,267 @@
+"""The stock store: what the decider changes in Redis, and what everybody may read of it.
+
+Redis holds only what can be made again from the decision log. Writes of decided state are fenced: the caller says
+where it believes the cursor to be, and if it is elsewhere nothing is written and `Stale` is raised.
+"""
+
+from collections.abc import Awaitable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar, cast
+
+from redis import exceptions
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from pipeline.domain import limiters
+from pipeline.domain.product import Win
+from pipeline.domain.receipts import Receipt
+from pipeline.stock import keys
+from pipeline.stock.scripts import script
+
+T = TypeVar("T")
+
+_AWAY = (
+    exceptions.ConnectionError,
+    exceptions.TimeoutError,
+    exceptions.ReadOnlyError,
+    exceptions.OutOfMemoryError,
+    exceptions.ClusterDownError,
+    exceptions.TryAgainError,
+)
+_AWAY_PREFIXES = ("LOADING", "MASTERDOWN", "MISCONF", "OOM", "READONLY", "NOREPLICAS", "BUSY", "UNBLOCKED")
+
+
+class StockUnavailable(Exception):
+    """Redis did not answer, or not now. What was asked may or may not have been done."""
+
+
+class Stale(Exception):
+    """The cursor is not where the caller left it: somebody else decided, or Redis lost state. Nothing was written."""
+
+
+class MayEvict(Exception):
+    """This Redis is set up to throw keys away when memory runs short: stock and buyers must not be among them."""
+
+
+class Command(NamedTuple):
+    """A command record for `decide`. `product_id` is None for a malformed one, whose `value` is then the error."""
+
+    offset: int
+    time_ms: int
+    product_id: str | None
+    value: bytes
+
+
+class Decided(NamedTuple):
+    """The decision records of a chunk, one for each command, and how many winners each has."""
+
+    records: list[bytes]
+    winners: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """How far a partition is decided, and the last answer, for whoever has to repeat it.
+
+    All decision records up to `settled` lie before `results_position` in the decision log.
+    """
+
+    offset: int
+    time_ms: int
+    purchases: int
+    settled: int
+    results_position: int
+    last_answer: list[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class ProductStock:
+    """A product as Redis holds it. `by_code` counts decided purchases; `limiter` is "level:before:at"."""
+
+    name: str
+    price: str
+    stock: int
+    sold: int
+    initial: int
+    start_ms: int
+    end_ms: int
+    per_user_limit: int
+    state: str
+    by_code: dict[int, int]
+    limiter: str
+    rate_limit: limiters.Rule | None
+
+
+class StockStore:
+    def __init__(self, url: str, timeout_ms: int) -> None:
+        seconds = timeout_ms / 1_000
+        # No retries of the client's own: a repeated decide is the decider's affair, which looks first.
+        self._redis = Redis.from_url(
+            url, socket_timeout=seconds, socket_connect_timeout=seconds, retry=Retry(NoBackoff(), 0)
+        )
+        self._decide = self._redis.register_script(script("decide"))
+        self._replay = self._redis.register_script(script("replay"))
+        self._wipe = self._redis.register_script(script("wipe"))
+
+    async def close(self) -> None:
+        await self._redis.aclose()
+
+    async def ping(self) -> None:
+        await _answer(self._redis.ping())
+
+    async def assert_keeps_keys(self) -> None:
+        """Raises MayEvict unless `maxmemory-policy` is `noeviction`."""
+        # INFO, not CONFIG: managed Redis often forbids the latter.
+        policy = (await _answer(self._redis.info("memory"))).get("maxmemory_policy")
+        if policy != "noeviction":
+            raise MayEvict(f"Redis may evict: maxmemory-policy is {policy!r}, it must be 'noeviction'")
+
+    # --- the decider's side ------------------------------------------------------------------------------------------
+
+    async def cursor(self, partition: int) -> Cursor:
+        names = ("offset", "time_ms", "purchases", "settled", "results_position", "last_answer")
+        values = await _answer(self._redis.hmget(keys.cursor(partition), *names))
+        offset, time_ms, purchases, settled, position, last_answer = values
+        return Cursor(
+            int(offset or -1),
+            int(time_ms or 0),
+            int(purchases or 0),
+            int(settled or -1),
+            int(position or 0),
+            last_answer.split(b"\n") if last_answer else [],
+        )
+
+    async def cursor_offset(self, partition: int) -> int:
+        """The offset of the last decided command record, -1 for none."""
+        return int(await _answer(self._redis.hget(keys.cursor(partition), "offset")) or -1)
+
+    async def decide(
+        self, partition: int, after_offset: int, results_position: int, commands: Sequence[Command]
+    ) -> Decided:
+        """Decide a chunk. Raises Stale, or StockUnavailable, after which it may or may not have been decided."""
+        numbers = _numbers(command.product_id for command in commands)
+        argv: list[Any] = [after_offset, results_position, partition, len(numbers), *numbers]
+        for offset, time_ms, product_id, value in commands:
+            argv += (offset, time_ms, numbers[product_id] if product_id is not None else 0, value)
+        reply = await _answer(self._decide(keys=_key_names(partition, numbers), args=argv))
+        _raise_if_stale(reply, partition, after_offset)
+        return Decided(reply[1], reply[2])
+
+    async def replay(
+        self,
+        partition: int,
+        after_offset: int,
+        results_position: int,
+        decisions: Sequence[tuple[str | None, bytes]],
+    ) -> None:
+        """Do recorded decisions (product id, record) again; `results_position` is that after the last of them."""
+        numbers = _numbers(product_id for product_id, _ in decisions)
+        argv: list[Any] = [after_offset, results_position, len(numbers), *numbers]
+        for product_id, record in decisions:
+            argv += (numbers[product_id] if product_id is not None else 0, record)
+        reply = await _answer(self._replay(keys=_key_names(partition, numbers), args=argv))
+        _raise_if_stale(reply, partition, after_offset)
+
+    async def wipe(self, partition: int, at_offset: int) -> None:
+        """Forget the decided state of this partition, if the cursor is still at `at_offset`."""
+        prefixes = [keys.product(partition, ""), keys.buyers(partition, "")]
+        reply = await _answer(
+            self._wipe(keys=[keys.cursor(partition), keys.products(partition)], args=[at_offset, *prefixes])
+        )
+        _raise_if_stale(reply, partition, at_offset)
+
+    # --- for everybody -----------------------------------------------------------------------------------------------
+
+    async def products(self, partition: int) -> list[str]:
+        members = await _answer(self._redis.smembers(keys.products(partition)))
+        return sorted(member.decode() for member in members)
+
+    async def product(self, partition: int, product_id: str) -> ProductStock | None:
+        fields = await _answer(self._redis.hgetall(keys.product(partition, product_id)))
+        return _product(fields) if fields else None
+
+    async def buyer_count(self, partition: int, product_id: str) -> int:
+        return int(await _answer(self._redis.hlen(keys.buyers(partition, product_id))))
+
+    async def wins(self, partition: int, product_id: str, user_id: str) -> list[Win]:
+        value = await _answer(self._redis.hget(keys.buyers(partition, product_id), user_id))
+        return decode_wins(partition, value) if value else []
+
+    async def write_views(self, partition: int, views: Sequence[tuple[int, bytes]], ttl_ms: int) -> None:
+        """Write what pollers see: decision records by source offset, in rising order, each for `ttl_ms`."""
+        pipe = self._redis.pipeline(transaction=False)
+        for source_offset, record in views:
+            pipe.set(keys.view(partition, source_offset), record, px=ttl_ms)
+        pipe.set(keys.viewed(partition), views[-1][0])
+        await _answer(pipe.execute())
+
+    async def view(self, partition: int, source_offset: int) -> bytes | None:
+        return cast("bytes | None", await _answer(self._redis.get(keys.view(partition, source_offset))))
+
+    async def viewed(self, partition: int) -> int:
+        """The highest source offset that was written for pollers, -1 for none."""
+        value = await _answer(self._redis.get(keys.viewed(partition)))
+        return -1 if value is None else int(value)
+
+
+def decode_wins(partition: int, value: bytes) -> list[Win]:
+    """The wins in a value of the buyers hash (its form is told in `lua/includes/wins.lua`)."""
+    wins = []
+    for line in value.decode().split("\n"):
+        offset, index, quantity, key = (line.split(":", 3) + ["", ""])[:4]
+        wins.append(Win(Receipt(partition, int(offset), int(index)), int(quantity or 1), key))
+    return wins
+
+
+def _numbers(product_ids: Iterable[str | None]) -> dict[str, int]:
+    """Each product of a chunk by its number from 1, as the scripts know it."""
+    distinct = dict.fromkeys(product_ids)
+    distinct.pop(None, None)
+    return {product_id: number for number, product_id in enumerate(cast("dict[str, None]", distinct), start=1)}
+
+
+def _key_names(partition: int, product_ids: Iterable[str]) -> list[str]:
+    names = [keys.cursor(partition), keys.products(partition)]
+    for product_id in product_ids:
+        names += (keys.product(partition, product_id), keys.buyers(partition, product_id))
+    return names
+
+
+def _raise_if_stale(reply: list[Any], partition: int, expected: int) -> None:
+    if reply[0] == 0:
+        raise Stale(f"partition {partition}: the cursor is at {int(reply[1])}, not at {expected}")
+
+
+def _product(fields: dict[bytes, bytes]) -> ProductStock:
+    text = {name.decode(): value.decode() for name, value in fields.items()}
+    rule = None
+    if text["rate_limit"]:
+        algorithm, requests_per_second, burst = text["rate_limit"].split(":")
+        rule = limiters.Rule(limiters.Algorithm(algorithm), int(requests_per_second), int(burst))
+    return ProductStock(
+        name=text["name"],
+        price=text["price"],
+        stock=int(text["stock"]),
+        sold=int(text["sold"]),
+        initial=int(text["initial"]),
+        start_ms=int(text["start_ms"]),
+        end_ms=int(text["end_ms"]),
+        per_user_limit=int(text["per_user_limit"]),
+        state=text["state"],
+        by_code={int(name[5:]): int(value) for name, value in text.items() if name.startswith("code:")},
+        limiter=text["limiter"],
+        rate_limit=rule,
+    )
+
+
+async def _answer(call: Awaitable[T] | T) -> T:
+    """Await a call of the client; what a later try may mend becomes StockUnavailable."""
+    try:
+        return await cast("Awaitable[T]", call)
+    except _AWAY as error:
+        raise StockUnavailable(f"Redis: {error}") from error
+    except exceptions.ResponseError as error:
+        if str(error).startswith(_AWAY_PREFIXES):
+            raise StockUnavailable(f"Redis: {error}") from error
+        raise

@@ -1,0 +1,64 @@
+"""The broker and the Redis of the local stack keep what they were told, whatever happens to their process."""
+
+import pytest
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from redis import Redis
+
+TOPIC = "kept"
+
+
+async def make_topic(bootstrap: str) -> None:
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    await admin.start()
+    try:
+        await admin.create_topics([NewTopic(TOPIC, 1, 1)])
+    finally:
+        await admin.close()
+
+
+async def write(bootstrap: str, value: bytes, *, idempotent: bool) -> int:
+    async with AIOKafkaProducer(
+        bootstrap_servers=bootstrap, acks="all", enable_idempotence=idempotent
+    ) as producer:
+        return (await producer.send_and_wait(TOPIC, value, partition=0)).offset
+
+
+async def read(bootstrap: str, count: int) -> list[bytes]:
+    async with AIOKafkaConsumer(bootstrap_servers=bootstrap, auto_offset_reset="earliest") as consumer:
+        consumer.assign([TopicPartition(TOPIC, 0)])
+        return [(await consumer.getone()).value for _ in range(count)]
+
+
+@pytest.mark.durable
+async def test_broker_keeps_its_log_over_a_kill_and_a_stop(private_kafka):
+    await make_topic(private_kafka.bootstrap)
+    await write(private_kafka.bootstrap, b"before the kill", idempotent=True)
+    private_kafka.process.kill()
+    private_kafka.process.start()
+    await write(private_kafka.bootstrap, b"before the stop", idempotent=True)
+    private_kafka.process.stop()
+    private_kafka.process.start()
+    assert await read(private_kafka.bootstrap, 2) == [b"before the kill", b"before the stop"]
+
+
+async def test_broker_takes_and_gives_records(kafka):
+    await make_topic(kafka.bootstrap)
+    assert await write(kafka.bootstrap, b"first", idempotent=kafka.idempotent) == 0
+    assert await write(kafka.bootstrap, b"second", idempotent=kafka.idempotent) == 1
+    assert await read(kafka.bootstrap, 2) == [b"first", b"second"]
+
+
+def test_redis_keeps_its_data_over_a_kill(private_redis):
+    with Redis.from_url(private_redis.url, decode_responses=True) as client:
+        assert client.info("memory")["maxmemory_policy"] == "noeviction"
+        client.set("stock", 7)
+        private_redis.process.kill()
+        private_redis.process.start()
+        assert client.get("stock") == "7"
+
+
+def test_paused_redis_is_stopped_all_the_same(private_redis):
+    private_redis.process.pause()
+    private_redis.process.stop()
+    assert private_redis.process.pid is None

@@ -1,0 +1,501 @@
+"""The protocol of docs/protocol.md as a random-schedule model: deciders, their Redis and logs, and the follower.
+
+    python tests/model/protocol_model.py [SCHEDULES] [MUTANT]
+
+One partition, one product. Each `yield` is a point at which anything else may happen: another decider runs on (a
+zombie), this one crashes, Redis is emptied or put back to a snapshot, a reply is lost, a record is acknowledged late or
+written twice, buyers come. At the end everything is left alone until it is quiet, and the logs, Redis, the orders and
+what the pollers were told are compared with a plain fold of the requests. A mutant takes one safety rule out; each must
+be caught.
+"""
+
+import random
+import sys
+from collections import Counter
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+MUTANTS: Final = {
+    "nofence": "the Lua call does not look at the cursor",
+    "nosync": "a new decider trusts Redis and does not look at the decision log",
+    "tailfirst": "synchronising reads the decision log before Redis",
+    "noheartbeat": "an idle decider does not look at the cursor",
+    "resultsfirst": "the decision is committed before its orders are written",
+    "noclamp": "the limiter runs on the record's own time, which may run backwards",
+    "nolimiter": "replaying a decision does not bring the limiter's state back",
+    "noclose": "replaying a decision does not close the product again",
+    "skipmalformed": "a malformed command gets no decision record",
+    "latehint": "Redis is told, with a chunk, that its own decisions are in the log already",
+    "blindhint": "replaying does not notice that decisions are missing after the hint",
+    "nodrop": "the follower does not drop repeated decisions",
+    "noviewlook": "an idle follower does not look whether its views are still in Redis",
+    "noviewfence": "a busy follower does not look whether its views are still in Redis",
+}
+
+WINDOW: Final = 10
+"""Ticks in which the limiter lets a number of purchases through."""
+QUIET_STEPS_MAX: Final = 20_000
+
+
+# --- the pure rule ---------------------------------------------------------------------------------------------------
+
+
+class Request(NamedTuple):
+    """A command record; `kind` is open, close, buy or malformed. Purchases are (user, quantity)."""
+
+    kind: str
+    time: int
+    stock: int = 0
+    limit: int | None = None
+    purchases: tuple[tuple[int, int], ...] = ()
+
+
+class Decision(NamedTuple):
+    """A decision record. `limiter` is the state after it."""
+
+    kind: str
+    time: int
+    codes: tuple[int, ...]
+    limiter: tuple[int, int]
+    refused: bool = False
+
+
+Recorded = tuple[int, Decision]
+"""A decision record with its source offset."""
+Order = tuple[int, int, int]
+"""Source offset, index, user."""
+
+
+@dataclass(slots=True)
+class Sale:
+    """What the decided commands add up to: the fold."""
+
+    opened: bool = False
+    closed: bool = False
+    stock: int = 0
+    limit: int | None = None
+    time: int = 0
+    limiter: tuple[int, int] = (0, 0)
+    buyers: dict[int, tuple[int, int]] = field(default_factory=dict)
+
+    def copy(self) -> "Sale":
+        return Sale(
+            self.opened, self.closed, self.stock, self.limit, self.time, self.limiter, dict(self.buyers)
+        )
+
+
+def decide_request(sale: Sale, offset: int, request: Request, mutant: str = "") -> Decision:
+    """The decision on one command; changes the sale."""
+    sale.time = request.time if mutant == "noclamp" else max(sale.time, request.time)
+    refused, codes = False, ()
+    if request.kind == "open":
+        refused = sale.opened
+        if not refused:
+            sale.opened, sale.stock, sale.limit = True, request.stock, request.limit
+    elif request.kind == "close":
+        refused = sale.closed or not sale.opened
+        sale.closed = sale.opened
+    elif request.kind == "buy":
+        codes = _decide_purchases(sale, offset, request.purchases)
+    return Decision(request.kind, sale.time, codes, sale.limiter, refused)
+
+
+def _decide_purchases(sale: Sale, offset: int, purchases: Sequence[tuple[int, int]]) -> tuple[int, ...]:
+    if not sale.opened:
+        return (-1,) * len(purchases)
+    if sale.closed:
+        return (-6,) * len(purchases)
+    codes = []
+    window = sale.time // WINDOW
+    passed = sale.limiter[1] if sale.limiter[0] == window else 0
+    for user, quantity in purchases:
+        if sale.limit is not None and passed >= sale.limit:
+            codes.append(-9)
+            continue
+        passed += 1
+        if user in sale.buyers:
+            codes.append(-3)
+        elif sale.stock < quantity:
+            codes.append(-2)
+        else:
+            sale.stock -= quantity
+            sale.buyers[user] = offset, quantity
+            codes.append(1)
+    sale.limiter = window, passed
+    return tuple(codes)
+
+
+def replay_decision(sale: Sale, offset: int, request: Request, decision: Decision, mutant: str = "") -> None:
+    """What a recorded decision did, done again on an older state. (The record carries its command.)"""
+    sale.time = decision.time
+    if mutant != "nolimiter":
+        sale.limiter = decision.limiter
+    if decision.kind == "open" and not decision.refused:
+        sale.opened, sale.stock, sale.limit = True, request.stock, request.limit
+    elif decision.kind == "close" and not decision.refused and mutant != "noclose":
+        sale.closed = True
+    for (user, quantity), code in zip(request.purchases, decision.codes, strict=False):
+        if code == 1:
+            sale.stock -= quantity
+            sale.buyers[user] = offset, quantity
+
+
+def orders_of(offset: int, request: Request, decision: Decision) -> list[Order]:
+    return [(offset, i, request.purchases[i][0]) for i, code in enumerate(decision.codes) if code == 1]
+
+
+# --- the world -------------------------------------------------------------------------------------------------------
+
+
+class Stale(Exception):
+    """The cursor in Redis is not where this decider left it, or an answer was lost: synchronise."""
+
+
+class Violation(Exception):
+    """Something that must never happen did."""
+
+
+@dataclass(slots=True)
+class Redis:
+    """`settled` and `hint`: all decisions up to that offset lie before that position in the decision log.
+
+    The views are not part of the fold, but go with it when Redis is emptied.
+    """
+
+    sale: Sale = field(default_factory=Sale)
+    cursor: int = -1
+    settled: int = -1
+    hint: int = 0
+    last_answer: tuple[Recorded, ...] = ()
+    views: dict[int, Decision] = field(default_factory=dict)
+    viewed: int = -1
+
+    def copy(self) -> "Redis":
+        return Redis(
+            self.sale.copy(),
+            self.cursor,
+            self.settled,
+            self.hint,
+            self.last_answer,
+            dict(self.views),
+            self.viewed,
+        )
+
+
+class World:
+    """The logs, which lose nothing, and Redis, which may lose everything."""
+
+    def __init__(self, rng: random.Random, mutant: str) -> None:
+        self.rng = rng
+        self.mutant = mutant
+        self.requests: list[Request] = []
+        self.results: list[Recorded] = []
+        self.late: list[list[Recorded]] = []
+        """Sent, given up by their decider, and still on the way."""
+        self.orders: set[Order] = set()
+        self.dead_letters: set[int] = set()
+        self.redis = Redis()
+        self.snapshot = Redis()
+        self.told: dict[int, Decision] = {}
+        self.won_by_follower = 0
+        self._clock = 0
+
+    def append_request(self, kind: str) -> None:
+        """A command comes into the log, at a broker time that now and then runs backwards (another broker's)."""
+        rng = self.rng
+        self._clock += rng.randrange(4)
+        time = max(0, self._clock - (rng.randrange(2 * WINDOW) if rng.random() < 0.2 else 0))
+        if kind == "open":
+            limit = rng.choice((None, 1, 2, 4))
+            self.requests.append(Request(kind, time, rng.randrange(3, 12), limit))
+        elif kind == "buy":
+            count = rng.randrange(1, 4)
+            purchases = tuple((rng.randrange(25), rng.randrange(1, 3)) for _ in range(count))
+            self.requests.append(Request(kind, time, purchases=purchases))
+        else:
+            self.requests.append(Request(kind, time))
+
+    def decide(self, after: int, results_end: int, chunk: Sequence[tuple[int, Request]]) -> tuple[Recorded, ...]:
+        """The Lua call: atomic, fenced by the cursor."""
+        redis = self.redis
+        if redis.cursor != after and self.mutant != "nofence":
+            raise Stale
+        decisions = tuple(
+            (offset, decide_request(redis.sale, offset, request, self.mutant)) for offset, request in chunk
+        )
+        redis.cursor = chunk[-1][0]
+        redis.settled, redis.hint = after, results_end
+        if self.mutant == "latehint":
+            redis.settled = redis.cursor
+        redis.last_answer = decisions
+        return decisions
+
+    def replay(self, after: int, offset: int, decision: Decision, results_end: int) -> None:
+        """The other Lua call: a recorded decision again; the same fence."""
+        redis = self.redis
+        if redis.cursor != after:
+            raise Stale
+        replay_decision(redis.sale, offset, self.requests[offset], decision, self.mutant)
+        redis.cursor = redis.settled = offset
+        redis.hint, redis.last_answer = results_end, ()
+
+    def wipe(self, at: int) -> None:
+        """Forget the fold, if the cursor is still there."""
+        if self.redis.cursor == at:
+            self.redis = Redis(views=self.redis.views, viewed=self.redis.viewed)
+        raise Stale
+
+    def poll(self) -> None:
+        """Somebody looks at his result: what he is told once holds for ever."""
+        if self.requests:
+            offset = self.rng.randrange(len(self.requests))
+            view = self.redis.views.get(offset)
+            if view is not None and self.told.setdefault(offset, view) != view:
+                raise Violation("a decision changed after it was told")
+
+
+# --- the decider -----------------------------------------------------------------------------------------------------
+
+Steps = Generator[str | None, None, None]
+
+
+class Decider:
+    """One decider of the partition; whoever calls `next(decider.steps)` lets it do one thing."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._position = -1
+        self._results_end = 0
+        self.steps: Steps = self._run()
+
+    def _run(self) -> Steps:
+        while True:
+            try:
+                yield from self._synchronise()
+                while True:
+                    yield from self._decide_chunk()
+            except Stale:
+                yield None
+
+    def _decide_chunk(self) -> Steps:
+        world = self._world
+        first = self._position + 1
+        size = world.rng.randrange(1, 5)
+        chunk = list(enumerate(world.requests[first : first + size], start=first))
+        if not chunk:
+            if world.redis.cursor != self._position and world.mutant != "noheartbeat":
+                raise Stale
+            yield "idle"
+            return
+        decisions = world.decide(self._position, self._results_end, chunk)
+        yield None
+        if world.rng.random() < 0.1:
+            raise Stale  # the reply was lost: the decider can not know, so it synchronises
+        yield from self._emit(decisions)
+        self._position = chunk[-1][0]
+
+    def _emit(self, decisions: Sequence[Recorded]) -> Steps:
+        """Dead letters and orders first, then results: the result records are the commit."""
+        world = self._world
+        if world.mutant == "resultsfirst":
+            yield from self._commit(decisions)
+        for offset, decision in decisions:
+            world.orders.update(orders_of(offset, world.requests[offset], decision))
+            if decision.kind == "malformed":
+                world.dead_letters.add(offset)
+        yield None
+        if world.mutant != "resultsfirst":
+            yield from self._commit(decisions)
+
+    def _commit(self, decisions: Sequence[Recorded]) -> Steps:
+        """Result records go in batches, each acknowledged before the next."""
+        world, rest = self._world, list(decisions)
+        if world.mutant == "skipmalformed":
+            rest = [recorded for recorded in rest if recorded[1].kind != "malformed"]
+        while rest:
+            size = world.rng.randrange(1, len(rest) + 1)
+            batch, rest = rest[:size], rest[size:]
+            draw = world.rng.random()
+            if draw < 0.04:
+                world.late.append(batch)
+                raise Stale  # no acknowledgement; the records may come yet
+            world.results += batch if draw < 0.96 else batch + batch
+            self._results_end = len(world.results)
+            yield None
+
+    def _synchronise(self) -> Steps:
+        """Bring Redis and the decision log to the same offset, and go on from there. Redis is read first."""
+        world = self._world
+        results_end = len(world.results)
+        yield None
+        redis = world.redis.copy()
+        yield None
+        if world.mutant != "tailfirst":
+            results_end = len(world.results)
+            yield None
+        if redis.hint > results_end:
+            raise Violation("a healthy Redis would be wiped")
+        self._position, self._results_end = redis.cursor, results_end
+        if world.mutant == "nosync":
+            return
+        tail = yield from self._replay(redis, results_end)
+        if redis.cursor > tail:
+            if not redis.last_answer or redis.last_answer[0][0] > tail + 1:
+                raise Violation("Redis is ahead by more than its last answer")
+            yield from self._emit([recorded for recorded in redis.last_answer if recorded[0] > tail])
+
+    def _replay(self, redis: Redis, results_end: int) -> Generator[str | None, None, int]:
+        """Do again in Redis what it lacks; returns the highest offset that is decided in the log."""
+        world, tail = self._world, redis.settled
+        for place in range(redis.hint, results_end):
+            offset, decision = world.results[place]
+            tail = max(tail, offset)
+            if offset <= self._position:
+                continue
+            if offset > self._position + 1 and world.mutant != "blindhint":
+                world.wipe(redis.cursor)
+            world.replay(self._position, offset, decision, place + 1)
+            self._position = offset
+            if world.rng.random() < 0.3:
+                yield None
+        return tail
+
+
+# --- the follower ----------------------------------------------------------------------------------------------------
+
+
+def follower(world: World) -> Steps:
+    """Writes the polling view and counts the winners, from the start of the log, and again when the view was lost.
+
+    It remembers in Redis how far the view goes. Where that is not what it left, Redis lost views. Looking only when
+    idle is not enough: the next view that it writes would hide the loss.
+    """
+    while True:
+        place, seen, world.won_by_follower = 0, -1, 0
+        world.redis.viewed = -1
+        yield None
+        while True:
+            decisions = world.results[place : place + world.rng.randrange(1, 5)]
+            unlooked = "noviewfence" if decisions else "noviewlook"
+            if world.redis.viewed != seen and world.mutant != unlooked:
+                break
+            place += len(decisions)
+            for offset, decision in decisions:
+                if offset <= seen and world.mutant != "nodrop":
+                    continue
+                world.redis.views[offset], world.redis.viewed = decision, offset
+                world.won_by_follower += decision.codes.count(1)
+                seen = offset
+            yield None if decisions else "idle"
+
+
+# --- schedules and the verdict ---------------------------------------------------------------------------------------
+
+
+class Cast:
+    """Who runs at the moment: deciders, the last one being the rightful owner, and the follower."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.deciders = [Decider(world)]
+        self.follower = follower(world)
+
+    def disturb(self) -> None:
+        """One random event."""
+        world, rng = self._world, self._world.rng
+        draw = rng.random()
+        if draw < 0.2:
+            world.append_request("buy")
+        elif draw < 0.215:
+            world.append_request(rng.choice(("open", "open", "malformed", "close")))
+        elif draw < 0.245:
+            self.deciders = [*self.deciders[-2:], Decider(world)]  # its old owner goes on as a zombie
+        elif draw < 0.275:
+            self.deciders = [Decider(world)]  # crash
+        elif draw < 0.285:
+            world.redis = Redis()
+        elif draw < 0.30:
+            world.redis = world.snapshot.copy()
+        elif draw < 0.32:
+            world.snapshot = world.redis.copy()
+        elif draw < 0.33 and world.late:
+            world.results += world.late.pop(rng.randrange(len(world.late)))
+        elif draw < 0.34:
+            self.follower = follower(world)
+        elif draw < 0.38:
+            world.poll()
+        elif draw < 0.45:
+            next(self.follower)
+        else:
+            next(rng.choice(self.deciders).steps)
+
+    def settle(self) -> bool:
+        """Leave everybody alone; whether it becomes quiet."""
+        runners = [*(decider.steps for decider in self.deciders), self.follower]
+        idle = 0
+        for _ in range(QUIET_STEPS_MAX):
+            for each in runners:
+                idle = idle + 1 if next(each) == "idle" else 0
+            if idle > 5 * len(runners):
+                return True
+        return False
+
+
+def verdict(world: World) -> str | None:
+    """None, or what is wrong."""
+    sale = Sale()
+    truth = [decide_request(sale, offset, request) for offset, request in enumerate(world.requests)]
+    first: dict[int, Decision] = {}
+    for offset, decision in world.results:
+        if offset > len(first):
+            return "a hole in the results"
+        if first.setdefault(offset, decision) != decision:
+            return "a repeat differs"
+    if list(first.values()) != truth:
+        return "results are not the fold of the requests"
+    if world.redis.sale != sale:
+        return "Redis is not the fold"
+    if any(truth[offset] != decision for offset, decision in world.told.items()):
+        return "a poller was told something else"
+    if world.redis.views != dict(enumerate(truth)):
+        return "the view is not the results"
+    won = {order for offset, request in enumerate(world.requests) for order in orders_of(offset, request, truth[offset])}
+    if world.won_by_follower != len(won):
+        return "the follower counted other winners"
+    if world.dead_letters != {offset for offset, decision in enumerate(truth) if decision.kind == "malformed"}:
+        return "dead letters are not the malformed commands"
+    return None if world.orders == won else "orders are not the winners"
+
+
+def run_schedule(seed: int, mutant: str = "") -> str | None:
+    """What went wrong in the schedule of this seed, None for nothing."""
+    rng = random.Random(seed)
+    world = World(rng, mutant)
+    if rng.random() < 0.9:
+        world.append_request("open")
+    everybody = Cast(world)
+    try:
+        for _ in range(rng.randrange(50, 500)):
+            everybody.disturb()
+        quiet = everybody.settle()
+        if rng.random() < 0.5:
+            world.redis = rng.choice((world.snapshot.copy(), Redis()))
+            quiet = everybody.settle()
+        return verdict(world) if quiet else "never quiet"
+    except Violation as violation:
+        return str(violation)
+
+
+def main() -> int:
+    schedules = int(sys.argv[1]) if len(sys.argv) > 1 else 2_000
+    mutant = sys.argv[2] if len(sys.argv) > 2 else ""
+    if mutant and mutant not in MUTANTS:
+        sys.exit(f"no mutant {mutant!r}; there are {', '.join(MUTANTS)}")
+    found = Counter(wrong for seed in range(schedules) if (wrong := run_schedule(seed, mutant)))
+    print(f"{mutant or 'protocol'}: {schedules} schedules, {found.total()} violations {dict(found)}")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

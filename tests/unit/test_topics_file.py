@@ -1,0 +1,387 @@
+"""`topics.yaml`: what it says, what is refused, and that its schemas are those of the records that we write."""
+
+import copy
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+import yaml
+from aiokafka.partitioner import DefaultPartitioner
+from hypothesis import given
+from hypothesis import strategies as st
+from jsonschema import Draft202012Validator, ValidationError
+
+from pipeline import messages, producer
+from pipeline.domain import limiters, product
+from pipeline.domain.codes import DECIDED_CODES, Code
+from pipeline.domain.ids import canonical_id
+from pipeline.domain.product import Opening, Purchases, Refusal, SaleState
+from pipeline.domain.receipts import Receipt, parse_receipt
+from pipeline.settings import Profile
+from pipeline.topics import BadTopics, Topic, load_topics, partition_of
+
+FILE = Path(__file__).parents[2] / "topics.yaml"
+DOCUMENT: dict[str, Any] = yaml.safe_load(FILE.read_text("utf-8"))
+TOPICS = load_topics(Profile.LOCAL)
+
+ids = st.from_regex(re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII), fullmatch=True)
+keys = st.from_regex(re.compile(r"[!-~]{1,128}", re.ASCII), fullmatch=True)
+prices = st.from_regex(re.compile(r"(0|[1-9][0-9]{0,11})(\.[0-9]{1,4})?", re.ASCII), fullmatch=True)
+moments = st.integers(0, messages.TIME_MS_MAX)
+
+
+def validate(topic: Topic, value: bytes) -> None:
+    Draft202012Validator(topic.payload).validate(orjson.loads(value))
+
+
+# --- the file -----------------------------------------------------------------------------------------------
+
+
+def test_the_topics_are_those_of_the_api() -> None:
+    assert {topic.name: (topic.key, topic.cleanup) for topic in TOPICS.all()} == {
+        "seckill.purchase-requests.v1": ("product_id", "delete"),
+        "seckill.purchase-results.v1": ("product_id", "delete"),
+        "seckill.orders.v1": ("product_id", "delete"),
+        "seckill.stock.v1": ("product_id", "compact"),
+        "seckill.notices.v1": ("user_id", "delete"),
+        "seckill.control.v1": ("setting or product", "compact"),
+        "seckill.dead-letters.v1": ("product_id", "delete"),
+    }
+
+
+def test_the_profile_says_how_many_copies() -> None:
+    cluster = load_topics(Profile.CLUSTER)
+    assert {(topic.replication, topic.min_insync_replicas) for topic in TOPICS.all()} == {(1, 1)}
+    assert {(topic.replication, topic.min_insync_replicas) for topic in cluster.all()} == {(3, 2)}
+
+
+def test_what_decides_by_time_has_the_time_of_the_broker() -> None:
+    assert [topic.log_append_time for topic in (TOPICS.requests, TOPICS.results, TOPICS.orders)] == [True] * 3
+
+
+def test_what_redis_is_made_of_again_is_kept_for_ever() -> None:
+    assert TOPICS.results.retention_ms == -1
+
+
+def test_the_largest_command_fits_into_a_result_and_a_dead_letter() -> None:
+    largest_headers = 1_024
+    for topic in (TOPICS.results, TOPICS.dead_letters):
+        assert producer.RECORD_BYTES_MAX + largest_headers < topic.record_bytes_max
+    assert TOPICS.requests.record_bytes_max + largest_headers < producer.RECORD_BYTES_MAX
+    assert all(topic.record_bytes_max >= producer.BATCH_BYTES_MAX for topic in TOPICS.all())
+
+
+def test_every_header_that_we_write_is_named() -> None:
+    assert dict(messages.headers("x")).keys() <= DOCUMENT["headers"].keys()
+    assert dict(messages.dead_letter_headers("t", 0, 0, "e")).keys() == TOPICS.dead_letters.headers.keys()
+
+
+def drop(*path: str) -> Callable[[dict[str, Any]], None]:
+    def change(document: dict[str, Any]) -> None:
+        for step in path[:-1]:
+            document = document[step]
+        del document[path[-1]]
+
+    return change
+
+
+def put(value: object, *path: str) -> Callable[[dict[str, Any]], None]:
+    def change(document: dict[str, Any]) -> None:
+        for step in path[:-1]:
+            document = document[step]
+        document[path[-1]] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (drop("topics", "orders"), ["orders", "required"]),
+        (drop("topics", "orders", "retention_ms"), ["orders.retention_ms", "required"]),
+        (put({}, "topics", "payments"), ["payments"]),
+        (put(7, "topics", "orders"), ["topics.orders", "7"]),
+        (put("4", "topics", "orders", "partitions"), ["orders.partitions", "'4'"]),
+        (put(0, "topics", "stock", "partitions"), ["stock.partitions", "0"]),
+        (put(True, "topics", "stock", "partitions"), ["stock.partitions", "True"]),
+        (put(1_001, "topics", "stock", "partitions"), ["stock.partitions", "1000"]),
+        (put(8, "topics", "requests", "partitions"), ["results.partitions is 4", "requests.partitions 8"]),
+        (put(8, "topics", "results", "partitions"), ["results.partitions is 8", "requests.partitions 4"]),
+        (put(8, "topics", "orders", "partitions"), ["orders.partitions is 8", "requests.partitions 4"]),
+        (put("a b", "topics", "notices", "name"), ["notices.name", "'a b'"]),
+        (put("seckill.stock.v1", "topics", "notices", "name"), ["seckill.stock.v1", "more than once"]),
+        (put("shrink", "topics", "notices", "cleanup"), ["notices.cleanup", "'shrink'"]),
+        (put(-2, "topics", "notices", "retention_ms"), ["notices.retention_ms", "-2"]),
+        (put(0, "topics", "notices", "retention_ms"), ["notices.retention_ms", "0"]),
+        (put("yes", "topics", "notices", "log_append_time"), ["notices.log_append_time", "'yes'"]),
+        (put(1, "topics", "notices", "color"), ["notices.color"]),
+        (put(3, "topics", "notices", "min_insync_replicas"), ["notices", "min_insync_replicas 3", "1"]),
+        (put("text", "topics", "notices", "payload"), ["notices.payload", "'text'"]),
+        (put(2, "version"), ["version", "2"]),
+        (drop("profiles", "local"), ["profiles.local"]),
+        (put({"replication": 1}, "profiles", "local"), ["requests.min_insync_replicas"]),
+        (drop("definitions"), ["definitions"]),
+    ],
+)
+def test_a_fault_is_named_with_topic_and_field(
+    tmp_path: Path, change: Callable[[dict[str, Any]], None], words: list[str]
+) -> None:
+    document = copy.deepcopy(DOCUMENT)
+    change(document)
+    file = tmp_path / "mine.yaml"
+    file.write_text(yaml.safe_dump(document))
+    with pytest.raises(BadTopics) as refusal:
+        load_topics(Profile.LOCAL, file)
+    for word in ["mine.yaml", *words]:
+        assert word in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("a: [", "mine.yaml"),
+        ("version: 1\nversion: 1", "version stands twice"),
+        ("{a: 1}: 2", "mine.yaml"),
+        ("- 1", "mine.yaml"),
+        ("", "mine.yaml"),
+    ],
+)
+def test_what_is_no_such_file_is_refused(tmp_path: Path, text: str, word: str) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(text)
+    with pytest.raises(BadTopics, match=word):
+        load_topics(Profile.LOCAL, file)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BadTopics, match=r"nowhere\.yaml"):
+        load_topics(Profile.LOCAL, tmp_path / "nowhere.yaml")
+
+
+def test_the_environment_may_name_another_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    document = copy.deepcopy(DOCUMENT)
+    document["topics"]["orders"]["name"] = "mine.orders"
+    file = tmp_path / "mine.yaml"
+    file.write_text(yaml.safe_dump(document))
+    monkeypatch.setenv("SECKILL_TOPICS_FILE", str(file))
+    assert load_topics(Profile.LOCAL).orders.name == "mine.orders"
+
+
+# --- places -------------------------------------------------------------------------------------------------
+
+
+def test_places_are_those_of_kafkas_own_client() -> None:
+    # The vectors of the Java client's test of murmur2, with its sign bit taken off.
+    hashes = {
+        "21": -973932308,
+        "foobar": -790332482,
+        "a-little-bit-long-string": -985981536,
+        "abc": 479470107,
+    }
+    for text, hashed in hashes.items():
+        assert partition_of(text, 2**31) == hashed & 0x7FFFFFFF
+
+
+@given(ids, st.integers(1, 64))
+def test_any_client_finds_the_product(product_id: str, partitions: int) -> None:
+    place = DefaultPartitioner()(product_id.encode(), list(range(partitions)), [])
+    assert partition_of(product_id, partitions) == place
+
+
+# --- payloads -----------------------------------------------------------------------------------------------
+
+
+def test_every_payload_is_a_json_schema() -> None:
+    for topic in TOPICS.all():
+        Draft202012Validator.check_schema(topic.payload)
+
+
+def references(node: object) -> Iterator[str]:
+    if isinstance(node, dict):
+        if "$ref" in node:
+            yield node["$ref"]
+        for child in node.values():
+            yield from references(child)
+    elif isinstance(node, list):
+        for child in node:
+            yield from references(child)
+
+
+def test_every_definition_is_there_and_used() -> None:
+    used = {reference.removeprefix("#/$defs/") for reference in references(DOCUMENT)}
+    assert used == DOCUMENT["definitions"].keys()
+
+
+def test_the_limits_are_those_of_the_domain() -> None:
+    defined = DOCUMENT["definitions"]
+    assert set(defined["code"]["enum"]) == set(DECIDED_CODES)
+    assert defined["stock"]["maximum"] == product.STOCK_MAX
+    assert defined["quantity"]["maximum"] == product.QUANTITY_MAX
+    assert defined["time_ms"]["maximum"] == messages.TIME_MS_MAX
+    assert defined["purchase"]["properties"]["users"]["maxItems"] == messages.PURCHASES_PER_RECORD_MAX
+    opening = defined["open"]["properties"]
+    assert opening["per_user_limit"]["maximum"] == product.PER_USER_LIMIT_MAX
+    assert opening["name"]["maxLength"] == messages.NAME_LENGTH_MAX
+    assert defined["rate_limit"]["properties"]["burst"]["maximum"] == limiters.BURST_MAX
+    assert (
+        defined["rate_limit"]["properties"]["requests_per_second"]["maximum"]
+        == limiters.REQUESTS_PER_SECOND_MAX
+    )
+    assert set(defined["rate_limit"]["properties"]["algorithm"]["enum"]) == set(limiters.Algorithm)
+    refusals = [*defined["open_result"]["properties"]["refusal"]["enum"]]
+    refusals += defined["close_result"]["properties"]["refusal"]["enum"]
+    assert set(refusals) == set(Refusal)
+
+
+@given(st.text(max_size=70))
+def test_ids_and_receipts_have_the_form_of_the_domain(text: str) -> None:
+    for name, in_domain in (("id", canonical_id), ("receipt", parse_receipt)):
+        fits = Draft202012Validator(DOCUMENT["definitions"][name]).is_valid(text)
+        # Python's `$` also matches before a last newline, which ECMA's, the standard's, does not.
+        assert fits == (in_domain(text) is not None) or text.endswith("\n")
+
+
+@st.composite
+def purchases(draw: st.DrawFn) -> Purchases:
+    users = draw(st.lists(ids, min_size=1, max_size=20))
+    quantities = draw(st.none() | st.lists(st.integers(-5, 5), min_size=len(users), max_size=len(users)))
+    chosen = draw(st.dictionaries(st.integers(0, len(users) - 1), keys, max_size=3))
+    return Purchases(users, quantities, chosen)
+
+
+@st.composite
+def openings(draw: st.DrawFn) -> Opening:
+    start_ms, end_ms = sorted((draw(moments), draw(moments)))
+    rule = st.builds(
+        limiters.Rule,
+        st.sampled_from(limiters.Algorithm),
+        st.integers(1, limiters.REQUESTS_PER_SECOND_MAX),
+        st.integers(1, limiters.BURST_MAX),
+    )
+    return Opening(
+        name=draw(st.text(st.characters(codec="utf-8"), max_size=messages.NAME_LENGTH_MAX)),
+        price=draw(prices),
+        stock=draw(st.integers(0, product.STOCK_MAX)),
+        start_ms=start_ms,
+        end_ms=end_ms,
+        state=draw(st.sampled_from([SaleState.ACTIVE, SaleState.PAUSED])),
+        per_user_limit=draw(st.integers(1, product.PER_USER_LIMIT_MAX)),
+        rate_limit=draw(st.none() | rule),
+    )
+
+
+@given(ids, purchases(), openings())
+def test_commands_have_the_form_that_the_file_tells(
+    product_id: str, wanted: Purchases, opening: Opening
+) -> None:
+    quantities = None if wanted.quantities is None else list(wanted.quantities)
+    for value in (
+        messages.encode_purchases(product_id, list(wanted.users), quantities, wanted.keys),
+        messages.encode_open(messages.OpenCommand(product_id, opening)),
+        messages.encode_close(product_id),
+    ):
+        messages.decode_command(product_id.encode(), value)
+        validate(TOPICS.requests, value)
+
+
+RULE = limiters.Rule(limiters.Algorithm.TOKEN_BUCKET, 10, 10)
+COMMANDS = [
+    messages.encode_purchases("1001", ["a", "b"], [1, 2], {0: "k"}),
+    messages.encode_open(
+        messages.OpenCommand("1001", Opening("n", "9.90", 5, 0, 9, SaleState.ACTIVE, 1, RULE))
+    ),
+    messages.encode_close("1001"),
+]
+
+
+def strangers(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """This document with one thing wrong, for every field that it has."""
+    for name in document:
+        yield {**document, name: None}
+        yield {**document, name: ["\u00e9"]}
+        yield {**document, name: {"\u00e9": "\u00e9"}}
+        yield {**document, name: "\u00e9" * 300}
+    yield {**document, "color": 1}
+
+
+@pytest.mark.parametrize("value", COMMANDS, ids=["purchase", "open", "close"])
+def test_a_command_that_no_decider_takes_has_not_the_form(value: bytes) -> None:
+    for stranger in strangers(orjson.loads(value)):
+        with pytest.raises(messages.MalformedCommand):
+            messages.decode_command(b"1001", orjson.dumps(stranger))
+        with pytest.raises(ValidationError):
+            validate(TOPICS.requests, orjson.dumps(stranger))
+
+
+def result(kind: str, **fields: Any) -> dict[str, Any]:
+    return {"source_offset": 12, "type": kind, "time_ms": 1_700_000_000_000, **fields}
+
+
+PURCHASE, OPEN, CLOSE = (orjson.loads(value) for value in COMMANDS)
+RESULTS = [
+    result("purchase", codes=[1, -2], stock=0, sold=5, price="9.90", command=PURCHASE),
+    result("purchase", codes=[-1, -7], command=PURCHASE),
+    result(
+        "purchase",
+        codes=[-3, -9],
+        held={"0": "0-12-5"},
+        stock=1,
+        sold=4,
+        price="9.90",
+        limiter="1000:0:1700000000000",
+        retry_after_ms=100,
+        command=PURCHASE,
+    ),
+    result("open", command=OPEN),
+    result("open", refusal="already_open", command=OPEN),
+    result("close", command=CLOSE),
+    result("close", refusal="never_opened", command=CLOSE),
+    result("malformed", error="users: not all ids"),
+]
+
+
+@pytest.mark.parametrize("document", RESULTS, ids=lambda document: document["type"])
+def test_results_have_the_form_that_the_file_tells(document: dict[str, Any]) -> None:
+    value = orjson.dumps(document)
+    messages.decode_result(value)
+    assert messages.peek_source_offset(value) == 12
+    validate(TOPICS.results, value)
+    for name in document.keys() - {"held", "refusal", "limiter", "stock", "sold", "price", "retry_after_ms"}:
+        with pytest.raises(ValidationError):
+            validate(TOPICS.results, orjson.dumps({key: document[key] for key in document.keys() - {name}}))
+
+
+@pytest.mark.parametrize("name", ["stock", "sold", "price", "limiter"])
+def test_what_belongs_together_in_a_result_stands_together(name: str) -> None:
+    lacking = {key: content for key, content in RESULTS[2].items() if key != name}
+    with pytest.raises(ValidationError):
+        validate(TOPICS.results, orjson.dumps(lacking))
+
+
+@given(ids, st.lists(st.tuples(ids, st.integers(1, 1_000_000)), min_size=1, max_size=20), prices, moments)
+def test_orders_have_the_form_that_the_file_tells(
+    product_id: str, buyers: list[tuple[str, int]], price: str, time_ms: int
+) -> None:
+    users, quantities = [user for user, _ in buyers], [quantity for _, quantity in buyers]
+    codes = [Code.SUCCESS.value] * len(users)
+    decided = messages.PurchaseResult(
+        source_offset=7,
+        time_ms=time_ms,
+        product_id=product_id,
+        codes=codes,
+        held={},
+        stock=0,
+        sold=sum(quantities),
+        price=price,
+        limiter=None,
+        retry_after_ms=None,
+        purchases=Purchases(users, quantities),
+    )
+    orders = list(messages.created_orders(decided, 3))
+    assert len(orders) == len(users)
+    for index, order in enumerate(orders):
+        validate(TOPICS.orders, order)
+        assert orjson.loads(order)["order_id"] == str(Receipt(3, 7, index))
