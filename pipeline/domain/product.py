@@ -97,6 +97,8 @@ class Decision:
     stock: int | None
     sold: int | None
     retry_after_ms: int | None = None
+    limited: bool = False
+    """Whether the limiter was asked at all (it is not while the sale is shut)."""
 
 
 def open_product(product: Product | None, opening: Opening) -> Product | Refusal:
@@ -148,11 +150,12 @@ def decide_purchases(
         codes.append(code.value)
         product.by_code[code] = product.by_code.get(code, 0) + 1
     retry_after_ms = None
-    if rule is not None and shut is None:
+    limited = rule is not None and shut is None
+    if rule is not None and limited:
         product.limiter = limiters.count(rule, product.limiter, passed)
         if Code.BUSY in codes:
             retry_after_ms = limiters.retry_after_ms(rule, product.limiter, time_ms)
-    return Decision(codes, held, product.stock, product.sold, retry_after_ms)
+    return Decision(codes, held, product.stock, product.sold, retry_after_ms, limited)
 
 
 def _shut(product: Product, time_ms: int) -> Code | None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import signal
 import sys
 
@@ -42,8 +43,12 @@ async def _serve(settings: Settings, topics: Topics) -> int:
     await asyncio.wait({feed, stopped}, return_when=asyncio.FIRST_COMPLETED)
     if feed.done():
         log.critical("the results feed failed, so this process ends", exc_info=feed.exception())
-    await ingress.stop()
-    return 0 if stop.is_set() else 1
+    status = 0 if stop.is_set() else 1
+    if not await ingress.stop():
+        # What did not stop would also keep the event loop from closing.
+        logging.shutdown()
+        os._exit(status)
+    return status
 
 
 if __name__ == "__main__":

@@ -66,6 +66,7 @@ class Ingress:
             self._store, self._commits, self._ends, self._feed, settings.retry_after_s
         )
         self._runners: list[web.AppRunner] = []
+        self._stopping = "nothing"
 
     async def start(self) -> asyncio.Task[None]:
         """Listen on both ports, once Kafka is there. Raises StartFailed.
@@ -86,26 +87,31 @@ class Ingress:
             raise StartFailed(str(error)) from error
         return feed
 
-    async def stop(self) -> None:
-        """Take no more, finish what is in flight, within `stop_deadline_ms`."""
+    async def stop(self) -> bool:
+        """Take no more, finish what is in flight. False if that was not done within `stop_deadline_ms`."""
         deadline_s = self._settings.stop_deadline_ms / 1_000
         self._health.is_stopping = True
         self._decisions.stop()
         last_word = asyncio.get_running_loop().call_later(STOP_PATIENCE * deadline_s, self._let_all_go)
-        try:
-            async with asyncio.timeout(deadline_s):
-                await asyncio.gather(*(runner.cleanup() for runner in self._runners))
-                await self._keeper.stop()
-                await self._feed.stop()
-                await self._ends.stop()
-                await self._producer.stop()
-                await self._store.close()
-        except TimeoutError:
-            log.error(
-                "not everything stopped within %d ms; ending all the same", self._settings.stop_deadline_ms
-            )
-        finally:
-            last_word.cancel()
+        # Not a time-out around the parts: one of them might swallow the cancellation, and stay for ever.
+        stopping = asyncio.create_task(self._stop_parts())
+        await asyncio.wait({stopping}, timeout=deadline_s)
+        last_word.cancel()
+        if stopping.done():
+            stopping.result()
+            return True
+        log.error("not stopped within %d ms: %s", self._settings.stop_deadline_ms, self._stopping)
+        stopping.cancel()
+        return False
+
+    async def _stop_parts(self) -> None:
+        self._stopping = "listeners"
+        await asyncio.gather(*(runner.cleanup() for runner in self._runners))
+        for part in (self._keeper, self._feed, self._ends, self._producer):
+            self._stopping = type(part).__name__
+            await part.stop()
+        self._stopping = "stock store"
+        await self._store.close()
 
     def _let_all_go(self) -> None:
         self._waiters.let_all_go()

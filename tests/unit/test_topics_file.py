@@ -1,4 +1,4 @@
-"""`topics.yaml`: what it says, what is refused, and that its schemas are those of the records that we write."""
+"""`topics.yaml`: what it says, what is refused, and that its schemas are those of the records we write."""
 
 import copy
 import re

@@ -1,0 +1,59 @@
+# `make` alone lists the targets: every line here with `##` is one.
+.DEFAULT_GOAL := help
+.PHONY: help run test lint format lock clean demo
+
+BIN := .venv/bin
+IS_NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(shell for each in python3.12 python3.11 python3.13 python3; do \
+	"$$each" -c '$(IS_NEW_ENOUGH)' 2>/dev/null && { echo "$$each"; break; }; done)
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+COMPILE := uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header \
+	--no-annotate --no-emit-index-url --no-emit-find-links --quiet $(LOCK_OPTIONS)
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: .venv/.run-stamp ## Set up what is missing and run the whole system until Ctrl-C
+	@exec $(BIN)/seckill up
+
+demo: .venv/.run-stamp ## Send a crowd to the running system and show what it got
+	@exec $(BIN)/seckill demo
+
+test: .venv/.dev-stamp ## Set up what is missing and run all tests (TESTS="tests/unit -x" for some)
+	@$(BIN)/python -m pytest $(TESTS)
+
+lint: .venv/.dev-stamp ## Check style, types and who imports whom
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: .venv/.dev-stamp ## Put the code into the one format
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+lock: ## Pin all versions anew, with hashes (LOCK_OPTIONS=--upgrade for the newest); needs uv
+	@command -v uv >/dev/null || { echo "make lock needs uv on the PATH" >&2; exit 1; }
+	$(COMPILE) --extra build --output-file requirements.lock
+	$(COMPILE) --all-extras --constraints requirements.lock --output-file requirements-dev.lock
+	@! grep -n '://' requirements.lock requirements-dev.lock
+
+clean: ## Remove the virtual environment and all caches; the data of the system stays
+	rm -rf .venv dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamps make the second run instant: nothing is asked of pip until a lock file changes.
+.venv/.run-stamp: requirements.lock pyproject.toml
+	@"$(or $(PYTHON),false)" -c '$(IS_NEW_ENOUGH)' 2>/dev/null || \
+		{ echo "Python 3.11 or newer is needed (found: $(or $(PYTHON),none)); PYTHON=/path/to/it names one" >&2; exit 1; }
+	@$(BIN)/python -c '$(IS_NEW_ENOUGH)' 2>/dev/null || $(PYTHON) -m venv --clear .venv || \
+		{ echo "$(PYTHON) can not make a virtual environment; its package python3-venv may be missing" >&2; exit 1; }
+	@echo "setting up .venv ..."
+	@$(PIP) --require-hashes -r requirements.lock
+	@$(PIP) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.venv/.dev-stamp: .venv/.run-stamp requirements-dev.lock
+	@echo "setting up what the tests need ..."
+	@$(PIP) --require-hashes -r requirements-dev.lock
+	@touch $@

@@ -1,0 +1,1 @@
+"""Recomputing what the system says of itself from its logs."""

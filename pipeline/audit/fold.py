@@ -1,0 +1,77 @@
+"""The fold of one partition's commands in plain Python: what every decision must have been.
+
+It shares the rules of `pipeline.domain` with nobody at run time: the live decisions are made by Lua in Redis.
+"""
+
+from dataclasses import dataclass, field
+
+from pipeline.domain.product import Product, Refusal, close_product, decide_purchases, open_product
+from pipeline.messages import (
+    TIME_MS_MAX,
+    CloseCommand,
+    CloseResult,
+    MalformedCommand,
+    MalformedResult,
+    OpenCommand,
+    OpenResult,
+    PurchaseCommand,
+    PurchaseResult,
+    Result,
+    decode_command,
+)
+
+
+@dataclass(slots=True)
+class PartitionFold:
+    """Give it every command record of a partition, in order; it tells the decision and keeps what they add up to."""
+
+    partition: int
+    products: dict[str, Product] = field(default_factory=dict)
+    offset: int = -1
+    time_ms: int = 0
+    purchases: int = 0
+    records: int = 0
+
+    def decide(self, offset: int, time_ms: int, key: bytes | None, value: bytes | None) -> Result:
+        """The decision that belongs to this command record."""
+        self.offset, self.records = offset, self.records + 1
+        self.time_ms = max(self.time_ms, min(max(time_ms, 0), TIME_MS_MAX))
+        try:
+            command = decode_command(key, value)
+        except MalformedCommand as error:
+            return MalformedResult(offset, self.time_ms, str(error))
+        if isinstance(command, OpenCommand):
+            return self._open(offset, command)
+        if isinstance(command, CloseCommand):
+            closed = close_product(self.products.get(command.product_id))
+            refusal = closed if isinstance(closed, Refusal) else None
+            return CloseResult(offset, self.time_ms, command.product_id, refusal)
+        return self._purchases(offset, command)
+
+    def _open(self, offset: int, command: OpenCommand) -> OpenResult:
+        opened = open_product(self.products.get(command.product_id), command.opening)
+        if isinstance(opened, Product):
+            self.products[command.product_id] = opened
+        refusal = opened if isinstance(opened, Refusal) else None
+        return OpenResult(offset, self.time_ms, command.product_id, refusal, command.opening)
+
+    def _purchases(self, offset: int, command: PurchaseCommand) -> PurchaseResult:
+        product = self.products.get(command.product_id)
+        self.purchases += len(command.purchases.users)
+        decision = decide_purchases(product, self.partition, offset, self.time_ms, command.purchases)
+        limiter = None
+        if product and product.opening.rate_limit and decision.limited:
+            limiter = "{}:{}:{}".format(*product.limiter)
+        return PurchaseResult(
+            offset,
+            self.time_ms,
+            command.product_id,
+            decision.codes,
+            decision.held,
+            decision.stock,
+            decision.sold,
+            product.opening.price if product else None,
+            limiter,
+            decision.retry_after_ms,
+            command.purchases,
+        )

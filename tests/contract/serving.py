@@ -1,0 +1,190 @@
+"""What the contract tests speak of: a running ingress, a decider that does what the test wants, checked answers."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Self
+
+import aiohttp
+import orjson
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from jsonschema import Draft202012Validator
+
+from pipeline.ingress.app import Ingress
+from pipeline.ingress.openapi import describe
+from pipeline.messages import MalformedCommand, decode_command
+from pipeline.producer import LogProducer
+from pipeline.settings import Settings
+from pipeline.stock.store import Command, StockStore
+from pipeline.topics import Topics
+
+PURCHASE = "/api/v1/seckill/purchase"
+PURCHASE_ASYNC = "/api/v1/seckill/purchase/async"
+REQUESTS = "/api/v1/seckill/requests/"
+STATS = "/api/v1/seckill/stats/"
+PURCHASED = "/api/v1/seckill/purchased/"
+SYSTEM = "/api/v1/system/stats"
+PREWARM = "/api/v1/seckill/activity/prewarm"
+CLOSE = "/api/v1/seckill/activity/close"
+
+
+class Decider:
+    """Decides all partitions in order with the real scripts, and writes results and views: no fault is its business.
+
+    `gate` closed, nothing is decided; `repeats` has every result written twice; `writes_views` off, only the log
+    has the decisions.
+    """
+
+    def __init__(self, settings: Settings, topics: Topics) -> None:
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.repeats = False
+        self.writes_views = True
+        self.commands: list[tuple[int, int, bytes]] = []
+        self._topics = topics
+        self._settings = settings
+        self._store = StockStore(settings.redis(), settings.redis_timeout_ms)
+        self._producer = LogProducer(settings, "decider", idempotent=settings.kafka_idempotence)
+        self._consumer = AIOKafkaConsumer(
+            bootstrap_servers=settings.kafka(),
+            group_id=None,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+        )
+        self._after = dict.fromkeys(range(topics.requests.partitions), -1)
+
+    async def __aenter__(self) -> Self:
+        await self._producer.start()
+        await self._consumer.start()
+        places = [TopicPartition(self._topics.requests.name, partition) for partition in self._after]
+        self._consumer.assign(places)
+        for place in places:
+            self._consumer.seek(place, 0)
+        self._task = asyncio.create_task(self._decide())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._task.cancel()
+        await asyncio.wait({self._task}, timeout=5)
+        if not self._task.done():
+            print("HANG decider"); self._task.print_stack(); [t.print_stack() for t in asyncio.all_tasks()]
+        async with asyncio.timeout(10):
+            print("c"); await self._consumer.stop()
+            print("p"); await self._producer.stop()
+            print("s"); await self._store.close()
+        if not self._task.cancelled():
+            self._task.result()
+
+    async def _decide(self) -> None:
+        while True:
+            for place, records in (await self._consumer.getmany(timeout_ms=1_000)).items():
+                for record in records:
+                    self.commands.append((place.partition, record.offset, record.value))
+                    await self.gate.wait()
+                    await self._decide_record(place.partition, record)
+
+    async def _decide_record(self, partition: int, record: Any) -> None:
+        try:
+            command = Command(
+                record.offset,
+                record.timestamp,
+                decode_command(record.key, record.value).product_id,
+                record.value,
+            )
+        except MalformedCommand as error:
+            command = Command(record.offset, record.timestamp, None, str(error).encode())
+        decided = await self._store.decide(partition, self._after[partition], 0, [command])
+        self._after[partition] = record.offset
+        for _ in range(2 if self.repeats else 1):
+            await self._producer.send(self._topics.results.name, partition, record.key, decided.records[0])
+        if self.writes_views:
+            views = [(record.offset, decided.records[0])]
+            await self._store.write_views(partition, views, self._settings.result_ttl_ms)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer as it came; `kind` is its media type."""
+
+    status: int
+    headers: dict[str, str]
+    text: str
+    kind: str
+
+    def json(self) -> Any:
+        return orjson.loads(self.text)
+
+
+@dataclass
+class Service:
+    """An ingress that runs, and a client for each of its listeners."""
+
+    settings: Settings
+    topics: Topics
+    ingress: Ingress
+    public: aiohttp.ClientSession
+    admin: aiohttp.ClientSession
+
+    async def call(
+        self, method: str, path: str, *, admin: bool = False, template: str | None = None, **request: Any
+    ) -> Reply:
+        """One call; its answer must be one that the OpenAPI document has for `template` (else for the path)."""
+        client = self.admin if admin else self.public
+        async with client.request(method, path, **request) as response:
+            text = await response.text()
+            kind = response.headers["Content-Type"].partition(";")[0]
+            reply = Reply(response.status, dict(response.headers), text, kind)
+        check_described(self.settings, method, template or path.partition("?")[0], reply)
+        return reply
+
+    async def buy(self, product_id: int | str, user_id: int | str, **more: Any) -> Reply:
+        body = {"product_id": product_id, "user_id": user_id, **more}
+        return await self.call("POST", PURCHASE, json=body)
+
+    async def buy_async(self, product_id: int | str, user_id: int | str, **more: Any) -> Reply:
+        body = {"product_id": product_id, "user_id": user_id, **more}
+        return await self.call("POST", PURCHASE_ASYNC, json=body)
+
+    async def poll(self, request_id: str, wait_ms: int | None = None) -> Reply:
+        query = "" if wait_ms is None else f"?wait_ms={wait_ms}"
+        return await self.call("GET", f"{REQUESTS}{request_id}{query}", template=REQUESTS + "{request_id}")
+
+    async def stats(self, product_id: int | str) -> Reply:
+        return await self.call("GET", f"{STATS}{product_id}", template=STATS + "{product_id}")
+
+    async def purchased(self, product_id: int | str, user_id: int | str) -> Reply:
+        template = PURCHASED + "{product_id}/{user_id}"
+        return await self.call("GET", f"{PURCHASED}{product_id}/{user_id}", template=template)
+
+    async def prewarm(self, product_id: int | str = 1001, **more: Any) -> Reply:
+        return await self.call("POST", PREWARM, admin=True, json=opening(product_id, **more))
+
+
+StartIngress = Callable[..., Awaitable[Service]]
+"""Starts an ingress with these settings changed."""
+
+
+def opening(product_id: int | str = 1001, **more: Any) -> dict[str, Any]:
+    return {
+        "product_id": product_id,
+        "product_name": "phone",
+        "price": 19.9,
+        "stock": 10,
+        "start_time": "2020-01-01T00:00:00Z",
+        "end_time": "2090-01-01T08:00:00+08:00",
+        "status": "active",
+        **more,
+    }
+
+
+def check_described(settings: Settings, method: str, template: str, reply: Reply) -> None:
+    """The status, the media type and the body must be in the OpenAPI document; 404 and 405 of no call need not."""
+    document = describe(settings)
+    operation = document["paths"].get(template, {}).get(method.lower())
+    if operation is None:
+        assert reply.status in (403, 404, 405)
+        schema = {"$ref": "#/components/schemas/Problem"}
+    else:
+        schema = operation["responses"][str(reply.status)]["content"][reply.kind]["schema"]
+    if reply.kind.endswith("json"):
+        Draft202012Validator({**schema, "components": document["components"]}).validate(reply.json())

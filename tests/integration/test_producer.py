@@ -1,0 +1,339 @@
+"""The producer on a real broker: places, order, and every way in which an acknowledgement may not come."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import OutOfOrderSequenceNumber
+from conftest import Kafka, make_topics
+
+from pipeline import producer as module
+from pipeline.local.listen import free_port
+from pipeline.partitionlog import PartitionLog
+from pipeline.producer import LogProducer, SendFailed
+from pipeline.settings import Settings
+
+PARTITIONS = 4
+
+
+async def make_topic(bootstrap: str) -> str:
+    return (await make_topics(bootstrap)).orders.name
+
+
+@asynccontextmanager
+async def running(kafka: Kafka, idempotent: bool | None = None) -> AsyncIterator[LogProducer]:
+    settings = Settings.model_validate(kafka.settings())
+    producer = LogProducer(
+        settings, "test-1", idempotent=kafka.idempotent if idempotent is None else idempotent
+    )
+    await producer.start()
+    try:
+        yield producer
+    finally:
+        await producer.stop()
+
+
+@pytest.fixture
+async def topic(kafka: Kafka) -> str:
+    return await make_topic(kafka.bootstrap)
+
+
+@pytest.fixture
+async def producer(kafka: Kafka) -> AsyncIterator[LogProducer]:
+    async with running(kafka) as producer:
+        yield producer
+
+
+async def values_of(bootstrap: str, topic: str, partition: int = 0) -> list[bytes | None]:
+    batches = PartitionLog(bootstrap).read(topic, partition, 0)
+    return [record.value async for batch in batches for record in batch]
+
+
+# --- places and order ---------------------------------------------------------------------------------------
+
+
+async def test_a_record_gets_the_next_place_and_our_headers(
+    kafka: Kafka, topic: str, producer: LogProducer
+) -> None:
+    assert [await producer.send(topic, 1, b"1001", b"%d" % n) for n in range(3)] == [0, 1, 2]
+    assert await producer.send(topic, 1, None, b"bare", [("error", b"none")]) == 3
+    consumer = AIOKafkaConsumer(bootstrap_servers=kafka.bootstrap)
+    await consumer.start()
+    try:
+        place = TopicPartition(topic, 1)
+        consumer.assign([place])
+        consumer.seek(place, 0)
+        records = [await consumer.getone(place) for _ in range(4)]
+    finally:
+        await consumer.stop()
+    assert [record.key for record in records] == [b"1001", b"1001", b"1001", None]
+    assert [record.value for record in records] == [b"0", b"1", b"2", b"bare"]
+    assert records[0].headers == (("v", b"1"), ("origin", b"test-1"))
+    assert records[3].headers == (("v", b"1"), ("origin", b"test-1"), ("error", b"none"))
+
+
+async def test_many_at_once_each_get_their_own_place(kafka: Kafka, topic: str, producer: LogProducer) -> None:
+    sends = [producer.send(topic, n % PARTITIONS, b"1", b"%d" % n) for n in range(2_000)]
+    offsets = await asyncio.gather(*sends)
+    for partition in range(PARTITIONS):
+        values = await values_of(kafka.bootstrap, topic, partition)
+        assert len(values) == 2_000 // PARTITIONS
+        for n in range(partition, 2_000, PARTITIONS):
+            assert values[offsets[n]] == b"%d" % n
+
+
+async def test_a_list_longer_than_a_batch_keeps_its_order(
+    kafka: Kafka, topic: str, producer: LogProducer
+) -> None:
+    await producer.send(topic, 0, b"1", b"first")
+    records = [(b"1", b"%07d" % n * 40) for n in range(10_000)]
+    assert sum(len(value) for _, value in records) > 2 * module.BATCH_BYTES_MAX
+    assert await producer.send_all(topic, 0, records) == 10_000
+    assert await values_of(kafka.bootstrap, topic) == [b"first", *(value for _, value in records)]
+
+
+async def test_nothing_to_send_is_no_place(topic: str, producer: LogProducer) -> None:
+    assert await producer.send_all(topic, 0, []) == -1
+
+
+async def test_records_that_each_fill_a_batch_all_go(kafka: Kafka, topic: str, producer: LogProducer) -> None:
+    large = b"x" * (module.BATCH_BYTES_MAX - 200)
+    assert await producer.send_all(topic, 0, [(None, large), (None, b"small"), (None, large)]) == 2
+    assert await values_of(kafka.bootstrap, topic) == [large, b"small", large]
+
+
+# --- refusals -----------------------------------------------------------------------------------------------
+
+
+async def test_a_partition_that_is_not_there_is_named(topic: str, producer: LogProducer) -> None:
+    with pytest.raises(SendFailed, match=f"{topic} has no partition 4, only 4; the record was not sent"):
+        await producer.send(topic, PARTITIONS, b"1", b"v")
+    with pytest.raises(SendFailed, match=f"{topic} has no partition 4, only 4; the record was not sent"):
+        await producer.send_all(topic, PARTITIONS, [(b"1", b"v")])
+    assert await producer.send(topic, 0, b"1", b"v") == 0
+
+
+async def test_a_topic_that_is_not_there_is_named(kafka: Kafka, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not kafka.durable:
+        pytest.skip("the in-memory broker makes a topic of any name")
+    monkeypatch.setattr(module, "REQUEST_TIMEOUT_MS", 500)
+    async with running(kafka) as producer:
+        with pytest.raises(SendFailed, match="nowhere/0: UnknownTopicOrPartitionError"):
+            await producer.send("nowhere", 0, b"1", b"v")
+
+
+async def test_a_record_over_the_limit_is_not_sent(topic: str, producer: LogProducer) -> None:
+    session = producer._session
+    too_large = b"x" * (module.RECORD_BYTES_MAX + 1)
+    for sending in (
+        producer.send(topic, 0, None, too_large),
+        producer.send(topic, 0, too_large[1:], b"v"),
+        producer.send(topic, 0, None, too_large[6:], [("error", b"!")]),
+        producer.send_all(topic, 0, [(None, b"small"), (None, too_large)]),
+    ):
+        with pytest.raises(SendFailed, match=f"the limit is {module.RECORD_BYTES_MAX}"):
+            await sending
+    assert await producer.send(topic, 0, b"1", b"v") == 0
+    assert producer._session is session
+
+
+async def test_who_does_not_run_sends_nothing(kafka: Kafka, topic: str) -> None:
+    producer = LogProducer(Settings.model_validate(kafka.settings()), "test-1", idempotent=kafka.idempotent)
+    with pytest.raises(SendFailed, match="does not run"):
+        await producer.send(topic, 0, b"1", b"v")
+    await producer.start()
+    assert await producer.send(topic, 0, b"1", b"v") == 0
+    await producer.stop()
+    await producer.stop()
+    with pytest.raises(SendFailed, match="does not run"):
+        await producer.send(topic, 0, b"1", b"v")
+
+
+async def test_without_a_broker_the_start_ends_with_words() -> None:
+    bootstrap = f"127.0.0.1:{free_port()}"
+    producer = LogProducer(Settings(kafka_bootstrap=bootstrap), "test-1", idempotent=True)
+    with pytest.raises(SendFailed, match=f"{bootstrap} took no producer within 700 ms: KafkaConnectionError"):
+        await producer.start(700)
+    await producer.stop()
+
+
+async def test_a_broker_that_knows_no_idempotence_is_told(kafka: Kafka) -> None:
+    if kafka.idempotent:
+        pytest.skip("this broker knows idempotent producers")
+    producer = LogProducer(Settings.model_validate(kafka.settings()), "test-1", idempotent=True)
+    with pytest.raises(SendFailed, match="SECKILL_KAFKA_IDEMPOTENCE=false"):
+        await producer.start(1_500)
+
+
+# --- sessions that end --------------------------------------------------------------------------------------
+
+
+async def test_what_the_broker_refuses_costs_that_record_only(
+    kafka: Kafka, topic: str, producer: LogProducer
+) -> None:
+    if not kafka.durable:
+        pytest.skip("the in-memory broker takes records of any size")
+    over_the_topics_limit = b"x" * (module.BATCH_BYTES_MAX + 1_000)
+    with pytest.raises(SendFailed, match="MessageSizeTooLargeError"):
+        await producer.send(topic, 0, None, over_the_topics_limit)
+    assert await producer.send(topic, 0, b"1", b"next") == 0
+    assert await values_of(kafka.bootstrap, topic) == [b"next"]
+
+
+async def test_a_gap_in_the_sequence_is_left_behind(kafka: Kafka, topic: str, producer: LogProducer) -> None:
+    if not kafka.idempotent:
+        pytest.skip("this broker knows no idempotent producers, so there is no sequence")
+    await producer.send(topic, 0, b"1", b"0")
+    assert producer._session is not None
+    producer._session.producer._txn_manager.increment_sequence_number(TopicPartition(topic, 0), 5)
+    with pytest.raises(SendFailed, match="OutOfOrderSequenceNumber"):
+        await producer.send(topic, 0, b"1", b"lost")
+    assert await producer.send(topic, 0, b"1", b"1") == 1
+    assert await producer.send_all(topic, 0, [(b"1", b"2"), (b"1", b"3")]) == 3
+    assert await values_of(kafka.bootstrap, topic) == [b"0", b"1", b"2", b"3"]
+
+
+@pytest.mark.parametrize("death", ["fatal error", "closed"])
+async def test_a_dead_session_is_left_behind(topic: str, producer: LogProducer, death: str) -> None:
+    await producer.send(topic, 0, b"1", b"0")
+    session = producer._session
+    assert session is not None
+    if death == "closed":
+        await session.producer.stop()
+    else:
+        session.producer._message_accumulator.fail_all(OutOfOrderSequenceNumber())
+    with pytest.raises(SendFailed, match="the record was not sent"):
+        await producer.send(topic, 0, b"1", b"lost")
+    offsets = await asyncio.gather(*(producer.send(topic, 0, b"1", b"%d" % n) for n in range(50)))
+    assert sorted(offsets) == list(range(1, 51))
+    assert producer._session is not session
+
+
+async def test_a_repeat_whose_place_nobody_knows_is_no_place(
+    topic: str, producer: LogProducer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert producer._session is not None
+    acknowledged: asyncio.Future[Offset] = asyncio.get_running_loop().create_future()
+    acknowledged.set_result(Offset(-1))
+
+    async def send(*_: object, **__: object) -> asyncio.Future[Offset]:
+        return acknowledged
+
+    monkeypatch.setattr(producer._session.producer, "send", send)
+    with pytest.raises(SendFailed, match="its offset is not known"):
+        await producer.send(topic, 0, b"1", b"v")
+
+
+class Offset:
+    def __init__(self, offset: int) -> None:
+        self.offset = offset
+
+
+# --- a broker that falls silent, dies, comes back -----------------------------------------------------------
+
+
+async def test_who_gives_up_the_answer_does_not_give_up_the_record(private_kafka: Kafka) -> None:
+    topic = await make_topic(private_kafka.bootstrap)
+    async with running(private_kafka) as producer:
+        assert await producer.send(topic, 0, b"1", b"0") == 0
+        private_kafka.process.pause()
+        try:
+            for value, guard in ((b"shielded", True), (b"cancelled", False)):
+                sending = asyncio.ensure_future(producer.send(topic, 0, b"1", value))
+                with pytest.raises(TimeoutError):
+                    await asyncio.wait_for(asyncio.shield(sending) if guard else sending, 0.3)
+                assert sending.cancelled() is not guard
+        finally:
+            private_kafka.process.resume()
+        assert await producer.send(topic, 0, b"1", b"last") == 3
+    values = await values_of(private_kafka.bootstrap, topic)
+    assert values == [b"0", b"shielded", b"cancelled", b"last"]
+
+
+async def test_the_end_fails_what_is_owed(private_kafka: Kafka, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SESSION_END_MS", 300)
+    topic = await make_topic(private_kafka.bootstrap)
+    async with running(private_kafka) as producer:
+        await producer.send(topic, 0, b"1", b"0")
+        private_kafka.process.pause()
+        try:
+            owed = [asyncio.ensure_future(producer.send(topic, 0, b"1", b"v")) for _ in range(3)]
+            owed.append(asyncio.ensure_future(producer.send_all(topic, 1, [(b"1", b"v")])))
+            await asyncio.sleep(0.2)
+            await producer.stop()
+            outcomes = await asyncio.gather(*owed, return_exceptions=True)
+        finally:
+            private_kafka.process.resume()
+    assert [type(outcome) for outcome in outcomes] == [SendFailed] * 4
+    assert all("may be in the log" in str(outcome) for outcome in outcomes)
+
+
+@pytest.mark.durable
+async def test_without_idempotence_nothing_is_sent_again(private_kafka: Kafka) -> None:
+    """The broker dies with the request in its hands: a retry would find the next broker and land there."""
+    topic = await make_topic(private_kafka.bootstrap)
+    async with running(private_kafka, idempotent=False) as producer:
+        await producer.send(topic, 0, b"1", b"0")
+        private_kafka.process.pause()
+        sending = asyncio.ensure_future(producer.send(topic, 0, b"1", b"once"))
+        await asyncio.sleep(0.3)
+        await asyncio.to_thread(private_kafka.process.kill)
+        await asyncio.to_thread(private_kafka.process.start)
+        with pytest.raises(SendFailed, match="may be in the log"):
+            await sending
+        assert await producer.send(topic, 0, b"1", b"last") == 1
+    assert await values_of(private_kafka.bootstrap, topic) == [b"0", b"last"]
+
+
+@pytest.mark.durable
+@pytest.mark.parametrize("idempotent", [True, False])
+async def test_a_killed_broker_costs_no_acknowledged_record(private_kafka: Kafka, idempotent: bool) -> None:
+    topic = await make_topic(private_kafka.bootstrap)
+    acknowledged: dict[int, bytes] = {}
+    failed: list[bytes] = []
+    well_under_way = asyncio.Event()
+
+    async def client(name: int, producer: LogProducer) -> None:
+        for number in range(500):
+            value = b"%d-%d" % (name, number)
+            try:
+                offset = await producer.send(topic, 0, b"1", value)
+            except SendFailed:
+                failed.append(value)
+            else:
+                assert offset not in acknowledged
+                acknowledged[offset] = value
+            if len(acknowledged) >= 500:
+                well_under_way.set()
+
+    async with running(private_kafka, idempotent=idempotent) as producer, asyncio.TaskGroup() as group:
+        for name in range(20):
+            group.create_task(client(name, producer))
+        await well_under_way.wait()
+        await asyncio.to_thread(private_kafka.process.kill)
+        before = len(acknowledged)
+        await asyncio.to_thread(private_kafka.process.start)
+    values = await values_of(private_kafka.bootstrap, topic)
+    assert before < len(acknowledged)
+    assert all(values[offset] == value for offset, value in acknowledged.items())
+    assert max(Counter(values).values()) == 1
+    assert set(values) <= {*acknowledged.values(), *failed}
+    # Whoever may retry has lost nothing; whoever may not has said so to those whom it concerns.
+    assert bool(failed) is not idempotent
+
+
+@pytest.mark.durable
+async def test_the_start_waits_for_the_broker(private_kafka: Kafka) -> None:
+    topic = await make_topic(private_kafka.bootstrap)
+    await asyncio.to_thread(private_kafka.process.kill)
+    producer = LogProducer(Settings.model_validate(private_kafka.settings()), "test-1", idempotent=True)
+    starting = asyncio.ensure_future(producer.start(60_000))
+    await asyncio.sleep(0.5)
+    assert not starting.done()
+    await asyncio.to_thread(private_kafka.process.start)
+    await starting
+    assert await producer.send(topic, 0, b"1", b"v") == 0
+    await producer.stop()

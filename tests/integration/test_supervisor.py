@@ -1,0 +1,206 @@
+"""The supervisor and its parts: what dies comes back, within a limit, and nothing outlives its parent."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from system import is_running, wait_until
+
+from pipeline.local import launch, supervisor
+from pipeline.local.lock import hold
+from pipeline.local.process import Part, PartFailed, Process
+from pipeline.local.state import State, read_state
+from pipeline.local.supervisor import Supervisor
+
+SLEEPS = "import signal; signal.pause()"
+DEAF = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); open({!r}, 'w').close(); signal.pause()"
+
+
+def part(name: str, program: str, **options) -> Part:
+    options = {"is_ready": lambda: True, "stop_timeout_s": 5.0} | options
+    return Part(name, f"nowhere:{name}", (sys.executable, "-c", program), **options)
+
+
+@pytest.fixture
+def said():
+    return []
+
+
+@pytest.fixture
+def stack(tmp_path, said):
+    with hold(tmp_path):
+        stack = Supervisor(tmp_path, said.append)
+        yield stack
+        stack.stop()
+
+
+def states(data_dir):
+    return {part.name: part for part in read_state(data_dir).parts}
+
+
+def test_killed_part_is_named_and_comes_back(stack, said, tmp_path):
+    stack.begin([part("a", SLEEPS), part("b", SLEEPS)])
+    stack.wait_ready()
+    before = states(tmp_path)
+    os.kill(before["a"].pid, signal.SIGKILL)
+    wait_until(lambda: stack.look() or states(tmp_path)["a"].restarts == 1, "a death seen")
+    stack.wait_ready()
+    after = states(tmp_path)
+    assert (after["a"].state, after["a"].restarts) == (State.READY, 1)
+    assert after["a"].pid != before["a"].pid
+    assert after["b"] == before["b"]
+    assert any(line.startswith("a was ended by signal 9; restart 1") for line in said)
+    assert "a is ready again" in said
+
+
+def test_part_that_keeps_dying_is_given_up(stack, said, tmp_path, monkeypatch):
+    monkeypatch.setattr(supervisor, "BACKOFF_S_MIN", 0.001)
+    stack.begin(
+        [part("a", "import time; time.sleep(0.3); print('no luck', flush=True); raise SystemExit(3)")]
+    )
+    stack.wait_ready()
+    with pytest.raises(PartFailed, match=r"a ended with status 3 after 5 restarts within 60 s(?s:.*)no luck"):
+        stack.watch()
+    assert states(tmp_path)["a"].restarts == supervisor.RESTARTS_MAX
+
+
+def test_part_that_never_gets_up_is_not_tried_again(stack, tmp_path):
+    stack.begin([part("a", "raise SystemExit('no such topic')", is_ready=lambda: False)])
+    with pytest.raises(PartFailed, match=r"a ended with status 1(?s:.*)no such topic"):
+        stack.wait_ready()
+
+
+def test_part_that_is_never_ready_is_named(stack):
+    stack.begin([part("a", SLEEPS, is_ready=lambda: False, start_timeout_s=0.2)])
+    with pytest.raises(PartFailed, match="a was not ready within"):
+        stack.wait_ready()
+
+
+def test_part_whose_data_ended_with_it_is_not_restarted(stack, tmp_path):
+    stack.begin([part("a", SLEEPS, is_restartable=False)])
+    stack.wait_ready()
+    os.kill(states(tmp_path)["a"].pid, signal.SIGKILL)
+    with pytest.raises(PartFailed, match="a was ended by signal 9, and its data with it"):
+        stack.watch()
+
+
+def test_program_that_is_not_there_is_named(stack):
+    missing = Part("a", "nowhere", ("/no/such/program",), is_ready=lambda: False)
+    stack.begin([missing])
+    with pytest.raises(PartFailed, match=r"a ended with status 127(?s:.*)/no/such/program: No such file"):
+        stack.wait_ready()
+
+
+def test_last_stage_stops_first(stack, tmp_path):
+    story = tmp_path / "story"
+    tells = (
+        "import signal, sys\n"
+        "def tell(*_):\n"
+        "    open({story!r}, 'a').write({name!r})\n"
+        "    sys.exit()\n"
+        "signal.signal(signal.SIGTERM, tell)\n"
+        "open({here!r}, 'w').close()\n"
+        "signal.pause()\n"
+    )
+    for name in "abc":
+        here = tmp_path / name
+        program = tells.format(story=str(story), name=name, here=str(here))
+        stack.begin([part(name, program, is_ready=here.exists)])
+        stack.wait_ready()
+    stack.stop()
+    assert story.read_text() == "cba"
+
+
+def test_part_that_does_not_hear_is_killed(stack, said, tmp_path):
+    deaf = tmp_path / "deaf"
+    stack.begin([part("a", DEAF.format(str(deaf)), is_ready=deaf.exists, stop_timeout_s=0.2)])
+    stack.wait_ready()
+    pid = states(tmp_path)["a"].pid
+    stack.stop()
+    assert not is_running(pid)
+    assert "a did not stop in time and was killed" in said
+
+
+def test_status_tells_a_part_whose_process_is_gone(stack, tmp_path):
+    stack.begin([part("a", SLEEPS)])
+    stack.wait_ready()
+    pid = states(tmp_path)["a"].pid
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    assert (states(tmp_path)["a"].state, states(tmp_path)["a"].pid) == (State.DIED, None)
+
+
+def test_nothing_runs_where_nobody_holds_the_directory(tmp_path):
+    assert read_state(tmp_path) is None
+    with hold(tmp_path):
+        Supervisor(tmp_path, print).begin([])
+        assert read_state(tmp_path).parts == []
+    assert read_state(tmp_path) is None
+
+
+def test_part_outlives_the_thread_that_started_it(tmp_path):
+    process = Process(part("a", SLEEPS), tmp_path)
+    thread = threading.Thread(target=process.start)
+    thread.start()
+    thread.join()
+    try:
+        with pytest.raises(subprocess.TimeoutExpired):
+            process._child.wait(1.0)
+    finally:
+        process.kill()
+
+
+PARENT = """
+import sys, time
+from pathlib import Path
+from pipeline.local.process import Part, Process
+for name in "ab":
+    process = Process(Part(name, "", (sys.executable, "-c", {program!r}), lambda: True), Path({logs!r}))
+    process.start()
+    print(process.pid, flush=True)
+time.sleep(60)
+"""
+
+
+def test_no_orphan_after_the_parent_is_killed(tmp_path):
+    program = PARENT.format(program=SLEEPS, logs=str(tmp_path))
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as parent:
+        children = [int(parent.stdout.readline()) for _ in range(2)]
+        assert all(map(is_running, children))
+        parent.kill()
+    wait_until(lambda: not any(map(is_running, children)), "both children gone", timeout_s=10)
+
+
+def test_no_orphan_where_the_kernel_does_not_help(tmp_path):
+    """Elsewhere than on Linux another process watches."""
+    here = tmp_path / "here"
+    child = f"import os; open({str(here)!r}, 'w').write(str(os.getpid())); {SLEEPS}"
+    elsewhere = (
+        "import sys, runpy, os\n"
+        "sys.platform = 'darwin'\n"
+        f"sys.argv = ['launch.py', sys.argv[1], sys.executable, '-c', {child!r}]\n"
+        f"runpy.run_path({launch.__file__!r}, run_name='__main__')\n"
+    )
+    starter = (
+        "import os, subprocess, sys, time\n"
+        f"subprocess.Popen([sys.executable, '-c', {elsewhere!r}, str(os.getpid())])\n"
+        "time.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", starter]) as parent:
+        wait_until(lambda: here.exists() and here.read_text(), "the child runs")
+        pid = int(here.read_text())
+        assert is_running(pid)
+        parent.kill()
+    wait_until(lambda: not is_running(pid), "the child gone", timeout_s=10)
+
+
+def test_log_of_a_part_has_what_it_said(tmp_path):
+    process = Process(part("a", "print('first')", is_ready=lambda: False), tmp_path)
+    for _ in range(2):
+        with pytest.raises(PartFailed, match="first"):
+            process.start()
+    assert Path(tmp_path / "a.log").read_text() == "first\nfirst\n"

@@ -1,0 +1,280 @@
+"""Creating and checking topics on a real broker, and real decisions against the schemas of `topics.yaml`."""
+
+import logging
+import uuid
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+import yaml
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import IncompatibleBrokerVersion
+from click.testing import CliRunner
+from conftest import Kafka
+from jsonschema import Draft202012Validator
+
+from pipeline import messages
+from pipeline.cli import main
+from pipeline.domain import limiters
+from pipeline.domain.product import Opening
+from pipeline.local.listen import free_port
+from pipeline.settings import Profile
+from pipeline.stock.store import Command, StockStore
+from pipeline.topics import (
+    BrokerAway,
+    Difference,
+    Topics,
+    TopicsRefused,
+    check_topics,
+    create_topics,
+    load_topics,
+    require_topics,
+)
+
+FILE = Path(__file__).parents[2] / "topics.yaml"
+
+
+@pytest.fixture
+def own_file(tmp_path: Path) -> Path:
+    """topics.yaml with names that no other test has."""
+    suffix = uuid.uuid4().hex[:8]
+    document = yaml.safe_load(FILE.read_text("utf-8"))
+    for entry in document["topics"].values():
+        entry["name"] += f".{suffix}"
+    file = tmp_path / "topics.yaml"
+    file.write_text(yaml.safe_dump(document))
+    return file
+
+
+@pytest.fixture
+def topics(own_file: Path) -> Topics:
+    return load_topics(Profile.LOCAL, own_file)
+
+
+async def names_at(bootstrap: str) -> set[str]:
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    await admin.start()
+    try:
+        return set(await admin.list_topics())
+    finally:
+        await admin.close()
+
+
+async def make(bootstrap: str, topic: NewTopic) -> None:
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    await admin.start()
+    try:
+        await admin.create_topics([topic])
+    finally:
+        await admin.close()
+
+
+async def test_creating_twice_is_creating_once(kafka: Kafka, topics: Topics) -> None:
+    assert await create_topics(kafka.bootstrap, topics) == [topic.name for topic in topics.all()]
+    assert await create_topics(kafka.bootstrap, topics) == []
+    assert await check_topics(kafka.bootstrap, topics) == []
+    await require_topics(kafka.bootstrap, topics)
+
+
+async def test_only_what_is_missing_is_created(kafka: Kafka, topics: Topics) -> None:
+    await make(kafka.bootstrap, NewTopic(topics.stock.name, topics.stock.partitions, 1))
+    created = await create_topics(kafka.bootstrap, topics)
+    assert created == [topic.name for topic in topics.all() if topic is not topics.stock]
+
+
+async def test_a_new_topic_can_be_written_to_at_once(kafka: Kafka, topics: Topics) -> None:
+    await create_topics(kafka.bootstrap, topics)
+    producer = AIOKafkaProducer(bootstrap_servers=kafka.bootstrap)
+    await producer.start()
+    try:
+        for topic in topics.all():
+            for partition in range(topic.partitions):
+                sent = await producer.send_and_wait(topic.name, b"{}", b"1", partition)
+                assert sent.offset == 0
+    finally:
+        await producer.stop()
+
+
+async def test_the_time_of_a_command_is_that_of_the_broker(kafka: Kafka, topics: Topics) -> None:
+    if not kafka.durable:
+        pytest.skip("the in-memory broker ignores LogAppendTime")
+    await create_topics(kafka.bootstrap, topics)
+    said_ms = 1_000
+    producer = AIOKafkaProducer(bootstrap_servers=kafka.bootstrap)
+    consumer = AIOKafkaConsumer(bootstrap_servers=kafka.bootstrap)
+    await producer.start()
+    await consumer.start()
+    try:
+        for topic in (topics.requests, topics.dead_letters):
+            await producer.send_and_wait(topic.name, b"{}", b"1", 0, timestamp_ms=said_ms)
+            place = TopicPartition(topic.name, 0)
+            consumer.assign([place])
+            consumer.seek(place, 0)
+            record = await consumer.getone(place)
+            assert (record.timestamp > 1_600_000_000_000) == topic.log_append_time
+            assert (record.timestamp == said_ms) != topic.log_append_time
+    finally:
+        await producer.stop()
+        await consumer.stop()
+
+
+async def test_what_differs_is_said_and_left_as_it_is(kafka: Kafka, topics: Topics) -> None:
+    configs = {
+        "cleanup.policy": "compact",
+        "retention.ms": "60000",
+        "message.timestamp.type": "CreateTime",
+        "min.insync.replicas": "2",
+        "max.message.bytes": "5000",
+    }
+    name = topics.orders.name
+    await make(kafka.bootstrap, NewTopic(name, topics.orders.partitions, 1, topic_configs=configs))
+    assert name not in await create_topics(kafka.bootstrap, topics)
+    assert set(await check_topics(kafka.bootstrap, topics)) == {
+        Difference(name, "cleanup.policy", "compact", "delete"),
+        Difference(name, "retention.ms", "60000", "2592000000"),
+        Difference(name, "message.timestamp.type", "CreateTime", "LogAppendTime"),
+        Difference(name, "min.insync.replicas", "2", "1"),
+        Difference(name, "max.message.bytes", "5000", "1048588"),
+    }
+    # None of it moves a product, so nothing is refused.
+    await require_topics(kafka.bootstrap, topics)
+
+
+async def test_too_few_copies_are_said(kafka: Kafka, topics: Topics, own_file: Path) -> None:
+    await create_topics(kafka.bootstrap, topics)
+    differences = await check_topics(kafka.bootstrap, load_topics(Profile.CLUSTER, own_file))
+    assert Difference(topics.requests.name, "replication", "1", "3") in differences
+    assert Difference(topics.requests.name, "min.insync.replicas", "1", "2") in differences
+    assert len(differences) == 2 * len(topics.all())
+
+
+async def test_a_missing_topic_is_said(kafka: Kafka, topics: Topics) -> None:
+    differences = await check_topics(kafka.bootstrap, topics)
+    assert [str(each) for each in differences] == [f"{topic.name}: is not there" for topic in topics.all()]
+    with pytest.raises(TopicsRefused, match=topics.control.name):
+        await require_topics(kafka.bootstrap, topics)
+    assert not {topic.name for topic in topics.all()} & await names_at(kafka.bootstrap)
+
+
+async def test_another_number_of_partitions_is_refused(kafka: Kafka, topics: Topics) -> None:
+    await make(kafka.bootstrap, NewTopic(topics.orders.name, 3, 1))
+    with pytest.raises(TopicsRefused, match=f"{topics.orders.name}: 3 partitions in the log, 4 in"):
+        await create_topics(kafka.bootstrap, topics)
+    # Refused before anything was done.
+    assert topics.requests.name not in await names_at(kafka.bootstrap)
+    assert Difference(topics.orders.name, "partitions", "3", "4") in await check_topics(
+        kafka.bootstrap, topics
+    )
+
+
+async def test_more_copies_than_brokers_are_refused(kafka: Kafka, own_file: Path) -> None:
+    if not kafka.durable:
+        pytest.skip("the in-memory broker takes any number of copies and makes none")
+    topics = load_topics(Profile.CLUSTER, own_file)
+    with pytest.raises(TopicsRefused, match=f"{topics.requests.name}: InvalidReplicationFactorError"):
+        await create_topics(kafka.bootstrap, topics)
+
+
+@pytest.mark.parametrize("call", [create_topics, check_topics, require_topics])
+async def test_a_broker_that_is_not_there_is_named(topics: Topics, call: Any) -> None:
+    bootstrap = f"127.0.0.1:{free_port()}"
+    with pytest.raises(BrokerAway, match=f"{bootstrap} within 600 ms"):
+        await call(bootstrap, topics, 600)
+
+
+async def test_what_a_broker_does_not_tell_is_said(
+    kafka: Kafka, topics: Topics, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    await create_topics(kafka.bootstrap, topics)
+
+    async def refuse(*_: object) -> None:
+        raise IncompatibleBrokerVersion("DescribeConfigs")
+
+    monkeypatch.setattr(AIOKafkaAdminClient, "describe_configs", refuse)
+    with caplog.at_level(logging.WARNING, "pipeline.topics"):
+        assert await check_topics(kafka.bootstrap, topics) == []
+    for field in topics.orders.configs():
+        assert f"does not tell it: {field} of" in caplog.text
+
+
+# --- the command line ---------------------------------------------------------------------------------------
+
+
+def run(kafka: Kafka, file: Path, *arguments: str, **environment: str) -> tuple[int, str]:
+    named = {"SECKILL_KAFKA_BOOTSTRAP": kafka.bootstrap, "SECKILL_TOPICS_FILE": str(file)} | environment
+    outcome = CliRunner().invoke(main, ["topics", *arguments], env=named)
+    assert outcome.exception is None or isinstance(outcome.exception, SystemExit)
+    return outcome.exit_code, outcome.output
+
+
+def test_the_command_line_creates_and_checks(kafka: Kafka, own_file: Path, topics: Topics) -> None:
+    status, output = run(kafka, own_file, "check")
+    assert (status, output.count("is not there")) == (1, 7)
+    status, output = run(kafka, own_file, "create")
+    assert (status, output.count("created ")) == (0, 7)
+    assert run(kafka, own_file, "create") == (0, "7 of 7 topics were there already\n")
+    status, output = run(kafka, own_file, "check")
+    assert (status, "all 7 topics" in output) == (0, True)
+    status, output = run(kafka, own_file, "check", SECKILL_KAFKA_PROFILE="cluster")
+    assert (status, f"{topics.orders.name}: replication is 1" in output) == (1, True)
+
+
+@pytest.mark.parametrize("command", ["create", "check"])
+def test_the_command_line_says_in_a_line_what_is_wrong(kafka: Kafka, own_file: Path, command: str) -> None:
+    nowhere = f"127.0.0.1:{free_port()}"
+    assert run(kafka, own_file, command, "--timeout-ms", "500", SECKILL_KAFKA_BOOTSTRAP=nowhere) == (
+        1,
+        f"Error: no answer from Kafka at {nowhere} within 500 ms\n",
+    )
+    own_file.write_text("version: 1")
+    status, output = run(kafka, own_file, command)
+    assert status == 1
+    assert output.startswith(f"Error: {own_file}: profiles: Field required")
+
+
+# --- what the decider writes --------------------------------------------------------------------------------
+
+
+async def test_real_decisions_have_the_form_that_the_file_tells(redis_url: str) -> None:
+    topics = load_topics(Profile.LOCAL)
+    rule = limiters.Rule(limiters.Algorithm.TOKEN_BUCKET, 1, 3)
+    opening = Opening("Watch", "9.90", 3, 0, 10_000, per_user_limit=2, rate_limit=rule)
+    values = [
+        messages.encode_purchases("1001", ["early"]),
+        messages.encode_close("1001"),
+        messages.encode_open(messages.OpenCommand("1001", opening)),
+        messages.encode_open(messages.OpenCommand("1001", opening)),
+        messages.encode_purchases("1001", ["a", "b", "a"], [1, 2, 2], {0: "k"}),
+        messages.encode_purchases("1001", ["a", "c", "d"], None, {0: "k"}),
+        messages.encode_purchases("1001", ["e"], [0]),
+        messages.encode_close("1001"),
+        messages.encode_open(messages.OpenCommand("1001", opening)),
+    ]
+    commands = [Command(offset, 100, "1001", value) for offset, value in enumerate(values)]
+    commands.append(Command(len(values), 100, None, b"users: not all ids"))
+    store = StockStore(redis_url, 5_000)
+    try:
+        decided = await store.decide(0, -1, 0, commands)
+    finally:
+        await store.close()
+    results = [messages.decode_result(record) for record in decided.records]
+    seen = {type(result) for result in results}
+    assert seen == {
+        messages.PurchaseResult,
+        messages.OpenResult,
+        messages.CloseResult,
+        messages.MalformedResult,
+    }
+    fields = set()
+    orders: list[bytes] = []
+    for record, result in zip(decided.records, results, strict=True):
+        Draft202012Validator(topics.results.payload).validate(orjson.loads(record))
+        fields |= orjson.loads(record).keys()
+        if isinstance(result, messages.PurchaseResult):
+            orders += messages.created_orders(result, 0)
+    assert {"held", "stock", "limiter", "retry_after_ms", "refusal", "error"} <= fields
+    assert len(orders) == sum(decided.winners) == 2
+    for order in orders:
+        Draft202012Validator(topics.orders.payload).validate(orjson.loads(order))

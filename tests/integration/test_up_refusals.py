@@ -1,0 +1,142 @@
+"""What `seckill up` refuses, each in a clear line and with status 1, before it has started anything."""
+
+import os
+import socket
+
+import pytest
+from system import System, is_running, wait_until
+
+from pipeline.local.listen import free_port
+from pipeline.local.lock import hold
+from pipeline.local.process import Part, Process
+from pipeline.local.redis import get_binary_path, serves
+
+
+@pytest.fixture
+def refused(tmp_path):
+    """Runs `seckill up` with these settings; what it says. It has to end by itself, with this status."""
+
+    def run(status=1, **settings):
+        system = System(tmp_path / "data", **settings)
+        system.begin()
+        assert system.wait(60) == status, system.output
+        assert "Traceback" not in system.output
+        return system.output
+
+    return run
+
+
+@pytest.mark.parametrize("setting", ["public_port", "admin_port", "tables_port", "kafka_port", "redis_port"])
+def test_port_in_use(refused, setting):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        output = refused(**{setting: port})
+    assert f"SECKILL_{setting.upper()}: 127.0.0.1:{port}" in output
+    assert "is in use" in output
+
+
+def test_port_of_a_worker_in_use(refused):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        output = refused(tables_port=port - 1)
+    assert f"SECKILL_TABLES_PORT + 1: 127.0.0.1:{port} (for worker-1) is in use" in output
+
+
+def test_port_that_another_shares(refused):
+    """SO_REUSEPORT lets several listen: a foreign one would take a part of the buyers."""
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        assert f"SECKILL_PUBLIC_PORT: 127.0.0.1:{port}" in refused(public_port=port)
+
+
+def test_one_port_for_two(refused):
+    port = free_port()
+    assert "is SECKILL_PUBLIC_PORT too" in refused(public_port=port, admin_port=port)
+
+
+def test_data_directory_in_use(refused, tmp_path):
+    with hold(tmp_path / "data"):
+        output = refused()
+    assert f"is in use by another `seckill up` (process {os.getpid()})" in output
+    assert output.count("\n") == 1
+
+
+def test_data_directory_that_can_not_be(refused, tmp_path):
+    (tmp_path / "data").write_text("")
+    assert f"SECKILL_DATA_DIR: {tmp_path / 'data'}: File exists" in refused()
+
+
+def test_no_java(refused, monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    output = refused(broker="apache")
+    assert "SECKILL_BROKER=apache needs Java 17+ and Maven: `java` is not on the PATH" in output
+    assert output.count("\n") == 1
+
+
+def test_old_java(refused, monkeypatch, tmp_path):
+    java = tmp_path / "java"
+    java.write_text("#!/bin/sh\necho 'openjdk version \"11.0.2\"' >&2\n")
+    java.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "`java` is version 11, below 17" in refused(broker="apache", kafka_libs_dir=tmp_path)
+
+
+def test_no_maven(refused, monkeypatch, tmp_path):
+    java = tmp_path / "java"
+    java.write_text("#!/bin/sh\necho 'openjdk version \"17.0.2\"' >&2\n")
+    java.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "`mvn` is not on the PATH" in refused(broker="apache", kafka_libs_dir=tmp_path)
+
+
+def test_kafka_that_does_not_answer(refused):
+    address = f"127.0.0.1:{free_port()}"
+    assert f"SECKILL_KAFKA_BOOTSTRAP: no broker answers at {address}" in refused(kafka_bootstrap=address)
+
+
+def test_redis_that_does_not_answer(refused):
+    output = refused(broker="memory", redis_url=f"redis://:secret@127.0.0.1:{free_port()}/0")
+    assert "SECKILL_REDIS_URL: no Redis answers at redis://***@127.0.0.1" in output
+    assert "secret" not in output
+
+
+def test_redis_that_may_evict(refused, tmp_path):
+    port = free_port()
+    url = f"redis://127.0.0.1:{port}/0"
+    command = (str(get_binary_path()), "--port", str(port), "--save", "", "--maxmemory-policy", "allkeys-lru")
+    with Process(Part("evicts", url, command, is_ready=lambda: serves(url)), tmp_path):
+        output = refused(broker="memory", redis_url=url)
+    assert "SECKILL_REDIS_URL" in output
+    assert "allkeys-lru" in output
+    assert "noeviction" in output
+
+
+def test_bad_setting(refused):
+    output = refused(status=2, public_port="many")
+    assert output.startswith("Error: SECKILL_PUBLIC_PORT: ")
+    assert output.count("\n") == 1
+
+
+def test_bad_topics(refused, tmp_path):
+    (tmp_path / "topics.yaml").write_text("version: 2\n")
+    assert "topics.yaml" in refused(topics_file=tmp_path / "topics.yaml")
+
+
+def test_status_where_nothing_runs(tmp_path):
+    system = System(tmp_path / "data")
+    answer = system.run("status")
+    assert (answer.returncode, "no system runs" in answer.stdout) == (1, True)
+    assert system.status() == {"pid": None, "ready": False, "parts": []}
+
+
+def test_ctrl_c_while_starting(tmp_path):
+    system = System(tmp_path / "data", broker="memory")
+    system.begin()
+    wait_until(lambda: "redis" in system.parts(), "redis is there")
+    pids = [part["pid"] for part in system.parts().values() if part["pid"]]
+    assert system.stop() == 0
+    assert pids
+    wait_until(lambda: not any(map(is_running, pids)), "all parts gone", timeout_s=5)

@@ -1,0 +1,144 @@
+"""Lua in a real Redis against the rules in plain Python, over random command logs cut into random chunks."""
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from commands import Keyed, logs
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from redis import Redis
+
+from pipeline.audit.fold import PartitionFold
+from pipeline.decider.intake import Incoming, prepare
+from pipeline.messages import MalformedResult, OpenResult, Result, decode_result, is_malformed
+from pipeline.stock import keys
+from pipeline.stock.store import StockStore, decode_wins
+
+PARTITION = 3
+
+
+class Stack:
+    """A store on its own event loop: Hypothesis calls plain functions."""
+
+    def __init__(self, url: str) -> None:
+        self.runner = asyncio.Runner()
+        self.redis = Redis.from_url(url)
+        self.store = self.runner.run(self._store(url))
+
+    async def _store(self, url: str) -> StockStore:
+        return StockStore(url, 5_000)
+
+    def dump(self) -> dict[str, Any]:
+        """All decided state, without what tells only how it came to be."""
+        state: dict[str, Any] = {}
+        for key in self.redis.scan_iter("seckill:*"):
+            name = key.decode()
+            if self.redis.type(key) == b"set":
+                state[name] = self.redis.smembers(key)
+            else:
+                state[name] = self.redis.hgetall(key)
+        for field in (b"last_answer", b"settled", b"results_position"):
+            state.get(keys.cursor(PARTITION), {}).pop(field, None)
+        return state
+
+
+@pytest.fixture(scope="module")
+def stack(redis_server: Any) -> Iterator[Stack]:
+    stack = Stack(redis_server.url)
+    yield stack
+    stack.runner.run(stack.store.close())
+    stack.runner.close()
+
+
+def chunked(records: list[Any], sizes: list[int]) -> Iterator[list[Any]]:
+    start, turn = 0, 0
+    while start < len(records):
+        size = sizes[turn % len(sizes)]
+        yield records[start : start + size]
+        start, turn = start + size, turn + 1
+
+
+def timed(log: list[tuple[int, Keyed]]) -> list[Incoming]:
+    records, at = [], 1_000
+    for offset, (later, (key, value)) in enumerate(log):
+        at += later
+        records.append(Incoming(offset, at, key, value))
+    return records
+
+
+def decide(stack: Stack, records: list[Incoming], sizes: list[int]) -> list[bytes]:
+    decisions: list[bytes] = []
+    for chunk in chunked([prepare(record).command for record in records], sizes):
+        decided = stack.runner.run(stack.store.decide(PARTITION, chunk[0].offset - 1, 0, chunk))
+        decisions += decided.records
+    return decisions
+
+
+def without_terms(result: Result) -> Result | tuple[Any, ...]:
+    return (result.source_offset, result.product_id, result.refusal) if isinstance(result, OpenResult) else result
+
+
+def assert_same_state(stack: Stack, fold: PartitionFold) -> None:
+    run = stack.runner.run
+    cursor = run(stack.store.cursor(PARTITION))
+    assert (cursor.offset, cursor.time_ms, cursor.purchases) == (fold.offset, fold.time_ms, fold.purchases)
+    assert run(stack.store.products(PARTITION)) == sorted(fold.products)
+    for product_id, expected in fold.products.items():
+        product = run(stack.store.product(PARTITION, product_id))
+        assert product is not None
+        terms = expected.opening
+        assert (product.stock, product.sold, product.state) == (expected.stock, expected.sold, expected.state.value)
+        assert (product.name, product.price, product.initial) == (terms.name, terms.price, terms.stock)
+        assert (product.start_ms, product.end_ms) == (terms.start_ms, terms.end_ms)
+        assert (product.per_user_limit, product.rate_limit) == (terms.per_user_limit, terms.rate_limit)
+        assert product.by_code == expected.by_code
+        assert product.limiter == "{}:{}:{}".format(*expected.limiter)
+        buyers = stack.redis.hgetall(keys.buyers(PARTITION, product_id))
+        assert {user.decode(): decode_wins(PARTITION, wins) for user, wins in buyers.items()} == expected.buyers
+
+
+sizes = st.lists(st.integers(1, 7), min_size=1, max_size=4)
+
+
+@settings(max_examples=2_000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@given(logs, sizes, sizes)
+def test_lua_decides_what_python_decides_and_replay_makes_the_same(
+    stack: Stack, log: list[tuple[int, Keyed]], decide_sizes: list[int], replay_sizes: list[int]
+) -> None:
+    stack.redis.flushdb()
+    records = timed(log)
+    decisions = decide(stack, records, decide_sizes)
+
+    fold = PartitionFold(PARTITION)
+    for record, decision in zip(records, decisions, strict=True):
+        expected = fold.decide(*record[:4])
+        assert without_terms(decode_result(decision)) == without_terms(expected)
+        assert is_malformed(decision) == isinstance(expected, MalformedResult)
+    assert_same_state(stack, fold)
+
+    decided = stack.dump()
+    stack.redis.flushdb()
+    recorded = list(zip(records, decisions, strict=True))
+    for chunk in chunked(recorded, replay_sizes):
+        pairs = [
+            (None if is_malformed(decision) else prepare(record).command.product_id, decision)
+            for record, decision in chunk
+        ]
+        after = chunk[0][0].offset - 1
+        stack.runner.run(stack.store.replay(PARTITION, after, 0, pairs))
+    assert stack.dump() == decided
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@given(logs, sizes, sizes)
+def test_the_size_of_the_chunks_decides_nothing(
+    stack: Stack, log: list[tuple[int, Keyed]], one: list[int], other: list[int]
+) -> None:
+    records = timed(log)
+    stack.redis.flushdb()
+    decisions, state = decide(stack, records, one), stack.dump()
+    stack.redis.flushdb()
+    assert decide(stack, records, other) == decisions
+    assert stack.dump() == state

@@ -1,0 +1,183 @@
+"""What the scripts promise beside the rules: the fence, atomicity, the limits of a call, the same numbers as Python."""
+
+import re
+
+import pytest
+from redis import Redis
+
+from pipeline.domain import product as rules
+from pipeline.domain.codes import DECIDED_CODES
+from pipeline.domain.product import Opening
+from pipeline.messages import OpenCommand, decode_result, encode_close, encode_open, encode_purchases
+from pipeline.stock.scripts import script
+from pipeline.stock.store import Command, MayEvict, Stale, StockStore, StockUnavailable
+
+PARTITION = 1
+TERMS = Opening(name="n", price="9.90", stock=10_000, start_ms=0, end_ms=10**13, per_user_limit=1)
+
+
+def opening(offset: int = 0, product_id: str = "1001", terms: Opening = TERMS) -> Command:
+    return Command(offset, 1_000, product_id, encode_open(OpenCommand(product_id, terms)))
+
+
+def purchase(offset: int, *users: str, product_id: str = "1001") -> Command:
+    return Command(offset, 1_000, product_id, encode_purchases(product_id, list(users)))
+
+
+@pytest.fixture
+async def store(redis_url: str):  # type: ignore[no-untyped-def]
+    store = StockStore(redis_url, 5_000)
+    yield store
+    await store.close()
+
+
+def everything(redis_url: str) -> dict[bytes, bytes]:
+    with Redis.from_url(redis_url) as client:
+        return {key: client.dump(key) for key in client.scan_iter()}
+
+
+async def test_a_decider_that_is_not_at_the_cursor_changes_nothing(store: StockStore, redis_url: str) -> None:
+    await store.decide(PARTITION, -1, 0, [opening(), purchase(1, "a")])
+    before = everything(redis_url)
+    for after in (-1, 0, 2, 10**15):
+        with pytest.raises(Stale, match="cursor is at 1"):
+            await store.decide(PARTITION, after, 0, [purchase(after + 1, "b")])
+        with pytest.raises(Stale, match="cursor is at 1"):
+            await store.replay(PARTITION, after, 0, [])
+        with pytest.raises(Stale, match="cursor is at 1"):
+            await store.wipe(PARTITION, after)
+    assert everything(redis_url) == before
+
+
+async def test_the_cursor_remembers_the_last_answer_and_what_was_settled(store: StockStore) -> None:
+    first = await store.decide(PARTITION, -1, 0, [opening(), purchase(1, "a", "a")])
+    cursor = await store.cursor(PARTITION)
+    assert (cursor.offset, cursor.settled, cursor.results_position) == (1, -1, 0)
+    assert cursor.last_answer == first.records
+    assert first.winners == [0, 1]
+    second = await store.decide(PARTITION, 1, 7, [purchase(2, "b")])
+    cursor = await store.cursor(PARTITION)
+    assert (cursor.offset, cursor.settled, cursor.results_position) == (2, 1, 7)
+    assert cursor.last_answer == second.records
+    assert await store.cursor_offset(PARTITION) == 2
+
+
+async def test_replay_clears_the_last_answer_and_settles(store: StockStore, redis_url: str) -> None:
+    decided = await store.decide(PARTITION, -1, 0, [opening(), purchase(1, "a")])
+    with Redis.from_url(redis_url) as client:
+        client.flushdb()
+    await store.replay(PARTITION, -1, 9, [("1001", record) for record in decided.records])
+    cursor = await store.cursor(PARTITION)
+    assert (cursor.offset, cursor.settled, cursor.results_position, cursor.last_answer) == (1, 1, 9, [])
+
+
+async def test_a_record_that_no_decider_wrote_is_not_half_replayed(store: StockStore, redis_url: str) -> None:
+    decided = await store.decide(PARTITION, -1, 0, [opening(), purchase(1, "a")])
+    with Redis.from_url(redis_url) as client:
+        client.flushdb()
+    with pytest.raises(Exception, match="Expected"):
+        await store.replay(PARTITION, -1, 9, [("1001", decided.records[0]), ("1001", b'{"source_offset":1,')])
+    assert everything(redis_url) == {}
+
+
+async def test_wipe_forgets_this_partition_and_no_other(store: StockStore, redis_url: str) -> None:
+    await store.decide(PARTITION + 1, -1, 0, [opening(), purchase(1, "a")])
+    other = everything(redis_url)
+    await store.decide(PARTITION, -1, 0, [opening(), purchase(1, "a"), opening(2, "p-2")])
+    await store.wipe(PARTITION, 2)
+    assert everything(redis_url) == other
+
+
+async def test_a_full_chunk_fits_one_call(store: StockStore) -> None:
+    users = [f"user-{number:059d}" for number in range(2_000)]
+    decided = await store.decide(
+        PARTITION, -1, 0, [opening(), purchase(1, *users[:1_000]), purchase(2, *users[1_000:])]
+    )
+    assert decided.winners == [0, 1_000, 1_000]
+    assert await store.buyer_count(PARTITION, "1001") == 2_000
+
+
+async def test_a_chunk_of_as_many_products_as_records(store: StockStore) -> None:
+    commands = [opening(offset, f"p{offset}") for offset in range(1_000)]
+    commands += [purchase(1_000 + offset, "a", product_id=f"p{offset}") for offset in range(1_000)]
+    decided = await store.decide(PARTITION, -1, 0, commands)
+    assert sum(decided.winners) == 1_000
+    assert len(await store.products(PARTITION)) == 1_000
+
+
+async def test_ids_stay_strings_also_where_they_look_like_large_numbers(store: StockStore) -> None:
+    big = "9223372036854775807"
+    await store.decide(PARTITION, -1, 0, [opening(0, big), purchase(1, big, "0", product_id=big)])
+    wins = await store.wins(PARTITION, big, big)
+    assert [str(win.receipt) for win in wins] == ["1-1-0"]
+    assert await store.products(PARTITION) == [big]
+
+
+async def test_broker_time_that_runs_backwards_is_clamped(store: StockStore) -> None:
+    late = opening()._replace(time_ms=5_000)
+    early = purchase(1, "a")._replace(time_ms=4_000)
+    decided = await store.decide(PARTITION, -1, 0, [late, early])
+    assert [decode_result(record).time_ms for record in decided.records] == [5_000, 5_000]
+
+
+async def test_closing_ends_the_sale(store: StockStore) -> None:
+    close = Command(2, 1_000, "1001", encode_close("1001"))
+    decided = await store.decide(PARTITION, -1, 0, [opening(), purchase(1, "a"), close, purchase(3, "b")])
+    assert decode_result(decided.records[3]).codes == [-6]  # type: ignore[union-attr]
+    product = await store.product(PARTITION, "1001")
+    assert product is not None
+    assert (product.state, product.sold, product.by_code) == ("closed", 1, {1: 1, -6: 1})
+
+
+async def test_no_key_of_the_fold_has_a_time_to_live(store: StockStore, redis_url: str) -> None:
+    decided = await store.decide(PARTITION, -1, 0, [opening(), purchase(1, "a")])
+    await store.write_views(PARTITION, list(enumerate(decided.records)), 60_000)
+    with Redis.from_url(redis_url) as client:
+        ttl = {key.decode(): client.pttl(key) for key in client.scan_iter()}
+    assert {key for key, left in ttl.items() if left >= 0} == {"seckill:{p1}:view:0", "seckill:{p1}:view:1"}
+    assert await store.viewed(PARTITION) == 1
+    assert await store.view(PARTITION, 1) == decided.records[1]
+    assert await store.view(PARTITION, 2) is None
+
+
+async def test_a_redis_that_may_evict_is_refused(store: StockStore, redis_url: str) -> None:
+    await store.assert_keeps_keys()
+    with Redis.from_url(redis_url) as client:
+        client.config_set("maxmemory-policy", "allkeys-lru")
+        try:
+            with pytest.raises(MayEvict, match="allkeys-lru"):
+                await store.assert_keeps_keys()
+        finally:
+            client.config_set("maxmemory-policy", "noeviction")
+
+
+async def test_a_redis_that_is_full_or_away_is_unavailable_not_broken(store: StockStore, redis_url: str) -> None:
+    with Redis.from_url(redis_url) as client:
+        client.config_set("maxmemory", 1)
+        try:
+            with pytest.raises(StockUnavailable, match="OOM|memory"):
+                await store.decide(PARTITION, -1, 0, [opening()])
+        finally:
+            client.config_set("maxmemory", 0)
+    nowhere = StockStore("redis://127.0.0.1:1/0", 500)
+    with pytest.raises(StockUnavailable):
+        await nowhere.ping()
+    await nowhere.close()
+
+
+def test_codes_and_limits_are_the_same_in_lua() -> None:
+    source = script("decide")
+    codes = {name: int(number) for name, number in re.findall(r"^  ([A-Z_]+) = (-?\d+),$", source, re.MULTILINE)}
+    assert codes == {code.name: code.value for code in DECIDED_CODES}
+    limits = {name: int(number) for name, number in re.findall(r"^local ([A-Z_]+_MAX) = (\d+)$", source, re.MULTILINE)}
+    assert limits == {
+        "QUANTITY_MAX": rules.QUANTITY_MAX,
+        "WINS_PER_USER_MAX": rules.WINS_PER_USER_MAX,
+    }
+
+
+@pytest.mark.parametrize("name", ["decide", "replay", "wipe"])
+def test_every_script_tells_its_keys_arguments_reply_and_errors(name: str) -> None:
+    source = script(name)
+    assert all(f"-- {word}" in source for word in ("KEYS", "ARGV", "Reply", "Errors"))
+    assert "-- include:" not in source

@@ -1,0 +1,157 @@
+"""`seckill up` as a user runs it: in a process of its own, on free ports, told by environment and signals alone."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any, Self
+
+from pipeline.local.listen import free_port, why_not
+
+SECKILL = (sys.executable, "-c", "from pipeline.cli import main; main(prog_name='seckill')")
+READY_TIMEOUT_S = 120
+STOP_TIMEOUT_S = 10
+"""What is promised, not what it takes."""
+
+
+class System:
+    """As a context manager: ready inside, stopped afterwards. `output` is what it has said so far."""
+
+    def __init__(self, data_dir: Path, *options: str, **settings: object) -> None:
+        self.data_dir = data_dir
+        self.options = options
+        self.public_port, self.admin_port, self.kafka_port, self.redis_port = (free_port() for _ in range(4))
+        self.environment = {
+            **os.environ,
+            "SECKILL_DATA_DIR": str(data_dir),
+            "SECKILL_PUBLIC_PORT": str(self.public_port),
+            "SECKILL_ADMIN_PORT": str(self.admin_port),
+            "SECKILL_TABLES_PORT": str(_free_row(4)),
+            "SECKILL_KAFKA_PORT": str(self.kafka_port),
+            "SECKILL_REDIS_PORT": str(self.redis_port),
+            **{f"SECKILL_{name.upper()}": str(value) for name, value in settings.items()},
+        }
+        self._output_path = data_dir.parent / f"{data_dir.name}.out"
+        self._child: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        assert self._child is not None
+        return self._child.pid
+
+    @property
+    def output(self) -> str:
+        return self._output_path.read_text()
+
+    def begin(self) -> None:
+        """Starts it and does not wait."""
+        with self._output_path.open("wb") as output:
+            self._child = subprocess.Popen(
+                (*SECKILL, "up", *self.options), stdout=output, stderr=output, env=self.environment
+            )
+
+    def start(self) -> None:
+        self.begin()
+        assert self._child is not None
+        deadline = time.monotonic() + READY_TIMEOUT_S
+        while not re.search(r"^ready in", self.output, re.MULTILINE):
+            assert self._child.poll() is None, self.output
+            assert time.monotonic() < deadline, self.output
+            time.sleep(0.1)
+
+    def wait(self, timeout_s: float) -> int:
+        """The exit status of a system that ends by itself, or was told to."""
+        assert self._child is not None
+        return self._child.wait(timeout_s)
+
+    def stop(self, number: signal.Signals = signal.SIGINT) -> int:
+        """Ctrl-C, or another signal; the exit status, which must come within what is promised."""
+        assert self._child is not None
+        self._child.send_signal(number)
+        return self.wait(STOP_TIMEOUT_S)
+
+    def status(self) -> dict[str, Any]:
+        """What `seckill status --json` says."""
+        answer = self.run("status", "--json")
+        document: dict[str, Any] = json.loads(answer.stdout)
+        return document
+
+    def parts(self) -> dict[str, dict[str, Any]]:
+        """The parts in the status, by name."""
+        return {part["name"]: part for part in self.status()["parts"]}
+
+    def run(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        """Another command of `seckill`, with the settings of this system."""
+        return subprocess.run(
+            (*SECKILL, *arguments), capture_output=True, text=True, env=self.environment, check=False
+        )
+
+    def public(self, path: str, body: object = None) -> tuple[int, dict[str, Any]]:
+        return request(f"http://127.0.0.1:{self.public_port}{path}", body)
+
+    def admin(self, path: str, body: object = None) -> tuple[int, dict[str, Any]]:
+        return request(f"http://127.0.0.1:{self.admin_port}{path}", body)
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self._kill()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._child is not None
+        if self._child.poll() is None:
+            try:
+                self.stop()
+            finally:
+                self._kill()
+
+    def _kill(self) -> None:
+        if self._child is not None:
+            self._child.kill()
+            self._child.wait()
+
+
+def request(url: str, body: object = None) -> tuple[int, dict[str, Any]]:
+    """GET, or POST where there is a body: the status and the JSON document of the answer."""
+    data = None if body is None else json.dumps(body).encode()
+    message = urllib.request.Request(url, data, {"Content-Type": "application/json"})  # noqa: S310 - http only
+    try:
+        with urllib.request.urlopen(message, timeout=40) as answer:  # noqa: S310
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+
+
+def is_running(pid: int) -> bool:
+    """Whether this process runs; one that has ended and that nobody has asked about does not."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return False
+    except NotADirectoryError:
+        return True
+    return stat.rpartition(")")[2].split()[0] not in "ZX"
+
+
+def wait_until(condition: Any, what: str, timeout_s: float = 60.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {timeout_s} s: {what}"
+        time.sleep(0.1)
+
+
+def _free_row(count: int) -> int:
+    """The first of so many free ports in a row."""
+    while True:
+        port = free_port()
+        if all(why_not("127.0.0.1", port + step) is None for step in range(count)):
+            return port
