@@ -3,6 +3,7 @@
 A value that does not fit is a refusal to start that names the setting; there is no other place for configuration.
 """
 
+import re
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +14,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 Port = Annotated[int, Field(ge=1, le=65_535)]
 Milliseconds = Annotated[int, Field(ge=1, le=7 * 24 * 3_600_000)]
 Limit = Annotated[int, Field(ge=1, le=10_000_000)]
+
+_ADDRESS = r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}"
+_ADDRESSES = re.compile(rf"{_ADDRESS}(,{_ADDRESS})*")
 
 
 class Profile(StrEnum):
@@ -94,6 +98,13 @@ class Settings(BaseSettings):
     @classmethod
     def _empty_is_unset(cls, value: object) -> object:
         return None if value == "" else value
+
+    @field_validator("kafka_bootstrap")
+    @classmethod
+    def _has_ports(cls, value: str | None) -> str | None:
+        if value is not None and not _ADDRESSES.fullmatch(value):
+            raise ValueError("not host:port[,host:port]")
+        return value
 
     def kafka(self) -> str:
         """The brokers' addresses, for aiokafka."""

@@ -8,7 +8,6 @@ one way back: wait a little, synchronise, go on from there. Nothing is skipped, 
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Sequence
 from enum import StrEnum
 
@@ -130,7 +129,7 @@ class Decider:
         Without the pace it takes a record or two at a time, at a tenth of the speed: the stream delivers in the gaps
         between the steps of a chunk. So while the log is known to hold more, some steps of the pace are waited.
         """
-        pause_s = self._next_chunk_at - time.monotonic()
+        pause_s = self._next_chunk_at - _now_s()
         for _ in range(GATHER_STEPS_MAX):
             if self._intake.purchases >= self._settings.chunk_purchases_max:
                 return
@@ -166,7 +165,7 @@ class Decider:
         return chunk or self._intake.chunk(start - 1, self._settings.chunk_purchases_max)
 
     async def _decide(self, chunk: Sequence[Prepared]) -> None:
-        self._next_chunk_at = time.monotonic() + self._settings.chunk_pace_ms / 1_000
+        self._next_chunk_at = _now_s() + self._settings.chunk_pace_ms / 1_000
         commands = [prepared.command for prepared in chunk]
         decided = await self._store.decide(self.partition, self.position, self._results_end, commands)
         faultpoints.reach(faultpoints.AFTER_LUA)
@@ -183,3 +182,7 @@ class Decider:
     def _acknowledge(self, position: int) -> None:
         if dropped := self._intake.drop_decided(position):
             self._on_decided(dropped)
+
+
+def _now_s() -> float:
+    return asyncio.get_running_loop().time()

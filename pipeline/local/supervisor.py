@@ -79,6 +79,8 @@ class Supervisor:
 
     def stop(self) -> None:
         """Asks the parts to end, the last stage first; who does not within `stop_timeout_s` is killed."""
+        if self._stages:
+            self._say("stopping")
         for stage in reversed(self._stages):
             for member in stage:
                 member.process.terminate()

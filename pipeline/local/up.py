@@ -78,7 +78,6 @@ def _run(settings: Settings, ingresses: int, workers: int, say: Say, started: fl
         # Whoever presses Ctrl-C twice gets what he wants within 10 s all the same.
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
-        say("stopping")
         supervisor.stop()
 
 

@@ -94,10 +94,12 @@ class ProductStock:
 
 
 class StockStore:
-    def __init__(self, url: str, timeout_ms: int) -> None:
+    """`client` is for tests that bring their own connection; otherwise there is one pool for `url`."""
+
+    def __init__(self, url: str, timeout_ms: int, client: Redis | None = None) -> None:
         seconds = timeout_ms / 1_000
         # No retries of the client's own: a repeated decide is the decider's affair, which looks first.
-        self._redis = Redis.from_url(
+        self._redis = client or Redis.from_url(
             url, socket_timeout=seconds, socket_connect_timeout=seconds, retry=Retry(NoBackoff(), 0)
         )
         self._decide = self._redis.register_script(script("decide"))

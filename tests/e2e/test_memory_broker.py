@@ -1,0 +1,47 @@
+"""A whole sale where there is no Java: on the in-memory broker, whatever broker the other tests have."""
+
+from datetime import UTC, datetime, timedelta
+
+from system import System
+
+BUYERS = 60
+STOCK = 10
+
+
+def test_a_whole_sale_on_the_in_memory_broker(tmp_path):
+    with System(tmp_path / "data", broker="memory") as system:
+        assert "in-memory broker: its data ends with its process" in system.output
+        now = datetime.now(UTC)
+        product = {
+            "product_id": 1001,
+            "product_name": "Phone",
+            "price": 1999,
+            "stock": STOCK,
+            "start_time": (now - timedelta(minutes=1)).isoformat(),
+            "end_time": (now + timedelta(hours=1)).isoformat(),
+            "status": "active",
+        }
+        assert system.admin("/api/v1/seckill/activity/prewarm", product)[0] == 200
+
+        accepted = []
+        for number in range(BUYERS):
+            body = {"product_id": 1001, "user_id": f"buyer-{number}"}
+            status, answer = system.public("/api/v1/seckill/purchase/async", body)
+            assert status == 202, answer
+            accepted.append(answer["request_id"])
+        assert len(set(accepted)) == BUYERS
+
+        decided = {}
+        for request_id in accepted:
+            status, answer = system.public(f"/api/v1/seckill/requests/{request_id}?wait_ms=20000")
+            assert (status, answer["status"]) == (200, "decided"), answer
+            decided[request_id] = answer
+        winners = [request_id for request_id, answer in decided.items() if answer["code"] == 1]
+        assert len(winners) == STOCK
+        # First in the log, first served: these buyers came one after the other.
+        assert winners == accepted[:STOCK]
+        assert {answer["code"] for answer in decided.values()} == {1, -2}
+        assert [decided[request_id]["order_id"] for request_id in winners] == winners
+
+        status, stats = system.public("/api/v1/seckill/stats/1001")
+        assert (status, stats["current_stock"], stats["user_count"]) == (200, 0, STOCK)

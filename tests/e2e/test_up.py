@@ -1,0 +1,113 @@
+"""The whole system as `seckill up` runs it: comes up, sells, survives the loss of a part, ends without a trace."""
+
+import json
+import os
+import re
+import shlex
+import signal
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from system import System, is_running, request, wait_until
+
+pytestmark = pytest.mark.durable
+
+PARTS = {"kafka", "redis", "follower-1", "worker-1", "ingress-1"}
+
+
+def opening(product_id, stock):
+    now = datetime.now(UTC)
+    return {
+        "product_id": product_id,
+        "product_name": "Phone",
+        "price": 1999,
+        "stock": stock,
+        "start_time": (now - timedelta(minutes=1)).isoformat(),
+        "end_time": (now + timedelta(hours=1)).isoformat(),
+        "status": "active",
+    }
+
+
+def buy(system, product_id, user_id):
+    return system.public("/api/v1/seckill/purchase", {"product_id": product_id, "user_id": user_id})
+
+
+def copied(line):
+    """Does what a printed curl command does."""
+    words = shlex.split(line)
+    assert words[0] == "curl"
+    url = next(word for word in words if word.startswith("http"))
+    return request(url, json.loads(words[words.index("-d") + 1]))
+
+
+def test_a_sale_with_what_was_printed(tmp_path):
+    with System(tmp_path / "data") as system:
+        parts = system.parts()
+        assert set(parts) == PARTS
+        assert {part["state"] for part in parts.values()} == {"ready"}
+        for part in parts.values():
+            assert re.search(rf"^{part['name']} +{re.escape(part['address'])}$", system.output, re.MULTILINE)
+        prewarm, purchase, orders = system.output.splitlines()[-3:]
+        assert copied(prewarm)[0] == 200
+        status, answer = copied(purchase)
+        assert (status, answer["code"], answer["success"]) == (200, 1, True)
+        assert orders.endswith("orders --follow")
+
+        second = System(tmp_path / "data")
+        second.begin()
+        assert second.wait(60) == 1
+        assert f"in use by another `seckill up` (process {system.pid})" in second.output
+
+        assert system.stop() == 0
+        assert not any(is_running(part["pid"]) for part in parts.values())
+        assert system.run("status").returncode == 1
+
+
+def test_the_sale_goes_on_after_each_part_was_killed(tmp_path):
+    with System(tmp_path / "data") as system:
+        assert system.admin("/api/v1/seckill/activity/prewarm", opening(7, stock=3))[0] == 200
+        for name in sorted(PARTS):
+            before = system.parts()[name]
+            os.kill(before["pid"], signal.SIGKILL)
+            wait_until(
+                lambda name=name: (
+                    system.parts()[name]["restarts"] == 1
+                    and {part["state"] for part in system.parts().values()} == {"ready"}
+                ),
+                f"{name} is back",
+            )
+            assert system.parts()[name]["pid"] != before["pid"]
+        results = [buy(system, 7, f"buyer-{number}")[1] for number in range(5)]
+        assert [answer["code"] for answer in results] == [1, 1, 1, -2, -2]
+        assert {part["restarts"] for part in system.parts().values()} == {1}
+
+
+def test_what_was_sold_stays_sold_after_a_restart(tmp_path):
+    system = System(tmp_path / "data")
+    with system:
+        assert system.admin("/api/v1/seckill/activity/prewarm", opening(7, stock=1))[0] == 200
+        order_id = buy(system, 7, "alice")[1]["order_id"]
+    with system:
+        status, answer = buy(system, 7, "alice")
+        assert (status, answer["code"], answer["order_id"]) == (409, -3, order_id)
+        assert buy(system, 7, "bob")[1]["code"] == -2
+
+
+def test_no_orphan_after_kill_9(tmp_path):
+    system = System(tmp_path / "data", "--ingress", "2", "--workers", "2")
+    with system:
+        parts = system.parts()
+        assert set(parts) == PARTS | {"ingress-2", "worker-2"}
+        pids = [part["pid"] for part in parts.values()]
+        assert all(map(is_running, pids))
+        os.kill(system.pid, signal.SIGKILL)
+        system.wait(10)
+        wait_until(lambda: not any(map(is_running, pids)), "all parts gone", timeout_s=10)
+        assert system.run("status").returncode == 1
+
+
+def test_sigterm_stops_too(tmp_path):
+    with System(tmp_path / "data") as system:
+        pids = [part["pid"] for part in system.parts().values()]
+        assert system.stop(signal.SIGTERM) == 0
+        assert not any(map(is_running, pids))

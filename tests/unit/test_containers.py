@@ -1,0 +1,304 @@
+"""The container files against what they start: settings, topics, commands, the broker of the local stack.
+
+No daemon is asked. The schema below is of those parts of the compose format that our file uses.
+"""
+
+import importlib.util
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import yaml
+from jsonschema import Draft202012Validator
+
+from pipeline.cli import main
+from pipeline.local import kafka
+from pipeline.settings import Settings
+from pipeline.topics import load_topics
+
+ROOT = Path(__file__).parents[2]
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.kafka.yml").read_text("utf-8"))
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+DOCKERFILE = (ROOT / "deploy" / "Dockerfile").read_text("utf-8")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+OURS = sorted(name for name, service in SERVICES.items() if "build" in service)
+LASTING = sorted(name for name in SERVICES if name != "topics")
+
+DURATION = {"type": "string", "pattern": "^[1-9][0-9]*s$"}
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "required": ["name", "services", "volumes"],
+    "properties": {
+        "name": {"type": "string", "pattern": "^[a-z0-9][a-z0-9_-]*$"},
+        "services": {"type": "object", "additionalProperties": {"$ref": "#/$defs/service"}},
+        "volumes": {"type": "object", "additionalProperties": {"const": {}}},
+    },
+    "patternProperties": {"^x-": {"type": "object"}},
+    "additionalProperties": False,
+    "$defs": {
+        "service": {
+            "type": "object",
+            "required": ["image", "restart"],
+            "properties": {
+                "image": {"type": "string"},
+                "build": {
+                    "type": "object",
+                    "properties": {"context": {"type": "string"}, "dockerfile": {"type": "string"}},
+                    "required": ["context", "dockerfile"],
+                    "additionalProperties": False,
+                },
+                "restart": {"enum": ["no", "always", "on-failure", "unless-stopped"]},
+                "user": {"type": "string"},
+                "init": {"type": "boolean"},
+                "cap_drop": {"$ref": "#/$defs/words"},
+                "security_opt": {"$ref": "#/$defs/words"},
+                "stop_grace_period": DURATION,
+                "command": {"$ref": "#/$defs/words"},
+                # A number or a yes would reach the process in a form that YAML chose.
+                "environment": {"type": "object", "additionalProperties": {"type": "string"}},
+                "ports": {"type": "array", "items": {"type": "string", "pattern": "^[0-9]+:[0-9]+$"}},
+                "volumes": {
+                    "type": "array",
+                    "items": {"type": "string", "pattern": "^[a-z][a-z-]*:/[a-z/]+$"},
+                },
+                "depends_on": {
+                    "type": "object",
+                    "additionalProperties": {
+                        "type": "object",
+                        "properties": {
+                            "condition": {"enum": ["service_healthy", "service_completed_successfully"]}
+                        },
+                        "required": ["condition"],
+                        "additionalProperties": False,
+                    },
+                },
+                "healthcheck": {
+                    "type": "object",
+                    "properties": {
+                        "test": {
+                            "type": "array",
+                            "prefixItems": [{"const": "CMD"}],
+                            "items": {"type": "string"},
+                            "minItems": 2,
+                        },
+                        "interval": DURATION,
+                        "timeout": DURATION,
+                        "retries": {"type": "integer", "minimum": 1},
+                        "start_period": DURATION,
+                    },
+                    "required": ["test", "interval", "timeout", "retries", "start_period"],
+                    "additionalProperties": False,
+                },
+            },
+            "additionalProperties": False,
+        },
+        "words": {"type": "array", "items": {"type": "string"}, "minItems": 1},
+    },
+}
+
+
+def settings_of(name: str, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """The settings with which this service runs."""
+    for key, value in SERVICES[name]["environment"].items():
+        monkeypatch.setenv(key, value)
+    return Settings()
+
+
+# --- the compose file ---------------------------------------------------------------------------------------
+
+
+def test_the_file_has_the_form_of_compose() -> None:
+    Draft202012Validator.check_schema(SCHEMA)
+    Draft202012Validator(SCHEMA).validate(COMPOSE)
+    assert sorted(SERVICES) == ["follower", "ingress", "kafka", "redis", "topics", "worker"]
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_images_are_pinned(name: str) -> None:
+    assert re.fullmatch(r"[a-z-]+(/[a-z-]+)?:[0-9]+\.[0-9]+\.[0-9]+", SERVICES[name]["image"])
+
+
+def test_the_versions_are_those_of_the_rest() -> None:
+    assert SERVICES["kafka"]["image"] == f"apache/kafka:{kafka.KAFKA_VERSION}"
+    assert {SERVICES[name]["image"] for name in OURS} == {f"{PROJECT['name']}:{PROJECT['version']}"}
+
+
+@pytest.mark.parametrize("name", LASTING)
+def test_what_stays_has_a_health_check(name: str) -> None:
+    assert SERVICES[name]["healthcheck"]["test"]
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_nobody_is_root(name: str) -> None:
+    service = SERVICES[name]
+    if "build" in service:
+        assert "user" not in service  # the image says who; a test below, that it is not root
+        assert service["cap_drop"] == ["ALL"]
+    else:
+        assert service["user"] not in ("", "root", "0", "0:0")
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_what_a_service_waits_for_can_come(name: str) -> None:
+    for other, wish in SERVICES[name].get("depends_on", {}).items():
+        if wish["condition"] == "service_healthy":
+            assert "healthcheck" in SERVICES[other]
+        else:
+            assert SERVICES[other]["restart"] in ("no", "on-failure")
+
+
+def test_nothing_is_started_before_the_topics_are_there() -> None:
+    for name in ("ingress", "worker", "follower"):
+        assert SERVICES[name]["depends_on"]["topics"] == {"condition": "service_completed_successfully"}
+
+
+def test_data_lies_in_named_volumes() -> None:
+    mounts = dict(mount.split(":") for service in SERVICES.values() for mount in service.get("volumes", []))
+    assert mounts.keys() == COMPOSE["volumes"].keys()
+    assert mounts["kafka-log"] == SERVICES["kafka"]["environment"]["KAFKA_LOG_DIRS"]
+
+
+# --- our processes ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_every_variable_is_a_setting(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    named = {variable.removeprefix("SECKILL_").lower() for variable in SERVICES[name]["environment"]}
+    assert named <= Settings.model_fields.keys()
+    settings = settings_of(name, monkeypatch)
+    assert settings.kafka() == "kafka:9092"
+    assert settings.redis() == "redis://redis:6379/0"
+
+
+def test_the_command_line_has_what_is_called() -> None:
+    assert PROJECT["scripts"]["seckill"] == "pipeline.cli:main"
+    program, *words = SERVICES["topics"]["command"]
+    assert program == "seckill"
+    found: click.Command = main
+    for word in words:
+        assert isinstance(found, click.Group)
+        found = found.commands[word]
+    assert not isinstance(found, click.Group)
+
+
+def test_the_modules_have_what_is_called() -> None:
+    assert SERVICES["ingress"]["command"] == ["python", "-m", "pipeline.ingress"]
+    assert importlib.util.find_spec("pipeline.ingress.__main__") is not None
+    usage = subprocess.run(
+        [sys.executable, "-m", "agents"], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    for name in ("worker", "follower"):
+        *start, role = SERVICES[name]["command"]
+        assert start == ["python", "-m", "agents"]
+        assert role in re.findall(r"[a-z]+", usage.stderr.partition("-m agents ")[2])
+
+
+def test_only_the_public_listener_leaves_its_container(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [name for name, service in SERVICES.items() if "ports" in service] == ["ingress"]
+    settings = settings_of("ingress", monkeypatch)
+    assert SERVICES["ingress"]["ports"] == [f"{settings.public_port}:{settings.public_port}"]
+    assert settings.public_host == "0.0.0.0"  # noqa: S104 -- within its container
+    assert settings.admin_host == "127.0.0.1"
+
+
+@pytest.mark.parametrize("name", ["worker", "follower"])
+def test_nothing_else_listens_outside_its_loopback(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = settings_of(name, monkeypatch)
+    assert {settings.public_host, settings.admin_host, settings.tables_host} == {"127.0.0.1"}
+
+
+def test_names_of_members_are_their_own() -> None:
+    names = [
+        SERVICES[name]["environment"]["SECKILL_WORKER_NAME"] for name in ("ingress", "worker", "follower")
+    ]
+    assert len(set(names)) == 3
+
+
+@pytest.mark.parametrize("name", ["ingress", "worker", "follower"])
+def test_the_health_check_asks_where_the_process_answers(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = settings_of(name, monkeypatch)
+    test = SERVICES[name]["healthcheck"]["test"]
+    compile(test[-1], name, "exec")
+    if name == "ingress":
+        assert f'"http://127.0.0.1:{settings.public_port}/health/ready"' in test[-1]
+    else:
+        assert f'"http://127.0.0.1:{settings.tables_port}/ready"' in test[-1]
+
+
+# --- the broker and Redis -----------------------------------------------------------------------------------
+
+
+def test_the_broker_is_the_one_of_the_local_stack() -> None:
+    environment = SERVICES["kafka"]["environment"]
+    lines = [line for line in kafka._PROPERTIES.splitlines() if line and not line.startswith("#")]
+    shared = [line.split("=", 1) for line in lines if "{" not in line]
+    assert {"auto.create.topics.enable", "group.initial.rebalance.delay.ms"} <= {name for name, _ in shared}
+    for name, value in shared:
+        assert environment["KAFKA_" + name.upper().replace(".", "_")] == value
+
+
+def test_the_broker_can_be_reached_where_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    environment = SERVICES["kafka"]["environment"]
+    settings = settings_of("ingress", monkeypatch)
+    assert environment["KAFKA_ADVERTISED_LISTENERS"] == f"PLAINTEXT://{settings.kafka()}"
+    assert f"PLAINTEXT://:{settings.kafka().split(':')[1]}" in environment["KAFKA_LISTENERS"].split(",")
+    assert re.fullmatch(r"[A-Za-z0-9_-]{22}", environment["CLUSTER_ID"])
+
+
+def test_there_are_brokers_for_all_copies_of_a_topic(monkeypatch: pytest.MonkeyPatch) -> None:
+    brokers = [name for name, service in SERVICES.items() if service["image"].startswith("apache/kafka:")]
+    topics = load_topics(settings_of("topics", monkeypatch).kafka_profile)
+    for topic in topics.all():
+        assert topic.replication <= len(brokers)
+
+
+def test_redis_keeps_what_it_is_given() -> None:
+    command = SERVICES["redis"]["command"]
+    options = dict(zip(command[1::2], command[2::2], strict=True))
+    assert options == {"--appendonly": "yes", "--save": "", "--maxmemory-policy": "noeviction"}
+
+
+# --- the image ----------------------------------------------------------------------------------------------
+
+
+def instructions(name: str) -> list[list[str]]:
+    lines = DOCKERFILE.replace("\\\n", " ").splitlines()
+    return [shlex.split(line)[1:] for line in lines if line.startswith(f"{name} ")]
+
+
+def test_the_image_starts_from_a_pinned_python() -> None:
+    assert {words[0] for words in instructions("FROM")} == {"python:3.11-slim"}
+    assert PROJECT["requires-python"] == ">=3.11"
+
+
+def test_the_image_does_not_run_as_root() -> None:
+    assert instructions("USER") == [["10001:10001"]]
+    assert DOCKERFILE.rindex("FROM ") < DOCKERFILE.rindex("USER ")
+
+
+def test_what_the_image_copies_is_there_and_not_ignored() -> None:
+    rules = [
+        line for line in (ROOT / ".dockerignore").read_text("utf-8").splitlines() if line and line[0] != "#"
+    ]
+    copied = {source for words in instructions("COPY") if words[0][:2] != "--" for source in words[:-1]}
+    assert {"pipeline", "agents", "topics.yaml", "requirements.lock"} <= copied
+    for source in copied:
+        assert (ROOT / source).exists()
+    # The last rule that fits a name decides.
+    for name in [*copied, ".env", ".git", "data", "tests"]:
+        fitting = [rule for rule in rules if fnmatch(name, rule.removeprefix("!"))]
+        assert fitting[-1].startswith("!") is (name in copied)
+
+
+def test_the_image_says_only_what_is_a_setting() -> None:
+    named = re.findall(r"SECKILL_([A-Z_]+)=", DOCKERFILE)
+    assert named == ["DATA_DIR"]
+    assert {name.lower() for name in named} <= Settings.model_fields.keys()
+    assert {SERVICES[name]["build"]["dockerfile"] for name in OURS} == {"deploy/Dockerfile"}
