@@ -56,9 +56,10 @@ class SendFailed(Exception):
 
 @dataclass(eq=False, slots=True)
 class _Session:
-    """One aiokafka producer, and the acknowledgements that it owes."""
+    """One aiokafka producer, the (topic, partition) that it knows, and the acknowledgements that it owes."""
 
     producer: AIOKafkaProducer
+    known: set[tuple[str, int]] = field(default_factory=set)
     owed: set[asyncio.Future[Any]] = field(default_factory=set)
 
 
@@ -77,7 +78,6 @@ class LogProducer:
         self._session: _Session | None = None
         self._opening: asyncio.Task[_Session] | None = None
         self._ending: set[asyncio.Task[None]] = set()
-        self._known: set[tuple[str, int]] = set()
         self._opened_at_s = 0.0
         self._runs = False
 
@@ -102,7 +102,7 @@ class LogProducer:
         _check_size(topic, key, value, headers)
         session = self._session or await self._next_session()
         try:
-            if (topic, partition) not in self._known:
+            if (topic, partition) not in session.known:
                 await self._look_up(session, topic, partition)
             acknowledged = await session.producer.send(
                 topic, value, key, partition, headers=[*self._headers, *headers] if headers else self._headers
@@ -126,7 +126,7 @@ class LogProducer:
             session = self._session or await self._next_session()
             batch = self._batch(session, records, sent)
             try:
-                if (topic, partition) not in self._known:
+                if (topic, partition) not in session.known:
                     await self._look_up(session, topic, partition)
                 acknowledged = await session.producer.send_batch(batch, topic, partition=partition)
             except KafkaError as error:
@@ -149,12 +149,17 @@ class LogProducer:
 
     async def _look_up(self, session: _Session, topic: str, partition: int) -> None:
         """Raises SendFailed for a partition that the topic has not; aiokafka would only assert it."""
-        partitions = await session.producer.partitions_for(topic)
+        try:
+            partitions = await asyncio.wait_for(
+                session.producer.partitions_for(topic), REQUEST_TIMEOUT_MS / 1_000
+            )
+        except TimeoutError:
+            raise KafkaTimeoutError(f"no metadata within {REQUEST_TIMEOUT_MS} ms") from None
         if partition not in partitions:
             raise SendFailed(
                 f"{topic} has no partition {partition}, only {len(partitions)}; the record was not sent"
             )
-        self._known.add((topic, partition))
+        session.known.add((topic, partition))
 
     async def _acknowledgement(
         self, session: _Session, acknowledged: asyncio.Future[Any], topic: str, partition: int

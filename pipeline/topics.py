@@ -6,7 +6,7 @@ So a number that differs from that of the log is refused, whatever else may diff
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import (
@@ -211,8 +212,6 @@ class Difference:
 class _Found:
     partitions: int
     replication: int
-    led: bool
-    """Whether every partition has a leader, so that it can be written to."""
 
 
 async def create_topics(bootstrap: str, topics: Topics, timeout_ms: int = BROKER_TIMEOUT_MS) -> list[str]:
@@ -235,9 +234,8 @@ async def create_topics(bootstrap: str, topics: Topics, timeout_ms: int = BROKER
         ]
         if refused:
             raise TopicsRefused("\n".join(refused))
-        while not all(name in there and there[name].led for name in (topic.name for topic in missing)):
-            await asyncio.sleep(RETRY_MS / 1_000)
-            there = await _found(admin)
+        await _led(bootstrap, missing, timeout_ms)
+        there = await _found(admin)
         # Somebody else may have been faster with one of them.
         _refuse_moves(topics, there)
         return [topic.name for topic in missing]
@@ -317,11 +315,22 @@ async def _found(admin: AIOKafkaAdminClient) -> dict[str, _Found]:
         each["topic"]: _Found(
             partitions=len(each["partitions"]),
             replication=min(len(partition["replicas"]) for partition in each["partitions"]),
-            led=all(partition["leader"] >= 0 for partition in each["partitions"]),
         )
         for each in described
         if each["partitions"]
     }
+
+
+async def _led(bootstrap: str, topics: Iterable[Topic], timeout_ms: int) -> None:
+    """Wait until all partitions of these topics have a leader that knows it."""
+    places = [TopicPartition(topic.name, number) for topic in topics for number in range(topic.partitions)]
+    # Only the leader of a partition tells its end, and a broker is named as leader before it is one.
+    consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, request_timeout_ms=timeout_ms)
+    try:
+        await consumer.start()
+        await consumer.end_offsets(places)
+    finally:
+        await consumer.stop()
 
 
 async def _told_configs(admin: AIOKafkaAdminClient, names: list[str]) -> dict[str, dict[str, str]]:

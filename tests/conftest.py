@@ -58,6 +58,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="auto",
         help="auto: a container where docker answers, else local Apache Kafka, else the in-memory broker",
     )
+    parser.addoption(
+        "--chaos-tries", type=int, default=1, help="how often each fault of tests/chaos is tried"
+    )
+    parser.addoption("--chaos-report", help="where tests/chaos leaves its outcomes, as JSON")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -107,6 +111,12 @@ def private_kafka(pytestconfig: pytest.Config, tmp_path: Path) -> Iterator[Kafka
     yield from _run_broker(pytestconfig.stash[_KIND], tmp_path)
 
 
+@pytest.fixture(scope="module")
+def module_kafka(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka]:
+    """A broker of the module's own, to be killed and started again."""
+    yield from _run_broker(pytestconfig.stash[_KIND], tmp_path_factory.mktemp("kafka"))
+
+
 @dataclass(frozen=True, slots=True)
 class RedisServer:
     """A Redis that runs, append-only file on. `process` as in Kafka."""
@@ -130,6 +140,12 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
 def private_redis(tmp_path: Path) -> Iterator[RedisServer]:
     """A Redis of the test's own, to be killed and started again."""
     yield from _run_redis(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def module_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A Redis of the module's own, to be killed and started again."""
+    yield from _run_redis(tmp_path_factory.mktemp("redis"))
 
 
 @pytest.fixture

@@ -10,7 +10,16 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from system import System, is_running, request, wait_until
 
-pytestmark = pytest.mark.durable
+pytestmark = [
+    pytest.mark.durable,
+    pytest.mark.skipif(
+        choose(Settings()) is not BrokerKind.APACHE,
+        reason="needs the local stack's own durable broker: Java and Maven",
+    ),
+]
+
+from pipeline.local.broker import choose
+from pipeline.settings import BrokerKind, Settings
 
 PARTS = {"kafka", "redis", "follower-1", "worker-1", "ingress-1"}
 

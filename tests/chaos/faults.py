@@ -1,0 +1,46 @@
+"""The faults, as data: what is done to whom, and for how long. `tests/chaos/runner.py` does it in mid-sale."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from pipeline import faultpoints
+
+
+class Action(StrEnum):
+    KILL_AT_POINT = "the worker ends itself at a fault point, as kill -9 would, and is started again"
+    STOP_AND_CONTINUE = "SIGSTOP the worker, another takes over, SIGCONT: two deciders on one partition"
+    JOIN_AND_LEAVE = "a second worker joins, then leaves"
+    FLUSH_REDIS = "FLUSHALL"
+    RESTART_REDIS = "Redis is told to end, and started again"
+    KILL_REDIS = "kill -9 Redis, start it again"
+    HANG_REDIS = "SIGSTOP Redis, SIGCONT"
+    ROLL_REDIS_BACK = "Redis is put back to an older snapshot"
+    KILL_BROKER = "kill -9 the broker, start it again"
+    KILL_INGRESS = "kill -9 the ingress with requests in flight, start it again"
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """`duration_s` is how long the victim is away, or the second worker there; `point` is for KILL_AT_POINT."""
+
+    name: str
+    action: Action
+    duration_s: float = 0.0
+    point: str = ""
+
+
+FAULTS = (
+    Fault("worker-killed-after-lua", Action.KILL_AT_POINT, point=faultpoints.AFTER_LUA),
+    Fault("worker-killed-after-orders", Action.KILL_AT_POINT, point=faultpoints.AFTER_ORDERS),
+    Fault("worker-killed-before-results-ack", Action.KILL_AT_POINT, point=faultpoints.RESULTS_IN_FLIGHT),
+    Fault("worker-killed-after-results-ack", Action.KILL_AT_POINT, point=faultpoints.AFTER_RESULTS),
+    Fault("two-deciders", Action.STOP_AND_CONTINUE, duration_s=8.0),
+    Fault("second-worker-joins-and-leaves", Action.JOIN_AND_LEAVE, duration_s=1.0),
+    Fault("redis-flushall", Action.FLUSH_REDIS),
+    Fault("redis-restarted", Action.RESTART_REDIS, duration_s=0.5),
+    Fault("redis-killed", Action.KILL_REDIS, duration_s=0.5),
+    Fault("redis-hung", Action.HANG_REDIS, duration_s=10.0),
+    Fault("redis-rolled-back", Action.ROLL_REDIS_BACK, duration_s=0.5),
+    Fault("broker-killed", Action.KILL_BROKER, duration_s=0.5),
+    Fault("ingress-killed", Action.KILL_INGRESS, duration_s=0.2),
+)

@@ -1,0 +1,254 @@
+"""Runs one fault once, in the middle of a sale, and says what came of it."""
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import aiohttp
+import orjson
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from crowd import CALL_TIMEOUT_S, Crowd
+from faults import Action, Fault
+from redis import Redis
+from stage import Stage
+
+from pipeline.topics import Topics
+
+STOCK = 150
+BEFORE_S = 0.6
+AFTER_S = 0.8
+ARRIVALS_MAX = 12
+DEATH_WITHIN_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One try. `violations` is what must be empty; `again_ms` is from the fault to the next decision."""
+
+    fault: str
+    seed: int
+    accepted: int
+    decided: int
+    sold: int
+    orders: int
+    again_ms: int
+    violations: list[str]
+
+    def document(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class Watcher:
+    """A Kafka-native follower of results and orders: when decisions came, and which orders there are."""
+
+    def __init__(self, bootstrap: str, topics: Topics) -> None:
+        self._topics = topics
+        self._bootstrap = bootstrap
+        self.decision_times: list[float] = []
+        self.orders: dict[str, dict[str, Any]] = {}
+        self.differing: list[str] = []
+
+    async def run(self) -> None:
+        consumer = AIOKafkaConsumer(
+            bootstrap_servers=self._bootstrap, group_id=None, enable_auto_commit=False, fetch_max_wait_ms=20
+        )
+        await consumer.start()
+        try:
+            places = [
+                TopicPartition(topic.name, partition)
+                for topic in (self._topics.results, self._topics.orders)
+                for partition in range(topic.partitions)
+            ]
+            consumer.assign(places)
+            await consumer.seek_to_end(*places)
+            async for record in consumer:
+                if record.topic == self._topics.results.name:
+                    self.decision_times.append(time.monotonic())
+                else:
+                    self._take(orjson.loads(record.value))
+        finally:
+            await consumer.stop()
+
+    def _take(self, order: dict[str, Any]) -> None:
+        known = self.orders.setdefault(order["order_id"], order)
+        if known != order:
+            self.differing.append(order["order_id"])
+
+
+async def run_fault(stage: Stage, topics: Topics, fault: Fault, seed: int) -> Outcome:
+    rng = random.Random(seed)
+    crowd = Crowd(stage.public, stage.admin, rng, STOCK)
+    if fault.action is Action.KILL_AT_POINT:
+        await asyncio.to_thread(stage.arm, fault.point, rng.randrange(2, ARRIVALS_MAX))
+    watcher = Watcher(stage.settings.kafka(), topics)
+    watching = asyncio.create_task(watcher.run())
+    timeout = aiohttp.ClientTimeout(total=CALL_TIMEOUT_S)
+    async with aiohttp.ClientSession(timeout=timeout) as session:
+        try:
+            await asyncio.sleep(0.3)
+            await crowd.open(session)
+            buying = asyncio.create_task(crowd.buy(session))
+            await asyncio.sleep(BEFORE_S + rng.random() * 0.3)
+            at = await _ACTIONS[fault.action](stage, fault)
+            await asyncio.sleep(AFTER_S)
+            crowd.stop.set()
+            await buying
+            await crowd.hear(session)
+            stats = await crowd.stats(session)
+            await _sell_out(crowd, session, stats)
+            stats = await crowd.stats(session)
+            await asyncio.sleep(0.3)
+        finally:
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
+    return _outcome(fault, seed, crowd, stats, watcher, at)
+
+
+async def _sell_out(crowd: Crowd, session: aiohttp.ClientSession, stats: dict[str, Any]) -> None:
+    """What is still there goes to new buyers, so that `sold` has to be exactly the stock."""
+    for number in range(stats["current_stock"]):
+        body = {"product_id": crowd.product_id, "user_id": f"late-{number}"}
+        async with session.post(f"{crowd.public}/api/v1/seckill/purchase", json=body) as answer:
+            document = await answer.json()
+            crowd.accepted[document["request_id"]] = f"late-{number}"
+            crowd.answers[document["request_id"]] = {"status": "decided", **document}
+
+
+def _outcome(
+    fault: Fault, seed: int, crowd: Crowd, stats: dict[str, Any], watcher: Watcher, at: float
+) -> Outcome:
+    violations = [f"{receipt} was accepted and never decided" for receipt in crowd.accepted.keys() - crowd.answers]
+    orders = {id_: each for id_, each in watcher.orders.items() if each["product_id"] == crowd.product_id}
+    for receipt, answer in crowd.answers.items():
+        if answer["code"] == 1 and orders.get(answer["order_id"], {}).get("user_id") != crowd.accepted[receipt]:
+            violations.append(f"{receipt} won, but there is no order of its user")
+        if answer["code"] not in (1, -2, -3):
+            violations.append(f"{receipt} got code {answer['code']}")
+    violations += [f"order {id_} was written with two contents" for id_ in watcher.differing]
+    users = [each["user_id"] for each in orders.values()]
+    if len(users) != len(set(users)):
+        violations.append("a user has two orders")
+    if stats["sold"] != crowd.stock or stats["current_stock"] != 0:
+        violations.append(f"sold {stats['sold']} of {crowd.stock}, {stats['current_stock']} left")
+    if len(orders) != stats["sold"] or stats["user_count"] != stats["sold"]:
+        violations.append(f"{len(orders)} orders, {stats['user_count']} buyers, {stats['sold']} sold")
+    again = next((when for when in watcher.decision_times if when > at), None)
+    if again is None:
+        violations.append("nothing was decided after the fault")
+    return Outcome(
+        fault.name,
+        seed,
+        len(crowd.accepted),
+        len(crowd.answers),
+        stats["sold"],
+        len(orders),
+        -1 if again is None else round((again - at) * 1_000),
+        violations,
+    )
+
+
+# --- what is done; each returns the moment from which on decisions count as "again" -----------------------------------
+
+
+async def _kill_at_point(stage: Stage, fault: Fault) -> float:
+    deadline = time.monotonic() + DEATH_WITHIN_S
+    while stage.worker.pid is not None:
+        assert time.monotonic() < deadline, f"the worker never came to {fault.point}"
+        await asyncio.sleep(0.005)
+    assert stage.worker.exit_status == -9, stage.worker.describe_end()
+    at = time.monotonic()
+    await asyncio.to_thread(stage.worker.start)
+    return at
+
+
+async def _stop_and_continue(stage: Stage, fault: Fault) -> float:
+    stage.worker.pause()
+    at = time.monotonic()
+    await asyncio.to_thread(stage.second_worker.start)
+    await asyncio.sleep(fault.duration_s)
+    stage.worker.resume()
+    await asyncio.sleep(1.0)
+    await asyncio.to_thread(stage.second_worker.stop)
+    return at
+
+
+async def _join_and_leave(stage: Stage, fault: Fault) -> float:
+    await asyncio.to_thread(stage.second_worker.start)
+    await asyncio.sleep(fault.duration_s)
+    at = time.monotonic()
+    await asyncio.to_thread(stage.second_worker.stop)
+    return at
+
+
+async def _flush_redis(stage: Stage, fault: Fault) -> float:
+    with Redis.from_url(stage.redis.url) as client:
+        client.flushall()
+    return time.monotonic()
+
+
+async def _restart_redis(stage: Stage, fault: Fault) -> float:
+    await asyncio.to_thread(stage.redis.process.stop)
+    at = time.monotonic()
+    await asyncio.sleep(fault.duration_s)
+    await asyncio.to_thread(stage.redis.process.start)
+    return at
+
+
+async def _kill_redis(stage: Stage, fault: Fault) -> float:
+    stage.redis.process.kill()
+    at = time.monotonic()
+    await asyncio.sleep(fault.duration_s)
+    await asyncio.to_thread(stage.redis.process.start)
+    return at
+
+
+async def _hang_redis(stage: Stage, fault: Fault) -> float:
+    stage.redis.process.pause()
+    await asyncio.sleep(fault.duration_s)
+    stage.redis.process.resume()
+    return time.monotonic()
+
+
+async def _roll_redis_back(stage: Stage, fault: Fault) -> float:
+    with Redis.from_url(stage.redis.url) as client:
+        snapshot = {key: client.dump(key) for key in client.scan_iter(count=1_000)}
+        await asyncio.sleep(fault.duration_s)
+        pipe = client.pipeline(transaction=True)
+        pipe.flushall()
+        for key, value in snapshot.items():
+            if value is not None:
+                pipe.restore(key, 0, value)
+        pipe.execute()
+    return time.monotonic()
+
+
+async def _kill_broker(stage: Stage, fault: Fault) -> float:
+    await asyncio.to_thread(stage.kafka.process.kill)
+    at = time.monotonic()
+    await asyncio.sleep(fault.duration_s)
+    await asyncio.to_thread(stage.kafka.process.start)
+    return at
+
+
+async def _kill_ingress(stage: Stage, fault: Fault) -> float:
+    await asyncio.to_thread(stage.ingress.kill)
+    await asyncio.sleep(fault.duration_s)
+    await asyncio.to_thread(stage.ingress.start)
+    return time.monotonic()
+
+
+_ACTIONS: dict[Action, Callable[[Stage, Fault], Awaitable[float]]] = {
+    Action.KILL_AT_POINT: _kill_at_point,
+    Action.STOP_AND_CONTINUE: _stop_and_continue,
+    Action.JOIN_AND_LEAVE: _join_and_leave,
+    Action.FLUSH_REDIS: _flush_redis,
+    Action.RESTART_REDIS: _restart_redis,
+    Action.KILL_REDIS: _kill_redis,
+    Action.HANG_REDIS: _hang_redis,
+    Action.ROLL_REDIS_BACK: _roll_redis_back,
+    Action.KILL_BROKER: _kill_broker,
+    Action.KILL_INGRESS: _kill_ingress,
+}

@@ -1,0 +1,93 @@
+"""The whole system, each process under the runner's thumb: our own processes beside a given broker and Redis."""
+
+import sys
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pipeline.local.listen import answers_ok, free_port
+from pipeline.local.process import Part, Process
+from pipeline.settings import Settings
+
+START_TIMEOUT_S = 90.0
+
+
+class Stage:
+    """As a context manager: everything runs inside. `kafka` and `redis` have kill(), start(), pause(), resume()."""
+
+    def __init__(self, directory: Path, kafka: Any, redis: Any) -> None:
+        self.kafka, self.redis = kafka, redis
+        self.public_port, self.admin_port = free_port(), free_port()
+        self.settings = Settings(
+            **kafka.settings(),
+            data_dir=directory,
+            redis_url=redis.url,
+            public_port=self.public_port,
+            admin_port=self.admin_port,
+        )
+        self._logs = directory / "logs"
+        environment = {
+            "SECKILL_DATA_DIR": str(directory),
+            "SECKILL_REDIS_URL": redis.url,
+            "SECKILL_PUBLIC_PORT": str(self.public_port),
+            "SECKILL_ADMIN_PORT": str(self.admin_port),
+            **{f"SECKILL_{name.upper()}": str(value) for name, value in kafka.settings().items()},
+        }
+        self.ingress = self._process(
+            "ingress-1", ("pipeline.ingress",), self.public_port, "/health/ready", environment
+        )
+        self.follower = self._agent("follower-1", "follower", environment)
+        self.worker = self._agent("worker-1", "decider", environment)
+        self.second_worker = self._agent("worker-2", "decider", environment)
+
+    @property
+    def public(self) -> str:
+        return f"http://127.0.0.1:{self.public_port}"
+
+    @property
+    def admin(self) -> str:
+        return f"http://127.0.0.1:{self.admin_port}"
+
+    def arm(self, point: str, arrivals: int) -> None:
+        """Start the worker again, such that it ends itself at this fault point."""
+        armed = replace(
+            self.worker.part,
+            environment={**self.worker.part.environment, "SECKILL_FAULT_POINT": f"{point}:{arrivals}"},
+        )
+        plain, self.worker.part = self.worker.part, armed
+        self.worker.stop()
+        self.worker.start()
+        self.worker.part = plain
+
+    def _agent(self, name: str, role: str, environment: dict[str, str]) -> Process:
+        port = free_port()
+        return self._process(
+            name, ("agents", role), port, "/ready", {**environment, "SECKILL_TABLES_PORT": str(port)}
+        )
+
+    def _process(
+        self, name: str, module: Iterable[str], port: int, path: str, environment: dict[str, str]
+    ) -> Process:
+        part = Part(
+            name=name,
+            address=f"http://127.0.0.1:{port}",
+            command=(sys.executable, "-m", *module),
+            is_ready=lambda: answers_ok("127.0.0.1", port, path),
+            environment={**environment, "SECKILL_WORKER_NAME": name},
+            start_timeout_s=START_TIMEOUT_S,
+        )
+        return Process(part, self._logs)
+
+    def __enter__(self) -> "Stage":
+        processes = (self.follower, self.worker, self.ingress)
+        for process in processes:
+            process.spawn()
+        for process in processes:
+            process.wait_ready()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in (self.ingress, self.second_worker, self.worker, self.follower):
+            process.resume()
+            process.stop()
