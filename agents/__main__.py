@@ -9,6 +9,7 @@ from agents.app import create_app
 from agents.ready import attach_ready
 from agents.tables import Tables
 from agents.worker import run
+from pipeline.control import BreakerReporter
 from pipeline.partitionlog import PartitionLog
 from pipeline.producer import LogProducer
 from pipeline.settings import BadSettings, Settings, load_settings
@@ -28,14 +29,16 @@ def decider(settings: Settings) -> NoReturn:
     # Not idempotent: whatever the producer repeats, the protocol makes harmless, and it can not get stuck.
     producer = LogProducer(settings, settings.worker_name, idempotent=False)
     log = PartitionLog(settings.kafka())
+    breakers = BreakerReporter(topics.control, producer, settings)
     log_end = purchases.log_end_of(app, topics.requests.name)
-    deciders = purchases.Deciders(settings, topics, store, log, producer, log_end)
+    deciders = purchases.Deciders(settings, topics, store, log, producer, log_end, breakers.report)
     purchases.attach(app, topics, deciders)
     attach_ready(app, deciders.checks)
 
     @app.task
     async def start_producer() -> None:
         await producer.start()
+        await breakers.run()
 
     run(app, settings)
 

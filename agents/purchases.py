@@ -13,6 +13,7 @@ from agents.process import die_with
 from pipeline.decider import Decider, Incoming
 from pipeline.decider.decider import State
 from pipeline.decider.ports import Log, Producer, Store
+from pipeline.domain.breaker import Breaker
 from pipeline.settings import Settings
 from pipeline.topics import Topics
 
@@ -30,6 +31,7 @@ class Deciders:
         log: Log,
         producer: Producer,
         log_end: Callable[[int], int | None],
+        on_breaker: Callable[[int, Breaker], None],
     ) -> None:
         self._settings = settings
         self._topics = topics
@@ -37,6 +39,7 @@ class Deciders:
         self._log = log
         self._producer = producer
         self._log_end = log_end
+        self._on_breaker = on_breaker
         self._running: dict[int, tuple[Decider, asyncio.Task[None]]] = {}
         self._changed = asyncio.Condition()
         self.was_assigned = False
@@ -54,6 +57,7 @@ class Deciders:
                 self._producer,
                 _acknowledge,
                 partial(self._log_end, partition),
+                self._on_breaker,
             )
             task = asyncio.create_task(decider.run(), name=f"decider of partition {partition}")
             task.add_done_callback(die_with)
@@ -93,6 +97,7 @@ class Deciders:
                 "position": decider.position,
                 "records_decided": decider.decided,
                 "records_waiting": decider.waiting_records,
+                "breaker": decider.breaker.state.value,
                 "trouble": decider.trouble,
             }
             for partition, (decider, _) in sorted(self._running.items())

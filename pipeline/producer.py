@@ -151,10 +151,12 @@ class LogProducer:
         """Raises SendFailed for a partition that the topic has not; aiokafka would only assert it."""
         try:
             partitions = await asyncio.wait_for(
-                session.producer.partitions_for(topic), REQUEST_TIMEOUT_MS / 1_000
+                # aiokafka has the same limit for a topic that is not there, but none for a session that ends.
+                session.producer.partitions_for(topic),
+                2 * REQUEST_TIMEOUT_MS / 1_000,
             )
         except TimeoutError:
-            raise KafkaTimeoutError(f"no metadata within {REQUEST_TIMEOUT_MS} ms") from None
+            raise KafkaTimeoutError(f"no metadata within {2 * REQUEST_TIMEOUT_MS} ms") from None
         if partition not in partitions:
             raise SendFailed(
                 f"{topic} has no partition {partition}, only {len(partitions)}; the record was not sent"

@@ -88,6 +88,10 @@ class Settings(BaseSettings):
     backoff_ms_min: Milliseconds = 50
     backoff_ms_max: Milliseconds = 2_000
     redis_timeout_ms: Milliseconds = 5_000
+    breaker_failure_threshold: Annotated[int, Field(ge=1, le=1_000)] = 10
+    """So many failures or slow calls of Redis or the producer in a row, and the partition is not consumed."""
+    breaker_recovery_timeout_ms: Milliseconds = 60_000
+    breaker_slow_call_ms: Milliseconds = 1_000
     stop_deadline_ms: Milliseconds = 5_000
     """A worker that is still there after this long from being told to stop ends itself."""
 

@@ -16,6 +16,7 @@ from pipeline.decider.emit import Decision, emit
 from pipeline.decider.intake import Gap, Incoming, Intake, Prepared, chunk_of, prepare
 from pipeline.decider.ports import Log, Producer, Store
 from pipeline.decider.synchronise import Place, Synchroniser, incoming
+from pipeline.domain.breaker import Breaker, BreakerRule, BreakerState, failed, look, succeeded, wait_ms
 from pipeline.partitionlog import LogUnavailable
 from pipeline.producer import SendFailed
 from pipeline.settings import Settings
@@ -40,7 +41,8 @@ class Decider:
     """Decides one partition from `run` being started until it is cancelled; `put` feeds it.
 
     `on_decided` gets the records whose decisions are in the log, in order: now the stream may acknowledge them.
-    `log_end` tells where the command log ended when the stream last looked, if it knows.
+    `log_end` tells where the command log ended when the stream last looked, if it knows. `on_breaker` hears of every
+    change of the circuit breaker's state, and of the first one.
     """
 
     def __init__(
@@ -53,11 +55,13 @@ class Decider:
         producer: Producer,
         on_decided: Callable[[Sequence[Incoming]], None],
         log_end: Callable[[], int | None] = lambda: None,
+        on_breaker: Callable[[int, Breaker], None] = lambda _partition, _breaker: None,
     ) -> None:
         self.partition = partition
         self.state = State.SYNCHRONISING
         self.trouble: str | None = None
         """Why this decider is waiting, in one line; None while all is well."""
+        self.breaker = Breaker()
         self.position = -1
         self.decided = 0
         self._results_end = 0
@@ -68,6 +72,12 @@ class Decider:
         self._producer = producer
         self._on_decided = on_decided
         self._log_end = log_end
+        self._on_breaker = on_breaker
+        self._breaker_rule = BreakerRule(
+            settings.breaker_failure_threshold,
+            settings.breaker_recovery_timeout_ms,
+            settings.breaker_slow_call_ms,
+        )
         self._intake = Intake(settings.decider_buffer_records_max)
         self._synchroniser = Synchroniser(partition, topics, store, log, producer)
         self._backoff_ms = settings.backoff_ms_min
@@ -83,17 +93,36 @@ class Decider:
 
     async def run(self) -> None:
         """Decide until cancelled. Raises LogsDisagree, and whatever nobody foresaw: then the process has to end."""
+        self._on_breaker(self.partition, self.breaker)
         while True:
             try:
+                await self._wait_for_breaker()
                 self.state = State.SYNCHRONISING
                 self._go_on_from(await self._synchroniser.synchronise())
-                while True:
+                while self.breaker.state is not BreakerState.OPEN:
                     await self._step()
             except Stale as stale:
                 logger.warning("%s; synchronising", stale)
                 await asyncio.sleep(STALE_PAUSE_MS / 1_000)
-            except (StockUnavailable, LogUnavailable, SendFailed) as fault:
+            except (StockUnavailable, SendFailed) as fault:
+                self._set_breaker(failed(self.breaker, self._breaker_rule, _now_ms()))
                 await self._back_off(fault)
+            except LogUnavailable as fault:
+                await self._back_off(fault)
+
+    async def _wait_for_breaker(self) -> None:
+        """While the breaker is open nothing is consumed or tried; half open, one chunk may."""
+        if (pause_ms := wait_ms(self.breaker, self._breaker_rule, _now_ms())) > 0:
+            self.state, self.trouble = State.WAITING, f"partition {self.partition}: the circuit breaker is open"
+            await asyncio.sleep(pause_ms / 1_000)
+        self._set_breaker(look(self.breaker, self._breaker_rule, _now_ms()))
+
+    def _set_breaker(self, breaker: Breaker) -> None:
+        changed = breaker.state is not self.breaker.state
+        self.breaker = breaker
+        if changed:
+            logger.warning("partition %d: the circuit breaker is %s", self.partition, breaker.state)
+            self._on_breaker(self.partition, breaker)
 
     def _go_on_from(self, place: Place) -> None:
         self.position, self._results_end = place
@@ -165,6 +194,7 @@ class Decider:
         return chunk or self._intake.chunk(start - 1, self._settings.chunk_purchases_max)
 
     async def _decide(self, chunk: Sequence[Prepared]) -> None:
+        started_ms = _now_ms()
         self._next_chunk_at = _now_s() + self._settings.chunk_pace_ms / 1_000
         commands = [prepared.command for prepared in chunk]
         decided = await self._store.decide(self.partition, self.position, self._results_end, commands)
@@ -178,6 +208,10 @@ class Decider:
         self.decided += len(chunk)
         self._backoff_ms = self._settings.backoff_ms_min
         self._acknowledge(self.position)
+        if _now_ms() - started_ms > self._breaker_rule.slow_call_ms:
+            self._set_breaker(failed(self.breaker, self._breaker_rule, _now_ms()))
+        elif self.breaker.failures:
+            self._set_breaker(succeeded(self.breaker))
 
     def _acknowledge(self, position: int) -> None:
         if dropped := self._intake.drop_decided(position):
@@ -186,3 +220,7 @@ class Decider:
 
 def _now_s() -> float:
     return asyncio.get_running_loop().time()
+
+
+def _now_ms() -> int:
+    return int(_now_s() * 1_000)

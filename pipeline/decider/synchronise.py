@@ -43,7 +43,7 @@ class Place(NamedTuple):
 
 class Synchroniser:
     """Synchronises one partition. Raises Stale, StockUnavailable, LogUnavailable or SendFailed (try again) or
-    LogsDisagree (do not)."""
+    LogsDisagree or MayEvict (do not)."""
 
     def __init__(self, partition: int, topics: Topics, store: Store, log: Log, producer: Producer) -> None:
         self._partition = partition
@@ -53,6 +53,7 @@ class Synchroniser:
         self._producer = producer
 
     async def synchronise(self) -> Place:
+        await self._store.assert_keeps_keys()
         cursor = await self._store.cursor(self._partition)
         results = await self._log.bounds(self._topics.results.name, self._partition)
         requests = await self._log.bounds(self._topics.requests.name, self._partition)

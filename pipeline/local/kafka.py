@@ -147,6 +147,7 @@ def why_not_installable(libraries: Path) -> str | None:
 
 def install(libraries: Path) -> None:
     """Lets Maven copy Kafka and what it needs at run time there, once. Raises NoKafka."""
+    libraries = libraries.resolve()  # Maven takes a relative path from where the pom lies
     libraries.parent.mkdir(parents=True, exist_ok=True)
     with (libraries.parent / f"{libraries.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

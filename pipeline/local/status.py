@@ -9,7 +9,7 @@ _ROW = "{:<12} {:<9} {:>8} {:>9}  {}"
 
 
 def document(state: SystemState | None) -> str:
-    """{"pid", "ready", "parts": [{"name", "state", "pid", "address", "restarts"}]}; no parts where none run."""
+    """{"pid", "ready", "parts": [{"name", "state", "pid", "address", "restarts"}]}; none where none run."""
     shown = state.document() if state else {"pid": None, "ready": False, "parts": []}
     return json.dumps(shown, indent=2)
 

@@ -1,4 +1,4 @@
-"""The whole system as `seckill up` runs it: comes up, sells, survives the loss of a part, ends without a trace."""
+"""The whole system as `seckill up` runs it: comes up, sells, survives the loss of parts, leaves no trace."""
 
 import json
 import os
@@ -10,6 +10,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from system import System, is_running, request, wait_until
 
+from pipeline.local.broker import choose
+from pipeline.settings import BrokerKind, Settings
+
 pytestmark = [
     pytest.mark.durable,
     pytest.mark.skipif(
@@ -17,9 +20,6 @@ pytestmark = [
         reason="needs the local stack's own durable broker: Java and Maven",
     ),
 ]
-
-from pipeline.local.broker import choose
-from pipeline.settings import BrokerKind, Settings
 
 PARTS = {"kafka", "redis", "follower-1", "worker-1", "ingress-1"}
 

@@ -1,9 +1,14 @@
 """The broker and the Redis of the local stack keep what they were told, whatever happens to their process."""
 
+import shutil
+from pathlib import Path
+
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from redis import Redis
+
+from pipeline.local.kafka import install, is_installed
 
 TOPIC = "kept"
 
@@ -62,3 +67,12 @@ def test_paused_redis_is_stopped_all_the_same(private_redis):
     private_redis.process.pause()
     private_redis.process.stop()
     assert private_redis.process.pid is None
+
+
+@pytest.mark.skipif(shutil.which("mvn") is None, reason="needs Maven")
+def test_jars_go_into_a_relative_directory_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    kafka_jars = Path("data/kafka/libs")
+    install(kafka_jars)
+    assert is_installed(kafka_jars)
+    assert list(kafka_jars.glob("log4j-slf4j-impl-*.jar"))

@@ -36,6 +36,7 @@ MUTANTS: Final = {
 USERS: Final = 60
 WINDOW: Final = 10
 """Ticks in which the limiter lets a number of purchases through."""
+CHUNK_MAX: Final = 4
 ZOMBIES_MAX: Final = 2
 SNAPSHOTS_MAX: Final = 8
 AMBUSH_STEPS_MAX: Final = 60
@@ -92,7 +93,8 @@ class Sale:
 def decide_request(sale: Sale, offset: int, request: Request, mutant: str = "") -> Decision:
     """The decision on one command; changes the sale."""
     sale.time = request.time if mutant == "noclamp" else max(sale.time, request.time)
-    refused, codes = False, ()
+    refused = False
+    codes: tuple[int, ...] = ()
     if request.kind == "open":
         refused = sale.opened
         if not refused:
@@ -220,7 +222,9 @@ class World:
         else:
             self.requests.append(Request(kind, time))
 
-    def decide(self, after: int, results_end: int, chunk: Sequence[tuple[int, Request]]) -> tuple[Recorded, ...]:
+    def decide(
+        self, after: int, results_end: int, chunk: Sequence[tuple[int, Request]]
+    ) -> tuple[Recorded, ...]:
         """The Lua call: atomic, fenced by the cursor."""
         redis = self.redis
         if redis.cursor != after and self.mutant != "nofence":
@@ -285,7 +289,7 @@ class Decider:
     def _decide_chunk(self) -> Steps:
         world = self._world
         first = self.position + 1
-        size = world.rng.randrange(1, 5)
+        size = world.rng.randrange(1, CHUNK_MAX + 1)
         chunk = list(enumerate(world.requests[first : first + size], start=first))
         if not chunk:
             if world.redis.cursor != self.position and world.mutant != "noheartbeat":
@@ -467,7 +471,7 @@ class Cast:
     def _ambush(self) -> None:
         """A story that chance alone finds once in 30,000 schedules: a hint beyond decisions that Redis lacks.
 
-        A zombie stops between Lua and commit; its successor gets ahead and stops at the same point; the zombie commits
+        A zombie stops between Lua and commit; its successor gets well ahead and stops at the same point; the zombie commits
         and so knows an end of the log behind its successor's decisions; Redis falls back to where the zombie stands,
         who passes the fence and stores that end as the hint; then the successor commits.
         """
@@ -475,12 +479,12 @@ class Cast:
         zombie, successor = Decider(world), Decider(world)
         _advance(zombie, lambda: zombie.position == len(world.requests) - 1)
         start = world.redis.cursor
-        for _ in range(8):
+        for _ in range(4 * CHUNK_MAX):
             world.append_request("buy")
         _advance(zombie, lambda: world.redis.cursor > start)
         snapshot = world.redis.copy()
-        _advance(successor, lambda: world.redis.cursor > successor.position > snapshot.cursor)
-        _advance(zombie, lambda: zombie.position == snapshot.cursor)
+        _advance(successor, lambda: world.redis.cursor > successor.position > snapshot.cursor + CHUNK_MAX)
+        _advance(zombie, lambda: bool(world.results) and world.results[-1][0] == snapshot.cursor)
         world.redis = snapshot.copy()
         _advance(zombie, lambda: zombie.position == world.redis.cursor > snapshot.cursor)
         committed = len(world.results)
@@ -525,10 +529,16 @@ def verdict(world: World) -> str | None:
         return "a poller was told something else"
     if world.redis.views != dict(enumerate(truth)):
         return "the view is not the results"
-    won = {order for offset, request in enumerate(world.requests) for order in orders_of(offset, request, truth[offset])}
+    won = {
+        order
+        for offset, request in enumerate(world.requests)
+        for order in orders_of(offset, request, truth[offset])
+    }
     if world.won_by_follower != len(won):
         return "the follower counted other winners"
-    if world.dead_letters != {offset for offset, decision in enumerate(truth) if decision.kind == "malformed"}:
+    if world.dead_letters != {
+        offset for offset, decision in enumerate(truth) if decision.kind == "malformed"
+    }:
         return "dead letters are not the malformed commands"
     return None if world.orders == won else "orders are not the winners"
 

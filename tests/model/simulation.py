@@ -50,7 +50,9 @@ from pipeline.topics import load_topics
 PARTITION = 0
 PRODUCTS = ("1001", "p-2")
 TOPICS = load_topics(Profile.LOCAL)
-SETTINGS = Settings(chunk_purchases_max=6, decider_buffer_records_max=12, idle_look_ms=200, backoff_ms_max=200)
+SETTINGS = Settings(
+    chunk_purchases_max=6, decider_buffer_records_max=12, idle_look_ms=200, backoff_ms_max=200
+)
 QUIET_S = 30.0
 SETTLE_S_MAX = 600.0
 
@@ -189,7 +191,9 @@ class MemoryLog:
         self._world.dead_letters.append((key, value))
         return len(self._world.dead_letters) - 1
 
-    async def send_all(self, topic: str, partition: int, records: Sequence[tuple[bytes | None, bytes]]) -> int:
+    async def send_all(
+        self, topic: str, partition: int, records: Sequence[tuple[bytes | None, bytes]]
+    ) -> int:
         last, rest = -1, list(records)
         while rest:
             await self._world.a_while()
@@ -215,7 +219,14 @@ class Worker:
         self._world = world
         log = MemoryLog(world)
         self.decider = Decider(
-            PARTITION, SETTINGS, TOPICS, SlowStore(world), log, log, self._acknowledge, lambda: len(world.requests)
+            PARTITION,
+            SETTINGS,
+            TOPICS,
+            SlowStore(world),
+            log,
+            log,
+            self._acknowledge,
+            lambda: len(world.requests),
         )
         self.tasks = [asyncio.create_task(self.decider.run()), asyncio.create_task(self._stream())]
 
@@ -355,7 +366,9 @@ def redis_is_the_fold(redis: Redis, fold: PartitionFold) -> str | None:
     if int(redis.hget(keys.cursor(PARTITION), "offset") or -1) != fold.offset:
         return "the cursor is not at the end"
     for product_id, product in fold.products.items():
-        fields = {k.decode(): v.decode() for k, v in redis.hgetall(keys.product(PARTITION, product_id)).items()}
+        fields = {
+            k.decode(): v.decode() for k, v in redis.hgetall(keys.product(PARTITION, product_id)).items()
+        }
         buyers = redis.hgetall(keys.buyers(PARTITION, product_id))
         wins = {user.decode(): decode_wins(PARTITION, value) for user, value in buyers.items()}
         counts = {int(name[5:]): int(value) for name, value in fields.items() if name.startswith("code:")}

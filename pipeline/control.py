@@ -1,0 +1,142 @@
+"""The control topic: who writes the state of the circuit breakers to it, and who follows it.
+
+The last record of a key holds. A breaker's key is `breaker:{partition}`. News of a breaker may be late (Kafka may be
+what is away), but it is the newest state that is written in the end, and a decider that takes a partition over begins
+with its own.
+"""
+
+import asyncio
+import logging
+import time
+from typing import NamedTuple, Protocol
+
+import orjson
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
+
+from pipeline.domain.breaker import Breaker, BreakerState
+from pipeline.producer import SendFailed
+from pipeline.settings import Settings
+from pipeline.topics import Topic
+
+logger = logging.getLogger(__name__)
+
+CONTROL_PARTITION = 0
+"""The control topic has one partition, so that all who follow it see the same order."""
+
+
+class BreakerNews(NamedTuple):
+    """The state of a partition's breaker since `at_ms` (wall clock); open, it is tried again at `retry_at_ms`."""
+
+    partition: int
+    state: BreakerState
+    at_ms: int
+    retry_at_ms: int
+
+
+def encode_breaker(news: BreakerNews) -> tuple[bytes, bytes]:
+    """Key and value of the record on the control topic."""
+    key = f"breaker:{news.partition}".encode()
+    return key, orjson.dumps({"type": "breaker", **news._asdict()})
+
+
+def decode_breaker(value: bytes | None) -> BreakerNews | None:
+    """The news in a record of the control topic; None if the record is of another type."""
+    document = orjson.loads(value) if value else None
+    if not isinstance(document, dict) or document.get("type") != "breaker":
+        return None
+    return BreakerNews(
+        document["partition"], BreakerState(document["state"]), document["at_ms"], document["retry_at_ms"]
+    )
+
+
+class Sender(Protocol):
+    async def send(self, topic: str, partition: int, key: bytes | None, value: bytes) -> int: ...
+
+
+class BreakerReporter:
+    """Writes what breakers say of themselves to the control topic, the newest of each partition, until it is there."""
+
+    def __init__(self, topic: Topic, producer: Sender, settings: Settings) -> None:
+        self._topic = topic.name
+        self._producer = producer
+        self._settings = settings
+        self._unsent: dict[int, BreakerNews] = {}
+        self._arrived = asyncio.Event()
+
+    def report(self, partition: int, breaker: Breaker) -> None:
+        """Take note of a breaker's state; `run` writes it."""
+        now_ms = int(time.time() * 1_000)
+        retry_at_ms = now_ms + self._settings.breaker_recovery_timeout_ms
+        is_open = breaker.state is BreakerState.OPEN
+        self._unsent[partition] = BreakerNews(partition, breaker.state, now_ms, retry_at_ms if is_open else 0)
+        self._arrived.set()
+
+    async def run(self) -> None:
+        """Write until cancelled."""
+        backoff_ms = self._settings.backoff_ms_min
+        while True:
+            await self._arrived.wait()
+            self._arrived.clear()
+            for partition, news in list(self._unsent.items()):
+                try:
+                    await self._producer.send(self._topic, CONTROL_PARTITION, *encode_breaker(news))
+                except SendFailed as fault:
+                    logger.warning("the state of breaker %d is not told yet: %s", partition, fault)
+                    self._arrived.set()
+                    await asyncio.sleep(backoff_ms / 1_000)
+                    backoff_ms = min(2 * backoff_ms, self._settings.backoff_ms_max)
+                else:
+                    backoff_ms = self._settings.backoff_ms_min
+                    if self._unsent.get(partition) is news:
+                        del self._unsent[partition]
+
+
+class BreakerBoard:
+    """The state of every partition's breaker, as the control topic tells it. Closed until told otherwise."""
+
+    def __init__(self) -> None:
+        self._news: dict[int, BreakerNews] = {}
+
+    def take(self, value: bytes | None) -> None:
+        """Take in a record of the control topic."""
+        if (news := decode_breaker(value)) is not None:
+            self._news[news.partition] = news
+
+    def state(self, partition: int) -> BreakerState:
+        news = self._news.get(partition)
+        return news.state if news else BreakerState.CLOSED
+
+    def retry_after_ms(self, partition: int, now_ms: int) -> int:
+        """0 while purchases of this partition are taken; else how long its breaker will still be open."""
+        news = self._news.get(partition)
+        if news is None or news.state is not BreakerState.OPEN:
+            return 0
+        # A decider that died with its breaker open never says more; its time is up all the same.
+        return max(0, news.retry_at_ms - now_ms)
+
+
+async def follow_control(settings: Settings, topic: Topic, board: BreakerBoard) -> None:
+    """Keep the board as the control topic has it, from its beginning, until cancelled; Kafka may come and go."""
+    backoff_ms = settings.backoff_ms_min
+    place = TopicPartition(topic.name, CONTROL_PARTITION)
+    while True:
+        consumer = AIOKafkaConsumer(
+            bootstrap_servers=settings.kafka(),
+            group_id=None,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+        )
+        try:
+            await consumer.start()
+            consumer.assign([place])
+            await consumer.seek_to_beginning(place)
+            backoff_ms = settings.backoff_ms_min
+            async for record in consumer:
+                board.take(record.value)
+        except KafkaError as fault:
+            logger.warning("the control topic is not followed: %r", fault)
+            await asyncio.sleep(backoff_ms / 1_000)
+            backoff_ms = min(2 * backoff_ms, settings.backoff_ms_max)
+        finally:
+            await consumer.stop()

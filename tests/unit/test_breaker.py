@@ -1,0 +1,63 @@
+"""The circuit breaker as a state machine, against what its documentation says in plain words."""
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from pipeline.domain.breaker import Breaker, BreakerRule, BreakerState, failed, look, succeeded, wait_ms
+
+RULE = BreakerRule(failure_threshold=3, recovery_timeout_ms=1_000)
+
+
+class BreakerMachine(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.now_ms = 5_000
+        self.breaker = Breaker()
+        self.in_a_row = 0
+
+    @rule(ms=st.integers(0, 1_500))
+    def time_passes(self, ms: int) -> None:
+        before = self.breaker
+        self.now_ms += ms
+        self.breaker = look(before, RULE, self.now_ms)
+        if before.state is BreakerState.OPEN:
+            recovered = self.now_ms - before.opened_at_ms >= RULE.recovery_timeout_ms
+            assert (self.breaker.state is BreakerState.HALF_OPEN) == recovered
+        else:
+            assert self.breaker == before
+
+    @precondition(lambda self: self.breaker.state is BreakerState.CLOSED)
+    @rule()
+    def a_call_fails_while_closed(self) -> None:
+        self.breaker = failed(self.breaker, RULE, self.now_ms)
+        self.in_a_row += 1
+        assert (self.breaker.state is BreakerState.OPEN) == (self.in_a_row >= RULE.failure_threshold)
+
+    @precondition(lambda self: self.breaker.state is BreakerState.HALF_OPEN)
+    @rule()
+    def the_one_chunk_fails(self) -> None:
+        self.breaker = failed(self.breaker, RULE, self.now_ms)
+        assert self.breaker.state is BreakerState.OPEN
+        assert wait_ms(self.breaker, RULE, self.now_ms) == RULE.recovery_timeout_ms
+
+    @precondition(lambda self: self.breaker.state is not BreakerState.OPEN)
+    @rule()
+    def a_chunk_goes_through(self) -> None:
+        self.breaker = succeeded(self.breaker)
+        self.in_a_row = 0
+        assert self.breaker.state is BreakerState.CLOSED
+
+    @precondition(lambda self: self.breaker.state is BreakerState.OPEN)
+    @rule(well=st.booleans())
+    def a_late_answer_changes_nothing_while_open(self, well: bool) -> None:
+        before = self.breaker
+        assert (succeeded(before) if well else failed(before, RULE, self.now_ms)) == before
+
+    @invariant()
+    def only_an_open_breaker_makes_wait(self) -> None:
+        waiting = wait_ms(self.breaker, RULE, self.now_ms)
+        assert 0 <= waiting <= RULE.recovery_timeout_ms
+        assert waiting == 0 or self.breaker.state is BreakerState.OPEN
+
+
+TestBreaker = BreakerMachine.TestCase
