@@ -123,7 +123,9 @@ def log_end_of(app: faust.App, topic: str) -> Callable[[int], int | None]:
 def attach(app: faust.App, topics: Topics, deciders: Deciders) -> None:
     """Let this application's share of the partitions of purchase-requests be decided."""
     name = topics.requests.name
-    channel = app.topic(name, partitions=topics.requests.partitions, key_serializer="raw", value_serializer="raw")
+    channel = app.topic(
+        name, partitions=topics.requests.partitions, key_serializer="raw", value_serializer="raw"
+    )
 
     @app.on_partitions_assigned.connect
     async def start_deciding(_app: faust.App, assigned: set[Any], **_: Any) -> None:

@@ -2,23 +2,25 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import faust
 
 from agents.process import die
-from agents.tables import Tables
+from agents.tables import Sent, Tables
 from pipeline.partitionlog import LogUnavailable, PartitionLog
 from pipeline.settings import Settings
 from pipeline.stock.store import StockStore, StockUnavailable
 from pipeline.topics import Topics
-from pipeline.view import ResultView
+from pipeline.view import Positioned, ResultView
 
 logger = logging.getLogger(__name__)
 
 BATCH_RECORDS_MAX = 500
 LOOK_INTERVAL_S = 1.0
+RECOVERY_LOOK_INTERVAL_S = 0.05
+CHANGELOG_SLOW_AFTER_S = 2.0
 
 
 class Followers:
@@ -37,6 +39,11 @@ class Followers:
         self._trouble: dict[int, str] = {}
         self.was_assigned = False
 
+    @property
+    def partitions(self) -> frozenset[int]:
+        """The partitions that are followed here and whose table rows are true now."""
+        return frozenset(self._views) if self._tables.are_true() else frozenset()
+
     def assign(self, partitions: set[int]) -> None:
         self._views = {
             partition: self._views.get(partition)
@@ -54,45 +61,77 @@ class Followers:
         self.was_assigned = True
 
     async def follow(self, partition: int, events: Sequence[Any]) -> None:
-        """Take these events in; returns when all of it is written, however long Redis is away."""
-        records = [event.value for event in events]
-        await self._insist(partition, records)
-        self._tables.take_in(partition, [(event.message.offset, event.value) for event in events])
+        """Take these events in and acknowledge them, however long Redis or Kafka is away."""
+        records = [Positioned(event.message.offset, event.value) for event in events]
+        await self._insist(partition, lambda view: view.write(records))
+        while not self._tables.are_true():
+            await asyncio.sleep(RECOVERY_LOOK_INTERVAL_S)
+        if partition not in self._views:
+            # Their next owner gets these events: they were not acknowledged.
+            return
+        # The offset must not pass the changelog: what is acknowledged does not come again.
+        await self._kept(partition, self._tables.take_in(partition, records))
+        for event in events:
+            event.ack()
 
     async def look(self) -> None:
         """See whether Redis still has the view, and write again what it lost."""
-        for partition in list(self._views):
-            await self._insist(partition, [])
+        await asyncio.gather(*(self._try(partition, _look) for partition in list(self._views)))
 
-    async def _insist(self, partition: int, records: Sequence[bytes]) -> None:
+    async def _insist(self, partition: int, call: Callable[[ResultView], Awaitable[None]]) -> None:
         backoff_ms = self._settings.backoff_ms_min
-        while (view := self._views.get(partition)) is not None:
-            try:
-                async with self._locks[partition]:
-                    if records:
-                        await view.write(records)
-                    else:
-                        await view.look()
-            except (StockUnavailable, LogUnavailable) as fault:
-                self._trouble[partition] = str(fault)
-                logger.warning("partition %d: %s; trying again in %d ms", partition, fault, backoff_ms)
-                await asyncio.sleep(backoff_ms / 1_000)
-                backoff_ms = min(2 * backoff_ms, self._settings.backoff_ms_max)
-            else:
-                self._trouble.pop(partition, None)
-                return
+        while not await self._try(partition, call):
+            await asyncio.sleep(backoff_ms / 1_000)
+            backoff_ms = min(2 * backoff_ms, self._settings.backoff_ms_max)
+
+    async def _try(self, partition: int, call: Callable[[ResultView], Awaitable[None]]) -> bool:
+        """Whether that is done, or this partition is no longer followed here."""
+        if (view := self._views.get(partition)) is None:
+            return True
+        try:
+            async with self._locks[partition]:
+                await call(view)
+        except (StockUnavailable, LogUnavailable) as fault:
+            self._say(partition, str(fault))
+            return False
+        self._trouble.pop(partition, None)
+        return True
+
+    async def _kept(self, partition: int, sent: Sent) -> None:
+        """Wait until the changelog has these rows. Raises what its producer gave up with."""
+        waiting: set[asyncio.Future[Any]] = set(sent)
+        while waiting:
+            done, waiting = await asyncio.wait(waiting, timeout=CHANGELOG_SLOW_AFTER_S)
+            for each in done:
+                each.result()
+            if waiting:
+                self._say(partition, "Kafka does not acknowledge the changelog of the tables")
+        self._trouble.pop(partition, None)
+
+    def _say(self, partition: int, trouble: str) -> None:
+        self._trouble[partition] = trouble
+        logger.warning("partition %d: %s; trying again", partition, trouble)
 
     def checks(self) -> dict[str, str]:
         """By partition, "ok" or what is wrong."""
-        checks = {"assignment": "ok" if self.was_assigned else "no partitions yet"}
+        checks = {
+            "assignment": "ok" if self.was_assigned else "no partitions yet",
+            "tables": "ok" if self._tables.are_true() else "recovering",
+        }
         checks |= {f"partition {p}": self._trouble.get(p, "ok") for p in sorted(self._views)}
         return checks
+
+
+async def _look(view: ResultView) -> None:
+    await view.look()
 
 
 def attach(app: faust.App, topics: Topics, followers: Followers) -> None:
     """Let this application follow its share of the partitions of purchase-results."""
     name = topics.results.name
-    channel = app.topic(name, partitions=topics.results.partitions, key_serializer="raw", value_serializer="raw")
+    channel = app.topic(
+        name, partitions=topics.results.partitions, key_serializer="raw", value_serializer="raw"
+    )
 
     @app.on_partitions_assigned.connect
     async def start_following(_app: faust.App, assigned: set[Any], **_: Any) -> None:
@@ -113,8 +152,9 @@ def attach(app: faust.App, topics: Topics, followers: Followers) -> None:
                 # What has gathered while the last batch was written is the next batch; nothing waits for a timer.
                 if len(events) >= BATCH_RECORDS_MAX or stream.channel.queue.empty():
                     await followers.follow(event.message.partition, events)
-                    for each in events:
-                        each.ack()
                     events = []
-        except (ValueError, KeyError, TypeError) as error:
-            die(f"results agent: a record of {name} is none that a decider wrote: {error!r}")
+        except Exception as error:
+            # Faust would start the agent again after the events in its hands.
+            logger.exception("the results agent failed")
+            die(f"results agent: {error!r}")
+            raise

@@ -100,3 +100,25 @@ def check(timeout_ms: int) -> None:
     if differences:
         raise click.exceptions.Exit(1)
     click.echo(f"all {len(wanted.all())} topics at {settings.kafka()} are as topics.yaml says")
+
+
+@main.command()
+@click.option("--follow", is_flag=True, help="Go on with what comes, until Ctrl-C.")
+@click.option("--from-beginning", is_flag=True, help="With --follow: first all that the topic holds.")
+@click.option("--json", "as_json", is_flag=True, help="The records as they are, one JSON object a line.")
+def orders(follow: bool, from_beginning: bool, as_json: bool) -> None:
+    """Print the orders topic as a Kafka-native consumer sees it, repeats dropped: one line an order."""
+    from pipeline.orders_feed import OrdersFeed, OrdersUnavailable, print_orders
+    from pipeline.settings import BadSettings, load_settings
+    from pipeline.topics import BadTopics, load_topics
+
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+    with _refusals(BadSettings, BadTopics, OrdersUnavailable):
+        settings = load_settings()
+        topic = load_topics(settings.kafka_profile, settings.topics_file).orders.name
+        feed = OrdersFeed(settings.kafka(), topic, from_beginning=from_beginning or not follow)
+        print_orders(feed, follow=follow, as_json=as_json)
+
+
+if __name__ == "__main__":
+    main()

@@ -97,11 +97,21 @@ class BreakerBoard:
 
     def __init__(self) -> None:
         self._news: dict[int, BreakerNews] = {}
+        self._open: set[int] = set()
+
+    @property
+    def all_closed(self) -> bool:
+        """Whether no breaker is open: the one question that is asked for every purchase."""
+        return not self._open
 
     def take(self, value: bytes | None) -> None:
         """Take in a record of the control topic."""
         if (news := decode_breaker(value)) is not None:
             self._news[news.partition] = news
+            if news.state is BreakerState.OPEN:
+                self._open.add(news.partition)
+            else:
+                self._open.discard(news.partition)
 
     def state(self, partition: int) -> BreakerState:
         news = self._news.get(partition)

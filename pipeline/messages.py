@@ -86,7 +86,10 @@ def is_idempotency_key(text: str) -> bool:
 
 
 def encode_purchases(
-    product_id: str, users: list[str], quantities: list[int] | None = None, keys: Mapping[int, str] | None = None
+    product_id: str,
+    users: list[str],
+    quantities: list[int] | None = None,
+    keys: Mapping[int, str] | None = None,
 ) -> bytes:
     """The envelope of 1..1,000 purchases of one product. Quantities that are all 1, and no keys, are left out."""
     envelope: dict[str, Any] = {"type": "purchase", "product_id": product_id, "users": users}
@@ -376,7 +379,10 @@ def created_orders(result: PurchaseResult, partition: int) -> Iterator[bytes]:
         if quantity == 1:
             rest = single
         else:
-            rest = '","quantity":%d,"price":"%s","amount":"%s"' % (quantity, result.price, price * quantity) + tail
+            rest = (
+                '","quantity":%d,"price":"%s","amount":"%s"' % (quantity, result.price, price * quantity)
+                + tail
+            )
         yield (prefix + str(index) + middle + users[index] + rest).encode()
 
 

@@ -4,7 +4,7 @@ Followers that go on for ever have their own consumers. This is for the decider 
 and for the audit: a known range, read once, in order.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from typing import NamedTuple
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -45,6 +45,14 @@ class PartitionLog:
         async with _consumer(self._bootstrap) as consumer:
             return await _bounds(consumer, TopicPartition(topic, partition))
 
+    async def bounds_of(self, topic: str, partitions: Iterable[int]) -> dict[int, Bounds]:
+        """What these partitions hold now. Raises LogUnavailable."""
+        places = [TopicPartition(topic, partition) for partition in partitions]
+        async with _consumer(self._bootstrap) as consumer:
+            beginnings = await _called(consumer.beginning_offsets(places))
+            ends = await _called(consumer.end_offsets(places))
+            return {place.partition: Bounds(beginnings[place], ends[place]) for place in places}
+
     async def read(
         self, topic: str, partition: int, start: int, end: int | None = None
     ) -> AsyncIterator[list[LogRecord]]:
@@ -75,7 +83,9 @@ class PartitionLog:
                 reached = await _called(consumer.position(place))
                 waited_ms = 0 if reached > position else waited_ms + _POLL_MS
                 if waited_ms >= STALLED_AFTER_MS:
-                    raise LogUnavailable(f"{topic}[{partition}]: nothing came at {position} for {waited_ms} ms")
+                    raise LogUnavailable(
+                        f"{topic}[{partition}]: nothing came at {position} for {waited_ms} ms"
+                    )
                 position = reached
                 if records:
                     yield records
@@ -96,7 +106,7 @@ class _consumer:  # noqa: N801 -- reads as the verb that it is
     async def __aenter__(self) -> AIOKafkaConsumer:
         try:
             await _called(self._consumer.start())
-        except LogUnavailable:
+        except BaseException:
             await self._consumer.stop()
             raise
         return self._consumer

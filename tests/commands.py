@@ -29,8 +29,12 @@ openings = st.builds(
 def purchases(draw: st.DrawFn, product_id: str) -> bytes:
     users = draw(st.lists(st.sampled_from(USERS), min_size=1, max_size=6))
     count = len(users)
-    quantities = draw(st.none() | st.lists(st.integers(-1, 4) | st.just(1_000_001), min_size=count, max_size=count))
-    keys = draw(st.dictionaries(st.integers(0, count - 1), st.sampled_from(["k", 'a:"b\\', "{}:[1]"]), max_size=3))
+    quantities = draw(
+        st.none() | st.lists(st.integers(-1, 4) | st.just(1_000_001), min_size=count, max_size=count)
+    )
+    keys = draw(
+        st.dictionaries(st.integers(0, count - 1), st.sampled_from(["k", 'a:"b\\', "{}:[1]"]), max_size=3)
+    )
     return encode_purchases(product_id, users, quantities, keys)
 
 

@@ -1,4 +1,4 @@
-"""`seckill up` as a user runs it: a process of its own, on free ports, told by environment and signals alone."""
+"""`seckill up` as a user runs it: in a process of its own, on free ports, told by environment and signals."""
 
 import json
 import os

@@ -113,7 +113,10 @@ class Decider:
     async def _wait_for_breaker(self) -> None:
         """While the breaker is open nothing is consumed or tried; half open, one chunk may."""
         if (pause_ms := wait_ms(self.breaker, self._breaker_rule, _now_ms())) > 0:
-            self.state, self.trouble = State.WAITING, f"partition {self.partition}: the circuit breaker is open"
+            self.state, self.trouble = (
+                State.WAITING,
+                f"partition {self.partition}: the circuit breaker is open",
+            )
             await asyncio.sleep(pause_ms / 1_000)
         self._set_breaker(look(self.breaker, self._breaker_rule, _now_ms()))
 
@@ -140,7 +143,9 @@ class Decider:
         if not await self._intake.wait(self._settings.idle_look_ms / 1_000):
             at = await self._store.cursor_offset(self.partition)
             if at != self.position:
-                raise Stale(f"partition {self.partition}: the cursor moved from {self.position} to {at} while idle")
+                raise Stale(
+                    f"partition {self.partition}: the cursor moved from {self.position} to {at} while idle"
+                )
             return
         self._acknowledge(self.position)
         if not self._intake:

@@ -6,7 +6,13 @@ from typing import NamedTuple
 from pipeline import faultpoints
 from pipeline.decider.intake import Incoming
 from pipeline.decider.ports import Keyed, Producer
-from pipeline.messages import MalformedResult, PurchaseResult, created_orders, dead_letter_headers, decode_result
+from pipeline.messages import (
+    MalformedResult,
+    PurchaseResult,
+    created_orders,
+    dead_letter_headers,
+    decode_result,
+)
 from pipeline.topics import Topics
 
 

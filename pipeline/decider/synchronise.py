@@ -170,4 +170,3 @@ class _Batch:
 def incoming(record: LogRecord) -> Incoming:
     """A record that was read from the log directly, as the intake knows it."""
     return Incoming(record.offset, record.time_ms, record.key, record.value)
-

@@ -13,6 +13,7 @@ from pipeline.domain.codes import Code
 from pipeline.ingress.group_commit import LogAway, NotAcknowledged, TooManyWaiting
 from pipeline.ingress.logends import EndsUnknown
 from pipeline.ingress.problems import Kind, Problem, not_found
+from pipeline.ingress.purchases import BreakerOpen
 from pipeline.ingress.waiters import TooManyWaiters
 from pipeline.settings import Settings
 from pipeline.stock.store import StockUnavailable
@@ -83,6 +84,12 @@ class Admission:
             case LogAway():
                 return self.unavailable(
                     "the log takes no purchases at this time; this one was not taken, a repeat is safe"
+                )
+            case BreakerOpen():
+                return Problem(
+                    Kind.UNAVAILABLE,
+                    self._settings.busy_message,
+                    retry_after_s=max(1, -(-error.wait_ms // 1_000)),
                 )
             case TooManyWaiting():
                 return self.busy(self._settings.purchases_waiting_max)

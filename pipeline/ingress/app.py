@@ -6,6 +6,7 @@ import logging
 from aiohttp import web
 from aiokafka.errors import KafkaError
 
+from pipeline.control import BreakerBoard, follow_control
 from pipeline.ingress import administration
 from pipeline.ingress.administration import AdministrationRoutes
 from pipeline.ingress.admission import Admission
@@ -49,6 +50,8 @@ class Ingress:
         self._producer = LogProducer(settings, settings.worker_name, idempotent=settings.kafka_idempotence)
         self._ends = LogEnds(bootstrap, requests, partitions)
         self._keeper = PaceKeeper(self._store, self._ends, partitions)
+        self._breakers = BreakerBoard()
+        self._control: asyncio.Task[None] | None = None
         self._waiters = Waiters(partitions, settings.waiters_max)
         self._feed = ResultsFeed(bootstrap, topics.results.name, partitions, self._waiters)
         self._commits = GroupCommit(
@@ -80,6 +83,9 @@ class Ingress:
             await self._ends.start()
             feed = await self._feed.start()
             self._keeper.start()
+            self._control = asyncio.create_task(
+                follow_control(settings, self._topics.control, self._breakers), name="control topic"
+            )
             await self._listen(self._public_app(), settings.public_host, settings.public_port)
             await self._listen(self._admin_app(), settings.admin_host, settings.admin_port)
         except (TopicsRefused, BrokerAway, SendFailed, KafkaError, EndsUnknown, OSError) as error:
@@ -107,6 +113,10 @@ class Ingress:
     async def _stop_parts(self) -> None:
         self._stopping = "listeners"
         await asyncio.gather(*(runner.cleanup() for runner in self._runners))
+        if self._control is not None:
+            self._stopping = "control topic"
+            self._control.cancel()
+            await asyncio.wait({self._control})
         for part in (self._keeper, self._feed, self._ends, self._producer):
             self._stopping = type(part).__name__
             await part.stop()
@@ -122,9 +132,16 @@ class Ingress:
         app = web.Application(middlewares=[admission.middleware()], client_max_size=settings.body_bytes_max)
         polling = PollingRoutes(settings, self._decisions, admission)
         stats = StatsRoutes(
-            self._store, self._commits, self._decisions, self._waiters, self._keeper, polling, admission
+            self._store,
+            self._commits,
+            self._decisions,
+            self._waiters,
+            self._keeper,
+            polling,
+            admission,
+            self._breakers,
         )
-        app.add_routes(PurchaseRoutes(settings, self._commits, self._decisions).routes())
+        app.add_routes(PurchaseRoutes(settings, self._commits, self._decisions, self._breakers).routes())
         app.add_routes(polling.routes())
         app.add_routes(stats.routes())
         app.add_routes(self._health.routes())

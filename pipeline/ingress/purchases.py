@@ -1,7 +1,10 @@
 """The two purchase calls: into the log, and (the synchronous one) wait for the decision."""
 
+import time
+
 from aiohttp import web
 
+from pipeline.control import BreakerBoard
 from pipeline.domain.codes import Code, http_status
 from pipeline.domain.ids import presented_id
 from pipeline.domain.receipts import Receipt
@@ -11,19 +14,31 @@ from pipeline.ingress.decisions import Decisions
 from pipeline.ingress.group_commit import GroupCommit
 from pipeline.messages import Answer
 from pipeline.settings import Settings
+from pipeline.topics import partition_of
 
 REQUESTS_PATH = "/api/v1/seckill/requests/"
 ACCEPTED_MESSAGE = "accepted; poll status_url for the decision"
 
 
+class BreakerOpen(Exception):
+    """The circuit breaker of the product's partition is open, for about so many milliseconds."""
+
+    def __init__(self, wait_ms: int) -> None:
+        super().__init__(wait_ms)
+        self.wait_ms = wait_ms
+
+
 class PurchaseRoutes:
-    def __init__(self, settings: Settings, commits: GroupCommit, decisions: Decisions) -> None:
+    def __init__(
+        self, settings: Settings, commits: GroupCommit, decisions: Decisions, breakers: BreakerBoard
+    ) -> None:
         self._body_bytes_max = settings.body_bytes_max
         self._depth_max = settings.json_depth_max
         self._wait_timeout_ms = settings.wait_timeout_ms
         self._retry_after_s = settings.retry_after_s
         self._commits = commits
         self._decisions = decisions
+        self._breakers = breakers
 
     def routes(self) -> list[web.RouteDef]:
         return [
@@ -61,7 +76,15 @@ class PurchaseRoutes:
 
     async def _wanted(self, request: web.Request) -> Purchase:
         body = await read_body(request, self._body_bytes_max)
-        return parse_purchase(parse_object(body, self._depth_max), request.headers.get("Idempotency-Key"))
+        purchase = parse_purchase(parse_object(body, self._depth_max), request.headers.get("Idempotency-Key"))
+        if not self._breakers.all_closed:
+            self._refuse_while_open(partition_of(purchase.product_id, self._commits.partitions))
+        return purchase
+
+    def _refuse_while_open(self, partition: int) -> None:
+        """What nobody would decide for a while is not taken: the buyer hears it at once."""
+        if wait_ms := self._breakers.retry_after_ms(partition, int(time.time() * 1_000)):
+            raise BreakerOpen(wait_ms)
 
 
 def _told(purchase: Purchase, receipt: Receipt, answer: Answer) -> dict[str, object]:

@@ -5,6 +5,7 @@ from typing import Any
 
 from aiohttp import web
 
+from pipeline.control import BreakerBoard
 from pipeline.domain import limiters
 from pipeline.domain.codes import Code
 from pipeline.domain.ids import ID_FORM, canonical_id, presented_id
@@ -33,6 +34,7 @@ class StatsRoutes:
         keeper: PaceKeeper,
         polling: PollingRoutes,
         admission: Admission,
+        breakers: BreakerBoard,
     ) -> None:
         self._store = store
         self._commits = commits
@@ -41,6 +43,7 @@ class StatsRoutes:
         self._keeper = keeper
         self._polling = polling
         self._admission = admission
+        self._breakers = breakers
         self._partitions = commits.partitions
         self._began_at_s = time.monotonic()
 
@@ -103,7 +106,10 @@ class StatsRoutes:
                 "queue_stats": {
                     str(partition): self._queue(partition) for partition in range(self._partitions)
                 },
-                "circuit_breaker_state": {str(partition): "closed" for partition in range(self._partitions)},
+                "circuit_breaker_state": {
+                    str(partition): self._breakers.state(partition).value
+                    for partition in range(self._partitions)
+                },
                 "limiter_tokens": await self._limiter_tokens(),
             }
         )

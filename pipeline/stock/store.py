@@ -75,6 +75,16 @@ class Cursor:
     last_answer: list[bytes]
 
 
+class Viewed(NamedTuple):
+    """How far the polling view of a partition is written.
+
+    All decision records up to `source_offset` lie before `results_position` in the decision log.
+    """
+
+    source_offset: int
+    results_position: int
+
+
 @dataclass(frozen=True, slots=True)
 class ProductStock:
     """A product as Redis holds it. `by_code` counts decided purchases; `limiter` is "level:before:at"."""
@@ -190,21 +200,41 @@ class StockStore:
         value = await _answer(self._redis.hget(keys.buyers(partition, product_id), user_id))
         return decode_wins(partition, value) if value else []
 
-    async def write_views(self, partition: int, views: Sequence[tuple[int, bytes]], ttl_ms: int) -> None:
-        """Write what pollers see: decision records by source offset, in rising order, each for `ttl_ms`."""
+    async def write_views(
+        self,
+        partition: int,
+        views: Sequence[tuple[int, bytes]],
+        ttl_ms: int,
+        viewed: Viewed | None = None,
+        written: int = -1,
+    ) -> bool:
+        """Write what pollers see: decision records by source offset, in rising order, each for `ttl_ms`.
+
+        Then the mark moves to `viewed`, by default to the last of these views. False if the mark stands below
+        `written`, where the caller left it: Redis has lost the view, and the mark was not moved.
+        """
         pipe = self._redis.pipeline(transaction=False)
         for source_offset, record in views:
             pipe.set(keys.view(partition, source_offset), record, px=ttl_ms)
-        pipe.set(keys.viewed(partition), views[-1][0])
-        await _answer(pipe.execute())
+        source_offset, position = viewed or Viewed(views[-1][0], 0)
+        pipe.eval(
+            script("viewed"), 1, keys.viewed(partition), str(written), str(source_offset), str(position)
+        )
+        return (await _answer(pipe.execute()))[-1] == 1
 
     async def view(self, partition: int, source_offset: int) -> bytes | None:
         return cast("bytes | None", await _answer(self._redis.get(keys.view(partition, source_offset))))
 
     async def viewed(self, partition: int) -> int:
         """The highest source offset that was written for pollers, -1 for none."""
+        return (await self.viewed_place(partition)).source_offset
+
+    async def viewed_place(self, partition: int) -> Viewed:
         value = await _answer(self._redis.get(keys.viewed(partition)))
-        return -1 if value is None else int(value)
+        if value is None:
+            return Viewed(-1, 0)
+        source_offset, _, position = value.partition(b":")
+        return Viewed(int(source_offset), int(position or 0))
 
 
 def decode_wins(partition: int, value: bytes) -> list[Win]:
@@ -220,7 +250,9 @@ def _numbers(product_ids: Iterable[str | None]) -> dict[str, int]:
     """Each product of a chunk by its number from 1, as the scripts know it."""
     distinct = dict.fromkeys(product_ids)
     distinct.pop(None, None)
-    return {product_id: number for number, product_id in enumerate(cast("dict[str, None]", distinct), start=1)}
+    return {
+        product_id: number for number, product_id in enumerate(cast("dict[str, None]", distinct), start=1)
+    }
 
 
 def _key_names(partition: int, product_ids: Iterable[str]) -> list[str]:

@@ -120,10 +120,15 @@ async def _sell_out(crowd: Crowd, session: aiohttp.ClientSession, stats: dict[st
 def _outcome(
     fault: Fault, seed: int, crowd: Crowd, stats: dict[str, Any], watcher: Watcher, at: float
 ) -> Outcome:
-    violations = [f"{receipt} was accepted and never decided" for receipt in crowd.accepted.keys() - crowd.answers]
+    violations = [
+        f"{receipt} was accepted and never decided" for receipt in crowd.accepted.keys() - crowd.answers
+    ]
     orders = {id_: each for id_, each in watcher.orders.items() if each["product_id"] == crowd.product_id}
     for receipt, answer in crowd.answers.items():
-        if answer["code"] == 1 and orders.get(answer["order_id"], {}).get("user_id") != crowd.accepted[receipt]:
+        if (
+            answer["code"] == 1
+            and orders.get(answer["order_id"], {}).get("user_id") != crowd.accepted[receipt]
+        ):
             violations.append(f"{receipt} won, but there is no order of its user")
         if answer["code"] not in (1, -2, -3):
             violations.append(f"{receipt} got code {answer['code']}")

@@ -77,7 +77,11 @@ def decide(stack: Stack, records: list[Incoming], sizes: list[int]) -> list[byte
 
 
 def without_terms(result: Result) -> Result | tuple[Any, ...]:
-    return (result.source_offset, result.product_id, result.refusal) if isinstance(result, OpenResult) else result
+    return (
+        (result.source_offset, result.product_id, result.refusal)
+        if isinstance(result, OpenResult)
+        else result
+    )
 
 
 def assert_same_state(stack: Stack, fold: PartitionFold) -> None:
@@ -89,20 +93,30 @@ def assert_same_state(stack: Stack, fold: PartitionFold) -> None:
         product = run(stack.store.product(PARTITION, product_id))
         assert product is not None
         terms = expected.opening
-        assert (product.stock, product.sold, product.state) == (expected.stock, expected.sold, expected.state.value)
+        assert (product.stock, product.sold, product.state) == (
+            expected.stock,
+            expected.sold,
+            expected.state.value,
+        )
         assert (product.name, product.price, product.initial) == (terms.name, terms.price, terms.stock)
         assert (product.start_ms, product.end_ms) == (terms.start_ms, terms.end_ms)
         assert (product.per_user_limit, product.rate_limit) == (terms.per_user_limit, terms.rate_limit)
         assert product.by_code == expected.by_code
         assert product.limiter == "{}:{}:{}".format(*expected.limiter)
         buyers = stack.redis.hgetall(keys.buyers(PARTITION, product_id))
-        assert {user.decode(): decode_wins(PARTITION, wins) for user, wins in buyers.items()} == expected.buyers
+        assert {
+            user.decode(): decode_wins(PARTITION, wins) for user, wins in buyers.items()
+        } == expected.buyers
 
 
 sizes = st.lists(st.integers(1, 7), min_size=1, max_size=4)
 
 
-@settings(max_examples=2_000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(
+    max_examples=2_000,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(logs, sizes, sizes)
 def test_lua_decides_what_python_decides_and_replay_makes_the_same(
     stack: Stack, log: list[tuple[int, Keyed]], decide_sizes: list[int], replay_sizes: list[int]
@@ -131,7 +145,11 @@ def test_lua_decides_what_python_decides_and_replay_makes_the_same(
     assert stack.dump() == decided
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(
+    max_examples=200,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(logs, sizes, sizes)
 def test_the_size_of_the_chunks_decides_nothing(
     stack: Stack, log: list[tuple[int, Keyed]], one: list[int], other: list[int]

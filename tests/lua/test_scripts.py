@@ -151,7 +151,9 @@ async def test_a_redis_that_may_evict_is_refused(store: StockStore, redis_url: s
             client.config_set("maxmemory-policy", "noeviction")
 
 
-async def test_a_redis_that_is_full_or_away_is_unavailable_not_broken(store: StockStore, redis_url: str) -> None:
+async def test_a_redis_that_is_full_or_away_is_unavailable_not_broken(
+    store: StockStore, redis_url: str
+) -> None:
     with Redis.from_url(redis_url) as client:
         client.config_set("maxmemory", 1)
         try:
@@ -167,9 +169,14 @@ async def test_a_redis_that_is_full_or_away_is_unavailable_not_broken(store: Sto
 
 def test_codes_and_limits_are_the_same_in_lua() -> None:
     source = script("decide")
-    codes = {name: int(number) for name, number in re.findall(r"^  ([A-Z_]+) = (-?\d+),$", source, re.MULTILINE)}
+    codes = {
+        name: int(number) for name, number in re.findall(r"^  ([A-Z_]+) = (-?\d+),$", source, re.MULTILINE)
+    }
     assert codes == {code.name: code.value for code in DECIDED_CODES}
-    limits = {name: int(number) for name, number in re.findall(r"^local ([A-Z_]+_MAX) = (\d+)$", source, re.MULTILINE)}
+    limits = {
+        name: int(number)
+        for name, number in re.findall(r"^local ([A-Z_]+_MAX) = (\d+)$", source, re.MULTILINE)
+    }
     assert limits == {
         "QUANTITY_MAX": rules.QUANTITY_MAX,
         "WINS_PER_USER_MAX": rules.WINS_PER_USER_MAX,

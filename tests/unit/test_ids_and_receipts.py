@@ -13,7 +13,9 @@ def test_a_number_and_its_digits_are_the_same_id(number: int) -> None:
     assert canonical_id(number) == canonical_id(str(number)) == str(number)
 
 
-@pytest.mark.parametrize("value", [0, -1, INTEGER_ID_MAX + 1, True, 1.0, None, "", "a b", "ä", "x" * 65, [], "1\n"])
+@pytest.mark.parametrize(
+    "value", [0, -1, INTEGER_ID_MAX + 1, True, 1.0, None, "", "a b", "ä", "x" * 65, [], "1\n"]
+)
 def test_what_has_not_the_form_is_no_id(value: object) -> None:
     assert canonical_id(value) is None
 
@@ -45,6 +47,8 @@ def test_a_receipt_is_read_back_as_it_was_written(partition: int, offset: int, i
     assert parse_receipt(str(receipt)) == receipt
 
 
-@pytest.mark.parametrize("text", ["", "1-2", "1-2-3-4", "-1-2-3", "01-2-3", "1-2-x", "1- 2-3", "1-2-3\n", "٣-1-1"])
+@pytest.mark.parametrize(
+    "text", ["", "1-2", "1-2-3-4", "-1-2-3", "01-2-3", "1-2-x", "1- 2-3", "1-2-3\n", "٣-1-1"]
+)
 def test_what_has_not_the_form_is_no_receipt(text: str) -> None:
     assert parse_receipt(text) is None

@@ -25,7 +25,9 @@ def run(rule: Rule, start: int, steps: list[tuple[int, int]]) -> list[tuple[int,
 
 
 @given(st.integers(1, 2_000), st.integers(1, 20), starts, steps)
-def test_token_bucket_is_a_bucket_of_tokens(rate: int, burst: int, start: int, steps: list[tuple[int, int]]) -> None:
+def test_token_bucket_is_a_bucket_of_tokens(
+    rate: int, burst: int, start: int, steps: list[tuple[int, int]]
+) -> None:
     tokens, at, expected = Fraction(burst), start, []
     for later, asking in steps:
         tokens = min(Fraction(burst), tokens + Fraction(later * rate, 1_000))
@@ -84,7 +86,9 @@ def test_retry_after_is_the_first_moment_at_which_one_more_may_pass(
         assert wait_ms == 1 or limiters.admissible(rule, state, time_ms + wait_ms - 1).allowed == 0
 
 
-@given(st.sampled_from(Algorithm), st.integers(1, 10**6), st.integers(1, 10**6), starts, st.integers(0, 10**10))
+@given(
+    st.sampled_from(Algorithm), st.integers(1, 10**6), st.integers(1, 10**6), starts, st.integers(0, 10**10)
+)
 def test_state_stays_where_lua_numbers_are_exact(
     algorithm: Algorithm, rate: int, burst: int, start: int, later: int
 ) -> None:

@@ -20,12 +20,16 @@ from pipeline.domain.product import (
 
 
 def opened(**terms: object) -> Product:
-    product = open_product(None, Opening(**{"name": "n", "price": "1.00", "stock": 10, "start_ms": 100, "end_ms": 200} | terms))  # type: ignore[arg-type]
+    product = open_product(
+        None, Opening(**{"name": "n", "price": "1.00", "stock": 10, "start_ms": 100, "end_ms": 200} | terms)
+    )  # type: ignore[arg-type]
     assert isinstance(product, Product)
     return product
 
 
-def codes(product: Product | None, *users: str, at: int = 150, offset: int = 1, **columns: object) -> list[int]:
+def codes(
+    product: Product | None, *users: str, at: int = 150, offset: int = 1, **columns: object
+) -> list[int]:
     return decide_purchases(product, 0, offset, at, Purchases(users, **columns)).codes  # type: ignore[arg-type]
 
 

@@ -1,0 +1,66 @@
+"""Which follower has which partitions, and what the others answer.
+
+Faust's own way to a key's owner places keys by its producer's serialization; ours are placed by `partition_of`, so
+only the owners of partitions are taken from Faust. They are told by the group's leader with the assignment.
+"""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import aiohttp
+import faust
+
+logger = logging.getLogger(__name__)
+
+ANSWER_TIMEOUT_S = 1.0
+ANSWER_BYTES_MAX = 16_000_000
+
+
+class Answer(NamedTuple):
+    status: int
+    document: dict[str, Any]
+
+
+class Owners:
+    """The followers of the partitions of one topic, by the address of their pages."""
+
+    def __init__(self, app: faust.App, topic: str) -> None:
+        self._app = app
+        self._topic = topic
+
+    @property
+    def own(self) -> str:
+        """The address of this process."""
+        return str(self._app.conf.canonical_url).rstrip("/")
+
+    def others(self) -> dict[str, frozenset[int]]:
+        """The partitions of every other follower that has some."""
+        told: Mapping[str, Mapping[str, list[int]]] = self._app.router.external_topics_metadata()
+        found = {url.rstrip("/"): frozenset(topics.get(self._topic, [])) for url, topics in told.items()}
+        return {url: partitions for url, partitions in found.items() if partitions and url != self.own}
+
+    def other_with(self, partition: int) -> str | None:
+        """The address of the other follower that has this partition, if one has."""
+        return next((url for url, partitions in self.others().items() if partition in partitions), None)
+
+    async def ask(self, url: str, path: str) -> Answer | None:
+        """What that follower knows itself; None if it gives no proper answer within `ANSWER_TIMEOUT_S`."""
+        # With the marker, whoever is asked never asks on: owners that disagree do not make a loop.
+        parameters = {"local": "1", "format": "json"}
+        timeout = aiohttp.ClientTimeout(total=ANSWER_TIMEOUT_S)
+        try:
+            async with self._app.http_client.get(
+                url + path, params=parameters, timeout=timeout, allow_redirects=False
+            ) as response:
+                body = await response.content.read(ANSWER_BYTES_MAX)
+                while len(body) < ANSWER_BYTES_MAX and (
+                    more := await response.content.read(ANSWER_BYTES_MAX)
+                ):
+                    body += more
+                document = await asyncio.to_thread(_parsed, body)
+        except (aiohttp.ClientError, TimeoutError, ValueError) as fault:
+            logger.warning("%s%s: %r", url, path, fault)
+            return None
+        return Answer(response.status, document)

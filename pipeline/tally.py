@@ -1,0 +1,99 @@
+"""What each product and each partition has come to, counted from the decision log: the rows that operators look into.
+
+A row remembers the source offset up to which it has counted, so a record that comes again (after a restart, from a
+decider that had lost its partition) is not counted twice. A row is replaced, never changed: it may be on its way into
+a log.
+"""
+
+from collections.abc import MutableMapping, Sequence
+from typing import Any
+
+from pipeline.messages import CloseResult, OpenResult, PurchaseResult, decode_result
+from pipeline.view import Positioned
+
+Row = dict[str, Any]
+
+NEVER_OPENED = "never opened"
+
+
+class Tally:
+    """`products` by product id, `partitions` by number (as text)."""
+
+    def __init__(self, products: MutableMapping[str, Row], partitions: MutableMapping[str, Row]) -> None:
+        self.products = products
+        self.partitions = partitions
+
+    def take_in(self, partition: int, records: Sequence[Positioned]) -> None:
+        """Count decision records of one partition, in log order.
+
+        Raises ValueError, KeyError or TypeError for a record that no decider wrote; then nothing is counted.
+        """
+        place = self.partition_row(partition)
+        rows: dict[str, Row] = {}
+        for position, value in records:
+            result = decode_result(value)
+            # Each row for itself: of the rows of a batch, some may have been kept over a crash and some not.
+            if isinstance(result, PurchaseResult | OpenResult | CloseResult):
+                if result.product_id not in rows:
+                    rows[result.product_id] = self._product_row(result.product_id, partition)
+                _count(rows[result.product_id], result)
+            place["results_offset"] = max(place["results_offset"], position)
+            if result.source_offset > place["source_offset"]:
+                place["source_offset"], place["time_ms"] = result.source_offset, result.time_ms
+                place["records"] += 1
+                place["purchases"] += len(result.codes) if isinstance(result, PurchaseResult) else 0
+        for product_id, row in rows.items():
+            if row != self.products.get(product_id):
+                self.products[product_id] = row
+        self.partitions[str(partition)] = place
+
+    def partition_row(self, partition: int) -> Row:
+        """A copy of the row of this partition, or that of one in which nothing was decided yet."""
+        known = self.partitions.get(str(partition))
+        if known is not None:
+            return dict(known)
+        return {
+            "partition": partition,
+            "source_offset": -1,
+            "results_offset": -1,
+            "records": 0,
+            "purchases": 0,
+            "time_ms": None,
+        }
+
+    def _product_row(self, product_id: str, partition: int) -> Row:
+        known = self.products.get(product_id)
+        if known is not None:
+            return {**known, "by_code": dict(known["by_code"])}
+        return {
+            "product_id": product_id,
+            "name": None,
+            "partition": partition,
+            "state": NEVER_OPENED,
+            "opened": None,
+            "remaining": None,
+            "sold": 0,
+            "decided": 0,
+            "by_code": {},
+            "source_offset": -1,
+            "time_ms": None,
+        }
+
+
+def _count(row: Row, result: PurchaseResult | OpenResult | CloseResult) -> None:
+    if result.source_offset <= row["source_offset"]:
+        return
+    row["source_offset"], row["time_ms"] = result.source_offset, result.time_ms
+    if isinstance(result, PurchaseResult):
+        row["decided"] += len(result.codes)
+        for code in result.codes:
+            row["by_code"][str(code)] = row["by_code"].get(str(code), 0) + 1
+        if result.stock is not None:
+            row["remaining"], row["sold"] = result.stock, result.sold
+    elif result.refusal is None:
+        if isinstance(result, OpenResult):
+            opening = result.opening
+            row["state"], row["name"] = opening.state.value, opening.name
+            row["opened"] = row["remaining"] = opening.stock
+        else:
+            row["state"] = "closed"

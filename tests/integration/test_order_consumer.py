@@ -1,0 +1,168 @@
+"""The orders topic as consumers see it, on a real broker: the example of the README, and `seckill orders`."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import orjson
+import pytest
+import yaml
+from aiokafka import AIOKafkaProducer
+from conftest import Kafka
+
+from pipeline.domain.product import Purchases
+from pipeline.messages import PurchaseResult, created_orders
+from pipeline.orders_feed import OrdersFeed, OrdersUnavailable
+from pipeline.topics import Topics
+
+ROOT = Path(__file__).resolve().parents[2]
+START_TIMEOUT_S = 60
+
+
+def orders_of(offset: int, users: list[str]) -> list[bytes]:
+    """The order records that a decider of partition 0 writes for this record of purchases, which all win."""
+    codes = [1] * len(users)
+    result = PurchaseResult(
+        offset, 1_000 + offset, "p1", codes, {}, 5, 5, "9.90", None, None, Purchases(users, [2] * len(users))
+    )
+    return list(created_orders(result, 0))
+
+
+FIRST, SECOND, THIRD = orders_of(4, ["ann", "bob"]), orders_of(5, ["cid"]), orders_of(9, ["dan"])
+# What a crash between the orders and their commit leaves: the chunk again, from its beginning.
+WRITTEN = [*FIRST, *SECOND, *FIRST, *SECOND, *THIRD]
+IDS = ["0-4-0", "0-4-1", "0-5-0", "0-9-0"]
+
+
+async def write(kafka: Kafka, topic: str, values: Sequence[bytes]) -> None:
+    producer = AIOKafkaProducer(bootstrap_servers=kafka.bootstrap)
+    await producer.start()
+    try:
+        for value in values:
+            await producer.send_and_wait(topic, value, key=b"p1", partition=0)
+    finally:
+        await producer.stop()
+
+
+@asynccontextmanager
+async def program(*arguments: str, **environment: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, *arguments),
+        env={**os.environ, **environment, "PYTHONPATH": str(ROOT)},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+async def read_lines(process: asyncio.subprocess.Process, count: int) -> list[str]:
+    assert process.stdout is not None
+    async with asyncio.timeout(START_TIMEOUT_S):
+        return [(await process.stdout.readline()).decode() for _ in range(count)]
+
+
+async def test_the_example_prints_every_order_once(kafka: Kafka, fresh_topics: Topics) -> None:
+    topic = fresh_topics.orders.name
+    await write(kafka, topic, WRITTEN)
+    example = str(ROOT / "examples" / "order_consumer.py")
+    async with program(example, topic, SECKILL_KAFKA_BOOTSTRAP=kafka.bootstrap) as process:
+        lines = await read_lines(process, len(IDS))
+        assert [line.split() for line in lines] == [
+            ["CREATED", order_id, user, "2", "19.80"]
+            for order_id, user in zip(IDS, ["ann", "bob", "cid", "dan"], strict=True)
+        ]
+        process.send_signal(signal.SIGINT)
+        rest, errors = await asyncio.wait_for(process.communicate(), START_TIMEOUT_S)
+    assert (rest, errors, process.returncode) == (b"", b"", 0)
+
+
+async def test_the_feed_drops_repeats_and_names_what_is_no_order(kafka: Kafka, fresh_topics: Topics) -> None:
+    topic = fresh_topics.orders.name
+    await write(kafka, topic, [b"no order", *WRITTEN, b'{"event":"CREATED"}'])
+    async with OrdersFeed(kafka.bootstrap, topic, from_beginning=True) as feed:
+        batches = [batch async for batch in feed.to_end()]
+    orders = [order for batch in batches for order in batch.orders]
+    assert [order.order_id for order in orders] == IDS
+    assert [order.value for order in orders] == [*FIRST, *SECOND, *THIRD]
+    assert sum(batch.repeats for batch in batches) == 3
+    strangers = [stranger for batch in batches for stranger in batch.strangers]
+    assert len(strangers) == 2
+    assert strangers[0].startswith(f"{topic}/0 at 0: not an order")
+    assert strangers[1] == f"{topic}/0 at 7: not an order: order_id: missing"
+
+
+async def test_the_feed_begins_at_the_end_unless_told_otherwise(kafka: Kafka, fresh_topics: Topics) -> None:
+    topic = fresh_topics.orders.name
+    await write(kafka, topic, FIRST)
+    async with OrdersFeed(kafka.bootstrap, topic, from_beginning=False) as feed:
+        await write(kafka, topic, THIRD)
+        async with asyncio.timeout(START_TIMEOUT_S):
+            batch = await anext(feed.follow())
+    assert [order.order_id for order in batch.orders] == ["0-9-0"]
+
+
+async def test_a_missing_topic_is_refused(kafka: Kafka) -> None:
+    with pytest.raises(OrdersUnavailable, match=r"has no topic orders\.nowhere"):
+        async with OrdersFeed(kafka.bootstrap, "orders.nowhere", from_beginning=True):
+            pass
+
+
+@pytest.fixture
+def orders_environment(kafka: Kafka, fresh_topics: Topics, tmp_path: Path) -> dict[str, str]:
+    """The environment in which our own command reads the orders topic of this test."""
+    document = yaml.safe_load((ROOT / "topics.yaml").read_text("utf-8"))
+    for name, topic in fresh_topics:
+        document["topics"][name]["name"] = topic.name
+    file = tmp_path / "topics.yaml"
+    file.write_text(yaml.safe_dump(document), "utf-8")
+    return {"SECKILL_KAFKA_BOOTSTRAP": kafka.bootstrap, "SECKILL_TOPICS_FILE": str(file)}
+
+
+async def test_the_command_follows_until_interrupted(
+    kafka: Kafka, fresh_topics: Topics, orders_environment: dict[str, str]
+) -> None:
+    await write(kafka, fresh_topics.orders.name, WRITTEN)
+    arguments = ("-m", "pipeline.cli", "orders", "--follow", "--from-beginning")
+    async with program(*arguments, **orders_environment) as process:
+        lines = await read_lines(process, len(IDS))
+        await write(kafka, fresh_topics.orders.name, [*THIRD, *orders_of(11, ["eve"])])
+        lines += await read_lines(process, 1)
+        process.send_signal(signal.SIGINT)
+        rest, errors = await asyncio.wait_for(process.communicate(), START_TIMEOUT_S)
+    assert [line.split()[2] for line in lines] == [*IDS, "0-11-0"]
+    assert lines[0] == "1970-01-01T00:00:01.004Z  CREATED  0-4-0  product p1  user ann  2 x 9.90 = 19.80\n"
+    assert (rest, errors, process.returncode) == (b"", b"", 0)
+
+
+async def test_the_command_ends_when_nobody_reads_it(
+    kafka: Kafka, fresh_topics: Topics, orders_environment: dict[str, str]
+) -> None:
+    await write(kafka, fresh_topics.orders.name, FIRST)
+    reading, writing = os.pipe()
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "pipeline.cli", "orders", "--follow", "--from-beginning", "--json"),
+        env={**os.environ, **orders_environment, "PYTHONPATH": str(ROOT)},
+        stdout=writing,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    os.close(writing)
+    try:
+        first = await asyncio.wait_for(asyncio.to_thread(os.read, reading, 4_096), START_TIMEOUT_S)
+        assert orjson.loads(first.split(b"\n")[0])["order_id"] == "0-4-0"
+        os.close(reading)
+        await write(kafka, fresh_topics.orders.name, SECOND)
+        _, errors = await asyncio.wait_for(process.communicate(), START_TIMEOUT_S)
+        assert (errors, process.returncode) == (b"", 0)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()

@@ -1,0 +1,69 @@
+"""News of the circuit breakers: what is written, and what those who follow make of it."""
+
+import asyncio
+
+from pipeline.control import BreakerBoard, BreakerNews, BreakerReporter, decode_breaker, encode_breaker
+from pipeline.domain.breaker import Breaker, BreakerState
+from pipeline.producer import SendFailed
+from pipeline.settings import Profile, Settings
+from pipeline.topics import load_topics
+
+OPEN = Breaker(BreakerState.OPEN, 10, 1)
+
+
+def news(state: BreakerState, retry_at_ms: int = 0, partition: int = 2) -> bytes:
+    return encode_breaker(BreakerNews(partition, state, 1_000, retry_at_ms))[1]
+
+
+def test_news_is_read_back_as_it_was_written_and_other_records_are_none() -> None:
+    written = BreakerNews(2, BreakerState.HALF_OPEN, 5, 0)
+    key, value = encode_breaker(written)
+    assert key == b"breaker:2"
+    assert decode_breaker(value) == written
+    assert decode_breaker(b'{"type":"setting","name":"x","at_ms":1}') is None
+    assert decode_breaker(None) is None
+
+
+def test_the_board_refuses_while_open_and_no_longer() -> None:
+    board = BreakerBoard()
+    assert board.all_closed
+    board.take(news(BreakerState.OPEN, retry_at_ms=9_000))
+    assert not board.all_closed
+    assert board.state(2) is BreakerState.OPEN
+    assert board.retry_after_ms(2, now_ms=8_000) == 1_000
+    assert board.retry_after_ms(1, now_ms=8_000) == 0
+    assert board.retry_after_ms(2, now_ms=9_001) == 0, (
+        "a decider that died with an open breaker blocks nobody"
+    )
+    board.take(news(BreakerState.HALF_OPEN))
+    assert board.retry_after_ms(2, now_ms=8_000) == 0
+    assert board.all_closed
+
+
+class Sender:
+    def __init__(self, failures: int) -> None:
+        self.failures = failures
+        self.sent: list[bytes] = []
+
+    async def send(self, topic: str, partition: int, key: bytes | None, value: bytes) -> int:
+        if self.failures:
+            self.failures -= 1
+            raise SendFailed("away")
+        self.sent.append(value)
+        return len(self.sent) - 1
+
+
+async def test_the_newest_state_is_told_however_often_sending_fails() -> None:
+    sender = Sender(failures=3)
+    settings = Settings(backoff_ms_min=1, backoff_ms_max=2)
+    reporter = BreakerReporter(load_topics(Profile.LOCAL).control, sender, settings)
+    reporter.report(2, OPEN)
+    running = asyncio.create_task(reporter.run())
+    await asyncio.sleep(0)
+    reporter.report(2, Breaker())
+    while not sender.sent:
+        await asyncio.sleep(0.001)
+    await asyncio.sleep(0.01)
+    running.cancel()
+    assert [told.state for value in sender.sent if (told := decode_breaker(value))][-1] is BreakerState.CLOSED
+    assert sender.failures == 0
