@@ -6,10 +6,14 @@ from typing import NoReturn
 
 from agents import purchases, results
 from agents.app import create_app
+from agents.inspection import Inspection
+from agents.owners import Owners
 from agents.ready import attach_ready
+from agents.table_pages import attach_pages
 from agents.tables import Tables
 from agents.worker import run
-from pipeline.control import BreakerReporter
+from pipeline.backlog import Backlog
+from pipeline.control import BreakerBoard, BreakerReporter, follow_control
 from pipeline.partitionlog import PartitionLog
 from pipeline.producer import LogProducer
 from pipeline.settings import BadSettings, Settings, load_settings
@@ -17,18 +21,15 @@ from pipeline.stock.store import StockStore
 from pipeline.telemetry import configure_logging
 from pipeline.topics import load_topics
 
-DECIDERS_GROUP = "seckill-deciders"
-FOLLOWERS_GROUP = "seckill-followers"
-
 
 def decider(settings: Settings) -> NoReturn:
     """Decide a share of the partitions of purchase-requests."""
     topics = load_topics(settings.kafka_profile)
-    app = create_app(settings, DECIDERS_GROUP, settings.tables_port)
+    app = create_app(settings, f"{settings.group_prefix}-deciders", settings.tables_port)
     store = StockStore(settings.redis(), settings.redis_timeout_ms)
     # Not idempotent: whatever the producer repeats, the protocol makes harmless, and it can not get stuck.
     producer = LogProducer(settings, settings.worker_name, idempotent=False)
-    log = PartitionLog(settings.kafka())
+    log = PartitionLog(settings.kafka(), ends_are_exact=settings.kafka_idempotence)
     breakers = BreakerReporter(topics.control, producer, settings)
     log_end = purchases.log_end_of(app, topics.requests.name)
     deciders = purchases.Deciders(settings, topics, store, log, producer, log_end, breakers.report)
@@ -46,13 +47,28 @@ def decider(settings: Settings) -> NoReturn:
 def follower(settings: Settings) -> NoReturn:
     """Follow the decision log: the polling view and the tables."""
     topics = load_topics(settings.kafka_profile)
-    app = create_app(settings, FOLLOWERS_GROUP, settings.tables_port)
+    group, replication = f"{settings.group_prefix}-followers", topics.results.replication
+    app = create_app(settings, group, settings.tables_port, replication)
     store = StockStore(settings.redis(), settings.redis_timeout_ms)
-    followers = results.Followers(
-        settings, topics, store, PartitionLog(settings.kafka()), Tables(app, topics)
-    )
+    log = PartitionLog(settings.kafka(), ends_are_exact=settings.kafka_idempotence)
+    tables, breakers = Tables(app, topics), BreakerBoard()
+    followers = results.Followers(settings, topics, store, log, tables)
     results.attach(app, topics, followers)
     attach_ready(app, followers.checks)
+    inspection = Inspection(
+        tables.tally,
+        topics.results.partitions,
+        lambda: followers.partitions,
+        Owners(app, topics.results.name),
+        Backlog(log, topics.requests.name, topics.requests.partitions),
+        lambda partition: breakers.state(partition).value,
+    )
+    attach_pages(app, inspection)
+
+    @app.task
+    async def follow_breakers() -> None:
+        await follow_control(settings, topics.control, breakers)
+
     run(app, settings)
 
 

@@ -10,8 +10,11 @@ HEARTBEAT_INTERVAL_S = 1.0
 COMMIT_INTERVAL_S = 0.5
 
 
-def create_app(settings: Settings, group: str, web_port: int) -> faust.App:
-    """A Faust application that is the consumer group `group`, with its web pages on `web_port` of `tables_host`."""
+def create_app(settings: Settings, group: str, web_port: int, replication: int = 1) -> faust.App:
+    """A Faust application that is the consumer group `group`, with its web pages on `web_port` of `tables_host`.
+
+    `replication` is that of the topics which Faust makes itself, the changelogs of tables.
+    """
     datadir = settings.data_dir / "faust" / settings.worker_name
     datadir.mkdir(parents=True, exist_ok=True)  # Faust makes the last folder only
     return faust.App(
@@ -32,7 +35,9 @@ def create_app(settings: Settings, group: str, web_port: int) -> faust.App:
         datadir=str(datadir),
         topic_disable_leader=True,
         topic_allow_declare=True,
-        topic_replication_factor=1,
+        topic_replication_factor=replication,
+        # Tables in memory read their whole changelog when they are taken over, whether they stood by or not.
+        table_standby_replicas=0,
         web_bind=settings.tables_host,
         web_host=settings.tables_host,
         web_port=web_port,

@@ -1,16 +1,16 @@
 """Which follower has which partitions, and what the others answer.
 
-Faust's own way to a key's owner places keys by its producer's serialization; ours are placed by `partition_of`, so
-only the owners of partitions are taken from Faust. They are told by the group's leader with the assignment.
+Only the owners of partitions are taken from Faust, which tells them with the assignment. Its own way from a key to its
+owner does not know how our keys are placed; `partition_of` does.
 """
 
-import asyncio
 import logging
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import aiohttp
 import faust
+import orjson
 
 logger = logging.getLogger(__name__)
 
@@ -46,21 +46,25 @@ class Owners:
         return next((url for url, partitions in self.others().items() if partition in partitions), None)
 
     async def ask(self, url: str, path: str) -> Answer | None:
-        """What that follower knows itself; None if it gives no proper answer within `ANSWER_TIMEOUT_S`."""
-        # With the marker, whoever is asked never asks on: owners that disagree do not make a loop.
+        """What that follower knows by itself; None if it gives no proper answer within `ANSWER_TIMEOUT_S`."""
+        # With the marker whoever is asked never asks on: owners that disagree make no loop.
         parameters = {"local": "1", "format": "json"}
         timeout = aiohttp.ClientTimeout(total=ANSWER_TIMEOUT_S)
         try:
             async with self._app.http_client.get(
                 url + path, params=parameters, timeout=timeout, allow_redirects=False
             ) as response:
-                body = await response.content.read(ANSWER_BYTES_MAX)
-                while len(body) < ANSWER_BYTES_MAX and (
-                    more := await response.content.read(ANSWER_BYTES_MAX)
-                ):
-                    body += more
-                document = await asyncio.to_thread(_parsed, body)
+                document = orjson.loads(await _body(response))
         except (aiohttp.ClientError, TimeoutError, ValueError) as fault:
             logger.warning("%s%s: %r", url, path, fault)
             return None
-        return Answer(response.status, document)
+        return Answer(response.status, document) if isinstance(document, dict) else None
+
+
+async def _body(response: aiohttp.ClientResponse) -> bytes:
+    body = bytearray()
+    async for part in response.content.iter_any():
+        body += part
+        if len(body) > ANSWER_BYTES_MAX:
+            raise ValueError(f"an answer of more than {ANSWER_BYTES_MAX} bytes")
+    return bytes(body)

@@ -19,7 +19,6 @@ logger = logging.getLogger(__name__)
 
 BATCH_RECORDS_MAX = 500
 LOOK_INTERVAL_S = 1.0
-RECOVERY_LOOK_INTERVAL_S = 0.05
 CHANGELOG_SLOW_AFTER_S = 2.0
 
 
@@ -64,8 +63,7 @@ class Followers:
         """Take these events in and acknowledge them, however long Redis or Kafka is away."""
         records = [Positioned(event.message.offset, event.value) for event in events]
         await self._insist(partition, lambda view: view.write(records))
-        while not self._tables.are_true():
-            await asyncio.sleep(RECOVERY_LOOK_INTERVAL_S)
+        await self._tables.become_true()
         if partition not in self._views:
             # Their next owner gets these events: they were not acknowledged.
             return

@@ -10,6 +10,8 @@ from pipeline.tally import Tally
 from pipeline.topics import Topics
 from pipeline.view import Positioned
 
+RECOVERY_LOOK_INTERVAL_S = 0.05
+
 Sent = list["asyncio.Future[Any]"]
 
 # A restart and each rebalance read the changelog again. It has a row for each batch of results, and only what lies in
@@ -17,7 +19,7 @@ Sent = list["asyncio.Future[Any]"]
 _CHANGELOG = {"segment.bytes": str(4 * 1024 * 1024), "min.cleanable.dirty.ratio": "0.1"}
 
 
-class _Table(faust.Table):  # type: ignore[misc]
+class _Table(faust.Table):
     """A table that tells which of its rows are on their way into the changelog."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -45,7 +47,12 @@ class Tables:
         Reading the changelog again puts older rows in the place of newer ones for a while, also those of partitions
         that stay here.
         """
-        return self._app.tables.actives_ready and not self._app.rebalancing
+        return bool(self._app.tables.actives_ready) and not self._app.rebalancing
+
+    async def become_true(self) -> None:
+        """Wait until they are."""
+        while not self.are_true():  # noqa: ASYNC110 -- Faust has events for parts of this, none for all of it
+            await asyncio.sleep(RECOVERY_LOOK_INTERVAL_S)
 
     def take_in(self, partition: int, records: Sequence[Positioned]) -> Sent:
         """Count these records. Their events may be acknowledged when all that this returns is done."""
@@ -56,13 +63,12 @@ class Tables:
 
 
 def _table(app: faust.App, topics: Topics, name: str) -> _Table:
+    # Without types, both sides are JSON. With `value_type=dict` Faust writes rows that it can not read back.
     table = _Table(
         app,
         name=name,
         beacon=app.tables.beacon,
         partitions=topics.results.partitions,
-        key_type=str,
-        value_type=dict,
         extra_topic_configs={"min.insync.replicas": str(topics.results.min_insync_replicas), **_CHANGELOG},
     )
     app.tables.add(table)

@@ -31,3 +31,4 @@ def run(app: faust.App, settings: Settings) -> NoReturn:
     worker.deadline_s = settings.stop_deadline_ms / 1_000
     worker.spinner = None
     worker.execute_from_commandline()
+    raise AssertionError("execute_from_commandline returned")  # it ends by SystemExit

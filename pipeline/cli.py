@@ -120,5 +120,60 @@ def orders(follow: bool, from_beginning: bool, as_json: bool) -> None:
         print_orders(feed, follow=follow, as_json=as_json)
 
 
+class _Share(click.ParamType):
+    """A share of the whole: "5%"."""
+
+    name = "PERCENT%"
+
+    def convert(self, value: str | float, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, float):
+            return value
+        digits, sign, rest = value.partition("%")
+        try:
+            share = float(digits) / 100
+        except ValueError:
+            share = -1.0
+        if not 0 <= share <= 1 or not sign or rest:
+            self.fail(f"{value!r} is not a percentage from 0% to 100%", param, ctx)
+        return share
+
+
+@main.command()
+@click.option("--buyers", type=click.IntRange(1, 1_000_000), default=20_000, show_default=True)
+@click.option("--stock", type=click.IntRange(1, 1_000_000_000), default=1_000, show_default=True)
+@click.option("--product", "product_id", help="The product's id, which must be new.  [default: one made up]")
+@click.option("--connections", type=click.IntRange(1, 1_024), default=64, show_default=True)
+@click.option("--repeats", type=_Share(), default="5%", show_default=True, help="Buyers who ask once more.")
+@click.option("--bad", type=_Share(), default="1%", show_default=True, help="Bad requests, each to get its 4xx.")
+def demo(buyers: int, stock: int, product_id: str | None, connections: int, repeats: float, bad: float) -> None:
+    """Sell a product to a crowd over HTTP and check all that comes of it; exit code 1 if anything disagrees."""
+    from rich.console import Console
+
+    from pipeline.demo.connection import Listener
+    from pipeline.demo.sale import DemoRefused, Plan, fresh_product_id
+    from pipeline.demo.show import run_demo
+    from pipeline.orders_feed import OrdersFeed, OrdersUnavailable
+    from pipeline.settings import BadSettings, load_settings
+    from pipeline.topics import BadTopics, load_topics
+
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+    with _refusals(BadSettings, BadTopics, DemoRefused, OrdersUnavailable):
+        settings = load_settings()
+        topic = load_topics(settings.kafka_profile, settings.topics_file).orders.name
+        plan = Plan(
+            product_id or fresh_product_id(),
+            stock=stock,
+            buyers=buyers,
+            repeats=round(buyers * repeats),
+            bad=round(buyers * bad),
+            connections=connections,
+            public=Listener.at(settings.public_host, settings.public_port),
+            administration=Listener.at(settings.admin_host, settings.admin_port),
+        )
+        feed = OrdersFeed(settings.kafka(), topic, from_beginning=False)
+        if not run_demo(plan, feed, Console(highlight=False)):
+            raise click.exceptions.Exit(1)
+
+
 if __name__ == "__main__":
     main()

@@ -4,8 +4,8 @@ Followers that go on for ever have their own consumers. This is for the decider 
 and for the audit: a known range, read once, in order.
 """
 
-from collections.abc import AsyncIterator, Iterable
-from typing import NamedTuple
+from collections.abc import AsyncIterator, Awaitable, Iterable
+from typing import Any, NamedTuple
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
@@ -37,21 +37,31 @@ class Bounds(NamedTuple):
 class PartitionLog:
     """Reads ranges of partitions; each read has a consumer of its own, without a group."""
 
-    def __init__(self, bootstrap: str) -> None:
+    def __init__(self, bootstrap: str, *, ends_are_exact: bool = True) -> None:
+        """`ends_are_exact` is off for the in-memory broker, which counts its last batch as one record when it is
+        asked where a log ends; only what it says beside a fetch is right."""
         self._bootstrap = bootstrap
+        self._ends_are_exact = ends_are_exact
 
     async def bounds(self, topic: str, partition: int) -> Bounds:
         """What the partition holds now. Raises LogUnavailable."""
         async with _consumer(self._bootstrap) as consumer:
-            return await _bounds(consumer, TopicPartition(topic, partition))
+            return await self._bounds(consumer, TopicPartition(topic, partition))
+
+    async def _bounds(self, consumer: AIOKafkaConsumer, place: TopicPartition) -> Bounds:
+        beginning = (await _called(consumer.beginning_offsets([place])))[place]
+        end = (await _called(consumer.end_offsets([place])))[place]
+        if not self._ends_are_exact and end > beginning:
+            consumer.assign([place])
+            consumer.seek(place, end - 1)
+            await _called(consumer.getmany(place, timeout_ms=_POLL_MS))
+            end = max(end, consumer.highwater(place) or 0)
+        return Bounds(beginning, end)
 
     async def bounds_of(self, topic: str, partitions: Iterable[int]) -> dict[int, Bounds]:
         """What these partitions hold now. Raises LogUnavailable."""
-        places = [TopicPartition(topic, partition) for partition in partitions]
         async with _consumer(self._bootstrap) as consumer:
-            beginnings = await _called(consumer.beginning_offsets(places))
-            ends = await _called(consumer.end_offsets(places))
-            return {place.partition: Bounds(beginnings[place], ends[place]) for place in places}
+            return {each: await self._bounds(consumer, TopicPartition(topic, each)) for each in partitions}
 
     async def read(
         self, topic: str, partition: int, start: int, end: int | None = None
@@ -62,7 +72,7 @@ class PartitionLog:
         """
         place = TopicPartition(topic, partition)
         async with _consumer(self._bootstrap) as consumer:
-            beginning, log_end = await _bounds(consumer, place)
+            beginning, log_end = await self._bounds(consumer, place)
             stop = log_end if end is None else min(end, log_end)
             position = max(start, beginning)
             if position >= stop:
@@ -115,13 +125,7 @@ class _consumer:  # noqa: N801 -- reads as the verb that it is
         await self._consumer.stop()
 
 
-async def _bounds(consumer: AIOKafkaConsumer, place: TopicPartition) -> Bounds:
-    beginning = await _called(consumer.beginning_offsets([place]))
-    end = await _called(consumer.end_offsets([place]))
-    return Bounds(beginning[place], end[place])
-
-
-async def _called(call):  # type: ignore[no-untyped-def]
+async def _called(call: Awaitable[Any]) -> Any:
     """What this call of the client brings; any fault of the broker's is LogUnavailable."""
     try:
         return await call

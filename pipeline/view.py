@@ -19,7 +19,6 @@ logger = logging.getLogger(__name__)
 VIEWS_PER_WRITE_MAX = 500
 BYTES_PER_WRITE_MAX = 4_000_000
 """A write is one pipeline: what it holds stands in memory three times, here, in the client and in Redis."""
-NOTHING = Viewed(-1, 0)
 
 
 class ViewStore(Protocol):
@@ -75,14 +74,13 @@ class ResultView:
 
     async def write(self, records: Sequence[Positioned]) -> None:
         """Write decision records in log order; repeats are dropped."""
-        if self._written is None:
-            await self._catch_up()
-        written = self._written or NOTHING
         views = [_View(peek_source_offset(value), position, value) for position, value in records]
-        if (moved := await self._put(views, written)) is not None:
-            self._written = moved
-        else:
-            await self._catch_up()
+        moved = None if self._written is None else await self._put(views, self._written)
+        if moved is None:
+            moved = await self._put(views, await self._catch_up())
+        if moved is None:
+            raise self._lost_again()
+        self._written = moved
 
     async def look(self) -> None:
         """See whether Redis still has the view, and write again what it lost."""
@@ -90,7 +88,7 @@ class ResultView:
         if self._written is None or mark.source_offset < self._written.source_offset:
             await self._catch_up()
 
-    async def _catch_up(self) -> None:
+    async def _catch_up(self) -> Viewed:
         """Write all that the decision log holds after the mark. What was left half done is begun again."""
         mark = await self._store.viewed_place(self._partition)
         oldest_ms = time.time() * 1_000 - self._ttl_ms
@@ -98,9 +96,7 @@ class ResultView:
         async for batch in self._log.read(self._topic, self._partition, mark.results_position):
             views = list(_views(batch, oldest_ms))
             if (moved := await self._put(views, mark)) is None:
-                raise StockUnavailable(
-                    f"Redis lost the view of partition {self._partition} while it was written"
-                )
+                raise self._lost_again()
             mark = moved
             count += len(views)
         if self._written is not None:
@@ -112,6 +108,12 @@ class ResultView:
                 mark = self._written
                 await self._store.write_views(self._partition, [], self._ttl_ms, mark)
         self._written = mark
+        return mark
+
+    def _lost_again(self) -> StockUnavailable:
+        return StockUnavailable(
+            f"Redis lost the view of partition {self._partition} while it was written again"
+        )
 
     async def _put(self, views: Sequence[_View], written: Viewed) -> Viewed | None:
         """Where the mark stands afterwards. None if Redis has lost the view: it was not moved past the loss."""

@@ -3,8 +3,8 @@
 Redis is read first, then the log: the other way round, a decider that is still alive elsewhere makes a healthy Redis
 look as if it were ahead of the log by more than its last answer.
 
-Redis remembers beside its cursor how far the decision log was known to be settled, and the position after that. So only
-the log's tail from that position has to be read; with an empty Redis that is the whole log, which then is what it needs.
+Redis remembers beside its cursor how far the decision log was known to be settled, and the position after that. So
+only the log's tail from there has to be read; with an empty Redis that is the whole log, which then is what it needs.
 """
 
 import logging

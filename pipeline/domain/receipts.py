@@ -11,7 +11,7 @@ class Receipt(NamedTuple):
 
     partition: int
     offset: int
-    index: int
+    index: int  # type: ignore[assignment]  # it hides tuple.index, which nobody needs here
 
     def __str__(self) -> str:
         return f"{self.partition}-{self.offset}-{self.index}"

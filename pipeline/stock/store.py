@@ -4,9 +4,9 @@ Redis holds only what can be made again from the decision log. Writes of decided
 where it believes the cursor to be, and if it is elsewhere nothing is written and `Stale` is raised.
 """
 
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, cast
 
 from redis import exceptions
 from redis.asyncio import Redis
@@ -18,8 +18,6 @@ from pipeline.domain.product import Win
 from pipeline.domain.receipts import Receipt
 from pipeline.stock import keys
 from pipeline.stock.scripts import script
-
-T = TypeVar("T")
 
 _AWAY = (
     exceptions.ConnectionError,
@@ -220,7 +218,7 @@ class StockStore:
         pipe.eval(
             script("viewed"), 1, keys.viewed(partition), str(written), str(source_offset), str(position)
         )
-        return (await _answer(pipe.execute()))[-1] == 1
+        return bool((await _answer(pipe.execute()))[-1])
 
     async def view(self, partition: int, source_offset: int) -> bytes | None:
         return cast("bytes | None", await _answer(self._redis.get(keys.view(partition, source_offset))))
@@ -241,7 +239,7 @@ def decode_wins(partition: int, value: bytes) -> list[Win]:
     """The wins in a value of the buyers hash (its form is told in `lua/includes/wins.lua`)."""
     wins = []
     for line in value.decode().split("\n"):
-        offset, index, quantity, key = (line.split(":", 3) + ["", ""])[:4]
+        offset, index, quantity, key = [*line.split(":", 3), "", ""][:4]
         wins.append(Win(Receipt(partition, int(offset), int(index)), int(quantity or 1), key))
     return wins
 
@@ -289,10 +287,10 @@ def _product(fields: dict[bytes, bytes]) -> ProductStock:
     )
 
 
-async def _answer(call: Awaitable[T] | T) -> T:
+async def _answer(call: Any) -> Any:
     """Await a call of the client; what a later try may mend becomes StockUnavailable."""
     try:
-        return await cast("Awaitable[T]", call)
+        return await call
     except _AWAY as error:
         raise StockUnavailable(f"Redis: {error}") from error
     except exceptions.ResponseError as error:

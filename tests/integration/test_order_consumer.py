@@ -97,7 +97,7 @@ async def test_the_feed_drops_repeats_and_names_what_is_no_order(kafka: Kafka, f
     strangers = [stranger for batch in batches for stranger in batch.strangers]
     assert len(strangers) == 2
     assert strangers[0].startswith(f"{topic}/0 at 0: not an order")
-    assert strangers[1] == f"{topic}/0 at 7: not an order: order_id: missing"
+    assert strangers[1] == f"{topic}/0 at 8: not an order: order_id: missing"
 
 
 async def test_the_feed_begins_at_the_end_unless_told_otherwise(kafka: Kafka, fresh_topics: Topics) -> None:

@@ -157,7 +157,7 @@ async def test_a_redis_that_is_full_or_away_is_unavailable_not_broken(
     with Redis.from_url(redis_url) as client:
         client.config_set("maxmemory", 1)
         try:
-            with pytest.raises(StockUnavailable, match="OOM|memory"):
+            with pytest.raises(StockUnavailable, match=r"OOM|memory"):
                 await store.decide(PARTITION, -1, 0, [opening()])
         finally:
             client.config_set("maxmemory", 0)

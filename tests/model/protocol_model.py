@@ -28,7 +28,7 @@ MUTANTS: Final = {
     "skipmalformed": "a malformed command gets no decision record",
     "latehint": "Redis is told, with a chunk, that its own decisions are in the log already",
     "blindhint": "replaying does not notice that decisions are missing after the hint",
-    "nodrop": "the follower does not drop repeated decisions",
+    "nodrop": "the follower counts a repeated decision again",
     "noviewlook": "an idle follower does not look whether its views are still in Redis",
     "noviewfence": "a busy follower does not look whether its views are still in Redis",
 }
@@ -176,6 +176,15 @@ class Redis:
     last_answer: tuple[Recorded, ...] = ()
     views: dict[int, Decision] = field(default_factory=dict)
     viewed: int = -1
+    viewed_place: int = 0
+    """Decisions above `viewed` lie from here on in the decision log."""
+
+    def write_views(self, recorded: Sequence[Recorded], place: int) -> None:
+        """The views of these decisions, and the mark after them; repeats are dropped."""
+        for offset, decision in recorded:
+            if offset > self.viewed:
+                self.views[offset] = decision
+                self.viewed, self.viewed_place = offset, place
 
     def copy(self) -> "Redis":
         return Redis(
@@ -186,6 +195,7 @@ class Redis:
             self.last_answer,
             dict(self.views),
             self.viewed,
+            self.viewed_place,
         )
 
 
@@ -251,8 +261,19 @@ class World:
     def wipe(self, at: int) -> None:
         """Forget the fold, if the cursor is still there."""
         if self.redis.cursor == at:
-            self.redis = Redis(views=self.redis.views, viewed=self.redis.viewed)
+            redis = self.redis
+            self.redis = Redis(views=redis.views, viewed=redis.viewed, viewed_place=redis.viewed_place)
         raise Stale
+
+    def deliver_late(self) -> None:
+        if self.late:
+            self.results += self.late.pop(self.rng.randrange(len(self.late)))
+
+    def take_snapshot(self) -> None:
+        self.snapshots.append(self.redis.copy())
+
+    def empty_redis(self) -> None:
+        self.redis = Redis()
 
     def poll(self) -> None:
         """Somebody looks at his result: what he is told once holds for ever."""
@@ -374,28 +395,40 @@ class Decider:
 
 
 def follower(world: World) -> Steps:
-    """Writes the polling view and counts the winners, from the start of the log, and again when the view was lost.
+    """Writes the polling view and counts the winners; it begins at the start of the log, as does every new one.
 
-    It remembers in Redis how far the view goes. Where that is not what it left, Redis lost views. Looking only when
-    idle is not enough: the next view that it writes would hide the loss.
+    The mark in Redis tells how far the view was written. Where it stands below where this follower left it, Redis
+    has lost views. Looking only when idle is not enough: the next view written would hide the loss.
     """
+    place, seen, written, world.won_by_follower = 0, -1, -1, 0
     while True:
-        place, seen, world.won_by_follower = 0, -1, 0
-        world.redis.viewed = -1
-        yield None
-        while True:
-            decisions = world.results[place : place + world.rng.randrange(1, 5)]
-            unlooked = "noviewfence" if decisions else "noviewlook"
-            if world.redis.viewed != seen and world.mutant != unlooked:
-                break
-            place += len(decisions)
-            for offset, decision in decisions:
-                if offset <= seen and world.mutant != "nodrop":
-                    continue
-                world.redis.views[offset], world.redis.viewed = decision, offset
-                world.won_by_follower += decision.codes.count(1)
+        recorded = world.results[place : place + world.rng.randrange(1, 5)]
+        unlooked = "noviewfence" if recorded else "noviewlook"
+        if world.redis.viewed < written and world.mutant != unlooked:
+            yield from _write_views_again(world)
+            written = world.redis.viewed
+            continue
+        place += len(recorded)
+        world.redis.write_views(recorded, place)
+        written = world.redis.viewed
+        for offset, decision in recorded:
+            if offset > seen or world.mutant == "nodrop":
                 seen = offset
-            yield None if decisions else "idle"
+                world.won_by_follower += decision.codes.count(1)
+        yield None if recorded else "idle"
+
+
+def _write_views_again(world: World) -> Steps:
+    """All that the log holds after the mark; from the mark once more if Redis loses views meanwhile."""
+    mark, place = world.redis.viewed, world.redis.viewed_place
+    while place < len(world.results):
+        recorded = world.results[place : place + world.rng.randrange(1, 20)]
+        place += len(recorded)
+        world.redis.write_views(recorded, place)
+        mark = world.redis.viewed
+        yield None
+        if world.redis.viewed < mark:
+            mark, place = world.redis.viewed, world.redis.viewed_place
 
 
 # --- schedules and the verdict ---------------------------------------------------------------------------------------
@@ -424,42 +457,41 @@ class Cast:
     """Who runs at the moment: deciders, the last one being the rightful owner, and the follower."""
 
     def __init__(self, world: World) -> None:
+        rng = world.rng
         self._world = world
-        self._weights = [weight * world.rng.choice(WEIGHT_FACTORS) for weight in EVENTS.values()]
+        self._weights = [weight * rng.choice(WEIGHT_FACTORS) for weight in EVENTS.values()]
+        self._events: dict[str, Callable[[], object]] = {
+            "decide": lambda: next(rng.choice(self.deciders).steps),
+            "follow": lambda: next(self.follower),
+            "poll": world.poll,
+            "buy": lambda: world.append_request("buy"),
+            "command": lambda: world.append_request(rng.choice(("open", "open", "malformed", "close"))),
+            "zombie": self._move_partition,
+            "crash": self._crash,
+            "new follower": self._restart_follower,
+            "late": world.deliver_late,
+            "snapshot": world.take_snapshot,
+            "emptied": world.empty_redis,
+            "rolled back": self._roll_back,
+            "ambush": self._ambush,
+        }
         self.deciders = [Decider(world)]
         self.follower = follower(world)
 
     def disturb(self, events: int) -> None:
         """So many random events, one after the other."""
-        world, rng = self._world, self._world.rng
-        for event in rng.choices(list(EVENTS), self._weights, k=events):
-            match event:
-                case "decide":
-                    next(rng.choice(self.deciders).steps)
-                case "buy":
-                    world.append_request("buy")
-                case "command":
-                    world.append_request(rng.choice(("open", "open", "malformed", "close")))
-                case "zombie":  # the partition moves; its old owners go on
-                    self.deciders = [*self.deciders[-ZOMBIES_MAX:], Decider(world)]
-                case "crash":
-                    self.deciders = [Decider(world)]
-                case "emptied":
-                    world.redis = Redis()
-                case "rolled back":
-                    self._roll_back()
-                case "snapshot":
-                    world.snapshots.append(world.redis.copy())
-                case "late" if world.late:
-                    world.results += world.late.pop(rng.randrange(len(world.late)))
-                case "new follower":
-                    self.follower = follower(world)
-                case "poll":
-                    world.poll()
-                case "follow":
-                    next(self.follower)
-                case "ambush":
-                    self._ambush()
+        for event in self._world.rng.choices(list(EVENTS), self._weights, k=events):
+            self._events[event]()
+
+    def _move_partition(self) -> None:
+        """The old owners go on as zombies."""
+        self.deciders = [*self.deciders[-ZOMBIES_MAX:], Decider(self._world)]
+
+    def _crash(self) -> None:
+        self.deciders = [Decider(self._world)]
+
+    def _restart_follower(self) -> None:
+        self.follower = follower(self._world)
 
     def _roll_back(self) -> None:
         """Put Redis back to an older state: best to one that a decider takes for its own, because the fence is open."""
@@ -471,9 +503,9 @@ class Cast:
     def _ambush(self) -> None:
         """A story that chance alone finds once in 30,000 schedules: a hint beyond decisions that Redis lacks.
 
-        A zombie stops between Lua and commit; its successor gets well ahead and stops at the same point; the zombie commits
-        and so knows an end of the log behind its successor's decisions; Redis falls back to where the zombie stands,
-        who passes the fence and stores that end as the hint; then the successor commits.
+        A zombie stops between Lua and commit; its successor gets well ahead and stops at the same point; the zombie
+        commits and so knows an end of the log behind its successor's decisions; Redis falls back to where the zombie
+        stands, who passes the fence and stores that end as the hint; then the successor commits.
         """
         world = self._world
         zombie, successor = Decider(world), Decider(world)

@@ -1,0 +1,153 @@
+"""The engine: how fast a full command log is decided, beside a bare loop that does no more than it must.
+
+The floor is one consumer, the same Lua, one producer: no Faust, no groups, no offsets kept, no fault thought of.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from stage import Stage, cpu_seconds
+
+from pipeline.decider.emit import Decision, emit
+from pipeline.decider.intake import Incoming, prepare
+from pipeline.domain.limiters import Algorithm, Rule
+from pipeline.domain.product import Opening
+from pipeline.messages import OpenCommand, encode_open, encode_purchases, peek_source_offset
+from pipeline.producer import LogProducer
+from pipeline.stock.store import StockStore
+from pipeline.topics import partition_of
+
+FAR_MS = 10**13
+CHUNK_PURCHASES_MAX = 2_000
+DECIDED_WITHIN_S = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """`limit` gives the product a rate limit that lets everybody through, so that only its cost shows."""
+
+    purchases: int
+    per_record: int
+    winners: int
+    limit: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """`cpu` is processor seconds of worker, Redis and broker while it lasted."""
+
+    decided_per_s: float
+    seconds: float
+    cpu: dict[str, float]
+
+
+async def fill(stage: Stage, load: Load, product_id: str) -> tuple[int, int, int]:
+    """Puts the commands of one sale into the log; returns their partition, first and last offset."""
+    partition, key = partition_of(product_id, stage.topics.requests.partitions), product_id.encode()
+    rule = Rule(Algorithm.TOKEN_BUCKET, 1_000_000, 1_000_000) if load.limit else None
+    opening = Opening("bench", "9.90", load.winners, 0, FAR_MS, rate_limit=rule)
+    producer = LogProducer(stage.settings, "bench", idempotent=False)
+    await producer.start()
+    try:
+        name = stage.topics.requests.name
+        first = await producer.send(name, partition, key, encode_open(OpenCommand(product_id, opening)))
+        last, records = first, []
+        for start in range(0, load.purchases, load.per_record):
+            users = [f"{start + index:010d}" for index in range(load.per_record)]
+            records.append((key, encode_purchases(product_id, users)))
+            if len(records) == 5_000:
+                last, records = await producer.send_all(name, partition, records), []
+        if records:
+            last = await producer.send_all(name, partition, records)
+    finally:
+        await producer.stop()
+    return partition, first, last
+
+
+async def drain(stage: Stage, load: Load, product_id: str, **settings: object) -> Drain:
+    """Fills the log, starts a worker, and times the decisions from the first record to the last."""
+    partition, first, last = await fill(stage, load, product_id)
+    worker = stage.worker(**settings)
+    following = asyncio.create_task(_times(stage, partition, first, last))
+    await asyncio.sleep(0.5)
+    await asyncio.to_thread(worker.spawn)
+    try:
+        before: dict[str, float] = {}
+        began, ended = 0.0, 0.0
+        async with asyncio.timeout(DECIDED_WITHIN_S):
+            began, ended = await following
+        cpu = {"worker": cpu_seconds(worker)} | before
+        return Drain(load.purchases / (ended - began), ended - began, cpu)
+    finally:
+        await asyncio.to_thread(worker.stop)
+
+
+async def _times(stage: Stage, partition: int, first: int, last: int) -> tuple[float, float]:
+    began = 0.0
+    async for source_offset in _decided(stage, partition):
+        if source_offset >= first and not began:
+            began = time.perf_counter()
+        if source_offset >= last:
+            return began, time.perf_counter()
+    raise AssertionError("the decision log ended")
+
+
+async def _decided(stage: Stage, partition: int) -> AsyncIterator[int]:
+    """The last source offset of each batch of decisions, as a follower sees them from now on."""
+    place = TopicPartition(stage.topics.results.name, partition)
+    async with AIOKafkaConsumer(
+        bootstrap_servers=stage.settings.kafka(), group_id=None, enable_auto_commit=False
+    ) as consumer:
+        consumer.assign([place])
+        end = (await consumer.end_offsets([place]))[place]
+        consumer.seek(place, end)
+        while True:
+            batches = await consumer.getmany(place, timeout_ms=1_000)
+            for records in batches.values():
+                if records:
+                    yield peek_source_offset(records[0].value)
+                    yield peek_source_offset(records[-1].value)
+
+
+async def floor(stage: Stage, load: Load, product_id: str) -> Drain:
+    """The same sale through the bare loop, in this process."""
+    partition, first, last = await fill(stage, load, product_id)
+    store = StockStore(stage.settings.redis(), 60_000)
+    producer = LogProducer(stage.settings, "floor", idempotent=False)
+    await producer.start()
+    place = TopicPartition(stage.topics.requests.name, partition)
+    position, began = await store.cursor_offset(partition), 0.0
+    try:
+        async with AIOKafkaConsumer(
+            bootstrap_servers=stage.settings.kafka(),
+            group_id=None,
+            enable_auto_commit=False,
+            max_partition_fetch_bytes=4 * 1024 * 1024,
+        ) as consumer:
+            consumer.assign([place])
+            consumer.seek(place, first)
+            records_max = max(1, CHUNK_PURCHASES_MAX // load.per_record)
+            while position < last:
+                batches = await consumer.getmany(place, timeout_ms=1_000, max_records=records_max)
+                chunk = [
+                    prepare(Incoming(each.offset, each.timestamp, each.key, each.value))
+                    for each in batches.get(place, [])
+                ]
+                if not chunk:
+                    continue
+                began = began or time.perf_counter()
+                decided = await store.decide(partition, position, 0, [each.command for each in chunk])
+                decisions = [
+                    Decision(record, each.command.product_id, winners)
+                    for record, each, winners in zip(decided.records, chunk, decided.winners, strict=True)
+                ]
+                await emit(producer, stage.topics, partition, decisions)
+                position = chunk[-1].record.offset
+        ended = time.perf_counter()
+        return Drain(load.purchases / (ended - began), ended - began, {})
+    finally:
+        await producer.stop()
+        await store.close()

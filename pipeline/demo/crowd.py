@@ -1,0 +1,82 @@
+"""The crowd of a demo: what each of its members sends, in the order in which they come."""
+
+import random
+from collections.abc import Callable
+from typing import NamedTuple
+
+import orjson
+
+from pipeline.demo.connection import Listener
+
+PURCHASE_PATH = "/api/v1/seckill/purchase/async"
+TOO_LARGE_BYTES = 20_000
+"""Above the default of SECKILL_BODY_BYTES_MAX."""
+NESTING = 64
+
+
+class Attempt(NamedTuple):
+    """One request as it goes out. `user_id` is None for a bad one, which must be refused with `status`."""
+
+    request: bytes
+    user_id: str | None
+    status: int
+    name: str
+
+
+def make_crowd(
+    listener: Listener, product_id: str, *, buyers: int, repeats: int, bad: int, seed: int
+) -> list[Attempt]:
+    """`buyers` distinct users once each, `repeats` of them once more, and `bad` requests among them, shuffled."""
+    rng = random.Random(seed)
+    users = [f"u{number:07d}" for number in range(buyers)]
+    crowd = [_purchase(listener, product_id, user) for user in users + rng.choices(users, k=repeats)]
+    crowd += [_BAD[number % len(_BAD)](listener, product_id) for number in range(bad)]
+    rng.shuffle(crowd)
+    return crowd
+
+
+def _purchase(listener: Listener, product_id: str, user_id: str) -> Attempt:
+    body = b'{"product_id":"%b","user_id":"%b"}' % (product_id.encode(), user_id.encode())
+    return Attempt(listener.post(PURCHASE_PATH, body), user_id, 202, "a purchase")
+
+
+def _bad(name: str, status: int, **changed: object) -> Callable[[Listener, str], Attempt]:
+    """A purchase with fields that are not as they should be."""
+
+    def attempt(listener: Listener, product_id: str) -> Attempt:
+        body = orjson.dumps({"product_id": product_id, "user_id": "bad", **changed})
+        return Attempt(listener.post(PURCHASE_PATH, body), None, status, name)
+
+    return attempt
+
+
+def _broken_json(listener: Listener, product_id: str) -> Attempt:
+    body = b'{"product_id":"%b","user_id":' % product_id.encode()
+    return Attempt(listener.post(PURCHASE_PATH, body), None, 400, "broken JSON")
+
+
+def _wrong_content_type(listener: Listener, product_id: str) -> Attempt:
+    body = orjson.dumps({"product_id": product_id, "user_id": "bad"})
+    return Attempt(listener.post(PURCHASE_PATH, body, "text/plain"), None, 415, "a wrong content type")
+
+
+def _wrong_method(listener: Listener, _: str) -> Attempt:
+    return Attempt(listener.get(PURCHASE_PATH), None, 405, "a wrong method")
+
+
+def _deep_nesting(listener: Listener, _: str) -> Attempt:
+    body = b'{"a":' * NESTING + b"1" + b"}" * NESTING
+    return Attempt(listener.post(PURCHASE_PATH, body), None, 400, "deep nesting")
+
+
+_BAD: tuple[Callable[[Listener, str], Attempt], ...] = (
+    _broken_json,
+    _bad("a quantity of 0", 400, quantity=0),
+    _wrong_content_type,
+    _bad("a quantity that is text", 400, quantity="1"),
+    _bad("a user id out of form", 400, user_id="no spaces"),
+    _bad("no user id", 400, user_id=None),
+    _bad("too large a body", 413, note="x" * TOO_LARGE_BYTES),
+    _wrong_method,
+    _deep_nesting,
+)

@@ -1,0 +1,105 @@
+"""The demo on a terminal: bars while it runs, then a table and the verdict."""
+
+import asyncio
+import math
+from collections.abc import Sequence
+
+import uvloop
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from pipeline.demo.sale import Findings, Plan, Sale
+from pipeline.demo.verdict import Check, by_code, judge
+from pipeline.domain.codes import MESSAGES
+from pipeline.orders_feed import OrdersFeed
+
+REFRESH_INTERVAL_S = 0.1
+
+
+def run_demo(plan: Plan, feed: OrdersFeed, console: Console) -> bool:
+    """Run the sale and show it; whether all of it was as it should be. Raises like Sale.run."""
+    findings = uvloop.run(_run(Sale(plan, feed), console))
+    checks = judge(plan, findings)
+    console.print(_figures(plan, findings))
+    for check in checks:
+        console.print(_line(check))
+    return all(check.holds for check in checks)
+
+
+async def _run(sale: Sale, console: Console) -> Findings:
+    plan = sale.plan
+    async with sale.opened():
+        console.print(
+            f"{plan.buyers:,} buyers want {plan.stock:,} pieces of {plan.product_id}"
+            f" ({plan.connections} connections; {plan.repeats:,} ask twice, {plan.bad:,} requests are bad)"
+        )
+        await _show(sale, asyncio.create_task(sale.sell()), console)
+        await sale.look_back()
+    return sale.findings
+
+
+async def _show(sale: Sale, selling: asyncio.Task[None], console: Console) -> None:
+    """Draw until the sale is over."""
+    plan, findings = sale.plan, sale.findings
+    purchases = plan.buyers + plan.repeats
+    columns = (TextColumn("{task.description:>8}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as progress:
+        accepted = progress.add_task("accepted", total=purchases)
+        decided = progress.add_task("decided", total=purchases)
+        sold = progress.add_task("sold", total=min(plan.stock, plan.buyers))
+        polled = progress.add_task("polled", total=purchases)
+        try:
+            while not selling.done():
+                await asyncio.wait({selling}, timeout=REFRESH_INTERVAL_S)
+                progress.update(accepted, completed=len(findings.accepted))
+                progress.update(decided, completed=findings.decided)
+                progress.update(sold, completed=findings.sold)
+                progress.update(polled, completed=len(findings.told))
+            await selling
+        finally:
+            selling.cancel()
+
+
+def _figures(plan: Plan, findings: Findings) -> Table:
+    table = Table(show_header=False, title=f"sale of {plan.product_id}", title_justify="left")
+    table.add_column(style="bold")
+    table.add_column(justify="right")
+    table.add_column()
+    table.add_row("sold", f"{findings.sold:,}", f"of {plan.stock:,}")
+    for code, count in sorted(by_code(findings).items(), reverse=True):
+        table.add_row(f"code {code.value}", f"{count:,}", MESSAGES[code])
+    table.add_row("refused", f"{findings.refused_rightly:,}", "bad requests, each with its 4xx")
+    if findings.sent_again:
+        table.add_row("sent again", f"{findings.sent_again:,}", "after no answer, a 429 or a 503")
+    samples = sorted(findings.latencies_ms)
+    for percent in (50, 99):
+        table.add_row(
+            f"accepted to decided, p{percent}",
+            f"{_percentile(samples, percent):.1f} ms" if samples else "-",
+            f"as a client sees it, on {len(samples):,} long polls",
+        )
+    table.add_row(
+        "accepted", _rate(findings, findings.last_accepted_at_s), "from the first request to the last 202"
+    )
+    table.add_row(
+        "decided", _rate(findings, findings.last_decided_at_s), "from the first request to the last decision"
+    )
+    orders = f"{findings.orders_repeated:,} repeats dropped" if findings.orders_repeated else "no repeats"
+    table.add_row("orders", f"{len(findings.order_ids):,}", f"in the topic, {orders}")
+    return table
+
+
+def _rate(findings: Findings, ended_at_s: float) -> str:
+    elapsed_s = ended_at_s - findings.began_at_s
+    return f"{len(findings.accepted) / elapsed_s:,.0f}/s" if elapsed_s > 0 else "-"
+
+
+def _percentile(rising: Sequence[float], percent: int) -> float:
+    """The smallest of these that at least `percent` of them do not exceed."""
+    return rising[max(0, math.ceil(len(rising) * percent / 100) - 1)]
+
+
+def _line(check: Check) -> str:
+    mark = "[green]ok  [/]" if check.holds else "[red]FAIL[/]"
+    return f"{mark}  {check.name}: {check.found}"

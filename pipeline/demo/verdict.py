@@ -1,0 +1,71 @@
+"""Whether a demo's sale was as it should be: a line for each thing that had to agree."""
+
+from collections import Counter
+from typing import NamedTuple
+
+from pipeline.demo.sale import DECISION_TIMEOUT_S, Findings, Plan
+from pipeline.domain.codes import Code
+
+EXAMPLES_MAX = 3
+
+
+class Check(NamedTuple):
+    """`found` says what was seen, in a few words."""
+
+    name: str
+    holds: bool
+    found: str
+
+
+def judge(plan: Plan, findings: Findings) -> list[Check]:
+    """All that has to hold after the sale."""
+    distinct = len(set(findings.accepted.values()))
+    wanted = min(plan.stock, distinct)
+    winners = order_ids_told(findings)
+    undecided = [str(receipt) for receipt in findings.accepted if receipt not in findings.told]
+    wrong = [f"{count} x {what}" for what, count in findings.wrong_answers.most_common(EXAMPLES_MAX)]
+    sent = plan.buyers + plan.repeats
+    return [
+        Check(
+            "every purchase got its 202, every bad request its 4xx",
+            not wrong and distinct == plan.buyers,
+            "; ".join(wrong)
+            or f"{len(findings.accepted):,} of {sent:,}; {findings.refused_rightly:,} of {plan.bad:,}",
+        ),
+        Check(
+            f"every 202 has its decision within {DECISION_TIMEOUT_S} s, and only one",
+            not undecided and not findings.contradictions,
+            f"{len(findings.told):,} of {len(findings.accepted):,}"
+            + (f", none for {', '.join(undecided[:EXAMPLES_MAX])}" if undecided else "")
+            + (f", {findings.contradictions:,} changed" if findings.contradictions else ""),
+        ),
+        Check("winners = min(stock, buyers)", len(winners) == wanted, f"{len(winners):,} = {wanted:,}"),
+        Check(
+            "orders in the topic = winners, id by id",
+            findings.order_ids == winners,
+            f"{len(findings.order_ids):,}" + _difference(findings.order_ids, winners),
+        ),
+        Check(
+            "sold in Redis = winners, and the rest is left",
+            findings.sold == len(winners) and findings.sold + findings.remaining == plan.stock,
+            f"{findings.sold:,} sold + {findings.remaining:,} left of {plan.stock:,}",
+        ),
+    ]
+
+
+def by_code(findings: Findings) -> Counter[Code]:
+    return Counter(Code(told.code) for told in findings.told.values())
+
+
+def order_ids_told(findings: Findings) -> set[str]:
+    """Who won, by order id. A -3 tells it too: the buyer's first 202 may have been lost on its way to him."""
+    return {told.order_id for told in findings.told.values() if told.order_id is not None}
+
+
+def _difference(orders: set[str], winners: set[str]) -> str:
+    missing, unknown = sorted(winners - orders), sorted(orders - winners)
+    return "".join(
+        f", {len(ids):,} {what} ({', '.join(ids[:EXAMPLES_MAX])})"
+        for what, ids in (("missing", missing), ("that nobody was told of", unknown))
+        if ids
+    )

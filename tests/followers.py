@@ -1,0 +1,133 @@
+"""Followers as processes of their own, and true decisions for them to follow, without a decider."""
+
+import json
+import sys
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+import yaml
+from conftest import Kafka
+
+from pipeline.domain.product import Opening
+from pipeline.local.listen import answers_ok, free_port
+from pipeline.local.process import Part, Process
+from pipeline.messages import OpenCommand, decode_command, encode_open
+from pipeline.producer import LogProducer
+from pipeline.stock.store import Command, StockStore
+from pipeline.tally import Tally
+from pipeline.topics import Topics, partition_of
+from pipeline.view import Positioned
+
+REDIS_TIMEOUT_MS = 2_000
+
+
+def own_topics_file(directory: Path) -> Path:
+    """A `topics.yaml` whose topics have names of their own."""
+    document = yaml.safe_load((Path(__file__).parents[1] / "topics.yaml").read_text("utf-8"))
+    suffix = uuid.uuid4().hex[:8]
+    for topic in document["topics"].values():
+        topic["name"] = f"{topic['name']}.{suffix}"
+    path = directory / "topics.yaml"
+    path.write_text(yaml.safe_dump(document), "utf-8")
+    return path
+
+
+class Follower(Process):
+    """A follower that is started, killed and asked. As a context manager: ready inside."""
+
+    def __init__(self, name: str, kafka: Kafka, redis_url: str, topics_file: Path, group_prefix: str) -> None:
+        self.port = free_port()
+        directory = topics_file.parent
+        settings = {
+            **kafka.settings(),
+            "redis_url": redis_url,
+            "topics_file": topics_file,
+            "group_prefix": group_prefix,
+            "worker_name": name,
+            "tables_port": self.port,
+            "data_dir": directory / "data",
+            "redis_timeout_ms": REDIS_TIMEOUT_MS,
+        }
+        part = Part(
+            name=name,
+            address=f"http://127.0.0.1:{self.port}",
+            command=(sys.executable, "-m", "agents", "follower"),
+            is_ready=lambda: answers_ok("127.0.0.1", self.port, "/ready"),
+            environment={f"SECKILL_{key.upper()}": str(value) for key, value in settings.items()},
+        )
+        super().__init__(part, directory / "logs")
+
+    def get(self, path: str, accept: str = "*/*") -> tuple[int, str, str]:
+        """Status, media type and body."""
+        request = Request(self.address + path, headers={"Accept": accept})  # noqa: S310 -- http only
+        try:
+            with urlopen(request, timeout=10) as answer:  # noqa: S310
+                return answer.status, answer.headers.get_content_type(), answer.read().decode()
+        except HTTPError as error:
+            return error.code, error.headers.get_content_type(), error.read().decode()
+
+    def json(self, path: str) -> tuple[int, dict[str, Any]]:
+        status, _, body = self.get(path)
+        return status, json.loads(body)
+
+    def rows(self, table: str) -> dict[Any, dict[str, Any]]:
+        """The rows of a list, by their key."""
+        status, document = self.json(f"/tables/{table}")
+        assert status == 200, document
+        key = {"products": "product_id", "partitions": "partition"}[table]
+        return {row[key]: row for row in document["rows"]}
+
+
+class Decisions:
+    """Commands and their decisions, written into both logs; `tally` is what they come to, counted here."""
+
+    def __init__(self, topics: Topics, store: StockStore, producer: LogProducer) -> None:
+        self.topics = topics
+        self._store = store
+        self._producer = producer
+        self.tally = Tally({}, {})
+        self.written: dict[int, dict[int, bytes]] = {}
+        """By partition, the decision record of each source offset."""
+
+    def partition(self, product_id: str) -> int:
+        return partition_of(product_id, self.topics.results.partitions)
+
+    async def command(self, value: bytes) -> tuple[int, int]:
+        """Into the command log; partition and offset."""
+        product_id = json.loads(value)["product_id"]
+        partition = self.partition(product_id)
+        return partition, await self._producer.send(
+            self.topics.requests.name, partition, product_id.encode(), value
+        )
+
+    async def open(self, product_id: str, stock: int, name: str = "Phone") -> None:
+        now_ms = round(time.time() * 1_000)
+        opening = Opening(name, "9.90", stock, now_ms - 60_000, now_ms + 3_600_000)
+        await self.decide(encode_open(OpenCommand(product_id, opening)))
+
+    async def decide(self, *values: bytes) -> None:
+        """Have these commands of one partition decided, as the decider would."""
+        now_ms = round(time.time() * 1_000)
+        commands = []
+        for value in values:
+            partition, offset = await self.command(value)
+            product_id = json.loads(value)["product_id"]
+            assert decode_command(product_id.encode(), value).product_id == product_id
+            commands.append(Command(offset, now_ms, product_id, value))
+        after = await self._store.cursor_offset(partition)
+        decided = await self._store.decide(partition, after, 0, commands)
+        written = self.written.setdefault(partition, {})
+        for command, record in zip(commands, decided.records, strict=True):
+            assert command.product_id is not None
+            written[command.offset] = record
+            await self.write(partition, command.product_id, record)
+
+    async def write(self, partition: int, product_id: str, record: bytes) -> None:
+        """A decision record into the decision log; it may be a repeat."""
+        name = self.topics.results.name
+        position = await self._producer.send_all(name, partition, [(product_id.encode(), record)])
+        self.tally.take_in(partition, [Positioned(position, record)])

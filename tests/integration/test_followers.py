@@ -1,0 +1,357 @@
+"""The followers on a real broker and a real Redis, as processes: killed, joined, and left without Redis."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from itertools import count, cycle
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Kafka, RedisServer
+from followers import Decisions, Follower, own_topics_file
+from redis import Redis
+
+from pipeline.messages import encode_close, encode_purchases
+from pipeline.producer import LogProducer
+from pipeline.settings import Profile, Settings
+from pipeline.stock.store import StockStore
+from pipeline.topics import Topics, create_topics, load_topics
+
+WITHIN_S = 30.0
+PRODUCTS = [f"{number}" for number in range(101, 113)] + ["phone_x", "p-2"]
+
+_users = count()
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What all tests of this module share. The followers' Redis is `redis`, the decisions are made on another."""
+
+    kafka: Kafka
+    redis: RedisServer
+    decider_url: str
+    topics_file: Path
+    topics: Topics
+    group_prefix: str
+
+    def follower(self, name: str) -> Follower:
+        return Follower(name, self.kafka, self.redis.url, self.topics_file, self.group_prefix)
+
+
+@pytest.fixture(scope="module")
+def stage(
+    kafka: Kafka,
+    module_redis: RedisServer,
+    redis_server: RedisServer,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Stage:
+    topics_file = own_topics_file(tmp_path_factory.mktemp("followers"))
+    topics = load_topics(Profile.LOCAL, topics_file)
+    asyncio.run(create_topics(kafka.bootstrap, topics))
+    with Redis.from_url(redis_server.url) as client:
+        client.flushall()
+    return Stage(kafka, module_redis, redis_server.url, topics_file, topics, f"t{uuid.uuid4().hex[:8]}")
+
+
+@pytest.fixture(scope="module")
+def follower(stage: Stage) -> Iterator[Follower]:
+    """The follower that is there in all tests of this module."""
+    with stage.follower("follower-1") as follower:
+        yield follower
+
+
+@pytest.fixture(scope="module")
+def _shared() -> dict[str, Decisions]:
+    return {}
+
+
+@pytest.fixture
+async def decisions(stage: Stage, _shared: dict[str, Decisions]) -> AsyncIterator[Decisions]:
+    """What was decided so far, and the way to decide more."""
+    store = StockStore(stage.decider_url, 2_000)
+    producer = LogProducer(Settings.model_validate(stage.kafka.settings()), "test", idempotent=False)
+    await producer.start()
+    decisions = Decisions(stage.topics, store, producer)
+    if before := _shared.get("decisions"):
+        decisions.tally, decisions.written = before.tally, before.written
+    else:
+        for number, product_id in enumerate(PRODUCTS):
+            await decisions.open(product_id, 5 + number, name=f"<b>{product_id}</b>")
+    _shared["decisions"] = decisions
+    yield decisions
+    await producer.stop()
+    await store.close()
+
+
+async def buy(decisions: Decisions, product_id: str, buyers: int = 3) -> None:
+    users = [f"u{next(_users)}" for _ in range(buyers)]
+    await decisions.decide(encode_purchases(product_id, users), encode_purchases(product_id, users[:1]))
+
+
+async def buy_all(decisions: Decisions) -> None:
+    for product_id in PRODUCTS:
+        await buy(decisions, product_id)
+
+
+@asynccontextmanager
+async def crowd(decisions: Decisions) -> AsyncIterator[None]:
+    """Inside, one product after the other is bought, all the time."""
+    enough = asyncio.Event()
+
+    async def buy_on() -> None:
+        for product_id in cycle(PRODUCTS):
+            if enough.is_set():
+                return
+            await buy(decisions, product_id)
+            await asyncio.sleep(0.01)
+
+    buying = asyncio.create_task(buy_on())
+    try:
+        yield
+    finally:
+        enough.set()
+        await buying
+
+
+async def eventually(holds: Callable[[], Any], what: str, within_s: float = WITHIN_S) -> None:
+    deadline = asyncio.get_running_loop().time() + within_s
+    while not await asyncio.to_thread(holds):
+        assert asyncio.get_running_loop().time() < deadline, f"not within {within_s} s: {what}"
+        await asyncio.sleep(0.1)
+
+
+def counted(row: dict[str, Any]) -> tuple[Any, ...]:
+    codes = {str(each["code"]): each["count"] for each in row["by_code"]}
+    return (
+        row["state"],
+        row["opened"],
+        row["remaining"],
+        row["sold"],
+        row["decided"],
+        codes,
+        row["source_offset"],
+    )
+
+
+def shows_all(follower: Follower, decisions: Decisions) -> bool:
+    """Whether both tables are, to the last number, what the decision log comes to."""
+    products, partitions = follower.rows("products"), follower.rows("partitions")
+    names = ("state", "opened", "remaining", "sold", "decided", "by_code", "source_offset")
+    wanted = {
+        product_id: tuple(row[name] for name in names) for product_id, row in decisions.tally.products.items()
+    }
+    # A repeat that comes last need not have been acknowledged: what it moves is results_offset alone.
+    places = {
+        row["partition"]: (row["source_offset"], row["records"], row["purchases"])
+        for row in decisions.tally.partitions.values()
+    }
+    found = {
+        number: (row["source_offset"], row["records"], row["purchases"])
+        for number, row in partitions.items()
+        if row["records"]
+    }
+    return {str(key): counted(row) for key, row in products.items()} == wanted and found == places
+
+
+def shows_views(stage: Stage, decisions: Decisions) -> bool:
+    """Whether Redis has every decision for pollers, and knows how far it has them."""
+    with Redis.from_url(stage.redis.url) as client:
+        for partition, written in decisions.written.items():
+            if client.mget([f"seckill:{{p{partition}}}:view:{offset}" for offset in written]) != list(
+                written.values()
+            ):
+                return False
+            mark = client.get(f"seckill:{{p{partition}}}:viewed")
+            if mark is None or int(mark.split(b":")[0]) != max(written):
+                return False
+    return True
+
+
+async def test_tables_and_view_come_to_what_was_decided(
+    stage: Stage, follower: Follower, decisions: Decisions
+) -> None:
+    await buy_all(decisions)
+    await decisions.decide(encode_close("p-2"))
+    await buy(decisions, "p-2")
+    await eventually(lambda: shows_all(follower, decisions), "all rows")
+    await eventually(lambda: shows_views(stage, decisions), "all views")
+
+    status, row = follower.json("/tables/products/phone_x")
+    assert (status, row["product_id"], row["state"], row["opened"]) == (200, "phone_x", "active", 17)
+    assert (row["sold"], row["remaining"], row["decided"]) == (3, 14, 4)
+    assert row["by_code"] == [
+        {"code": 1, "name": "success", "count": 3},
+        {"code": -3, "name": "already_bought", "count": 1},
+    ]
+    assert row["partition"] == decisions.partition("phone_x")
+    assert row["time"].endswith("Z")
+    assert follower.json("/tables/products/p-2")[1]["state"] == "closed"
+    assert follower.json("/tables/products/101")[1]["product_id"] == 101
+
+
+async def test_a_repeat_in_the_decision_log_counts_once(follower: Follower, decisions: Decisions) -> None:
+    partition = decisions.partition("101")
+    await buy(decisions, "101")
+    for record in list(decisions.written[partition].values())[-3:]:
+        await decisions.write(partition, "101", record)
+    await buy(decisions, "101")
+    await eventually(lambda: shows_all(follower, decisions), "all rows")
+
+
+async def test_the_lag_is_what_waits_to_be_decided(follower: Follower, decisions: Decisions) -> None:
+    partition = decisions.partition("101")
+    await eventually(lambda: shows_all(follower, decisions), "all rows")
+    status, row = follower.json(f"/tables/partitions/{partition}")
+    assert (status, row["breaker"]) == (200, "closed")
+    for _ in range(3):
+        await decisions.command(encode_purchases("101", ["late"]))
+    path = f"/tables/partitions/{partition}"
+    await eventually(lambda: follower.json(path)[1]["lag"] == 3, "a lag of three")
+    await buy(decisions, "101", 1)
+    await eventually(lambda: follower.json(path)[1]["lag"] == 0, "no lag")
+
+
+async def test_pages_for_people_stand_by_themselves(follower: Follower, decisions: Decisions) -> None:
+    await eventually(lambda: shows_all(follower, decisions), "all rows")
+    for path in (
+        "/tables/",
+        "/tables/products",
+        "/tables/products/101",
+        "/tables/partitions",
+        "/tables/partitions/0",
+    ):
+        status, kind, body = follower.get(path, accept="text/html,*/*;q=0.8")
+        assert (status, kind) == (200, "text/html")
+        assert '<meta http-equiv="refresh"' in body
+        assert not any(outside in body for outside in ("<script", "src=", "@import", "<link")), path
+        assert follower.get(f"{path}?format=json", accept="text/html")[1] == "application/json"
+    products = follower.get("/tables/products?format=html")[2]
+    assert "&lt;b&gt;phone_x&lt;/b&gt;" in products
+    assert "<b>" not in products
+
+    status, document = follower.json("/tables/")
+    assert document["tables"][0]["rows"] == len(PRODUCTS)
+    assert document["owners"] == [
+        {"url": follower.address, "partitions": document["partitions"], "answers": True}
+    ]
+    assert document["missing_partitions"] == []
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "words"),
+    [
+        ("/tables/products/nobody", 404, "nobody"),
+        ("/tables/products/a%20b", 400, "product_id"),
+        ("/tables/partitions/x", 400, "partition"),
+        ("/tables/partitions/-1", 400, "partition"),
+        ("/tables/partitions/%C2%B2", 400, "partition"),
+        ("/tables/partitions/999", 400, "partition"),
+        ("/tables/products?format=xml", 400, "format"),
+    ],
+)
+def test_what_is_not_there_is_refused_in_words(
+    follower: Follower, path: str, status: int, words: str
+) -> None:
+    found, document = follower.json(path)
+    assert (found, document["status"]) == (status, status)
+    assert words in document["detail"]
+    if "format" not in path:
+        found, kind, body = follower.get(path, accept="text/html")
+        assert (found, kind) == (status, "text/html")
+        assert words in body
+
+
+async def test_a_follower_killed_in_mid_stream_counts_all_once(
+    stage: Stage, follower: Follower, decisions: Decisions
+) -> None:
+    async with crowd(decisions):
+        for _ in range(3):
+            await asyncio.sleep(0.3)
+            await asyncio.to_thread(follower.kill)
+            await asyncio.to_thread(follower.start)
+    await eventually(lambda: shows_all(follower, decisions), "all rows")
+    await eventually(lambda: shows_views(stage, decisions), "all views")
+
+
+async def test_a_view_that_redis_lost_is_written_again(
+    stage: Stage, follower: Follower, decisions: Decisions
+) -> None:
+    await eventually(lambda: shows_views(stage, decisions), "all views")
+    with Redis.from_url(stage.redis.url) as client:
+        client.flushall()
+    await eventually(lambda: shows_views(stage, decisions), "all views, without a new decision")
+
+    async with crowd(decisions):
+        with Redis.from_url(stage.redis.url) as client:
+            for _ in range(10):
+                await asyncio.sleep(0.1)
+                client.flushall()
+    await eventually(lambda: shows_views(stage, decisions), "all views, in the middle of decisions")
+
+
+async def test_without_redis_it_is_not_ready_and_loses_nothing(
+    stage: Stage, follower: Follower, decisions: Decisions
+) -> None:
+    stage.redis.process.kill()
+    try:
+        await buy_all(decisions)
+        await eventually(lambda: follower.json("/ready")[0] == 503, "not ready")
+        assert "Redis" in str(follower.json("/ready")[1]["checks"])
+    finally:
+        stage.redis.process.start()
+    await eventually(lambda: follower.json("/ready")[0] == 200, "ready again")
+    await eventually(lambda: shows_all(follower, decisions), "all rows")
+    await eventually(lambda: shows_views(stage, decisions), "all views")
+
+
+def local_partitions(follower: Follower) -> set[int]:
+    return set(follower.json("/tables/?local=1")[1]["partitions"])
+
+
+async def test_two_followers_share_the_partitions_and_answer_for_each_other(
+    stage: Stage, follower: Follower, decisions: Decisions
+) -> None:
+    everything = set(range(stage.topics.results.partitions))
+
+    second = stage.follower("follower-2")
+    try:
+
+        def is_shared() -> bool:
+            first, other = local_partitions(follower), local_partitions(second)
+            return bool(first and other) and first | other == everything and not first & other
+
+        async with crowd(decisions):
+            await asyncio.to_thread(second.start)
+            await eventually(is_shared, "each partition with one of the two")
+        for each in (follower, second):
+            await eventually(lambda each=each: shows_all(each, decisions), "all rows")
+            assert each.json("/tables/products")[1]["missing_partitions"] == []
+            assert {row["product_id"] for row in each.json("/tables/products?local=1")[1]["rows"]} < set(
+                each.rows("products")
+            )
+        for product_id in PRODUCTS:
+            one, other = (each.json(f"/tables/products/{product_id}") for each in (follower, second))
+            assert one == other
+            assert one[0] == 200
+            alone = {each.json(f"/tables/products/{product_id}?local=1")[0] for each in (follower, second)}
+            assert alone == {200, 503}
+        assert second.json("/tables/products/nobody")[0] == follower.json("/tables/products/nobody")[0] == 404
+
+        lost = local_partitions(second)
+        second.kill()
+        status, document = follower.json("/tables/partitions")
+        assert (status, set(document["missing_partitions"])) == (200, lost)
+        assert document["owners_without_answer"] == [second.address]
+        status, kind, body = follower.get(f"/tables/partitions/{min(lost)}", accept="text/html")
+        assert (status, kind) == (503, "text/html")
+        assert second.address in body
+        assert "Without partitions" in follower.get("/tables/products", accept="text/html")[2]
+        await eventually(lambda: local_partitions(follower) == everything, "all partitions with the one left")
+        await buy_all(decisions)
+        await eventually(lambda: shows_all(follower, decisions), "all rows")
+        await eventually(lambda: shows_views(stage, decisions), "all views")
+    finally:
+        second.kill()
