@@ -67,10 +67,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     kind = config.getoption("--broker")
     if kind == "auto":
-        if docker_answers():
-            kind = "container"
-        else:
-            kind = "local" if choose(Settings()) is BrokerKind.APACHE else "memory"
+        local = "local" if choose(Settings()) is BrokerKind.APACHE else "memory"
+        kind = "container" if docker_answers() else local
     config.stash[_KIND] = kind
 
 

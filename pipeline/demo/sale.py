@@ -319,13 +319,17 @@ class Sale:
             connection.close()
 
     async def _count_orders(self) -> None:
+        """Orders are written before their decision is told, so at this time they are all there."""
         findings = self.findings
-        async with asyncio.timeout(ORDERS_TIMEOUT_S):
-            async for batch in self._feed.to_end():
-                findings.orders_repeated += batch.repeats
-                for order in batch.orders:
-                    if order.product_id == self.plan.product_id and order.event == "CREATED":
-                        findings.order_ids.add(order.order_id)
+        try:
+            async with asyncio.timeout(ORDERS_TIMEOUT_S):
+                async for batch in self._feed.to_end():
+                    findings.orders_repeated += batch.repeats
+                    for order in batch.orders:
+                        if order.product_id == self.plan.product_id and order.event == "CREATED":
+                            findings.order_ids.add(order.order_id)
+        except TimeoutError:
+            raise DemoRefused(f"the orders topic could not be read within {ORDERS_TIMEOUT_S} s") from None
 
     async def _with_connections(
         self, count: int, work: Callable[[Connection], Coroutine[Any, Any, None]]

@@ -23,7 +23,7 @@ def run_demo(plan: Plan, feed: OrdersFeed, console: Console) -> bool:
     checks = judge(plan, findings)
     console.print(_figures(plan, findings))
     for check in checks:
-        console.print(_line(check))
+        console.print(_line(check), soft_wrap=True)
     return all(check.holds for check in checks)
 
 
@@ -32,7 +32,8 @@ async def _run(sale: Sale, console: Console) -> Findings:
     async with sale.opened():
         console.print(
             f"{plan.buyers:,} buyers want {plan.stock:,} pieces of {plan.product_id}"
-            f" ({plan.connections} connections; {plan.repeats:,} ask twice, {plan.bad:,} requests are bad)"
+            f" ({plan.connections} connections; {plan.repeats:,} ask twice, {plan.bad:,} requests are bad)",
+            soft_wrap=True,
         )
         await _show(sale, asyncio.create_task(sale.sell()), console)
         await sale.look_back()
@@ -77,14 +78,10 @@ def _figures(plan: Plan, findings: Findings) -> Table:
         table.add_row(
             f"accepted to decided, p{percent}",
             f"{_percentile(samples, percent):.1f} ms" if samples else "-",
-            f"as a client sees it, on {len(samples):,} long polls",
+            f"seen by clients, {len(samples):,} long polls",
         )
-    table.add_row(
-        "accepted", _rate(findings, findings.last_accepted_at_s), "from the first request to the last 202"
-    )
-    table.add_row(
-        "decided", _rate(findings, findings.last_decided_at_s), "from the first request to the last decision"
-    )
+    table.add_row("accepted", _rate(findings, findings.last_accepted_at_s), "up to the last 202")
+    table.add_row("decided", _rate(findings, findings.last_decided_at_s), "up to the last decision")
     orders = f"{findings.orders_repeated:,} repeats dropped" if findings.orders_repeated else "no repeats"
     table.add_row("orders", f"{len(findings.order_ids):,}", f"in the topic, {orders}")
     return table

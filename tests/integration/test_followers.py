@@ -106,7 +106,7 @@ async def crowd(decisions: Decisions) -> AsyncIterator[None]:
             if enough.is_set():
                 return
             await buy(decisions, product_id)
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.03)
 
     buying = asyncio.create_task(buy_on())
     try:
@@ -268,7 +268,7 @@ async def test_a_follower_killed_in_mid_stream_counts_all_once(
     stage: Stage, follower: Follower, decisions: Decisions
 ) -> None:
     async with crowd(decisions):
-        for _ in range(3):
+        for _ in range(2):
             await asyncio.sleep(0.3)
             await asyncio.to_thread(follower.kill)
             await asyncio.to_thread(follower.start)

@@ -1,0 +1,61 @@
+"""Dead letters against malformed commands: each has one, as it came, and nothing else has.
+
+Kept for each malformed command: one digest, some 150 bytes. (No process of this system makes malformed commands.)
+"""
+
+from collections.abc import Mapping
+
+from pipeline.audit.decision_log import digest
+from pipeline.audit.report import Finding, Place
+
+
+class DeadLetterBook:
+    def __init__(self, finding: Finding, requests_topic: str, partition: int) -> None:
+        self._finding = finding
+        self._topic = requests_topic
+        self._partition = partition
+        self._expected: dict[int, int] = {}
+        self._seen: set[int] = set()
+        self._decided = -1
+
+    def __len__(self) -> int:
+        return len(self._expected)
+
+    def decided(self, offset: int) -> None:
+        """Everything up to this command is decided."""
+        self._decided = offset
+
+    def malformed(self, offset: int, key: bytes | None, value: bytes | None, error: str) -> None:
+        """The command record at this offset was decided as malformed."""
+        self._finding.examined += 1
+        self._expected[offset] = _digest(key, value or b"", error.encode())
+
+    def letter(
+        self,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Mapping[str, bytes],
+        place: Place,
+        commands_end: int,
+    ) -> None:
+        """A record of the dead letters topic. One that names another place than this partition is passed over."""
+        partition, offset = headers.get("partition", b""), headers.get("offset", b"")
+        if headers.get("topic") != self._topic.encode() or partition != b"%d" % self._partition:
+            return
+        self._finding.examined += 1
+        at = int(offset) if offset.isdigit() else -1
+        if at in self._expected:
+            self._seen.add(at)
+            if _digest(key, value or b"", headers.get("error", b"")) != self._expected[at]:
+                self._finding.charge(f"the letter of command {at} is not the command as it came", place)
+        elif at <= self._decided or at >= commands_end:
+            self._finding.charge(f"a letter of command {offset!r}, which is not malformed", place)
+
+    def finish(self) -> None:
+        for offset in self._expected.keys() - self._seen:
+            place = Place(self._topic, self._partition, offset)
+            self._finding.charge("a malformed command without a dead letter", place)
+
+
+def _digest(key: bytes | None, value: bytes, error: bytes) -> int:
+    return digest(repr((key, value, error)).encode())

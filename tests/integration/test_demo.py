@@ -1,0 +1,208 @@
+"""`seckill demo` over HTTP against a stand-in for the ingress, with the orders in a real topic."""
+
+import asyncio
+import io
+from collections.abc import AsyncIterator
+from typing import Any
+
+import orjson
+import pytest
+from aiohttp import web
+from aiokafka import AIOKafkaProducer
+from conftest import Kafka
+from rich.console import Console
+
+from pipeline.demo import sale as demo_sale
+from pipeline.demo.connection import Connection, Listener, NoAnswer
+from pipeline.demo.sale import DemoRefused, Plan, Sale
+from pipeline.demo.show import run_demo
+from pipeline.demo.verdict import judge
+from pipeline.local.listen import free_port
+from pipeline.orders_feed import OrdersFeed
+from pipeline.topics import Topics
+
+BUYERS, STOCK, REPEATS, BAD = 300, 40, 30, 18
+
+
+class StandIn:
+    """Decides each purchase at once, tells it a little later; every fault that a test wants is a member."""
+
+    def __init__(self, producer: AIOKafkaProducer, orders_topic: str) -> None:
+        self.is_ready = True
+        self.oversold_by = 0
+        self.undecided: set[int] = set()
+        self.busy_every = 0
+        self.hang_up_every = 0
+        self.orders_twice = False
+        self._producer = producer
+        self._orders_topic = orders_topic
+        self._stock = 0
+        self._asked = 0
+        self._winners: dict[str, str] = {}
+        self._answers: list[tuple[int, str | None]] = []
+
+    def application(self) -> web.Application:
+        application = web.Application(client_max_size=16_384)
+        application.add_routes(
+            [
+                web.get("/health/ready", self.ready),
+                web.post("/api/v1/seckill/activity/prewarm", self.prewarm),
+                web.post("/api/v1/seckill/purchase/async", self.purchase),
+                web.get("/api/v1/seckill/requests/{id}", self.poll),
+                web.get("/api/v1/seckill/stats/{id}", self.stats),
+            ]
+        )
+        return application
+
+    async def ready(self, _: web.Request) -> web.Response:
+        checks = {"kafka": "ok", "redis": "ok" if self.is_ready else "connection refused"}
+        return web.json_response({"checks": checks}, status=200 if self.is_ready else 503)
+
+    async def prewarm(self, request: web.Request) -> web.Response:
+        self._stock = (await request.json())["stock"]
+        return web.json_response({"message": "open"})
+
+    async def purchase(self, request: web.Request) -> web.StreamResponse:
+        if request.content_type != "application/json":
+            return web.Response(status=415)
+        try:
+            body: dict[str, Any] = orjson.loads(await request.read())
+        except orjson.JSONDecodeError:
+            return web.Response(status=400)
+        if body.get("user_id") in (None, "no spaces") or body.get("quantity", 1) != 1:
+            return web.Response(status=400)
+        self._asked += 1
+        if self.busy_every and self._asked % self.busy_every == 0:
+            return web.Response(status=503, headers={"Retry-After": "1"})
+        index = len(self._answers)
+        await self._decide(body["product_id"], body["user_id"], index)
+        if self.hang_up_every and self._asked % self.hang_up_every == 0:
+            assert request.transport is not None
+            request.transport.close()  # the purchase counts, but its 202 is lost
+        return web.json_response({"request_id": f"0-{index}-0"}, status=202)
+
+    async def _decide(self, product_id: str, user_id: str, index: int) -> None:
+        if user_id in self._winners:
+            self._answers.append((-3, self._winners[user_id]))
+        elif len(self._winners) < self._stock + self.oversold_by:
+            order_id = self._winners[user_id] = f"0-{index}-0"
+            self._answers.append((1, order_id))
+            order = {
+                "event": "CREATED",
+                "order_id": order_id,
+                "product_id": product_id,
+                "user_id": user_id,
+                "quantity": 1,
+                "price": "9.90",
+                "amount": "9.90",
+                "at_ms": 0,
+                "pay_before_ms": None,
+            }
+            for _ in range(2 if self.orders_twice else 1):
+                await self._producer.send(self._orders_topic, orjson.dumps(order), partition=0)
+        else:
+            self._answers.append((-2, None))
+
+    async def poll(self, request: web.Request) -> web.Response:
+        request_id = request.match_info["id"]
+        index = int(request_id.split("-")[1])
+        if index in self.undecided:
+            return web.json_response({"request_id": request_id, "status": "queued"})
+        await self._producer.flush()
+        code, order_id = self._answers[index]
+        return web.json_response({"status": "decided", "code": code, "order_id": order_id})
+
+    async def stats(self, _: web.Request) -> web.Response:
+        sold = len(self._winners)
+        return web.json_response(
+            {"decided": len(self._answers), "sold": sold, "current_stock": self._stock - sold}
+        )
+
+
+@pytest.fixture
+async def stand_in(kafka: Kafka, fresh_topics: Topics) -> AsyncIterator[StandIn]:
+    producer = AIOKafkaProducer(bootstrap_servers=kafka.bootstrap)
+    await producer.start()
+    yield StandIn(producer, fresh_topics.orders.name)
+    await producer.stop()
+
+
+@pytest.fixture
+async def plan(stand_in: StandIn) -> AsyncIterator[Plan]:
+    runner = web.AppRunner(stand_in.application())
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    listener = Listener(*runner.addresses[0][:2])
+    yield Plan("demo-1", STOCK, BUYERS, REPEATS, BAD, connections=8, public=listener, administration=listener)
+    await runner.cleanup()
+
+
+@pytest.fixture
+def feed(kafka: Kafka, fresh_topics: Topics) -> OrdersFeed:
+    return OrdersFeed(kafka.bootstrap, fresh_topics.orders.name, from_beginning=False)
+
+
+async def failed_checks(plan: Plan, feed: OrdersFeed) -> list[str]:
+    sale = Sale(plan, feed)
+    async with sale.opened():
+        await sale.sell()
+        await sale.look_back()
+    return [check.name for check in judge(plan, sale.findings) if not check.holds]
+
+
+async def test_a_sound_sale_passes(stand_in: StandIn, plan: Plan, feed: OrdersFeed) -> None:
+    output = io.StringIO()
+    passed = await asyncio.to_thread(run_demo, plan, feed, Console(file=output, width=120))
+    assert passed, output.getvalue()
+    assert "FAIL" not in output.getvalue()
+    assert "long polls" in output.getvalue()
+
+
+async def test_a_sale_passes_though_answers_are_lost_and_orders_repeated(
+    stand_in: StandIn, plan: Plan, feed: OrdersFeed
+) -> None:
+    stand_in.busy_every, stand_in.hang_up_every, stand_in.orders_twice = 50, 17, True
+    assert await failed_checks(plan, feed) == []
+
+
+async def test_an_oversold_sale_fails(stand_in: StandIn, plan: Plan, feed: OrdersFeed) -> None:
+    stand_in.oversold_by = 1
+    assert await failed_checks(plan, feed) == ["winners = min(stock, buyers)"]
+
+
+async def test_a_request_that_is_never_decided_fails(
+    stand_in: StandIn, plan: Plan, feed: OrdersFeed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo_sale, "DECISION_TIMEOUT_S", 1)
+    stand_in.undecided = {BUYERS + REPEATS - 1}
+    (failed,) = await failed_checks(plan, feed)
+    assert failed.startswith("every 202 has its decision")
+
+
+async def test_a_system_that_is_not_ready_is_refused_with_its_reason(
+    stand_in: StandIn, plan: Plan, feed: OrdersFeed
+) -> None:
+    stand_in.is_ready = False
+    with pytest.raises(DemoRefused, match="not ready: redis: connection refused"):
+        await failed_checks(plan, feed)
+
+
+async def test_a_system_that_is_not_there_is_refused(plan: Plan, feed: OrdersFeed) -> None:
+    nowhere = plan.__class__("p", 1, 1, 0, 0, 1, Listener("127.0.0.1", free_port()), plan.administration)
+    with pytest.raises(DemoRefused, match=r"no answer from http://127\.0\.0\.1:.*does `seckill up` run\?"):
+        await failed_checks(nowhere, feed)
+
+
+async def test_a_connection_opens_again_and_names_who_does_not_answer(stand_in: StandIn, plan: Plan) -> None:
+    stand_in.hang_up_every = 2
+    connection = Connection(plan.public)
+    body = orjson.dumps({"product_id": "p", "user_id": "ann"})
+    purchase = plan.public.post("/api/v1/seckill/purchase/async", body)
+    try:
+        assert (await connection.ask(purchase)).status == 202
+        with pytest.raises(NoAnswer, match=f"http://{plan.public.authority}"):
+            await connection.ask(purchase)
+        answers = await connection.ask_all([plan.public.get("/health/ready")] * 20)
+        assert [answer.status for answer in answers] == [200] * 20
+    finally:
+        connection.close()

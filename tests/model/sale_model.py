@@ -1,0 +1,113 @@
+"""The model of a sale: a pure rule that decides commands, and the fold that the decisions add up to."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+WINDOW: Final = 10
+"""Ticks in which the limiter lets a number of purchases through."""
+
+
+class Request(NamedTuple):
+    """A command record; `kind` is open, close, buy or malformed. Purchases are (user, quantity)."""
+
+    kind: str
+    time: int
+    stock: int = 0
+    limit: int | None = None
+    purchases: tuple[tuple[int, int], ...] = ()
+
+
+class Decision(NamedTuple):
+    """A decision record. `limiter` is the state after it."""
+
+    kind: str
+    time: int
+    codes: tuple[int, ...]
+    limiter: tuple[int, int]
+    refused: bool = False
+
+
+Recorded = tuple[int, Decision]
+"""A decision record with its source offset."""
+Order = tuple[int, int, int]
+"""Source offset, index, user."""
+
+
+@dataclass(slots=True)
+class Sale:
+    """What the decided commands add up to: the fold."""
+
+    opened: bool = False
+    closed: bool = False
+    stock: int = 0
+    limit: int | None = None
+    time: int = 0
+    limiter: tuple[int, int] = (0, 0)
+    buyers: dict[int, tuple[int, int]] = field(default_factory=dict)
+
+    def copy(self) -> "Sale":
+        return Sale(
+            self.opened, self.closed, self.stock, self.limit, self.time, self.limiter, dict(self.buyers)
+        )
+
+
+def decide_request(sale: Sale, offset: int, request: Request, mutant: str = "") -> Decision:
+    """The decision on one command; changes the sale."""
+    sale.time = request.time if mutant == "noclamp" else max(sale.time, request.time)
+    refused = False
+    codes: tuple[int, ...] = ()
+    if request.kind == "open":
+        refused = sale.opened
+        if not refused:
+            sale.opened, sale.stock, sale.limit = True, request.stock, request.limit
+    elif request.kind == "close":
+        refused = sale.closed or not sale.opened
+        sale.closed = sale.opened
+    elif request.kind == "buy":
+        codes = _decide_purchases(sale, offset, request.purchases)
+    return Decision(request.kind, sale.time, codes, sale.limiter, refused)
+
+
+def _decide_purchases(sale: Sale, offset: int, purchases: Sequence[tuple[int, int]]) -> tuple[int, ...]:
+    if not sale.opened:
+        return (-1,) * len(purchases)
+    if sale.closed:
+        return (-6,) * len(purchases)
+    codes = []
+    window = sale.time // WINDOW
+    passed = sale.limiter[1] if sale.limiter[0] == window else 0
+    for user, quantity in purchases:
+        if sale.limit is not None and passed >= sale.limit:
+            codes.append(-9)
+            continue
+        passed += 1
+        if user in sale.buyers:
+            codes.append(-3)
+        elif sale.stock < quantity:
+            codes.append(-2)
+        else:
+            sale.stock -= quantity
+            sale.buyers[user] = offset, quantity
+            codes.append(1)
+    sale.limiter = window, passed
+    return tuple(codes)
+
+
+def replay_decision(sale: Sale, offset: int, request: Request, decision: Decision, mutant: str = "") -> None:
+    """What a recorded decision did, done again on an older state. (The record carries its command.)"""
+    sale.time = decision.time
+    if mutant != "nolimiter":
+        sale.limiter = decision.limiter
+    if decision.kind == "open" and not decision.refused:
+        sale.opened, sale.stock, sale.limit = True, request.stock, request.limit
+    elif decision.kind == "close" and not decision.refused and mutant != "noclose":
+        sale.closed = True
+    for (user, quantity), code in zip(request.purchases, decision.codes, strict=False):
+        if code == 1:
+            sale.stock -= quantity
+            sale.buyers[user] = offset, quantity
+
+
+def orders_of(offset: int, request: Request, decision: Decision) -> list[Order]:
+    return [(offset, i, request.purchases[i][0]) for i, code in enumerate(decision.codes) if code == 1]

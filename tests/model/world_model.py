@@ -1,0 +1,142 @@
+"""The model of the world around deciders and followers: logs, which lose nothing, and Redis, which may lose all."""
+
+import random
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from sale_model import WINDOW, Decision, Order, Recorded, Request, Sale, decide_request, replay_decision
+
+USERS: Final = 60
+SNAPSHOTS_MAX: Final = 8
+
+
+class Stale(Exception):
+    """The cursor in Redis is not where this decider left it, or an answer was lost: synchronise."""
+
+
+class Violation(Exception):
+    """Something that must never happen did."""
+
+
+@dataclass(slots=True)
+class Redis:
+    """`settled` and `hint`: all decisions up to that offset lie before that position in the decision log.
+
+    The views are not part of the fold, but go with it when Redis is emptied.
+    """
+
+    sale: Sale = field(default_factory=Sale)
+    cursor: int = -1
+    settled: int = -1
+    hint: int = 0
+    last_answer: tuple[Recorded, ...] = ()
+    views: dict[int, Decision] = field(default_factory=dict)
+    viewed: int = -1
+    viewed_place: int = 0
+    """Decisions above `viewed` lie from here on in the decision log."""
+
+    def write_views(self, recorded: Sequence[Recorded], place: int) -> None:
+        """The views of these decisions, and the mark after them; repeats are dropped."""
+        for offset, decision in recorded:
+            if offset > self.viewed:
+                self.views[offset] = decision
+                self.viewed, self.viewed_place = offset, place
+
+    def copy(self) -> "Redis":
+        return Redis(
+            self.sale.copy(),
+            self.cursor,
+            self.settled,
+            self.hint,
+            self.last_answer,
+            dict(self.views),
+            self.viewed,
+            self.viewed_place,
+        )
+
+
+class World:
+    """The logs, which lose nothing, and Redis, which may lose everything."""
+
+    def __init__(self, rng: random.Random, mutant: str) -> None:
+        self.rng = rng
+        self.mutant = mutant
+        self.requests: list[Request] = []
+        self.results: list[Recorded] = []
+        self.late: list[list[Recorded]] = []
+        """Sent, given up by their decider, and still on the way."""
+        self.orders: set[Order] = set()
+        self.dead_letters: set[int] = set()
+        self.redis = Redis()
+        self.snapshots = deque([Redis()], maxlen=SNAPSHOTS_MAX)
+        self.told: dict[int, Decision] = {}
+        self.won_by_follower = 0
+        self._clock = 0
+
+    def append_request(self, kind: str) -> None:
+        """A command comes into the log, at a broker time that now and then runs backwards (another broker's)."""
+        rng = self.rng
+        self._clock += rng.randrange(4)
+        time = max(0, self._clock - (rng.randrange(2 * WINDOW) if rng.random() < 0.2 else 0))
+        if kind == "open":
+            limit = rng.choice((None, 1, 2, 4))
+            self.requests.append(Request(kind, time, rng.choice((3, 10, 40, 100)), limit))
+        elif kind == "buy":
+            count = rng.randrange(1, 4)
+            purchases = tuple((rng.randrange(USERS), rng.randrange(1, 3)) for _ in range(count))
+            self.requests.append(Request(kind, time, purchases=purchases))
+        else:
+            self.requests.append(Request(kind, time))
+
+    def decide(
+        self, after: int, results_end: int, chunk: Sequence[tuple[int, Request]]
+    ) -> tuple[Recorded, ...]:
+        """The Lua call: atomic, fenced by the cursor."""
+        redis = self.redis
+        if redis.cursor != after and self.mutant != "nofence":
+            raise Stale
+        decisions = tuple(
+            (offset, decide_request(redis.sale, offset, request, self.mutant)) for offset, request in chunk
+        )
+        redis.cursor = chunk[-1][0]
+        redis.settled, redis.hint = after, results_end
+        if self.mutant == "latehint":
+            redis.settled = redis.cursor
+        redis.last_answer = decisions
+        return decisions
+
+    def replay(self, after: int, offset: int, decision: Decision, results_end: int) -> None:
+        """The other Lua call: a recorded decision again; the same fence."""
+        redis = self.redis
+        if redis.cursor != after:
+            raise Stale
+        replay_decision(redis.sale, offset, self.requests[offset], decision, self.mutant)
+        redis.cursor = redis.settled = offset
+        redis.hint, redis.last_answer = results_end, ()
+
+    def wipe(self, at: int) -> None:
+        """Forget the fold, if the cursor is still there."""
+        if self.redis.cursor == at:
+            redis = self.redis
+            self.redis = Redis(views=redis.views, viewed=redis.viewed, viewed_place=redis.viewed_place)
+        raise Stale
+
+    def deliver_late(self) -> None:
+        if self.late:
+            self.results += self.late.pop(self.rng.randrange(len(self.late)))
+
+    def take_snapshot(self) -> None:
+        self.snapshots.append(self.redis.copy())
+
+    def empty_redis(self) -> None:
+        self.redis = Redis()
+
+    def poll(self) -> None:
+        """Somebody looks at his result: what he is told once holds for ever."""
+        if self.requests:
+            offset = self.rng.randrange(len(self.requests))
+            view = self.redis.views.get(offset)
+            if view is not None and self.told.setdefault(offset, view) != view:
+                raise Violation("a decision changed after it was told")

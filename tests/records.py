@@ -1,0 +1,38 @@
+"""Decision records as a decider writes them, made by hand."""
+
+import json
+from typing import Any
+
+from pipeline.domain.product import Opening
+from pipeline.messages import OpenCommand, encode_open
+
+
+def _record(offset: int, time_ms: int, kind: str, command: dict[str, Any], **fields: Any) -> bytes:
+    document = {"source_offset": offset, "type": kind, "time_ms": time_ms, **fields, "command": command}
+    return json.dumps(document, separators=(",", ":")).encode()
+
+
+def opened(offset: int, product_id: str, stock: int, time_ms: int = 1_000, **fields: Any) -> bytes:
+    opening = Opening("Phone", "9.90", stock, 0, 10_000)
+    command = json.loads(encode_open(OpenCommand(product_id, opening)))
+    return _record(offset, time_ms, "open", command, **fields)
+
+
+def closed(offset: int, product_id: str, time_ms: int = 1_000, **fields: Any) -> bytes:
+    return _record(offset, time_ms, "close", {"type": "close", "product_id": product_id}, **fields)
+
+
+def bought(offset: int, product_id: str, codes: list[int], time_ms: int = 1_000, **fields: Any) -> bytes:
+    users = [f"u{offset}-{index}" for index in range(len(codes))]
+    command = {"type": "purchase", "product_id": product_id, "users": users}
+    return _record(offset, time_ms, "purchase", command, codes=codes, **fields)
+
+
+def malformed(offset: int, time_ms: int = 1_000) -> bytes:
+    document = {
+        "source_offset": offset,
+        "type": "malformed",
+        "time_ms": time_ms,
+        "error": "key: not the product_id",
+    }
+    return json.dumps(document, separators=(",", ":")).encode()

@@ -1,0 +1,120 @@
+"""The demo's verdict on what a crowd saw, and the crowd itself."""
+
+from collections import Counter
+
+import pytest
+
+from pipeline.demo.connection import Listener
+from pipeline.demo.crowd import make_crowd
+from pipeline.demo.sale import Findings, Plan, Told
+from pipeline.demo.verdict import by_code, judge
+from pipeline.domain.codes import Code
+from pipeline.domain.receipts import Receipt
+
+LISTENER = Listener("127.0.0.1", 1)
+PLAN = Plan("p", 2, buyers=3, repeats=1, bad=2, connections=1, public=LISTENER, administration=LISTENER)
+FIRST, SECOND, THIRD, AGAIN = (Receipt(0, 1, index) for index in range(4))
+
+ANSWERED, DECIDED, WINNERS, ORDERS, STOCK = range(5)
+
+
+def sound() -> Findings:
+    """Three buyers, two pieces; the first one asks twice."""
+    return Findings(
+        refused_rightly=2,
+        accepted={FIRST: "ann", SECOND: "bob", THIRD: "cid", AGAIN: "ann"},
+        told={
+            FIRST: Told(Code.SUCCESS, "0-1-0"),
+            SECOND: Told(Code.SUCCESS, "0-1-1"),
+            THIRD: Told(Code.INSUFFICIENT_STOCK, None),
+            AGAIN: Told(Code.ALREADY_BOUGHT, "0-1-0"),
+        },
+        sold=2,
+        remaining=0,
+        order_ids={"0-1-0", "0-1-1"},
+    )
+
+
+def failing(findings: Findings) -> list[int]:
+    return [number for number, check in enumerate(judge(PLAN, findings)) if not check.holds]
+
+
+def test_a_sound_sale_passes() -> None:
+    assert failing(sound()) == []
+    assert by_code(sound()) == Counter({Code.SUCCESS: 2, Code.INSUFFICIENT_STOCK: 1, Code.ALREADY_BOUGHT: 1})
+
+
+def test_a_win_whose_202_was_lost_counts_by_its_order_id() -> None:
+    findings = sound()
+    # The 202 of ann's first purchase never came; she asked again, and that told her of her order.
+    del findings.accepted[FIRST], findings.told[FIRST]
+    assert failing(findings) == []
+
+
+def test_a_wrong_answer_fails() -> None:
+    findings = sound()
+    findings.wrong_answers["broken JSON: 500 instead of 400"] += 1
+    assert failing(findings) == [ANSWERED]
+    assert "1 x broken JSON: 500 instead of 400" in judge(PLAN, findings)[ANSWERED].found
+
+
+def test_a_buyer_who_was_never_accepted_fails() -> None:
+    findings = sound()
+    del findings.accepted[THIRD], findings.told[THIRD]
+    assert failing(findings) == [ANSWERED]
+
+
+def test_a_receipt_without_a_decision_fails() -> None:
+    findings = sound()
+    del findings.told[THIRD]
+    assert failing(findings) == [DECIDED]
+    assert "none for 0-1-2" in judge(PLAN, findings)[DECIDED].found
+
+
+def test_a_decision_that_changes_fails() -> None:
+    findings = sound()
+    findings.take_told(THIRD, Told(Code.SUCCESS, "0-1-2"))
+    assert failing(findings) == [DECIDED]
+
+
+@pytest.mark.parametrize("third", [Told(Code.SUCCESS, "0-1-2"), Told(Code.ALREADY_BOUGHT, "0-1-2")])
+def test_one_winner_too_many_fails(third: Told) -> None:
+    findings = sound()
+    findings.told[THIRD] = third
+    findings.order_ids.add("0-1-2")
+    findings.sold, findings.remaining = 3, -1
+    assert failing(findings) == [WINNERS]
+
+
+def test_one_winner_too_few_fails() -> None:
+    findings = sound()
+    findings.told[SECOND] = Told(Code.INSUFFICIENT_STOCK, None)
+    findings.order_ids.remove("0-1-1")
+    findings.sold, findings.remaining = 1, 1
+    assert failing(findings) == [WINNERS]
+
+
+@pytest.mark.parametrize("order_ids", [{"0-1-0"}, {"0-1-0", "0-1-1", "0-1-2"}, {"0-1-0", "0-1-9"}])
+def test_orders_of_others_than_the_winners_fail(order_ids: set[str]) -> None:
+    findings = sound()
+    findings.order_ids = order_ids
+    assert failing(findings) == [ORDERS]
+
+
+@pytest.mark.parametrize(("sold", "remaining"), [(1, 1), (2, 1), (3, -1)])
+def test_a_stock_that_does_not_add_up_fails(sold: int, remaining: int) -> None:
+    findings = sound()
+    findings.sold, findings.remaining = sold, remaining
+    assert failing(findings) == [STOCK]
+
+
+def test_the_crowd_is_as_large_as_wanted_and_its_bad_requests_are_of_every_kind() -> None:
+    crowd = make_crowd(LISTENER, "p", buyers=50, repeats=5, bad=18, seed=1)
+    users = Counter(attempt.user_id for attempt in crowd)
+    assert users.pop(None) == 18
+    assert len(users) == 50
+    assert users.total() == 55
+    bad = Counter((attempt.name, attempt.status) for attempt in crowd if attempt.user_id is None)
+    assert set(bad.values()) == {2}
+    assert {status for _, status in bad} == {400, 405, 413, 415}
+    assert all(attempt.status == 202 for attempt in crowd if attempt.user_id is not None)

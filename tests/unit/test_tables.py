@@ -1,0 +1,129 @@
+"""What the rows of the tables come to: counting, repeats, and rows of which a crash has kept only some."""
+
+import copy
+
+import pytest
+from records import bought, closed, malformed, opened
+
+from pipeline.tally import NEVER_OPENED, Tally
+from pipeline.view import Positioned
+
+PARTITION = 3
+
+
+def take(tally: Tally, *records: bytes, start: int = 0) -> None:
+    tally.take_in(PARTITION, [Positioned(start + at, record) for at, record in enumerate(records)])
+
+
+LOG = (
+    opened(0, "1", 5, time_ms=10),
+    bought(1, "1", [1, 1, -3], time_ms=20, stock=3, sold=2),
+    opened(2, "2", 1, time_ms=30),
+    malformed(3, time_ms=40),
+    bought(5, "2", [1, -2], time_ms=50, stock=0, sold=1),
+    bought(6, "1", [1, -9], time_ms=60, stock=2, sold=3),
+    closed(7, "1", time_ms=70),
+    bought(9, "1", [-6], time_ms=80, stock=2, sold=3),
+)
+
+
+@pytest.fixture
+def tally() -> Tally:
+    return Tally({}, {})
+
+
+def test_rows_are_what_was_decided(tally: Tally) -> None:
+    take(tally, *LOG)
+    assert tally.products["1"] == {
+        "product_id": "1",
+        "name": "Phone",
+        "partition": PARTITION,
+        "state": "closed",
+        "opened": 5,
+        "remaining": 2,
+        "sold": 3,
+        "decided": 6,
+        "by_code": {"1": 3, "-3": 1, "-9": 1, "-6": 1},
+        "source_offset": 9,
+        "time_ms": 80,
+    }
+    assert (tally.products["2"]["remaining"], tally.products["2"]["by_code"]) == (0, {"1": 1, "-2": 1})
+    assert tally.partitions[str(PARTITION)] == {
+        "partition": PARTITION,
+        "source_offset": 9,
+        "results_offset": len(LOG) - 1,
+        "records": len(LOG),
+        "purchases": 8,
+        "time_ms": 80,
+    }
+
+
+def test_refused_commands_change_no_product(tally: Tally) -> None:
+    take(tally, closed(0, "1", refusal="never_opened"))
+    assert (tally.products["1"]["state"], tally.products["1"]["opened"]) == (NEVER_OPENED, None)
+    take(tally, opened(1, "1", 5), opened(2, "1", 900, refusal="already_open"), start=1)
+    assert (tally.products["1"]["state"], tally.products["1"]["opened"]) == ("active", 5)
+    assert tally.products["1"]["source_offset"] == 2
+
+
+def test_purchases_of_a_product_that_was_never_opened_are_counted(tally: Tally) -> None:
+    take(tally, bought(0, "ghost", [-1, -1]))
+    row = tally.products["ghost"]
+    assert (row["state"], row["remaining"], row["sold"], row["by_code"]) == (NEVER_OPENED, None, 0, {"-1": 2})
+
+
+@pytest.mark.parametrize("begin", range(len(LOG)))
+@pytest.mark.parametrize("end", range(1, len(LOG) + 1))
+def test_what_comes_again_counts_once(begin: int, end: int) -> None:
+    once, again = Tally({}, {}), Tally({}, {})
+    take(once, *LOG)
+    take(again, *LOG[:end])
+    take(again, *LOG[begin:], start=begin) if begin <= end else take(again, *LOG[end:], start=end)
+    assert (again.products, again.partitions) == (once.products, once.partitions)
+
+
+def test_a_repeat_by_another_decider_counts_once(tally: Tally) -> None:
+    once = Tally({}, {})
+    take(once, *LOG)
+    take(tally, *LOG[:4], *LOG[1:4], *LOG[4:])
+    assert tally.products == once.products
+    assert tally.partitions[str(PARTITION)] == {
+        **once.partitions[str(PARTITION)],
+        "results_offset": len(LOG) + 2,
+    }
+
+
+@pytest.mark.parametrize("lost", [{"1"}, {"2"}, {"1", "2"}, {"place"}, {"1", "place"}])
+def test_rows_that_a_crash_did_not_keep_are_counted_from_where_they_stand(lost: set[str]) -> None:
+    """The events of a batch come again until all of its rows are kept; each row then counts for itself."""
+    once = Tally({}, {})
+    take(once, *LOG)
+    kept = Tally({}, {})
+    take(kept, *LOG[:2])
+    products, place = copy.deepcopy(dict(kept.products)), copy.deepcopy(dict(kept.partitions))
+    crashed = Tally(dict(once.products), dict(once.partitions))
+    for product_id in lost - {"place"}:
+        del crashed.products[product_id]
+        crashed.products.update({key: row for key, row in products.items() if key == product_id})
+    if "place" in lost:
+        crashed.partitions.update(place)
+    take(crashed, *LOG[2:], start=2)
+    assert (crashed.products, crashed.partitions) == (once.products, once.partitions)
+
+
+def test_rows_are_replaced_and_never_changed(tally: Tally) -> None:
+    take(tally, *LOG[:2])
+    row, place = tally.products["1"], tally.partitions[str(PARTITION)]
+    kept = copy.deepcopy((row, place))
+    take(tally, *LOG[2:], start=2)
+    assert (row, place) == kept
+
+
+def test_nothing_is_counted_of_a_batch_with_a_record_that_no_decider_wrote(tally: Tally) -> None:
+    take(tally, *LOG[:2])
+    kept = copy.deepcopy((tally.products, tally.partitions))
+    with pytest.raises((ValueError, KeyError, TypeError)):
+        take(tally, LOG[5], b"[]", start=2)
+    with pytest.raises((ValueError, KeyError, TypeError)):
+        take(tally, LOG[5], b'{"source_offset":8}', start=2)
+    assert (tally.products, tally.partitions) == kept
