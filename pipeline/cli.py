@@ -144,8 +144,12 @@ class _Share(click.ParamType):
 @click.option("--product", "product_id", help="The product's id, which must be new.  [default: one made up]")
 @click.option("--connections", type=click.IntRange(1, 1_024), default=64, show_default=True)
 @click.option("--repeats", type=_Share(), default="5%", show_default=True, help="Buyers who ask once more.")
-@click.option("--bad", type=_Share(), default="1%", show_default=True, help="Bad requests, each to get its 4xx.")
-def demo(buyers: int, stock: int, product_id: str | None, connections: int, repeats: float, bad: float) -> None:
+@click.option(
+    "--bad", type=_Share(), default="1%", show_default=True, help="Bad requests, each to get its 4xx."
+)
+def demo(
+    buyers: int, stock: int, product_id: str | None, connections: int, repeats: float, bad: float
+) -> None:
     """Sell a product to a crowd over HTTP and check all that comes of it; exit code 1 if anything disagrees."""
     from rich.console import Console
 

@@ -4,7 +4,8 @@ Followers that go on for ever have their own consumers. This is for the decider 
 and for the audit: a known range, read once, in order.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterable
+from contextlib import aclosing
 from typing import Any, NamedTuple
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -25,6 +26,13 @@ class LogRecord(NamedTuple):
     time_ms: int
     key: bytes | None
     value: bytes | None
+
+
+class RecordWithHeaders(NamedTuple):
+    """Of headers with one name the last is kept."""
+
+    record: LogRecord
+    headers: dict[str, bytes]
 
 
 class Bounds(NamedTuple):
@@ -70,6 +78,21 @@ class PartitionLog:
 
         What retention has deleted already is left out: ask `bounds` where that matters. Raises LogUnavailable.
         """
+        async with aclosing(self._fetched(topic, partition, start, end)) as batches:
+            async for batch in batches:
+                yield [_record(each) for each in batch]
+
+    async def read_with_headers(
+        self, topic: str, partition: int, start: int, end: int | None = None
+    ) -> AsyncIterator[list[RecordWithHeaders]]:
+        """As `read`."""
+        async with aclosing(self._fetched(topic, partition, start, end)) as batches:
+            async for batch in batches:
+                yield [RecordWithHeaders(_record(each), dict(each.headers)) for each in batch]
+
+    async def _fetched(
+        self, topic: str, partition: int, start: int, end: int | None
+    ) -> AsyncGenerator[list[Any], None]:
         place = TopicPartition(topic, partition)
         async with _consumer(self._bootstrap) as consumer:
             beginning, log_end = await self._bounds(consumer, place)
@@ -84,11 +107,7 @@ class PartitionLog:
                 batches = await _called(
                     consumer.getmany(place, timeout_ms=_POLL_MS, max_records=_BATCH_RECORDS_MAX)
                 )
-                records = [
-                    LogRecord(each.offset, each.timestamp, each.key, each.value)
-                    for each in batches.get(place, [])
-                    if each.offset < stop
-                ]
+                records = [each for each in batches.get(place, []) if each.offset < stop]
                 # The position also passes what is no record (the markers of a transaction), so it tells the end.
                 reached = await _called(consumer.position(place))
                 waited_ms = 0 if reached > position else waited_ms + _POLL_MS
@@ -99,6 +118,10 @@ class PartitionLog:
                 position = reached
                 if records:
                     yield records
+
+
+def _record(fetched: Any) -> LogRecord:
+    return LogRecord(fetched.offset, fetched.timestamp, fetched.key, fetched.value)
 
 
 class _consumer:  # noqa: N801 -- reads as the verb that it is

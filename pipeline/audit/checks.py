@@ -62,7 +62,9 @@ def stock_conserved(product: StockedProduct, result: PurchaseResult) -> str | No
     if result.stock is None or result.sold is None:
         return None
     if result.stock < 0 or result.sold < 0 or result.stock + result.sold != product.opening.stock:
-        return f"product {result.product_id}: {result.stock} left, {result.sold} sold of {product.opening.stock}"
+        return (
+            f"product {result.product_id}: {result.stock} left, {result.sold} sold of {product.opening.stock}"
+        )
     return None
 
 
@@ -88,8 +90,8 @@ def outside_the_window(product: StockedProduct, result: PurchaseResult) -> str |
     )
 
 
-def read_result(value: bytes) -> Result | None:
-    """The decision in this record if it is one that a decider could have written, true or not."""
+def read_result(value: bytes, offset: int) -> Result | None:
+    """The decision on this command if the record is one that a decider could have written, true or not."""
     try:
         document = orjson.loads(value)
         result = decode_result(value)
@@ -102,7 +104,8 @@ def read_result(value: bytes) -> Result | None:
         numbers += [*result.codes, *(each for each in (result.stock, result.sold) if each is not None)]
         if len(result.codes) != len(result.purchases.users):
             return None
-    return result if all(type(number) is int for number in numbers) else None
+    is_sound = result.source_offset == offset and all(type(number) is int for number in numbers)
+    return result if is_sound else None
 
 
 def encode_result(result: Result, command: bytes | None) -> bytes:
@@ -203,4 +206,3 @@ def view_differs(offset: int, first: int, value: bytes) -> str | None:
     if first == 0:
         return f"a view of command {offset}, on which there is no decision"
     return None if digest(value) == first else f"the view of command {offset} is not the first decision on it"
-

@@ -7,12 +7,16 @@ from collections.abc import Mapping
 
 from pipeline.audit.decision_log import digest
 from pipeline.audit.report import Finding, Place
+from pipeline.topics import Topic
 
 
 class DeadLetterBook:
-    def __init__(self, finding: Finding, requests_topic: str, partition: int) -> None:
+    """The letters of one partition. Partitions share a grave (a partition of dead letters) if there are fewer."""
+
+    def __init__(self, finding: Finding, requests: Topic, graves: int, partition: int) -> None:
         self._finding = finding
-        self._topic = requests_topic
+        self._requests = requests
+        self._graves = graves
         self._partition = partition
         self._expected: dict[int, int] = {}
         self._seen: set[int] = set()
@@ -38,11 +42,14 @@ class DeadLetterBook:
         place: Place,
         commands_end: int,
     ) -> None:
-        """A record of the dead letters topic. One that names another place than this partition is passed over."""
-        partition, offset = headers.get("partition", b""), headers.get("offset", b"")
-        if headers.get("topic") != self._topic.encode() or partition != b"%d" % self._partition:
+        """A record of this partition's grave. One of another partition that shares it is passed over."""
+        source = self._source(headers)
+        if source is None and self._partition == place.partition:
+            self._finding.look("a letter whose headers name no partition that is buried here", place)
+        if source != self._partition:
             return
         self._finding.examined += 1
+        offset = headers.get("offset", b"")
         at = int(offset) if offset.isdigit() else -1
         if at in self._expected:
             self._seen.add(at)
@@ -52,9 +59,18 @@ class DeadLetterBook:
             self._finding.charge(f"a letter of command {offset!r}, which is not malformed", place)
 
     def finish(self) -> None:
-        for offset in self._expected.keys() - self._seen:
-            place = Place(self._topic, self._partition, offset)
+        for offset in sorted(self._expected.keys() - self._seen):
+            place = Place(self._requests.name, self._partition, offset)
             self._finding.charge("a malformed command without a dead letter", place)
+
+    def _source(self, headers: Mapping[str, bytes]) -> int | None:
+        """The partition that the letter names, if it is one whose letters lie in the same grave."""
+        text = headers.get("partition", b"")
+        if headers.get("topic") != self._requests.name.encode() or not text.isdigit():
+            return None
+        source = int(text)
+        same_grave = source % self._graves == self._partition % self._graves
+        return source if source < self._requests.partitions and same_grave else None
 
 
 def _digest(key: bytes | None, value: bytes, error: bytes) -> int:

@@ -95,7 +95,9 @@ class OrderBook:
         elif wrong := self._wrong(receipt, document, key, value):
             self._finding.charge(f"order {receipt}: {wrong}", place)
 
-    def _wrong(self, receipt: Receipt, document: dict[str, object], key: bytes | None, value: bytes) -> str | None:
+    def _wrong(
+        self, receipt: Receipt, document: dict[str, object], key: bytes | None, value: bytes
+    ) -> str | None:
         """What is wrong with an order that is not one of the outstanding: it has to be a repeat."""
         for order, win in self._outstanding.items():
             if win.receipt == receipt:
@@ -103,7 +105,9 @@ class OrderBook:
                 return f"{value[:200]!r} instead of {order[:200]!r}"
         product_id, user = str(document.get("product_id")), str(document.get("user_id"))
         product = self._stock.products.get(product_id)
-        wins = decode_wins(self._partition, product.buyers[user]) if product and user in product.buyers else []
+        wins = (
+            decode_wins(self._partition, product.buyers[user]) if product and user in product.buyers else []
+        )
         for won in wins:
             if won.receipt == receipt and product is not None:
                 time_ms, price = self._first_decisions.time_ms(receipt.offset), Decimal(product.opening.price)

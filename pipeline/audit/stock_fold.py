@@ -60,7 +60,9 @@ class StockFold:
         elif isinstance(result, OpenResult) and result.refusal is None:
             opening = result.opening
             self.products[result.product_id] = StockedProduct(opening, opening.state, opening.stock)
-        elif isinstance(result, CloseResult) and result.refusal is None and result.product_id in self.products:
+        elif (
+            isinstance(result, CloseResult) and result.refusal is None and result.product_id in self.products
+        ):
             self.products[result.product_id].state = SaleState.CLOSED
 
     def cursor(self) -> dict[str, str]:

@@ -86,6 +86,12 @@ class Synchroniser:
                 tail = max(tail, source_offset)
                 if source_offset <= batch.last:
                     continue
+                if cursor.results_position > 0 and source_offset > batch.last + 1:
+                    # The hint came from a zombie that took a Redis put back in time for its own: its commit lies
+                    # behind decisions of its successor, which stand before the hint.
+                    await self._start_over(
+                        cursor, "decisions are missing after its place in the decision log"
+                    )
                 if cursor.results_position < results.beginning:
                     self._refuse_replay(results)
                 if not batch.has_room(record.value):

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 
 from pipeline.domain.codes import Code
 from pipeline.ingress.group_commit import LogAway, NotAcknowledged, TooManyWaiting
@@ -35,7 +36,7 @@ class Admission:
         self.refused: Counter[int] = Counter()
         """Answers of 400 and above by status: problems, and decisions against the buyer."""
 
-    def middleware(self) -> Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]:
+    def middleware(self) -> Middleware:
         in_flight_max = self._settings.requests_in_flight_max
 
         @web.middleware

@@ -42,8 +42,9 @@ class LogEnds:
         await self._look()
 
     async def stop(self) -> None:
-        for task in {self._next, self._running} - {None}:
-            task.cancel()
+        for task in (self._next, self._running):
+            if task is not None:
+                task.cancel()
         await self._consumer.stop()
 
     async def refresh(self) -> None:

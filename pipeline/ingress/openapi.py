@@ -64,7 +64,7 @@ def _object(properties: Schema, *, optional: tuple[str, ...] = (), closed: bool 
 
 def _answers(problems: tuple[int, ...], **answers: str) -> Schema:
     """Responses: `_200="Name"` answers with that schema, `problems` are the statuses with a problem document."""
-    responses = {}
+    responses: Schema = {}
     for status, name in answers.items():
         responses[status.lstrip("_")] = {
             "description": name,

@@ -20,7 +20,7 @@ from pipeline.stock.store import StockUnavailable
 EVENT_PAUSE_MS = 1_000
 """From one word to the next on an event stream while the request waits its turn."""
 EVENT_STREAM_MS_MAX = 600_000
-"""A stream that is still open then is ended, also one whose client no longer reads; browsers come back by themselves."""
+"""A stream that is still open then is ended, also one whose client reads no more; browsers come back."""
 
 log = logging.getLogger(__name__)
 

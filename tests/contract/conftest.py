@@ -13,8 +13,6 @@ from pipeline.settings import Settings
 from pipeline.topics import Topics
 
 
-
-
 @pytest.fixture
 async def start_ingress(kafka: Any, redis_url: str, fresh_topics: Topics) -> AsyncIterator[StartIngress]:
     """A function that starts an ingress with these settings changed; all are stopped at the end."""

@@ -65,13 +65,10 @@ class Decider:
 
     async def __aexit__(self, *_: object) -> None:
         self._task.cancel()
-        await asyncio.wait({self._task}, timeout=5)
-        if not self._task.done():
-            print("HANG decider"); self._task.print_stack(); [t.print_stack() for t in asyncio.all_tasks()]
-        async with asyncio.timeout(10):
-            print("c"); await self._consumer.stop()
-            print("p"); await self._producer.stop()
-            print("s"); await self._store.close()
+        await asyncio.wait({self._task})
+        await self._consumer.stop()
+        await self._producer.stop()
+        await self._store.close()
         if not self._task.cancelled():
             self._task.result()
 

@@ -145,7 +145,9 @@ async def test_large_ids_stay_what_they_are(service: Service, decider: Decider) 
 
 
 @pytest.mark.parametrize("path", [PURCHASE, PURCHASE_ASYNC])
-async def test_the_public_calls_take_json_with_a_charset(service: Service, decider: Decider, path: str) -> None:
+async def test_the_public_calls_take_json_with_a_charset(
+    service: Service, decider: Decider, path: str
+) -> None:
     reply = await service.call(
         "POST",
         path,

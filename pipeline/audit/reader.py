@@ -1,0 +1,190 @@
+"""All that the audit asks of Kafka and Redis. It only reads."""
+
+from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
+from typing import Any, Generic, NamedTuple, TypeVar, cast
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from pipeline.partitionlog import LogRecord
+from pipeline.stock import keys
+
+SNAPSHOT_TRIES_MAX = 10
+KEYS_PER_STEP = 1_000
+KEY_PATTERN = "seckill:{p*"
+
+R = TypeVar("R")
+
+
+class RedisUnavailable(Exception):
+    """Redis did not answer, or answered with an error."""
+
+
+class Stream(Generic[R]):
+    """The records of a range, one at a time."""
+
+    def __init__(self, batches: AsyncIterator[list[R]]) -> None:
+        self._batches = batches
+        self._batch: list[R] = []
+        self._next = 0
+
+    async def take(self) -> R | None:
+        """The next record; None at the end."""
+        while self._next >= len(self._batch):
+            batch = await anext(self._batches, None)
+            if batch is None:
+                return None
+            self._batch, self._next = batch, 0
+        self._next += 1
+        return self._batch[self._next - 1]
+
+
+class CommandStream:
+    """The command log of a partition, with a look at the next record."""
+
+    def __init__(self, batches: AsyncIterator[list[LogRecord]]) -> None:
+        self._stream = Stream(batches)
+        self._ahead: LogRecord | None = None
+
+    async def take_up_to(self, offset: int) -> LogRecord | None:
+        """The next record if it stands at or below `offset`."""
+        if self._ahead is None:
+            self._ahead = await self._stream.take()
+        record = self._ahead
+        if record is None or record.offset > offset:
+            return None
+        self._ahead = None
+        return record
+
+
+class Snapshot(NamedTuple):
+    """The stock of one partition at one moment: all of it belongs to the cursor."""
+
+    cursor: dict[str, str]
+    last_answer: list[bytes]
+    products: dict[str, dict[str, str]]
+    """The fields of each product, of those in `members` and of those that were asked for."""
+    buyer_counts: dict[str, int]
+    """-1 where there is something else than a hash."""
+    members: set[str]
+
+    @property
+    def offset(self) -> int:
+        text = self.cursor.get("offset", "-1")
+        return int(text) if text.removeprefix("-").isdigit() else -1
+
+
+class StockReader:
+    """Every method raises RedisUnavailable."""
+
+    def __init__(self, url: str, timeout_ms: int) -> None:
+        seconds = timeout_ms / 1_000
+        self._redis = Redis.from_url(url, socket_timeout=seconds, socket_connect_timeout=seconds)
+
+    async def close(self) -> None:
+        await self._redis.aclose()
+
+    async def ping(self) -> None:
+        await _answer(self._redis.ping())
+
+    async def snapshot(self, partition: int, product_ids: Iterable[str]) -> Snapshot:
+        """Cursor, products and the numbers of buyers, read in one transaction."""
+        members: set[str] = set()
+        for _ in range(SNAPSHOT_TRIES_MAX):
+            wanted = sorted(members.union(product_ids))
+            pipe = self._redis.pipeline(transaction=True)
+            pipe.hgetall(keys.cursor(partition))
+            pipe.smembers(keys.products(partition))
+            for product_id in wanted:
+                pipe.hgetall(keys.product(partition, product_id))
+                pipe.hlen(keys.buyers(partition, product_id))
+            found = await _answer(pipe.execute(raise_on_error=False))
+            # A key of another type is an error to these commands; here it is a key that holds nothing right.
+            cursor, members_found, *rest = [None if isinstance(each, Exception) else each for each in found]
+            members = {_text(member) for member in members_found or ()}
+            if members.issubset(wanted):
+                last_answer = (cursor or {}).get(b"last_answer")
+                return Snapshot(
+                    _texts(cursor),
+                    last_answer.split(b"\n") if last_answer else [],
+                    {each: _texts(fields) for each, fields in zip(wanted, rest[::2], strict=True)},
+                    {each: -1 if n is None else n for each, n in zip(wanted, rest[1::2], strict=True)},
+                    members,
+                )
+        raise RedisUnavailable(f"products of partition {partition} keep coming faster than they can be read")
+
+    async def cursor_offset(self, partition: int) -> int:
+        return int(await _answer(self._redis.hget(keys.cursor(partition), "offset")) or -1)
+
+    async def is_product(self, partition: int, product_id: str) -> bool:
+        return bool(await _answer(self._redis.sismember(keys.products(partition), product_id)))
+
+    async def buyers(self, partition: int, product_id: str, users: Sequence[str]) -> list[bytes | None]:
+        """The values of these users."""
+        return cast(
+            "list[bytes | None]",
+            await _answer(self._redis.hmget(keys.buyers(partition, product_id), list(users))),
+        )
+
+    async def all_buyers(self, partition: int, product_id: str) -> AsyncIterator[dict[str, bytes]]:
+        """The buyers hash in steps; one that is changed meanwhile may come twice."""
+        cursor = 0
+        while True:
+            cursor, found = await _answer(
+                self._redis.hscan(keys.buyers(partition, product_id), cursor, count=KEYS_PER_STEP)
+            )
+            yield {_text(user): value for user, value in found.items()}
+            if cursor == 0:
+                return
+
+    async def viewed(self, partition: int) -> int:
+        value = await _answer(self._redis.get(keys.viewed(partition)))
+        mark = (value or b"-1").partition(b":")[0]
+        return int(mark) if mark.isdigit() else -1
+
+    async def views_exist(self, partition: int, offsets: Sequence[int]) -> list[bool]:
+        pipe = self._redis.pipeline(transaction=False)
+        for offset in offsets:
+            pipe.exists(keys.view(partition, offset))
+        return [bool(each) for each in await _answer(pipe.execute())]
+
+    async def values(self, names: Sequence[str]) -> list[bytes | None]:
+        """The values of these string keys, None for one that is gone; b"" for one of another type."""
+        pipe = self._redis.pipeline(transaction=False)
+        for name in names:
+            pipe.get(name)
+        found = await _answer(pipe.execute(raise_on_error=False))
+        return [b"" if isinstance(each, Exception) else each for each in found]
+
+    async def ttls_ms(self, names: Sequence[str]) -> list[int]:
+        """As PTTL says it: -1 for none, -2 for a key that is gone."""
+        pipe = self._redis.pipeline(transaction=False)
+        for name in names:
+            pipe.pttl(name)
+        return cast("list[int]", await _answer(pipe.execute()))
+
+    async def keys(self) -> AsyncIterator[list[str]]:
+        """The names of all keys of all partitions, in steps; one may come twice."""
+        cursor = 0
+        while True:
+            cursor, found = await _answer(self._redis.scan(cursor, match=KEY_PATTERN, count=KEYS_PER_STEP))
+            yield [_text(name) for name in found]
+            if cursor == 0:
+                return
+
+
+def _text(value: bytes) -> str:
+    return value.decode("utf-8", "replace")
+
+
+def _texts(fields: dict[bytes, bytes] | None) -> dict[str, str]:
+    if fields is None:
+        return {"type": "not a hash"}
+    return {_text(name): _text(value) for name, value in fields.items()}
+
+
+async def _answer(call: Awaitable[Any] | Any) -> Any:
+    try:
+        return await call
+    except (RedisError, OSError) as error:
+        raise RedisUnavailable(f"Redis: {error}") from error

@@ -1,0 +1,75 @@
+"""The audit from beginning to end: the logs of each partition, then Redis, then a report.
+
+It runs beside a live sale and stops nothing. What it keeps, of one partition after the other: products and buyers
+(some 700 bytes a winner), twice, because the fold of the commands and that of the decisions know nothing of each
+other. Of all partitions: 16 bytes a command (decision_log.py) and the ids of the products.
+"""
+
+import time
+from collections.abc import Callable, Iterable
+
+from pipeline.audit.partition import LogsTruncated, PartitionAudit, fresh_findings
+from pipeline.audit.reader import RedisUnavailable, StockReader
+from pipeline.audit.redis_checks import RedisAudit
+from pipeline.audit.redis_keys import KeyAudit
+from pipeline.audit.report import Check, Findings, Report
+from pipeline.partitionlog import LogUnavailable, PartitionLog
+from pipeline.settings import Settings
+from pipeline.topics import BrokerAway, Topics, TopicsRefused, partition_of, require_topics
+
+BROKER_TIMEOUT_MS = 10_000
+
+
+class CanNotAudit(Exception):
+    """Kafka or Redis is away, or a log has lost its beginning: nothing can be said about the sale."""
+
+
+async def audit(
+    settings: Settings,
+    topics: Topics,
+    products: Iterable[str] | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> Report:
+    """Recompute everything, and say what does not agree. Raises CanNotAudit.
+
+    `products` limits it to the partitions of these products; such a partition is examined whole. `say` hears, in a
+    line, what is being examined.
+    """
+    count = topics.requests.partitions
+    partitions = range(count)
+    wanted = partitions if products is None else sorted({partition_of(each, count) for each in products})
+    reader = StockReader(settings.redis(), settings.redis_timeout_ms)
+    try:
+        await require_topics(settings.kafka(), topics, BROKER_TIMEOUT_MS)
+        await reader.ping()
+        return await _audit(settings, topics, wanted, reader, say)
+    except (LogUnavailable, LogsTruncated, RedisUnavailable, BrokerAway, TopicsRefused) as error:
+        raise CanNotAudit(str(error)) from error
+    finally:
+        await reader.close()
+
+
+async def _audit(
+    settings: Settings,
+    topics: Topics,
+    partitions: Iterable[int],
+    reader: StockReader,
+    say: Callable[[str], None],
+) -> Report:
+    started_s = time.monotonic()
+    findings: Findings = fresh_findings()
+    log = PartitionLog(settings.kafka(), ends_are_exact=settings.kafka_idempotence)
+    audited: dict[int, PartitionAudit] = {}
+    for partition in partitions:
+        audit_of_logs = audited[partition] = PartitionAudit(partition, topics, log, findings)
+        say(f"partition {partition}: logs")
+        await audit_of_logs.read_logs()
+        say(f"partition {partition}: Redis")
+        audit_of_redis = RedisAudit(audit_of_logs, reader, settings.result_ttl_ms)
+        await audit_of_redis.compare_stock(findings[Check.REDIS])
+        await audit_of_redis.compare_view(findings[Check.VIEW])
+        audit_of_logs.forget_buyers()
+    say("the keys in Redis")
+    await KeyAudit(audited, topics, log, reader, findings).look_at_all()
+    cuts = [each.summary() for each in audited.values()]
+    return Report(findings, cuts, time.monotonic() - started_s)

@@ -1,0 +1,143 @@
+"""Synchronising on a real Redis, with logs made by hand: the cases that a random schedule meets once in a long while."""
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import pytest
+
+from pipeline.decider.synchronise import LogsDisagree, Place, Synchroniser
+from pipeline.domain.product import Opening
+from pipeline.messages import OpenCommand, encode_open, encode_purchases, peek_source_offset
+from pipeline.partitionlog import Bounds, LogRecord
+from pipeline.settings import Profile
+from pipeline.stock.store import Command, Stale, StockStore
+from pipeline.topics import load_topics
+
+TOPICS = load_topics(Profile.LOCAL)
+TERMS = Opening("n", "1.00", 100, 0, 10**12)
+COMMANDS = [
+    Command(0, 1, "1", encode_open(OpenCommand("1", TERMS))),
+    *(Command(offset, 1, "1", encode_purchases("1", [f"u{offset}"])) for offset in range(1, 6)),
+]
+
+
+class World:
+    """The two logs of partition 0, and what was sent, in order."""
+
+    def __init__(self, results: Sequence[bytes], requests_end: int = len(COMMANDS), beginning: int = 0) -> None:
+        self.results = list(results)
+        self.requests_end = requests_end
+        self.beginning = beginning
+        self.sent: list[tuple[str, bytes]] = []
+
+    async def bounds(self, topic: str, partition: int) -> Bounds:
+        if topic == TOPICS.requests.name:
+            return Bounds(0, self.requests_end)
+        return Bounds(self.beginning, len(self.results))
+
+    async def read(
+        self, topic: str, partition: int, start: int, end: int | None = None
+    ) -> AsyncIterator[list[LogRecord]]:
+        yield [
+            LogRecord(position, 1, b"1", value)
+            for position, value in enumerate(self.results)
+            if max(start, self.beginning) <= position
+        ]
+
+    async def send(self, topic: str, partition: int, *rest: Any) -> int:
+        raise AssertionError("nothing here is malformed")
+
+    async def send_all(self, topic: str, partition: int, records: Sequence[tuple[bytes | None, bytes]]) -> int:
+        self.sent += [(topic, value) for _, value in records]
+        return len(self.results) + len(records) - 1
+
+
+@pytest.fixture
+async def store(redis_url: str) -> AsyncIterator[StockStore]:
+    store = StockStore(redis_url, 5_000)
+    yield store
+    await store.close()
+
+
+async def synchronise(store: StockStore, world: World) -> Place:
+    """Until it does not start over any more."""
+    for _ in range(3):
+        try:
+            return await Synchroniser(0, TOPICS, store, world, world).synchronise()
+        except Stale:
+            continue
+    raise AssertionError("it starts over for ever")
+
+
+async def decisions(store: StockStore) -> list[bytes]:
+    """What every decider says of the commands; Redis is forgotten again."""
+    records = (await store.decide(0, -1, 0, COMMANDS)).records
+    await store.wipe(0, len(COMMANDS) - 1)
+    return records
+
+
+async def sold_and_buyers(store: StockStore) -> tuple[int, int]:
+    product = await store.product(0, "1")
+    assert product is not None
+    return product.sold, await store.buyer_count(0, "1")
+
+
+async def test_an_empty_redis_is_made_again(store: StockStore) -> None:
+    world = World(await decisions(store))
+    assert await synchronise(store, world) == (5, 6)
+    assert await sold_and_buyers(store) == (5, 5)
+    assert world.sent == []
+
+
+async def test_a_hole_after_a_zombies_hint_is_not_replayed_across(store: StockStore) -> None:
+    records = await decisions(store)
+    # The successor decided 2, 3 and 4; then the zombie's commit of 1 came late. Redis fell back to where the zombie
+    # stands, so it decided 2 with the end that its commit had taught it, and the successor's 5 came last of all.
+    await store.decide(0, -1, 0, COMMANDS[:2])
+    await store.decide(0, 1, 6, COMMANDS[2:3])
+    world = World([*records[:5], records[1], records[2], records[5]])
+    assert await synchronise(store, world) == (5, 8)
+    assert await sold_and_buyers(store) == (5, 5)
+
+
+async def test_the_last_answer_is_repeated_above_the_log_orders_first(store: StockStore) -> None:
+    records = await decisions(store)
+    await store.decide(0, -1, 0, COMMANDS[:2])
+    await store.decide(0, 1, 2, COMMANDS[2:])
+    world = World(records[:3])
+    place = await synchronise(store, world)
+    assert place.position == 5
+    topics = [topic for topic, _ in world.sent]
+    assert topics == [TOPICS.orders.name] * 3 + [TOPICS.results.name] * 3
+    assert [value for topic, value in world.sent if topic == TOPICS.results.name] == records[3:]
+
+
+async def test_a_redis_that_knows_of_more_than_the_logs_is_made_again(store: StockStore) -> None:
+    records = await decisions(store)
+    await store.decide(0, -1, 0, COMMANDS[:3])
+    await store.decide(0, 2, 40, COMMANDS[3:])
+    assert await synchronise(store, World(records[:3], requests_end=3)) == (2, 3)
+    assert await sold_and_buyers(store) == (2, 2)
+
+
+async def test_a_decision_without_its_command_is_refused(store: StockStore) -> None:
+    records = await decisions(store)
+    with pytest.raises(LogsDisagree, match="ends at 3"):
+        await synchronise(store, World(records, requests_end=3))
+
+
+async def test_decisions_that_retention_deleted_can_not_be_made_again(store: StockStore) -> None:
+    records = await decisions(store)
+    with pytest.raises(LogsDisagree, match="deleted"):
+        await synchronise(store, World(records, beginning=2))
+
+
+async def test_the_tail_is_read_from_the_hint_only(store: StockStore) -> None:
+    records = await decisions(store)
+    await store.decide(0, -1, 0, COMMANDS[:3])
+    await store.decide(0, 2, 3, COMMANDS[3:])
+    # Nothing before the hint is looked at: it may be gone.
+    world = World([b"", b"", b"", *records[3:]])
+    assert await synchronise(store, world) == (5, 6)
+    assert [peek_source_offset(record) for record in world.results[3:]] == [3, 4, 5]
+    assert world.sent == []
