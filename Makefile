@@ -1,6 +1,6 @@
 # `make` alone lists the targets: every line here with `##` is one.
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format lock clean demo
+.PHONY: help run test chaos simulate lint format lock clean demo
 
 BIN := .venv/bin
 IS_NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
@@ -21,6 +21,13 @@ demo: .venv/.run-stamp ## Send a crowd to the running system and show what it go
 
 test: .venv/.dev-stamp ## Set up what is missing and run all tests (TESTS="tests/unit -x" for some)
 	@$(BIN)/python -m pytest $(TESTS)
+
+chaos: .venv/.dev-stamp ## Every fault 50 times (TRIES=5 for fewer), and the table of docs/reliability.md
+	@$(BIN)/python -m pytest tests/chaos --chaos-tries $(or $(TRIES),50) --chaos-report tests/chaos/outcomes.json
+	@$(BIN)/python tests/chaos/report.py tests/chaos/outcomes.json docs/reliability.md
+
+simulate: .venv/.dev-stamp ## The real decider through 20,000 random schedules (SCHEDULES=500 for fewer)
+	@$(BIN)/python tests/model/simulation.py $(or $(SCHEDULES),20000)
 
 lint: .venv/.dev-stamp ## Check style, types and who imports whom
 	$(BIN)/ruff check

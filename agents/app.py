@@ -1,6 +1,9 @@
 """Builds the Faust application of a process, with what Faust was measured to need (docs/faust.md)."""
 
+from functools import cached_property
+
 import faust
+from mode.utils.queues import FlowControlEvent
 
 from pipeline.settings import Settings
 
@@ -10,6 +13,24 @@ HEARTBEAT_INTERVAL_S = 1.0
 COMMIT_INTERVAL_S = 0.5
 
 
+class _FlowControl(FlowControlEvent):
+    """Empties the streams' queues when they are let go again, but not when they were not held.
+
+    At the end of a rebalance Faust lets them go a second time. What they had got since the first would be lost: it
+    has been read, so it does not come again, and no offset behind it is ever committed.
+    """
+
+    def resume(self) -> None:
+        if not self.is_active():
+            super().resume()
+
+
+class _App(faust.App):
+    @cached_property
+    def flow_control(self) -> FlowControlEvent:
+        return _FlowControl(loop=self.loop)
+
+
 def create_app(settings: Settings, group: str, web_port: int, replication: int = 1) -> faust.App:
     """A Faust application that is the consumer group `group`, with its web pages on `web_port` of `tables_host`.
 
@@ -17,7 +38,7 @@ def create_app(settings: Settings, group: str, web_port: int, replication: int =
     """
     datadir = settings.data_dir / "faust" / settings.worker_name
     datadir.mkdir(parents=True, exist_ok=True)  # Faust makes the last folder only
-    return faust.App(
+    return _App(
         group,
         broker=[f"kafka://{address}" for address in settings.kafka().split(",")],
         # A worker that comes back under its old name has its partitions back in 2 s, not in 6.

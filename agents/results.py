@@ -60,17 +60,50 @@ class Followers:
         self.was_assigned = True
 
     async def follow(self, partition: int, events: Sequence[Any]) -> None:
-        """Take these events in and acknowledge them, however long Redis or Kafka is away."""
+        """Take these events in and acknowledge them, however long Redis or Kafka is away.
+
+        Not those of a partition that is no longer followed here: they come again, to its next follower.
+        """
         records = [Positioned(event.message.offset, event.value) for event in events]
         await self._insist(partition, lambda view: view.write(records))
-        await self._tables.become_true()
-        if partition not in self._views:
-            # Their next owner gets these events: they were not acknowledged.
-            return
         # The offset must not pass the changelog: what is acknowledged does not come again.
+        if await self._count(partition, records):
+            for event in events:
+                event.ack()
+
+    async def _count(self, partition: int, records: Sequence[Positioned]) -> bool:
+        """Whether these records, and all before them, are in the tables and their changelog."""
+        filled_to = None
+        while True:
+            await self._tables.become_true()
+            if partition not in self._views:
+                return False
+            position = self._tables.tally.next_position(partition)
+            # Where the log has nothing more in the gap, this is all that there is.
+            if position in (records[0].position, filled_to) or position > records[0].position:
+                break
+            filled_to = await self._fill(partition, position, records[0].position)
         await self._kept(partition, self._tables.take_in(partition, records))
-        for event in events:
-            event.ack()
+        return True
+
+    async def _fill(self, partition: int, start: int, end: int) -> int | None:
+        """Count what the stream left out, from the log. Up to where; None if that has to be looked at again."""
+        logger.warning("partition %d: the stream left out results from %d to %d", partition, start, end - 1)
+        position = start
+        try:
+            async for batch in self._log.read(self._topics.results.name, partition, start, end):
+                await self._tables.become_true()
+                # It may have been taken away, and its rows may be older again, while the log was read.
+                if partition not in self._views or self._tables.tally.next_position(partition) != position:
+                    return None
+                missed = [Positioned(record.offset, record.value or b"") for record in batch]
+                await self._kept(partition, self._tables.take_in(partition, missed))
+                position = missed[-1].position + 1
+        except LogUnavailable as fault:
+            self._say(partition, str(fault))
+            await asyncio.sleep(self._settings.backoff_ms_max / 1_000)
+            return None
+        return position
 
     async def look(self) -> None:
         """See whether Redis still has the view, and write again what it lost."""

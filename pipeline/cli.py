@@ -16,16 +16,15 @@ def main() -> None:
 
 
 @contextmanager
-def _refusals(*kinds: type[Exception]) -> Iterator[None]:
-    """What the user can mend by himself is said in its own words. Exit code 1, or 2 for a setting."""
+def _refusals(*kinds: type[Exception], exit_code: int = 1) -> Iterator[None]:
+    """What the user can mend by himself is said in its own words. Exit code 1 unless told, or 2 for a setting."""
     try:
         yield
     except kinds as error:
         from pipeline.settings import BadSettings
 
         refusal = click.ClickException(str(error))
-        if isinstance(error, BadSettings):
-            refusal.exit_code = 2
+        refusal.exit_code = 2 if isinstance(error, BadSettings) else exit_code
         raise refusal from error
 
 
@@ -177,6 +176,64 @@ def demo(
         feed = OrdersFeed(settings.kafka(), topic, from_beginning=False)
         if not run_demo(plan, feed, Console(highlight=False)):
             raise click.exceptions.Exit(1)
+
+
+@main.command()
+@click.option("--product", "products", multiple=True, help="Only the partitions of these products.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def audit(products: tuple[str, ...], as_json: bool) -> None:
+    """Recompute every decision from the logs, and compare logs and Redis with that. Runs beside a live sale.
+
+    Exit code 1 on any violation, 2 if nothing could be examined.
+    """
+    import orjson
+    from rich.console import Console
+
+    from pipeline.audit import CanNotAudit
+    from pipeline.audit import audit as run_audit
+    from pipeline.audit.table import print_report
+    from pipeline.settings import BadSettings, load_settings
+    from pipeline.topics import BadTopics, load_topics
+
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+    with _refusals(BadSettings, BadTopics, CanNotAudit, exit_code=2):
+        settings = load_settings()
+        wanted = load_topics(settings.kafka_profile, settings.topics_file)
+        with Console(stderr=True).status("audit") as shown:
+            report = asyncio.run(run_audit(settings, wanted, products or None, shown.update))
+    if as_json:
+        click.echo(orjson.dumps(report.document()).decode())
+    else:
+        print_report(report, Console())
+    if not report.clean:
+        raise click.exceptions.Exit(1)
+
+
+@main.command()
+def rebuild() -> None:
+    """Wipe the stock in Redis and make it again from the decision log. Not under a running decider."""
+    from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
+
+    from pipeline.rebuild import CanNotRebuild
+    from pipeline.rebuild import rebuild as run_rebuild
+    from pipeline.settings import BadSettings, load_settings
+    from pipeline.topics import BadTopics, load_topics
+
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+    with _refusals(BadSettings, BadTopics, CanNotRebuild):
+        settings = load_settings()
+        wanted = load_topics(settings.kafka_profile, settings.topics_file)
+        with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn()) as bar:
+            task = bar.add_task("decisions", total=None)
+            rebuilt = asyncio.run(
+                run_rebuild(
+                    settings, wanted, lambda at: bar.update(task, completed=at.done, total=at.total)
+                )
+            )
+    click.echo(
+        f"{rebuilt.partitions} partitions, {rebuilt.records:,} decisions, {rebuilt.purchases:,} purchases "
+        f"in {rebuilt.seconds:.2f} s"
+    )
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ Followers that go on for ever have their own consumers. This is for the decider 
 and for the audit: a known range, read once, in order.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Iterable
 from contextlib import aclosing
 from typing import Any, NamedTuple
 
@@ -73,7 +73,7 @@ class PartitionLog:
 
     async def read(
         self, topic: str, partition: int, start: int, end: int | None = None
-    ) -> AsyncIterator[list[LogRecord]]:
+    ) -> AsyncGenerator[list[LogRecord], None]:
         """Batches of the records in [start, end), in order; without `end`, up to where the log ends now.
 
         What retention has deleted already is left out: ask `bounds` where that matters. Raises LogUnavailable.
@@ -84,7 +84,7 @@ class PartitionLog:
 
     async def read_with_headers(
         self, topic: str, partition: int, start: int, end: int | None = None
-    ) -> AsyncIterator[list[RecordWithHeaders]]:
+    ) -> AsyncGenerator[list[RecordWithHeaders], None]:
         """As `read`."""
         async with aclosing(self._fetched(topic, partition, start, end)) as batches:
             async for batch in batches:

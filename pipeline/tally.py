@@ -47,6 +47,10 @@ class Tally:
                 self.products[product_id] = row
         self.partitions[str(partition)] = place
 
+    def next_position(self, partition: int) -> int:
+        """Where the first record stands in the decision log that was not counted yet."""
+        return int(self.partition_row(partition)["results_offset"]) + 1
+
     def partition_row(self, partition: int) -> Row:
         """A copy of the row of this partition, or that of one in which nothing was decided yet."""
         known = self.partitions.get(str(partition))

@@ -73,9 +73,11 @@ class ResultView:
         """Where this process left the mark; None before it has looked."""
 
     async def write(self, records: Sequence[Positioned]) -> None:
-        """Write decision records in log order; repeats are dropped."""
+        """Write decision records in log order; repeats are dropped, and what was left out is read from the log."""
         views = [_View(peek_source_offset(value), position, value) for position, value in records]
-        moved = None if self._written is None else await self._put(views, self._written)
+        moved = None
+        if self._written is not None and views[0].position <= self._written.results_position:
+            moved = await self._put(views, self._written)
         if moved is None:
             moved = await self._put(views, await self._catch_up())
         if moved is None:

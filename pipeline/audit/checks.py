@@ -202,7 +202,5 @@ def expires(key: str, ttl_ms: int) -> str | None:
 
 
 def view_differs(offset: int, first: int, value: bytes) -> str | None:
-    """A view against the digest of the first decision on that command (0: there is none)."""
-    if first == 0:
-        return f"a view of command {offset}, on which there is no decision"
+    """A view against the digest of the first decision on that command."""
     return None if digest(value) == first else f"the view of command {offset} is not the first decision on it"

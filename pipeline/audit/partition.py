@@ -1,19 +1,19 @@
 """The logs of one partition, read side by side up to its cut, and what they must have left in Redis."""
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack, aclosing
-from typing import Any
 
 from pipeline.audit import checks
 from pipeline.audit.dead_letters import DeadLetterBook
 from pipeline.audit.decision_log import FirstDecisions
 from pipeline.audit.fold import PartitionFold
 from pipeline.audit.orders import OrderBook
-from pipeline.audit.reader import CommandStream, Stream
+from pipeline.audit.reader import CommandStream, Logs, Stream
 from pipeline.audit.report import Check, Cut, Finding, Findings, Place
 from pipeline.audit.stock_fold import StockFold
 from pipeline.messages import MalformedResult, PurchaseResult, Result, peek_source_offset
-from pipeline.partitionlog import Bounds, LogRecord, PartitionLog
+from pipeline.partitionlog import Bounds, LogRecord
 from pipeline.topics import Topic, Topics
 
 
@@ -28,7 +28,7 @@ class PartitionAudit:
     logs' ends, so that all that its decisions follow from, and all that follows from them, lies before those.
     """
 
-    def __init__(self, partition: int, topics: Topics, log: PartitionLog, findings: Findings) -> None:
+    def __init__(self, partition: int, topics: Topics, log: Logs, findings: Findings) -> None:
         self.partition = partition
         self.stock = StockFold()
         self.first_decisions = FirstDecisions()
@@ -61,10 +61,12 @@ class PartitionAudit:
     async def read_logs(self) -> None:
         """Every check that needs no Redis. Raises LogUnavailable or LogsTruncated."""
         results = await self._whole(self._topics.results, self.partition)
-        orders = await self._whole(self._topics.orders, self.partition)
         grave = self.partition % self._topics.dead_letters.partitions
-        letters = await self._whole(self._topics.dead_letters, grave)
-        requests = await self._whole(self._topics.requests, self.partition)
+        orders, letters, requests = await asyncio.gather(
+            self._whole(self._topics.orders, self.partition),
+            self._whole(self._topics.dead_letters, grave),
+            self._whole(self._topics.requests, self.partition),
+        )
         self.results_end, self.commands_end = results.end, requests.end
         async with AsyncExitStack() as reads:
             self._command_stream = CommandStream(await self._opened(reads, self._topics.requests, requests))
@@ -78,13 +80,9 @@ class PartitionAudit:
         self._orders.finish(self.commands_end)
         await self._dead_letters(grave, letters)
 
-    async def results_since(self, start: int) -> AsyncIterator[LogRecord]:
+    def results_since(self, start: int) -> AsyncGenerator[list[LogRecord], None]:
         """What the decision log holds from this position on, up to where it ends now."""
-        batches = self._log.read(self._topics.results.name, self.partition, start)
-        async with aclosing(batches):  # type: ignore[type-var]  # it is a generator
-            async for batch in batches:
-                for record in batch:
-                    yield record
+        return self._log.read(self._topics.results.name, self.partition, start)
 
     async def _whole(self, topic: Topic, partition: int) -> Bounds:
         bounds = await self._log.bounds(topic.name, partition)
@@ -98,7 +96,7 @@ class PartitionAudit:
     async def _opened(
         self, reads: AsyncExitStack, topic: Topic, bounds: Bounds
     ) -> AsyncIterator[list[LogRecord]]:
-        batches: Any = self._log.read(topic.name, self.partition, 0, bounds.end)
+        batches = self._log.read(topic.name, self.partition, 0, bounds.end)
         return await reads.enter_async_context(aclosing(batches))
 
     # --- one record of the decision log ------------------------------------------------------------------------------

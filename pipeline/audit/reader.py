@@ -1,12 +1,12 @@
 """All that the audit asks of Kafka and Redis. It only reads."""
 
-from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
-from typing import Any, Generic, NamedTuple, TypeVar, cast
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterable, Sequence
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar, cast
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from pipeline.partitionlog import LogRecord
+from pipeline.partitionlog import Bounds, LogRecord, RecordWithHeaders
 from pipeline.stock import keys
 
 SNAPSHOT_TRIES_MAX = 10
@@ -14,6 +14,18 @@ KEYS_PER_STEP = 1_000
 KEY_PATTERN = "seckill:{p*"
 
 R = TypeVar("R")
+
+
+class Logs(Protocol):
+    """What `PartitionLog` is to the audit."""
+
+    async def bounds(self, topic: str, partition: int) -> Bounds: ...
+    def read(
+        self, topic: str, partition: int, start: int, end: int | None = None
+    ) -> AsyncGenerator[list[LogRecord], None]: ...
+    def read_with_headers(
+        self, topic: str, partition: int, start: int, end: int | None = None
+    ) -> AsyncGenerator[list[RecordWithHeaders], None]: ...
 
 
 class RedisUnavailable(Exception):

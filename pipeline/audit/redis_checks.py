@@ -8,7 +8,8 @@ told by its offset, and not looked at.
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import aclosing
 from typing import NamedTuple
 
 from pipeline.audit import checks
@@ -17,6 +18,7 @@ from pipeline.audit.reader import Snapshot, StockReader
 from pipeline.audit.report import Finding, Place
 from pipeline.audit.stock_fold import StockedProduct
 from pipeline.messages import peek_source_offset
+from pipeline.partitionlog import LogRecord
 
 TRIES_MAX = 6
 TRY_AGAIN_MS = 500
@@ -83,14 +85,18 @@ class RedisAudit:
     async def _fold_on(self, snapshot: Snapshot) -> None:
         """Take in the decisions above the cut, up to where Redis was."""
         if self._fold.offset < snapshot.offset:
-            async for record in self._audited.results_since(self._results_position):
-                self._take_in(record.value or b"", snapshot.offset)
-                if self._fold.offset >= snapshot.offset:
-                    # A later look has to begin with what follows in the log.
-                    self._results_position = record.offset + 1
-                    break
+            async with aclosing(self._audited.results_since(self._results_position)) as batches:
+                await self._take_in_all(batches, snapshot.offset)
         for answer in snapshot.last_answer:
             self._take_in(answer, snapshot.offset)
+
+    async def _take_in_all(self, batches: AsyncIterator[list[LogRecord]], up_to: int) -> None:
+        async for batch in batches:
+            for record in batch:
+                self._take_in(record.value or b"", up_to)
+                self._results_position = record.offset + 1
+                if self._fold.offset >= up_to:
+                    return
 
     def _take_in(self, value: bytes, up_to: int) -> None:
         try:

@@ -6,9 +6,8 @@ from typing import NamedTuple
 
 from pipeline.audit import checks
 from pipeline.audit.partition import PartitionAudit
-from pipeline.audit.reader import StockReader
+from pipeline.audit.reader import Logs, StockReader
 from pipeline.audit.report import Check, Findings, Place
-from pipeline.partitionlog import PartitionLog
 from pipeline.topics import Topics
 
 _KEY = re.compile(r"seckill:\{p(\d{1,9})\}:(cursor|products|viewed|product|buyers|view)(?::(.+))?", re.ASCII)
@@ -31,7 +30,7 @@ class KeyAudit:
         self,
         audited: Mapping[int, PartitionAudit],
         topics: Topics,
-        log: PartitionLog,
+        log: Logs,
         reader: StockReader,
         findings: Findings,
     ) -> None:
@@ -88,8 +87,9 @@ class KeyAudit:
             if value is None:
                 continue
             if offset <= audited.cut:
-                first = audited.first_decisions.digest(offset)
-                self._findings[Check.VIEW].look(checks.view_differs(offset, first, value), place)
+                # Where there is no decision, that was charged already.
+                if first := audited.first_decisions.digest(offset):
+                    self._findings[Check.VIEW].look(checks.view_differs(offset, first, value), place)
             elif not await self._exists(key.partition, offset):
                 self._findings[Check.VIEW].look(f"a view of command {offset}, which there is not", place)
 

@@ -13,21 +13,13 @@ from typing import NamedTuple
 from pipeline.decider.emit import Decision, emit
 from pipeline.decider.intake import Incoming
 from pipeline.decider.ports import Log, Producer, Store
-from pipeline.messages import (
-    MalformedResult,
-    count_of_codes,
-    decode_result,
-    is_malformed,
-    peek_source_offset,
-)
+from pipeline.decider.replay import Replay
+from pipeline.messages import MalformedResult, decode_result, peek_source_offset
 from pipeline.partitionlog import Bounds, LogRecord
 from pipeline.stock.store import Cursor, Stale
 from pipeline.topics import Topics
 
 logger = logging.getLogger(__name__)
-
-REPLAY_PURCHASES_MAX = 2_000
-REPLAY_RECORDS_MAX = 500
 
 
 class LogsDisagree(Exception):
@@ -73,10 +65,10 @@ class Synchroniser:
 
     async def _replay(self, cursor: Cursor, results: Bounds) -> tuple[int, int]:
         """Do again in Redis what it lacks. Returns where its cursor is then, and the log's highest source offset."""
-        position, tail = cursor.offset, cursor.settled
+        tail = cursor.settled
         if cursor.offset < 0 < results.beginning:
             self._refuse_replay(results)
-        batch = _Batch(position)
+        replay = Replay(self._store, self._partition, cursor.offset)
         async for records in self._log.read(
             self._topics.results.name, self._partition, cursor.results_position, results.end
         ):
@@ -84,9 +76,9 @@ class Synchroniser:
                 assert record.value is not None  # noqa: S101 -- a decider writes no tombstones
                 source_offset = peek_source_offset(record.value)
                 tail = max(tail, source_offset)
-                if source_offset <= batch.last:
+                if source_offset <= replay.last:
                     continue
-                if cursor.results_position > 0 and source_offset > batch.last + 1:
+                if cursor.results_position > 0 and source_offset > replay.last + 1:
                     # The hint came from a zombie that took a Redis put back in time for its own: its commit lies
                     # behind decisions of its successor, which stand before the hint.
                     await self._start_over(
@@ -94,24 +86,16 @@ class Synchroniser:
                     )
                 if cursor.results_position < results.beginning:
                     self._refuse_replay(results)
-                if not batch.has_room(record.value):
-                    position = await self._apply(position, batch)
-                    batch = _Batch(position)
-                batch.add(source_offset, record)
-        if batch.decisions:
-            position = await self._apply(position, batch)
-        if position > cursor.offset:
+                await replay.add(record)
+        await replay.flush()
+        if replay.position > cursor.offset:
             logger.warning(
                 "partition %d: Redis was at %d, made again from the decision log up to %d",
                 self._partition,
                 cursor.offset,
-                position,
+                replay.position,
             )
-        return position, tail
-
-    async def _apply(self, position: int, batch: "_Batch") -> int:
-        await self._store.replay(self._partition, position, batch.results_position, batch.decisions)
-        return batch.last
+        return replay.position, tail
 
     def _refuse_replay(self, results: Bounds) -> None:
         raise LogsDisagree(
@@ -150,27 +134,6 @@ class Synchroniser:
         )
         await self._store.wipe(self._partition, cursor.offset)
         raise Stale(f"partition {self._partition}: starting over")
-
-
-class _Batch:
-    """Recorded decisions for one replay call."""
-
-    def __init__(self, last: int) -> None:
-        self.last = last
-        self.results_position = 0
-        self.decisions: list[tuple[str | None, bytes]] = []
-        self._purchases = 0
-
-    def has_room(self, record: bytes) -> bool:
-        full = self._purchases + count_of_codes(record) > REPLAY_PURCHASES_MAX
-        return not self.decisions or not (full or len(self.decisions) >= REPLAY_RECORDS_MAX)
-
-    def add(self, source_offset: int, record: LogRecord) -> None:
-        assert record.value is not None  # noqa: S101 -- the caller has looked
-        product_id = None if is_malformed(record.value) or record.key is None else record.key.decode()
-        self.decisions.append((product_id, record.value))
-        self._purchases += count_of_codes(record.value)
-        self.last, self.results_position = source_offset, record.offset + 1
 
 
 def incoming(record: LogRecord) -> Incoming:

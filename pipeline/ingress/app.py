@@ -11,6 +11,7 @@ from pipeline.ingress import administration
 from pipeline.ingress.administration import AdministrationRoutes
 from pipeline.ingress.admission import Admission
 from pipeline.ingress.decisions import Decisions
+from pipeline.ingress.ending import end
 from pipeline.ingress.group_commit import GroupCommit
 from pipeline.ingress.health import HealthRoutes
 from pipeline.ingress.logends import EndsUnknown, LogEnds
@@ -115,8 +116,7 @@ class Ingress:
         await asyncio.gather(*(runner.cleanup() for runner in self._runners))
         if self._control is not None:
             self._stopping = "control topic"
-            self._control.cancel()
-            await asyncio.wait({self._control})
+            await end(self._control)
         for part in (self._keeper, self._feed, self._ends, self._producer):
             self._stopping = type(part).__name__
             await part.stop()

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from pipeline.ingress.ending import end
 from pipeline.ingress.logends import EndsUnknown, LogEnds
 from pipeline.stock.store import StockStore, StockUnavailable
 
@@ -100,8 +101,7 @@ class PaceKeeper:
 
     async def stop(self) -> None:
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait({self._task})
+            await end(self._task)
 
     async def _keep(self) -> None:
         while True:

@@ -17,6 +17,7 @@ from aiokafka.errors import KafkaError
 
 from pipeline.domain.codes import Code
 from pipeline.domain.receipts import Receipt
+from pipeline.ingress.ending import end
 from pipeline.messages import Answer, PurchaseResult, Result, decode_result, peek_source_offset
 
 RECENT_RECORDS_MAX = 512
@@ -199,15 +200,14 @@ class ResultsFeed:
         await self._consumer.start()
         self._consumer.assign(self._places)
         ends = await self._consumer.end_offsets(self._places)
-        for place, end in ends.items():
-            self._consumer.seek(place, end)
+        for place, offset in ends.items():
+            self._consumer.seek(place, offset)
         self._task = asyncio.create_task(self._follow(), name="results feed")
         return self._task
 
     async def stop(self) -> None:
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait({self._task})
+            await end(self._task)
         await self._consumer.stop()
 
     @property

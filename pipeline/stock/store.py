@@ -211,7 +211,8 @@ class StockStore:
         Then the mark moves to `viewed`, by default to the last of these views. False if the mark stands below
         `written`, where the caller left it: Redis has lost the view, and the mark was not moved.
         """
-        pipe = self._redis.pipeline(transaction=False)
+        # One transaction: a loss between the views and the mark would leave a mark without views.
+        pipe = self._redis.pipeline(transaction=True)
         for source_offset, record in views:
             pipe.set(keys.view(partition, source_offset), record, px=ttl_ms)
         source_offset, position = viewed or Viewed(views[-1][0], 0)

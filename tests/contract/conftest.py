@@ -5,8 +5,8 @@ from typing import Any
 
 import aiohttp
 import pytest
-from serving import Decider, Service, StartIngress
 
+from contract.serving import Decider, Service, StartIngress
 from pipeline.ingress.app import Ingress
 from pipeline.local.listen import free_port
 from pipeline.settings import Settings

@@ -11,6 +11,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from jsonschema import Draft202012Validator
 
 from pipeline.ingress.app import Ingress
+from pipeline.ingress.ending import end
 from pipeline.ingress.openapi import describe
 from pipeline.messages import MalformedCommand, decode_command
 from pipeline.producer import LogProducer
@@ -64,8 +65,7 @@ class Decider:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._task.cancel()
-        await asyncio.wait({self._task})
+        await end(self._task)
         await self._consumer.stop()
         await self._producer.stop()
         await self._store.close()

@@ -4,8 +4,8 @@ import asyncio
 
 import aiohttp
 import pytest
-from serving import PURCHASE, PURCHASE_ASYNC, REQUESTS, Decider, Service, StartIngress
 
+from contract.serving import PURCHASE, PURCHASE_ASYNC, REQUESTS, Decider, Service, StartIngress
 from pipeline.messages import PurchaseCommand, decode_command
 
 

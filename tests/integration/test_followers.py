@@ -296,7 +296,7 @@ async def test_a_view_that_redis_lost_is_written_again(
 
     async with crowd(decisions):
         with Redis.from_url(stage.redis.url) as client:
-            for _ in range(10):
+            for _ in range(30):
                 await asyncio.sleep(0.1)
                 client.flushall()
     await eventually(lambda: shows_views(stage, decisions), "all views, in the middle of decisions")

@@ -1,4 +1,4 @@
-"""Synchronising on a real Redis, with logs made by hand: the cases that a random schedule meets once in a long while."""
+"""Synchronising on a real Redis, with logs made by hand: what a random schedule meets once in a long while."""
 
 from collections.abc import AsyncIterator, Sequence
 from typing import Any

@@ -1,6 +1,6 @@
 """The real decider and the real store, over an in-memory log and a real Redis, through a random schedule.
 
-    python tests/model/simulation.py REDIS_URL [SCHEDULES] [FIRST_SEED]
+    python tests/model/simulation.py [SCHEDULES] [FIRST_SEED]
 
 Time is virtual and everything random comes from the seed, so a schedule that fails fails again in the same way. Each
 call of a decider to the outside takes a random while before its effect and after it; in between anything else happens:
@@ -13,6 +13,7 @@ import asyncio
 import random
 import selectors
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
@@ -29,6 +30,9 @@ from pipeline.decider import Decider, Incoming
 from pipeline.domain.codes import Code
 from pipeline.domain.limiters import Algorithm, Rule
 from pipeline.domain.product import Opening
+from pipeline.local.listen import free_port
+from pipeline.local.process import Process
+from pipeline.local.redis import redis_part
 from pipeline.messages import (
     OpenCommand,
     OpenResult,
@@ -396,14 +400,16 @@ def run_schedule(seed: int, redis: Redis) -> str | None:
 
 
 def main() -> int:
-    redis = Redis.from_url(sys.argv[1])
-    count = int(sys.argv[2]) if len(sys.argv) > 2 else 500
-    start = int(sys.argv[3]) if len(sys.argv) > 3 else 0
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 500
+    start = int(sys.argv[2]) if len(sys.argv) > 2 else 0
     found: Counter[str] = Counter()
-    for seed in range(start, start + count):
-        if wrong := run_schedule(seed, redis):
-            found[wrong.split(":")[0]] += 1
-            print(f"seed {seed}: {wrong}")
+    with tempfile.TemporaryDirectory() as directory:
+        part = redis_part(Path(directory) / "redis", free_port(), durable=False)
+        with Process(part, Path(directory)) as process, Redis.from_url(process.address) as redis:
+            for seed in range(start, start + count):
+                if wrong := run_schedule(seed, redis):
+                    found[wrong.split(":")[0]] += 1
+                    print(f"seed {seed}: {wrong}")
     print(f"{count} schedules, {found.total()} violations {dict(found)}")
     return 1 if found else 0
 

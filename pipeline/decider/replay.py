@@ -1,0 +1,49 @@
+"""Doing recorded decisions of one partition again on a Redis that lacks them, as many a call as one call may hold."""
+
+from pipeline.decider.ports import Store
+from pipeline.messages import count_of_codes, is_malformed, peek_source_offset
+from pipeline.partitionlog import LogRecord
+
+REPLAY_PURCHASES_MAX = 2_000
+REPLAY_RECORDS_MAX = 500
+
+
+class Replay:
+    """Give it result records in log order, repeats among them; `flush` at the end.
+
+    Each call is fenced: `add` and `flush` raise Stale if somebody else moved the cursor, and StockUnavailable.
+    """
+
+    def __init__(self, store: Store, partition: int, position: int) -> None:
+        self.position = position
+        """Where the cursor of Redis is."""
+        self.last = position
+        """The source offset of the last decision that was taken in."""
+        self.records = 0
+        """How many decisions were taken in."""
+        self._store = store
+        self._partition = partition
+        self._results_position = 0
+        self._decisions: list[tuple[str | None, bytes]] = []
+        self._purchases = 0
+
+    async def add(self, record: LogRecord) -> None:
+        """Take this decision in, unless it is a repeat."""
+        assert record.value is not None  # noqa: S101 -- a decider writes no tombstones
+        source_offset, purchases = peek_source_offset(record.value), count_of_codes(record.value)
+        if source_offset <= self.last:
+            return
+        is_full = self._purchases + purchases > REPLAY_PURCHASES_MAX
+        if self._decisions and (is_full or len(self._decisions) >= REPLAY_RECORDS_MAX):
+            await self.flush()
+        product_id = None if is_malformed(record.value) or record.key is None else record.key.decode()
+        self._decisions.append((product_id, record.value))
+        self._purchases += purchases
+        self.records += 1
+        self.last, self._results_position = source_offset, record.offset + 1
+
+    async def flush(self) -> None:
+        """Do in Redis what was taken in since the last call."""
+        if self._decisions:
+            await self._store.replay(self._partition, self.position, self._results_position, self._decisions)
+            self.position, self._decisions, self._purchases = self.last, [], 0

@@ -1,0 +1,137 @@
+"""`seckill rebuild`: makes Redis again from the decision log, every partition from nothing.
+
+Not for a running sale: deciders mend Redis by themselves. So it refuses while the deciders' group has members; and
+each of its writes is fenced like a decider's, so that one which nobody could see (a zombie, one that starts now) ends
+the rebuild, and then makes the rest of Redis itself.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import aclosing
+from typing import NamedTuple
+
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import IncompatibleBrokerVersion, KafkaError, UnsupportedVersionError
+
+from pipeline.decider.replay import Replay
+from pipeline.partitionlog import Bounds, LogUnavailable, PartitionLog
+from pipeline.settings import Settings
+from pipeline.stock.store import MayEvict, Stale, StockStore, StockUnavailable
+from pipeline.topics import BrokerAway, Topics, TopicsRefused, require_topics
+
+BROKER_TIMEOUT_MS = 10_000
+NO_MEMBERS = frozenset({"Empty", "Dead"})
+"""The states of a consumer group in which nobody belongs to it."""
+
+
+class CanNotRebuild(Exception):
+    """Redis was left as it was, or, if the message says so, partly made again."""
+
+
+class Progress(NamedTuple):
+    """Positions in the decision log, of all partitions together."""
+
+    done: int
+    total: int
+
+
+class Rebuilt(NamedTuple):
+    partitions: int
+    records: int
+    purchases: int
+    seconds: float
+
+
+async def rebuild(
+    settings: Settings, topics: Topics, on_progress: Callable[[Progress], None] = lambda _: None
+) -> Rebuilt:
+    """Wipe the stock in Redis and make it again from the decision log. Raises CanNotRebuild."""
+    store = StockStore(settings.redis(), settings.redis_timeout_ms)
+    try:
+        await require_topics(settings.kafka(), topics, BROKER_TIMEOUT_MS)
+        await _refuse_under_deciders(settings)
+        await store.assert_keeps_keys()
+        return await _Rebuild(settings, topics, store, on_progress).run()
+    except Stale as stale:
+        raise CanNotRebuild(
+            f"{stale}: a decider is at work. It makes again what it misses; Redis is partly made again"
+        ) from stale
+    except (LogUnavailable, StockUnavailable, MayEvict, BrokerAway, TopicsRefused) as error:
+        raise CanNotRebuild(str(error)) from error
+    finally:
+        await store.close()
+
+
+class _Rebuild:
+    def __init__(
+        self, settings: Settings, topics: Topics, store: StockStore, on_progress: Callable[[Progress], None]
+    ) -> None:
+        self._topic = topics.results
+        self._store = store
+        self._log = PartitionLog(settings.kafka(), ends_are_exact=settings.kafka_idempotence)
+        self._on_progress = on_progress
+        self._done = 0
+        self._total = 0
+
+    async def run(self) -> Rebuilt:
+        started_s = time.monotonic()
+        partitions = range(self._topic.partitions)
+        bounds = [await self._log.bounds(self._topic.name, partition) for partition in partitions]
+        for partition, each in enumerate(bounds):
+            if each.beginning > 0:
+                raise CanNotRebuild(
+                    f"{self._topic.name}/{partition} begins at {each.beginning}: without what stood before, "
+                    "Redis can not be made again; nothing was changed"
+                )
+        self._total = sum(each.end for each in bounds)
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(self._partition(partition, each)) for partition, each in enumerate(bounds)
+            ]
+        cursors = [await self._store.cursor(partition) for partition in partitions]
+        return Rebuilt(
+            len(partitions),
+            sum(task.result() for task in tasks),
+            sum(cursor.purchases for cursor in cursors),
+            time.monotonic() - started_s,
+        )
+
+    async def _partition(self, partition: int, bounds: Bounds) -> int:
+        """The number of decisions that this partition has now."""
+        await self._store.wipe(partition, await self._store.cursor_offset(partition))
+        replay = Replay(self._store, partition, -1)
+        async with aclosing(self._log.read(self._topic.name, partition, 0, bounds.end)) as batches:
+            async for batch in batches:
+                for record in batch:
+                    await replay.add(record)
+                self._done += len(batch)
+                self._on_progress(Progress(self._done, self._total))
+        await replay.flush()
+        return replay.records
+
+
+async def _refuse_under_deciders(settings: Settings) -> None:
+    group = f"{settings.group_prefix}-deciders"
+    members = await _members(settings.kafka(), group)
+    if members:
+        raise CanNotRebuild(
+            f"the group {group} has {members} member(s): stop the deciders first (one that was killed counts "
+            "until its session ends, some 6 s). Nothing was changed"
+        )
+
+
+async def _members(bootstrap: str, group: str) -> int:
+    """How many deciders the broker knows of. 0 from the in-memory broker, which does not tell: the fence is left."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap, request_timeout_ms=BROKER_TIMEOUT_MS)
+    try:
+        await admin.start()
+        described = await admin.describe_consumer_groups([group])
+    except (IncompatibleBrokerVersion, UnsupportedVersionError):
+        return 0
+    except (KafkaError, OSError) as error:
+        raise LogUnavailable(f"Kafka: {error!r}") from error
+    finally:
+        await admin.close()
+    groups = [each for response in described for each in response.to_object()["groups"]]
+    return sum(len(each["members"]) or 1 for each in groups if each["state"] not in NO_MEMBERS)

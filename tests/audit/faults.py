@@ -1,0 +1,325 @@
+"""The commands of a small sale, what its logs must then hold, and faults as data: one invariant of the logs broken each.
+
+A fault bends the decisions (then Redis, orders, dead letters and results follow from the bent ones: a history that
+agrees with itself), or what goes into one topic (and nothing else).
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import orjson
+
+from pipeline.audit import Check
+from pipeline.decider.ports import Keyed
+from pipeline.domain.limiters import Algorithm, Rule
+from pipeline.domain.product import Opening, SaleState
+from pipeline.messages import (
+    MalformedResult,
+    OpenCommand,
+    PurchaseResult,
+    created_orders,
+    dead_letter_headers,
+    decode_result,
+    encode_close,
+    encode_open,
+    encode_purchases,
+)
+from pipeline.partitionlog import LogRecord
+from pipeline.topics import Topics, partition_of
+
+YEAR_MS = 365 * 24 * 3_600_000
+PARTITION = 1
+
+
+def _products(count: int) -> list[str]:
+    """Ids that share the partition."""
+    ids = (f"product-{number}" for number in range(10_000))
+    return [each for each in ids if partition_of(each, 4) == PARTITION][:count]
+
+
+PLAIN, LIMITED, SHUT, LATER, NEVER = _products(5)
+JUNK, JUNK_ERROR = b'{"type":"sell"}', "product_id: not an id"
+
+
+def commands() -> list[Keyed]:
+    """By offset; what each leads to stands beside it."""
+    now_ms = int(time.time() * 1_000)
+
+    def opening(product_id: str, **terms: Any) -> Keyed:
+        values = {"start_ms": 0, "end_ms": now_ms + YEAR_MS} | terms
+        return product_id.encode(), encode_open(OpenCommand(product_id, Opening("n", "9.90", **values)))
+
+    def buying(product_id: str, users: list[str], *columns: Any) -> Keyed:
+        return product_id.encode(), encode_purchases(product_id, users, *columns)
+
+    rule = Rule(Algorithm.TOKEN_BUCKET, 1, 2)
+    return [
+        opening(PLAIN, stock=5, per_user_limit=2),
+        buying(PLAIN, ["a", "b"], [1, 2], {0: "key:1"}),  # 1: both win; 2 left
+        buying(PLAIN, ["a", "a"], None, {0: "key:1"}),  # 2: the first one repeated, and another win; 1 left
+        opening(LIMITED, stock=9, rate_limit=rule),
+        buying(LIMITED, ["a", "b", "c", "d"]),  # 4: two win, two are told to wait
+        (PLAIN.encode(), JUNK),  # 5
+        buying(NEVER, ["a"]),  # 6: -1
+        buying(PLAIN, ["b", "c", "d"]),  # 7: -3, the last one, -2
+        opening(PLAIN, stock=7),  # 8: refused
+        opening(SHUT, stock=3, state=SaleState.PAUSED),
+        buying(SHUT, ["a", "b"]),  # 10: -4
+        opening(LATER, stock=3, start_ms=now_ms + YEAR_MS // 2),
+        buying(LATER, ["a"]),  # 12: -5
+        (PLAIN.encode(), encode_close(PLAIN)),
+        buying(PLAIN, ["e"]),  # 14: -6
+    ]
+
+
+class Letter(NamedTuple):
+    key: bytes | None
+    value: bytes
+    headers: tuple[tuple[str, bytes], ...]
+
+
+Records = list[bytes]
+
+
+def _same(records: Any) -> Any:
+    return records
+
+
+class Fault(NamedTuple):
+    """`example` is a part of what the check must say. `is_tried_for_real`: in Kafka and Redis, not in memory only."""
+
+    check: Check | None
+    example: str = ""
+    decisions: Callable[[Records], Records] = _same
+    results: Callable[[list[Keyed]], list[Keyed]] = _same
+    orders: Callable[[list[Keyed]], list[Keyed]] = _same
+    letters: Callable[[list[Letter]], list[Letter]] = _same
+    is_tried_for_real: bool = False
+
+
+class Written(NamedTuple):
+    """What a decider writes, bent by a fault."""
+
+    decisions: Records
+    results: list[Keyed]
+    orders: list[Keyed]
+    letters: list[Letter]
+
+
+def written(topics: Topics, requests: Sequence[LogRecord], truth: Records, fault: Fault) -> Written:
+    decisions = fault.decisions(truth)
+    orders: list[Keyed] = []
+    letters: list[Letter] = []
+    for request, record in zip(requests, decisions, strict=True):
+        result = decode_result(record)
+        if isinstance(result, PurchaseResult):
+            orders += [(request.key, order) for order in created_orders(result, PARTITION)]
+        elif isinstance(result, MalformedResult):
+            letters.append(letter(topics, request.offset, request.key, request.value or b"", result.error))
+    results = [(request.key, record) for request, record in zip(requests, decisions, strict=True)]
+    return Written(decisions, fault.results(results), fault.orders(orders), fault.letters(letters))
+
+
+def letter(topics: Topics, offset: int, key: bytes | None, value: bytes, error: str) -> Letter:
+    return Letter(key, value, dead_letter_headers(topics.requests.name, PARTITION, offset, error))
+
+
+# --- ways to bend ----------------------------------------------------------------------------------------------------
+
+
+def changed(offset: int, **fields: Any) -> Callable[[Records], Records]:
+    """The decision on this command with other values; None takes a field out."""
+
+    def change(records: Records) -> Records:
+        head, command, rest = records[offset].partition(b',"command":')
+        document = orjson.loads(head + b"}" if command else head) | fields
+        bent = orjson.dumps({name: value for name, value in document.items() if value is not None})
+        return [*records[:offset], (bent[:-1] + command + rest if command else bent), *records[offset + 1 :]]
+
+    return change
+
+
+def replaced(old: bytes, new: bytes) -> Callable[[list[Any]], list[Any]]:
+    """All values with these bytes in the place of those."""
+
+    def replace(records: list[Any]) -> list[Any]:
+        bent = [
+            each.replace(old, new)
+            if isinstance(each, bytes)
+            else each._replace(value=each.value.replace(old, new))
+            if isinstance(each, Letter)
+            else (each[0], each[1].replace(old, new))
+            for each in records
+        ]
+        assert bent != records
+        return bent
+
+    return replace
+
+
+def without(index: int) -> Callable[[list[Any]], list[Any]]:
+    return lambda records: records[:index] + records[index + 1 :]
+
+
+def _and(*more: Keyed) -> Callable[[list[Keyed]], list[Keyed]]:
+    return lambda records: [*records, *more]
+
+
+def _and_order(old: bytes, new: bytes, first: bool = False) -> Callable[[list[Keyed]], list[Keyed]]:
+    """One more order: the first one with these bytes instead of those."""
+
+    def add(records: list[Keyed]) -> list[Keyed]:
+        more = replaced(old, new)(records[:1])
+        return more + records if first else records + more
+
+    return add
+
+
+def _twice(records: list[Any]) -> list[Any]:
+    """A chunk of which a part arrived, all of it again, and a zombie's very old part at the end."""
+    return records[:5] + records + records[2:4]
+
+
+_other_amount = replaced(b'"amount":"19.80"', b'"amount":"19.81"')
+
+
+def _with_headers(name: str, content: bytes) -> Callable[[list[Letter]], list[Letter]]:
+    """One letter more, with another header."""
+
+    def add(letters: list[Letter]) -> list[Letter]:
+        headers = {**dict(letters[0].headers), name: content}
+        return [*letters, letters[0]._replace(headers=tuple(headers.items()))]
+
+    return add
+
+
+# --- the faults ------------------------------------------------------------------------------------------------------
+
+NONE = Fault(None)
+REPEATED = Fault(None, results=_twice, orders=_twice, letters=_twice)
+
+FAULTS: dict[str, Fault] = {
+    "a hole": Fault(Check.DECISIONS, "no decision on this command before that on 5", results=without(4)),
+    "a hole with wins": Fault(
+        Check.DECISIONS, "no decision on this command", results=without(1), is_tried_for_real=True
+    ),
+    "two in disorder": Fault(
+        Check.DECISIONS,
+        "no decision on this command before that on 7",
+        results=lambda records: [*records[:6], records[7], records[6], *records[8:]],
+        is_tried_for_real=True,
+    ),
+    "a decision on no command": Fault(
+        Check.DECISIONS,
+        "a decision on command 15, but the commands end at 15",
+        results=_and((b"x", b'{"source_offset":15,"type":"malformed"}')),
+    ),
+    "no decision record": Fault(Check.DECISIONS, "not a decision record", results=_and((b"x", b"{}"))),
+    "another repeat": Fault(
+        Check.REPEATS,
+        "differs from the first decision",
+        results=lambda records: records + replaced(b'"stock":1', b'"stock":2')(records[2:3]),
+        is_tried_for_real=True,
+    ),
+    "another winner": Fault(
+        Check.OUTCOMES, "codes: [-3,-2,1]", changed(7, codes=[-3, -2, 1]), is_tried_for_real=True
+    ),
+    "another one let through": Fault(Check.OUTCOMES, "codes", changed(4, codes=[1, -9, 1, -9])),
+    "another code": Fault(Check.OUTCOMES, "codes: [-5]", changed(14, codes=[-5])),
+    "another wait": Fault(
+        Check.OUTCOMES, "retry_after_ms: 7", changed(4, retry_after_ms=7), is_tried_for_real=True
+    ),
+    "another limiter": Fault(Check.OUTCOMES, "limiter: ", changed(4, limiter="1:0:1")),
+    "another win referred to": Fault(Check.OUTCOMES, "held: ", changed(2, held={"0": f"{PARTITION}-1-1"})),
+    "another stock that adds up": Fault(Check.OUTCOMES, "stock: 2 instead of 1", changed(2, stock=2, sold=3)),
+    "another time": Fault(Check.OUTCOMES, "time_ms: 1 instead", changed(6, time_ms=1)),
+    "another refusal": Fault(Check.OUTCOMES, 'refusal: "closed"', changed(8, refusal="closed")),
+    "a refusal of nothing": Fault(Check.OUTCOMES, "refusal: ", changed(13, refusal="never_opened")),
+    "another error": Fault(Check.OUTCOMES, "error: ", changed(5, error="type: what?")),
+    "one field more": Fault(Check.OUTCOMES, "more: 1 instead of null", changed(6, more=1)),
+    "another command in it": Fault(Check.OUTCOMES, "command: ", replaced(b'"users":["e"]', b'"users":["f"]')),
+    "its command in other bytes": Fault(
+        Check.OUTCOMES,
+        "as it came",
+        replaced(b'"users":["e"]', b'"users": ["e"]'),
+        is_tried_for_real=True,
+    ),
+    "not JSON": Fault(
+        Check.OUTCOMES,
+        "not JSON",
+        results=lambda records: [*records[:6], (records[6][0], records[6][1][:-1]), *records[7:]],
+    ),
+    "another key": Fault(
+        Check.OUTCOMES,
+        "key: b'other'",
+        results=lambda records: [*records[:6], (b"other", records[6][1]), *records[7:]],
+    ),
+    "stock made": Fault(
+        Check.STOCK, "2 left, 4 sold of 5", changed(2, stock=2), is_tried_for_real=True
+    ),
+    "stock below zero": Fault(Check.STOCK, "-1 left, 6 sold", changed(2, stock=-1, sold=6)),
+    "one too many for a user": Fault(
+        # b has two units already, and gets the one that was c's.
+        Check.USER_LIMIT,
+        "user b has 3, the limit is 2",
+        changed(7, codes=[1, -2, -2], held=None),
+        is_tried_for_real=True,
+    ),
+    "a win while not active": Fault(
+        Check.WINDOW,
+        "but it is paused",
+        changed(10, codes=[1, -4], stock=2, sold=1),
+        is_tried_for_real=True,
+    ),
+    "a win before the start": Fault(
+        Check.WINDOW, "but it is active", changed(12, codes=[1], stock=2, sold=1), is_tried_for_real=True
+    ),
+    "an order missing": Fault(
+        Check.ORDERS, "the win 1-1-1 has no order", orders=without(1), is_tried_for_real=True
+    ),
+    "the last order missing": Fault(Check.ORDERS, "has no order", orders=lambda records: records[:-1]),
+    "no orders": Fault(Check.ORDERS, "the win 1-1-0 has no order", orders=lambda records: []),
+    "another order": Fault(Check.ORDERS, "19.81", orders=_other_amount, is_tried_for_real=True),
+    "another order as a repeat": Fault(
+        Check.ORDERS, "a repeat that differs", orders=lambda records: records + _other_amount(records)[1:2]
+    ),
+    "an order of a loser": Fault(
+        Check.ORDERS, "there is no such win", orders=_and_order(b"1-1-0", b"1-7-2"), is_tried_for_real=True
+    ),
+    "an early order of a loser": Fault(
+        Check.ORDERS, "there is no such win", orders=_and_order(b"1-1-0", b"1-14-0", first=True)
+    ),
+    "an order of no command": Fault(Check.ORDERS, "nobody won", orders=_and_order(b"1-1-0", b"1-77-0")),
+    "an order of another partition": Fault(
+        Check.ORDERS, "not an order of this", orders=_and_order(b'"1-1-0', b'"0-1-0')
+    ),
+    "an order under another key": Fault(
+        Check.ORDERS, "key b'x'", orders=lambda records: [(b"x", records[0][1]), *records[1:]]
+    ),
+    "an order that is none": Fault(Check.ORDERS, "not an order", orders=_and((b"x", b"junk"))),
+    "a letter missing": Fault(
+        Check.DEAD_LETTERS,
+        "a malformed command without a dead letter",
+        letters=lambda letters: [],
+        is_tried_for_real=True,
+    ),
+    "another letter": Fault(
+        Check.DEAD_LETTERS, "as it came", letters=replaced(b"sell", b"buy"), is_tried_for_real=True
+    ),
+    "another error in a letter": Fault(
+        Check.DEAD_LETTERS, "as it came", letters=_with_headers("error", b"type: what?")
+    ),
+    "a letter of a purchase": Fault(
+        Check.DEAD_LETTERS, "which is not malformed", letters=_with_headers("offset", b"4")
+    ),
+    "a letter of no command": Fault(
+        Check.DEAD_LETTERS, "which is not malformed", letters=_with_headers("offset", b"77")
+    ),
+    "a letter of another topic": Fault(
+        Check.DEAD_LETTERS, "name no partition", letters=_with_headers("topic", b"x")
+    ),
+    "a letter of another partition": Fault(
+        Check.DEAD_LETTERS, "name no partition", letters=_with_headers("partition", b"2")
+    ),
+}

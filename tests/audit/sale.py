@@ -1,0 +1,116 @@
+"""The sale of faults.py in real topics and a real Redis."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Self
+
+from faults import PARTITION, PLAIN, Fault, Letter, written
+from redis import Redis
+
+from pipeline.decider.emit import Decision, emit
+from pipeline.decider.intake import Prepared, prepare
+from pipeline.decider.ports import Keyed
+from pipeline.decider.replay import Replay
+from pipeline.decider.synchronise import incoming
+from pipeline.messages import encode_purchases, peek_source_offset
+from pipeline.partitionlog import LogRecord, PartitionLog
+from pipeline.producer import LogProducer
+from pipeline.settings import Settings
+from pipeline.stock.store import StockStore
+from pipeline.topics import Topics
+
+
+class Sale:
+    """As an async context manager. `send` puts commands into the log, `decide` decides what is there."""
+
+    def __init__(self, settings: Settings, topics: Topics) -> None:
+        self.settings = settings
+        self.topics = topics
+        self.store = StockStore(settings.redis(), settings.redis_timeout_ms)
+        self.redis: Redis = Redis.from_url(settings.redis())
+        self.log = PartitionLog(settings.kafka(), ends_are_exact=settings.kafka_idempotence)
+        self.producer = LogProducer(settings, "test", idempotent=False)
+        self.results_end = 0
+        self.decided = -1
+        self.records: list[bytes] = []
+        """Every decision record, true or bent, by offset of its command."""
+
+    async def __aenter__(self) -> Self:
+        await self.producer.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.producer.stop()
+        await self.store.close()
+        self.redis.close()
+
+    async def send(self, some: Sequence[Keyed]) -> None:
+        await self.producer.send_all(self.topics.requests.name, PARTITION, some)
+
+    async def decide(self) -> None:
+        """Decide all that is there, in one chunk, as a decider does."""
+        if prepared := await self.decide_in_redis():
+            decisions = [
+                Decision(record, each.command.product_id, None, each.record)
+                for record, each in zip(self.records[-len(prepared) :], prepared, strict=True)
+            ]
+            self.results_end = await emit(self.producer, self.topics, PARTITION, decisions)
+
+    async def decide_in_redis(self) -> list[Prepared]:
+        """Decide all that is there, and write none of it into the log."""
+        prepared = [prepare(incoming(request)) for request in await self._requests()]
+        if prepared:
+            chunk = [each.command for each in prepared]
+            decided = await self.store.decide(PARTITION, self.decided, self.results_end, chunk)
+            self.records += decided.records
+            self.decided += len(chunk)
+        return prepared
+
+    async def view(self) -> None:
+        """Show every decision to pollers, as the follower does."""
+        views = [(peek_source_offset(record), record) for record in self.records]
+        await self.store.write_views(PARTITION, views, self.settings.result_ttl_ms)
+
+    async def forge(self, fault: Fault) -> None:
+        """Decide all that is there, and let the world look as this fault has it."""
+        requests = await self._requests()
+        await self.decide_in_redis()
+        bent = written(self.topics, requests, self.records, fault)
+        self.records = bent.decisions
+        for letter in bent.letters:
+            await self.bury(letter)
+        await self.producer.send_all(self.topics.orders.name, PARTITION, bent.orders)
+        end = 1 + await self.producer.send_all(self.topics.results.name, PARTITION, bent.results)
+        self.results_end = end
+        await self.store.wipe(PARTITION, self.decided)
+        await self.replay([request.key for request in requests])
+        await self.view()
+
+    async def replay(self, product_keys: Sequence[bytes | None]) -> None:
+        """Make Redis, which has nothing, of the records."""
+        replay = Replay(self.store, PARTITION, -1)
+        for offset, (key, record) in enumerate(zip(product_keys, self.records, strict=True)):
+            await replay.add(LogRecord(offset, 0, key, record))
+        await replay.flush()
+
+    async def bury(self, letter: Letter) -> None:
+        topic = self.topics.dead_letters.name
+        await self.producer.send(topic, PARTITION, letter.key, letter.value, letter.headers)
+
+    async def _requests(self) -> list[LogRecord]:
+        batches = self.log.read(self.topics.requests.name, PARTITION, self.decided + 1)
+        return [record async for batch in batches for record in batch]
+
+
+async def sell_on(sale: Sale, stop: asyncio.Event) -> int:
+    """Sell until told to stop; how many records that were."""
+    count = 0
+    while not stop.is_set():
+        for _ in range(3):
+            users = [f"live-{count}-{number}" for number in range(20)]
+            await sale.send([(PLAIN.encode(), encode_purchases(PLAIN, users))])
+            count += 1
+        await sale.decide()
+        if count % 9 == 0:
+            await sale.view()
+    return count

@@ -1,0 +1,276 @@
+"""The audit over real topics and a real Redis: clean where all is well; each check fails where just that is not."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from faults import (
+    FAULTS,
+    JUNK,
+    LATER,
+    LIMITED,
+    PARTITION,
+    PLAIN,
+    REPEATED,
+    SHUT,
+    commands,
+)
+from sale import Sale, sell_on
+
+from pipeline.audit import CanNotAudit, Check, Report, audit
+from pipeline.audit.partition import PartitionAudit, fresh_findings
+from pipeline.audit.reader import StockReader
+from pipeline.audit.redis_checks import RedisAudit
+from pipeline.audit.redis_keys import KeyAudit
+from pipeline.audit.report import Findings
+from pipeline.domain.limiters import Algorithm, Rule
+from pipeline.domain.product import Opening
+from pipeline.messages import OpenCommand, encode_close, encode_open
+from pipeline.stock import keys
+
+Spoil = Callable[[Any], object]
+
+
+async def audited(sale: Sale) -> Report:
+    return await audit(sale.settings, sale.topics, [PLAIN])
+
+
+def told(findings: Findings) -> dict[Check, Any]:
+    return {check: each for check, each in findings.items() if each.violations or each.skipped}
+
+
+async def assert_fails(sale: Sale, check: Check, example: str) -> None:
+    """This check fails, no other does, and nothing is skipped."""
+    report = await audited(sale)
+    found = told(report.findings)
+    assert list(found) == [check], found
+    assert report.failed == [check]
+    assert example in report.findings[check].first[1]  # type: ignore[index]
+
+
+async def test_a_true_sale_is_clean_and_everything_was_looked_at(sold: Sale) -> None:
+    report = await audit(sold.settings, sold.topics)
+    assert not told(report.findings)
+    examined = {check: finding.examined for check, finding in report.findings.items()}
+    assert examined.pop(Check.REPEATS) == 0
+    assert all(examined.values()), examined
+    assert examined[Check.DECISIONS] == examined[Check.OUTCOMES] == len(commands())
+    assert [(cut.partition, cut.offset, cut.undecided) for cut in report.cuts] == [
+        (partition, len(commands()) - 1 if partition == PARTITION else -1, 0) for partition in range(4)
+    ]
+
+
+async def test_nothing_at_all_is_clean(empty_sale: Sale) -> None:
+    assert not told((await audited(empty_sale)).findings)
+
+
+async def test_what_is_not_decided_yet_is_no_violation(sold: Sale) -> None:
+    await sold.send([(PLAIN.encode(), JUNK)] * 3)
+    report = await audited(sold)
+    assert not told(report.findings)
+    assert report.cuts[0].undecided == 3
+
+
+async def test_what_a_decider_writes_twice_is_clean(undecided: Sale) -> None:
+    await undecided.forge(REPEATED)
+    report = await audited(undecided)
+    assert not told(report.findings)
+    assert report.findings[Check.REPEATS].examined == 7
+
+
+async def test_redis_ahead_of_the_log_by_its_last_answer_is_clean(sold: Sale) -> None:
+    await sold.send([(SHUT.encode(), encode_close(SHUT))])
+    await sold.decide_in_redis()
+    report = await audited(sold)
+    assert not told(report.findings)
+    assert report.cuts[0].undecided == 1
+
+
+# --- the logs --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [name for name, fault in FAULTS.items() if fault.is_tried_for_real])
+async def test_a_fault_in_the_topics_is_told_by_its_check_and_no_other(undecided: Sale, name: str) -> None:
+    fault = FAULTS[name]
+    assert fault.check is not None
+    await undecided.forge(fault)
+    await assert_fails(undecided, fault.check, fault.example)
+
+
+# --- Redis -----------------------------------------------------------------------------------------------------------
+
+
+def product_key(product_id: str) -> str:
+    return keys.product(PARTITION, product_id)
+
+
+def buyers_key(product_id: str) -> str:
+    return keys.buyers(PARTITION, product_id)
+
+
+def view_key(offset: int) -> str:
+    return keys.view(PARTITION, offset)
+
+
+CURSOR, PRODUCTS = keys.cursor(PARTITION), keys.products(PARTITION)
+
+REDIS_FAULTS: dict[str, tuple[Check, str, Spoil]] = {
+    "stock": (Check.REDIS, "stock is '1'", lambda redis: redis.hincrby(product_key(PLAIN), "stock", 1)),
+    "sold": (Check.REDIS, "sold is '3'", lambda redis: redis.hset(product_key(LIMITED), "sold", 3)),
+    "initial": (Check.REDIS, "initial is '6'", lambda redis: redis.hset(product_key(PLAIN), "initial", 6)),
+    "terms": (Check.REDIS, "start_ms is '0'", lambda redis: redis.hset(product_key(LATER), "start_ms", 0)),
+    "state": (Check.REDIS, "state is 'x'", lambda redis: redis.hset(product_key(PLAIN), "state", "x")),
+    "limiter": (
+        Check.REDIS,
+        "limiter is '0:0:0'",
+        lambda redis: redis.hset(product_key(LIMITED), "limiter", "0:0:0"),
+    ),
+    "counter": (
+        Check.REDIS,
+        "code:-9 is '3'",
+        lambda redis: redis.hincrby(product_key(LIMITED), "code:-9", 1),
+    ),
+    "field more": (Check.REDIS, "more is '1'", lambda redis: redis.hset(product_key(PLAIN), "more", 1)),
+    "field less": (Check.REDIS, "name is None", lambda redis: redis.hdel(product_key(PLAIN), "name")),
+    "no product": (Check.REDIS, f"product:{SHUT}", lambda redis: redis.delete(product_key(SHUT))),
+    "not in the set": (Check.REDIS, f"products: {SHUT}", lambda redis: redis.srem(PRODUCTS, SHUT)),
+    "more in the set": (Check.REDIS, "products: more", lambda redis: redis.sadd(PRODUCTS, "more")),
+    "stranger": (Check.REDIS, "no such product", lambda redis: redis.hset(product_key("more"), "stock", 1)),
+    "type": (Check.REDIS, "not a hash", lambda redis: redis.set(buyers_key(SHUT), "x")),
+    "unknown key": (Check.REDIS, "nobody writes", lambda redis: redis.set(f"{CURSOR}:more", 1)),
+    "unknown partition": (Check.REDIS, "nobody writes", lambda redis: redis.set("seckill:{p4}:cursor", 1)),
+    "no buyer": (
+        Check.REDIS,
+        "user b: nothing instead of '1:1:2'",
+        lambda redis: redis.hdel(buyers_key(PLAIN), "b"),
+    ),
+    "buyer more": (Check.REDIS, "user z: '7:0'", lambda redis: redis.hset(buyers_key(PLAIN), "z", "7:0")),
+    "other win": (Check.REDIS, "user b: '1:1' ", lambda redis: redis.hset(buyers_key(PLAIN), "b", "1:1")),
+    "win less": (Check.REDIS, "user a: '2:1' ", lambda redis: redis.hset(buyers_key(PLAIN), "a", "2:1")),
+    "time": (Check.REDIS, "cursor: time_ms", lambda redis: redis.hincrby(CURSOR, "time_ms", 1)),
+    "purchases": (Check.REDIS, "cursor: purchases", lambda redis: redis.hincrby(CURSOR, "purchases", 1)),
+    "records": (Check.REDIS, "cursor: records", lambda redis: redis.hset(CURSOR, "records", 1)),
+    "cursor ahead": (Check.REDIS, "cursor: offset is '99'", lambda redis: redis.hset(CURSOR, "offset", 99)),
+    "cursor back": (Check.REDIS, "the cursor is at 3, the", lambda redis: redis.hset(CURSOR, "offset", 3)),
+    "cursor lost": (Check.REDIS, "the cursor is at -1, the", lambda redis: redis.delete(CURSOR)),
+    "other view": (
+        Check.VIEW,
+        "the view of command 7 is not the first decision",
+        lambda redis: redis.append(view_key(7), " "),
+    ),
+    "view gone": (Check.VIEW, "command 3: its decision is not", lambda redis: redis.delete(view_key(3))),
+    "view of nothing": (
+        Check.VIEW,
+        "a view of command 99, which there is not",
+        lambda redis: redis.set(view_key(99), "x", px=60_000),
+    ),
+    "cursor expires": (Check.NO_TTL, "cursor expires in", lambda redis: redis.expire(CURSOR, 3_600)),
+    "set expires": (Check.NO_TTL, "products expires in", lambda redis: redis.expire(PRODUCTS, 3_600)),
+    "product expires": (
+        Check.NO_TTL,
+        f"product:{PLAIN} expires in",
+        lambda redis: redis.expire(product_key(PLAIN), 3_600),
+    ),
+    "buyers expire": (
+        Check.NO_TTL,
+        f"buyers:{PLAIN} expires in",
+        lambda redis: redis.expire(buyers_key(PLAIN), 3_600),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ["stock", "no buyer", "other view", "view gone", "product expires"])
+async def test_a_fault_in_redis_is_told_by_its_check_and_no_other(sold: Sale, name: str) -> None:
+    check, example, spoil = REDIS_FAULTS[name]
+    spoil(sold.redis)
+    await assert_fails(sold, check, example)
+
+
+async def test_every_fault_in_redis_is_told_by_its_check_and_no_other(sold: Sale) -> None:
+    # The logs are read once; then one fault after the other is made, told and mended.
+    audit_of_logs = PartitionAudit(PARTITION, sold.topics, sold.log, fresh_findings())
+    await audit_of_logs.read_logs()
+    reader = StockReader(sold.settings.redis(), sold.settings.redis_timeout_ms)
+
+    async def findings_now() -> Findings:
+        findings = fresh_findings()
+        audit_of_redis = RedisAudit(audit_of_logs, reader, sold.settings.result_ttl_ms)
+        await audit_of_redis.compare_stock(findings[Check.REDIS])
+        await audit_of_redis.compare_view(findings[Check.VIEW])
+        await KeyAudit({PARTITION: audit_of_logs}, sold.topics, sold.log, reader, findings).look_at_all()
+        return findings
+
+    whole = {key: (sold.redis.dump(key), max(0, sold.redis.pttl(key))) for key in sold.redis.scan_iter()}
+    for name, (check, example, spoil) in REDIS_FAULTS.items():
+        spoil(sold.redis)
+        findings = await findings_now()
+        found = told(findings)
+        assert list(found) == [check], (name, found)
+        assert example in findings[check].first[1], name  # type: ignore[index]
+        sold.redis.flushdb()
+        for key, (value, ttl_ms) in whole.items():
+            sold.redis.restore(key, ttl_ms, value)
+    assert not told(await findings_now())
+    await reader.close()
+
+
+async def test_redis_that_was_emptied_and_is_being_mended_is_clean(sold: Sale) -> None:
+    await sold.store.wipe(PARTITION, sold.decided)
+    audit_of_logs = PartitionAudit(PARTITION, sold.topics, sold.log, fresh_findings())
+    await audit_of_logs.read_logs()
+    reader = StockReader(sold.settings.redis(), sold.settings.redis_timeout_ms)
+    findings = fresh_findings()
+    comparing = asyncio.create_task(
+        RedisAudit(audit_of_logs, reader, 1_000).compare_stock(findings[Check.REDIS])
+    )
+    await asyncio.sleep(0.04)
+    await sold.replay([key for key, _ in commands()])
+    await comparing
+    assert not told(findings)
+    assert findings[Check.REDIS].examined
+    await reader.close()
+
+
+async def test_a_view_that_is_not_written_yet_is_no_violation(sold: Sale) -> None:
+    sold.redis.set(keys.viewed(PARTITION), "9:10")
+    sold.redis.delete(*(view_key(offset) for offset in range(10, 15)))
+    assert not told((await audited(sold)).findings)
+
+
+# --- beside a live sale ----------------------------------------------------------------------------------------------
+
+
+async def test_beside_a_live_sale_everything_is_clean(empty_sale: Sale) -> None:
+    rule = Rule(Algorithm.SLIDING_WINDOW, 100, 1)
+    opening = Opening("n", "9.90", 500, 0, 10**14, rate_limit=rule)
+    await empty_sale.send([(PLAIN.encode(), encode_open(OpenCommand(PLAIN, opening)))])
+    stop = asyncio.Event()
+    selling = asyncio.create_task(sell_on(empty_sale, stop))
+    try:
+        cuts = []
+        for _ in range(4):
+            report = await audited(empty_sale)
+            assert not told(report.findings)
+            cuts.append(report.cuts[0].offset)
+    finally:
+        stop.set()
+        sold_records = await selling
+    assert cuts == sorted(set(cuts)), "the sale did not go on beside the audit"
+    assert sold_records > cuts[-1]
+
+
+# --- when it can not run ---------------------------------------------------------------------------------------------
+
+
+async def test_without_redis_it_can_not_run(empty_sale: Sale) -> None:
+    settings = empty_sale.settings.model_copy(update={"redis_url": "redis://127.0.0.1:1/0"})
+    with pytest.raises(CanNotAudit, match="Redis"):
+        await audit(settings, empty_sale.topics)
+
+
+async def test_without_its_topics_it_can_not_run(empty_sale: Sale) -> None:
+    requests = empty_sale.topics.requests.model_copy(update={"name": "not.there"})
+    topics = empty_sale.topics.model_copy(update={"requests": requests})
+    with pytest.raises(CanNotAudit, match=r"not there: not\.there"):
+        await audit(empty_sale.settings, topics)

@@ -1,0 +1,177 @@
+"""Every check that needs no Redis, over logs in memory: each fault of faults.py is told, by its check and no other."""
+
+from collections.abc import AsyncGenerator, Sequence
+
+import pytest
+from faults import FAULTS, NONE, PARTITION, PLAIN, REPEATED, Fault, commands, letter, written
+
+from pipeline.audit import Check
+from pipeline.audit.checks import encode_result
+from pipeline.audit.fold import PartitionFold
+from pipeline.audit.orders import EARLY_MAX, OUTSTANDING_MAX
+from pipeline.audit.partition import LogsTruncated, PartitionAudit, fresh_findings
+from pipeline.audit.report import Finding, Findings
+from pipeline.decider.ports import Keyed
+from pipeline.domain.product import Opening
+from pipeline.messages import OpenCommand, encode_open, encode_purchases
+from pipeline.partitionlog import Bounds, LogRecord, RecordWithHeaders
+from pipeline.settings import Profile
+from pipeline.topics import load_topics
+
+TOPICS = load_topics(Profile.LOCAL)
+BATCH = 7
+
+
+class MemoryLogs:
+    """PartitionLog over lists. `widest` is how many records the audit kept waiting at most, for `audit` to see."""
+
+    def __init__(self, requests: Sequence[LogRecord], truth: list[bytes], fault: Fault) -> None:
+        bent = written(TOPICS, requests, truth, fault)
+        self.topics: dict[str, list[RecordWithHeaders]] = {
+            TOPICS.requests.name: [RecordWithHeaders(request, {}) for request in requests],
+            TOPICS.results.name: _log(bent.results),
+            TOPICS.orders.name: _log(bent.orders),
+            TOPICS.dead_letters.name: [
+                RecordWithHeaders(LogRecord(offset, 0, each.key, each.value), dict(each.headers))
+                for offset, each in enumerate(bent.letters)
+            ],
+        }
+        self.audit: PartitionAudit | None = None
+        self.widest = 0
+        self.beginning = 0
+
+    async def bounds(self, topic: str, partition: int) -> Bounds:
+        return Bounds(self.beginning, len(self.topics[topic]))
+
+    async def read(
+        self, topic: str, partition: int, start: int, end: int | None = None
+    ) -> AsyncGenerator[list[LogRecord], None]:
+        async for batch in self.read_with_headers(topic, partition, start, end):
+            yield [record for record, _ in batch]
+
+    async def read_with_headers(
+        self, topic: str, partition: int, start: int, end: int | None = None
+    ) -> AsyncGenerator[list[RecordWithHeaders], None]:
+        for first in range(start, len(self.topics[topic]), BATCH):
+            if self.audit is not None:
+                self.widest = max(self.widest, self.audit.entries)
+            yield self.topics[topic][first : first + BATCH]
+
+
+def _log(records: Sequence[Keyed]) -> list[RecordWithHeaders]:
+    return [RecordWithHeaders(LogRecord(at, 0, *each), {}) for at, each in enumerate(records)]
+
+
+def decided(some: Sequence[Keyed], fault: Fault = NONE) -> MemoryLogs:
+    requests = [LogRecord(offset, 1_000_000 + offset, *each) for offset, each in enumerate(some)]
+    fold = PartitionFold(PARTITION)
+    truth = [encode_result(fold.decide(*request), request.value) for request in requests]
+    return MemoryLogs(requests, truth, fault)
+
+
+async def audited(logs: MemoryLogs) -> Findings:
+    findings = fresh_findings()
+    logs.audit = PartitionAudit(PARTITION, TOPICS, logs, findings)
+    await logs.audit.read_logs()
+    return findings
+
+
+def failed(findings: Findings) -> dict[Check, Finding]:
+    return {check: finding for check, finding in findings.items() if finding.violations}
+
+
+@pytest.mark.parametrize("fault", [NONE, REPEATED], ids=["true", "repeated"])
+async def test_a_true_history_is_clean(fault: Fault) -> None:
+    assert not failed(await audited(decided(commands(), fault)))
+
+
+@pytest.mark.parametrize("name", FAULTS)
+async def test_a_fault_is_told_by_its_check_and_no_other(name: str) -> None:
+    fault = FAULTS[name]
+    found = failed(await audited(decided(commands(), fault)))
+    assert list(found) == [fault.check], found
+    first = found[fault.check].first  # type: ignore[index]
+    assert first is not None
+    assert fault.example in first[1]
+    assert first[0].partition == PARTITION
+    assert first[0].offset is not None
+
+
+@pytest.mark.parametrize("name", FAULTS)
+async def test_a_fault_is_still_told_when_all_is_written_twice(name: str) -> None:
+    fault = FAULTS[name]
+    twice = fault._replace(
+        results=lambda records: 2 * fault.results(records), orders=lambda records: 2 * fault.orders(records)
+    )
+    assert fault.check in failed(await audited(decided(commands(), twice)))
+
+
+async def test_what_is_undecided_is_no_violation() -> None:
+    logs = decided(commands())
+    for topic in (TOPICS.results.name, TOPICS.dead_letters.name):
+        logs.topics[topic] = logs.topics[topic][:5]
+    # The orders may be there already.
+    logs.topics[TOPICS.dead_letters.name].append(
+        RecordWithHeaders(
+            LogRecord(0, 0, PLAIN.encode(), b"x"), dict(letter(TOPICS, 14, None, b"x", "what").headers)
+        )
+    )
+    assert not failed(await audited(logs))
+    assert logs.audit is not None
+    summary = logs.audit.summary()
+    assert (summary.offset, summary.undecided) == (4, 10)
+
+
+async def test_a_log_without_its_beginning_can_not_be_audited() -> None:
+    logs = decided(commands())
+    logs.beginning = 3
+    with pytest.raises(LogsTruncated, match="begins at 3"):
+        await audited(logs)
+
+
+# --- memory ----------------------------------------------------------------------------------------------------------
+
+WINNERS = 500
+
+
+def crowd(records: int) -> list[Keyed]:
+    """Two products of 250 units each, and records of 10 buyers, all of them new."""
+    opened = [
+        (each.encode(), encode_open(OpenCommand(each, Opening("n", "1.00", WINNERS // 2, 0, 10**12))))
+        for each in ("a", "b")
+    ]
+    buying = [
+        ("ab"[number % 2].encode(), encode_purchases("ab"[number % 2], [f"{number}-{i}" for i in range(10)]))
+        for number in range(records)
+    ]
+    return opened + buying
+
+
+async def kept(logs: MemoryLogs) -> tuple[int, int, int]:
+    """The most that waited at once, and the products and buyers in the fold at the end."""
+    await audited(logs)
+    assert logs.audit is not None
+    products = logs.audit.stock.products.values()
+    return logs.widest, len(products), sum(len(product.buyers) for product in products)
+
+
+async def test_what_is_kept_does_not_grow_with_the_log() -> None:
+    short, long = await kept(decided(crowd(200))), await kept(decided(crowd(2_000)))
+    assert short[1:] == long[1:] == (2, WINNERS)
+    assert short[0] == long[0]
+    assert long[0] <= 10 + BATCH
+
+
+async def test_what_is_kept_is_bounded_when_orders_are_missing_or_too_many() -> None:
+    some = [
+        (b"a", encode_open(OpenCommand("a", Opening("n", "1.00", 10**6, 0, 10**12)))),
+        *((b"a", encode_purchases("a", [f"{number}-{i}" for i in range(100)])) for number in range(300)),
+    ]
+    missing = decided(some, Fault(None, orders=lambda records: records[1:]))
+    findings = await audited(missing)
+    assert findings[Check.ORDERS].violations == 1
+    assert missing.widest <= EARLY_MAX + OUTSTANDING_MAX + BATCH
+    none = decided(some, Fault(None, orders=lambda records: []))
+    findings = await audited(none)
+    assert findings[Check.ORDERS].violations == 30_000
+    assert none.widest <= OUTSTANDING_MAX + 100

@@ -1,0 +1,54 @@
+"""The outcomes of a chaos run as the page docs/reliability.md.
+
+python tests/chaos/report.py OUTCOMES.json PAGE.md
+"""
+
+import json
+import sys
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from faults import FAULTS
+
+HEAD = """\
+# Reliability
+
+Every fault in the middle of a sale, with a crowd that goes on buying. A try is clean if every 202 was decided, once;
+the stock is exactly sold; and stats, Redis, orders and the answers to the buyers agree. `make chaos` wrote this page
+({tries} tries, a 2-core machine with everything on it); `tests/chaos/faults.py` has the faults as data.
+
+| fault | what is done | tries | accepted | decided | sold | violations | decides again after, median (worst) |
+|---|---|---|---|---|---|---|---|
+"""
+
+
+def row(name: str, action: str, outcomes: list[dict[str, Any]]) -> str:
+    again = sorted(each["again_ms"] for each in outcomes)
+    cells = (
+        name,
+        action,
+        len(outcomes),
+        *(f"{sum(each[column] for each in outcomes):,}" for column in ("accepted", "decided", "sold")),
+        sum(len(each["violations"]) for each in outcomes),
+        f"{median(again) / 1_000:.1f} s ({again[-1] / 1_000:.1f} s)",
+    )
+    return "| " + " | ".join(str(cell) for cell in cells) + " |\n"
+
+
+def page(outcomes: list[dict[str, Any]]) -> str:
+    """The whole page; a fault that was not tried has no row."""
+    text = HEAD.format(tries=len(outcomes))
+    for fault in FAULTS:
+        tries = [each for each in outcomes if each["fault"] == fault.name]
+        if tries:
+            text += row(fault.name, str(fault.action), tries)
+    return text
+
+
+if __name__ == "__main__":
+    source, target = Path(sys.argv[1]), Path(sys.argv[2])
+    target.write_text(page(json.loads(source.read_text())))
+    print(f"wrote {target}")

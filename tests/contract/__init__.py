@@ -1,0 +1,1 @@
+"""What both listeners promise, call by call, against a real broker and a real Redis."""

@@ -1,0 +1,66 @@
+"""Kafka goes away and comes back: buyers are told in time, and the service goes on by itself."""
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+from conftest import Kafka, make_topics
+
+from contract.serving import Decider, Reply, Service, StartIngress
+
+ANSWER_S_MAX = 5
+BACK_S_MAX = 40
+
+pytestmark = pytest.mark.durable
+
+
+async def test_purchases_are_refused_in_time_while_kafka_is_away(
+    private_kafka: Kafka, start_ingress: StartIngress
+) -> None:
+    topics = await make_topics(private_kafka.bootstrap)
+    service = await start_ingress(topics=topics, **private_kafka.settings())
+    async with Decider(service.settings, topics):
+        assert (await service.prewarm(5, stock=100)).status == 200
+        assert (await service.buy(5, "before")).status == 200
+
+        private_kafka.process.pause()
+        began_s = time.monotonic()
+        caught = await asyncio.gather(*(service.buy(5, f"caught-{number}") for number in range(20)))
+        assert time.monotonic() - began_s <= ANSWER_S_MAX, "API: an answer within 5 s, whatever it is"
+        for reply in caught:
+            check_away(reply)
+        # From now on nobody waits for the time-out: the partition is known to be away.
+        for reply in (await service.buy(5, "late"), await service.buy_async(5, "late")):
+            check_away(reply)
+            assert "not taken" in reply.json()["detail"]
+        health = await service.call("GET", "/health/ready")
+        assert (health.status, health.json()["checks"]["kafka"] == "ok") == (503, False)
+        assert (await service.call("GET", "/health/live")).status == 200
+        private_kafka.process.resume()
+        await _until_back(service, "resumed")
+
+        await asyncio.to_thread(private_kafka.process.kill)
+        check_away(await service.buy(5, "killed"))
+        await asyncio.to_thread(private_kafka.process.start)
+        await _until_back(service, "restarted")
+        # What was told 503 may be in the log, and is there at most once.
+        stats = (await service.stats(5)).json()
+        assert stats["user_count"] == stats["sold"] <= 3 + 20 + 1
+        again = await service.buy(5, "before")
+        assert (again.status, again.json()["code"]) == (409, -3)
+
+
+def check_away(reply: Reply) -> None:
+    assert (reply.status, reply.kind) == (503, "application/problem+json")
+    assert int(reply.headers["Retry-After"]) >= 1
+
+
+async def _until_back(service: Service, user_id: str) -> None:
+    reply: Any = None
+    async with asyncio.timeout(BACK_S_MAX):
+        while reply is None or reply.status == 503:
+            reply = await service.buy(5, user_id)
+            await asyncio.sleep(0.1)
+    # A repeat after a 503 may find that the first try has won.
+    assert reply.json()["code"] in (1, -3)

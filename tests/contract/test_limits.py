@@ -1,0 +1,151 @@
+"""Every limit of the public listener refuses in the form that API.md promises, and gives its places back."""
+
+import asyncio
+import time
+from contextlib import AsyncExitStack
+
+import aiohttp
+import pytest
+
+from contract.serving import PURCHASE, PURCHASE_ASYNC, REQUESTS, SYSTEM, Decider, Reply, Service, StartIngress
+from pipeline.control import CONTROL_PARTITION, BreakerNews, encode_breaker
+from pipeline.domain.breaker import BreakerState
+from pipeline.producer import LogProducer
+from pipeline.topics import partition_of
+
+JSON = {"Content-Type": "application/json"}
+EVENTS = REQUESTS + "{request_id}/events"
+
+
+def check_busy(service: Service, reply: Reply, limit: int) -> None:
+    assert (reply.status, reply.kind) == (429, "application/problem+json")
+    problem = reply.json()
+    assert (problem["code"], problem["detail"], problem["limit"]) == (
+        -9,
+        service.settings.busy_message,
+        limit,
+    )
+    assert reply.headers["Retry-After"] == str(service.settings.retry_after_s)
+
+
+async def test_bodies_that_are_too_large_too_deep_or_no_json(service: Service) -> None:
+    small = b'{"product_id": 5, "user_id": "u", "more": '
+    deep = b"[" * 15 + b"]" * 15
+    brackets = b'"' + b"[{" * 40 + b'\\""'
+    refused = [
+        (small + b'"' + b"x" * 16_384 + b'"}', JSON, 413, "body", 16_384),
+        (small + b"[" + deep + b"]}", JSON, 400, "body", 16),
+        (b"[" * 8_000, JSON, 400, "body", 16),
+        (b"{", JSON, 400, "body", None),
+        (b"", JSON, 400, "body", None),
+        (b'{"product_id": 5, "user_id": "\xff"}', JSON, 400, "body", None),
+        (b"[]", JSON, 400, "body", None),
+        (b"null", JSON, 400, "body", None),
+        (small + b"1}", {"Content-Type": "text/plain"}, 415, "Content-Type", None),
+        (small + b"1}", {"Content-Type": "application/jsonp"}, 415, "Content-Type", None),
+        (b'{"user_id": "u"}', JSON, 400, "product_id", None),
+        (b'{"product_id": 1.0, "user_id": "u"}', JSON, 400, "product_id", None),
+        (b'{"product_id": 5}', JSON, 400, "user_id", None),
+        (b'{"product_id": 5, "user_id": true}', JSON, 400, "user_id", None),
+        (b'{"product_id": 5, "user_id": "u", "quantity": 0}', JSON, 400, "quantity", None),
+        (b'{"product_id": 5, "user_id": "u", "quantity": "1"}', JSON, 400, "quantity", None),
+        (small + b"1}", {**JSON, "Idempotency-Key": "a b"}, 400, "Idempotency-Key", 128),
+        (small + b"1}", {**JSON, "Idempotency-Key": "k" * 129}, 400, "Idempotency-Key", 128),
+    ]
+    for data, headers, status, field, limit in refused:
+        for path in (PURCHASE, PURCHASE_ASYNC):
+            reply = await service.call("POST", path, data=data, headers=headers)
+            problem = reply.json()
+            assert (reply.status, problem["field"]) == (status, field), (data[:60], problem)
+            assert limit in (None, problem.get("limit"))
+    for accepted in (small + deep + b"}", small + brackets + b"}"):
+        reply = await service.call("POST", PURCHASE_ASYNC, data=accepted, headers=JSON)
+        assert reply.status == 202, accepted
+
+
+async def test_requests_in_flight_and_a_client_that_hangs_up(start_ingress: StartIngress) -> None:
+    service = await start_ingress(requests_in_flight_max=2, wait_timeout_ms=30_000)
+    buyers = [asyncio.create_task(service.buy(5, user)) for user in ("u1", "u2")]
+    async with asyncio.timeout(10):
+        # Not by a call: that would take one of the two places.
+        while service.ingress._waiters.count < 2:
+            await asyncio.sleep(0.02)
+    check_busy(service, await service.buy(5, "u3"), 2)
+    check_busy(service, await service.call("GET", SYSTEM), 2)
+    assert (await service.call("GET", "/health/live")).status == 200
+    buyers[0].cancel()
+    async with asyncio.timeout(10):
+        while (reply := await service.call("GET", SYSTEM)).status == 429:
+            await asyncio.sleep(0.02)
+    assert reply.json()["service_stats"]["waiters"] == 1
+    # Whoever hung up has bought all the same: his purchase was in the log.
+    async with Decider(service.settings, service.topics):
+        assert (await buyers[1]).json()["code"] == -1
+    assert reply.json()["service_stats"]["accepted"] == 2
+
+
+async def test_waiters(start_ingress: StartIngress) -> None:
+    service = await start_ingress(waiters_max=1, wait_timeout_ms=30_000)
+    buyer = asyncio.create_task(service.buy(5, "u1"))
+    async with asyncio.timeout(10):
+        while (await service.call("GET", SYSTEM)).json()["service_stats"]["waiters"] == 0:
+            await asyncio.sleep(0.02)
+    check_busy(service, await service.buy(5, "u2"), 1)
+    taken = await service.buy_async(5, "u3")
+    assert taken.status == 202, "who does not wait needs no place"
+    check_busy(service, await service.poll(taken.json()["request_id"], 1_000), 1)
+    assert (await service.poll(taken.json()["request_id"])).json()["status"] == "queued"
+    assert (await service.call("GET", SYSTEM)).json()["service_stats"]["accepted"] == 2
+    buyer.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await buyer
+
+
+async def test_event_streams(start_ingress: StartIngress) -> None:
+    service = await start_ingress(event_streams_max=1)
+    path = f"{REQUESTS}{(await service.buy_async(5, 'u1')).json()['request_id']}/events"
+    async with AsyncExitStack() as stack:
+        stream = await stack.enter_async_context(service.public.get(path))
+        assert stream.status == 200
+        assert (await stream.content.readline()).startswith(b"event: queued")
+        check_busy(service, await service.call("GET", path, template=EVENTS), 1)
+        stream.close()
+    async with asyncio.timeout(10):
+        while (await service.call("GET", SYSTEM)).json()["service_stats"]["event_streams"]:
+            await asyncio.sleep(0.02)
+    async with aiohttp.ClientSession(str(service.public._base_url)) as client, client.get(path) as stream:
+        assert stream.status == 200
+
+
+async def test_an_open_breaker_refuses_the_purchases_of_its_partition(service: Service) -> None:
+    partitions = service.topics.requests.partitions
+    refused = partition_of("5", partitions)
+    elsewhere = next(str(each) for each in range(6, 100) if partition_of(str(each), partitions) != refused)
+    producer = LogProducer(service.settings, "test", idempotent=service.settings.kafka_idempotence)
+    await producer.start()
+
+    async def tell(state: BreakerState) -> None:
+        now_ms = int(time.time() * 1_000)
+        news = BreakerNews(refused, state, now_ms, now_ms + 30_000 if state is BreakerState.OPEN else 0)
+        await producer.send(service.topics.control.name, CONTROL_PARTITION, *encode_breaker(news))
+        async with asyncio.timeout(20):
+            while await states() != {**closed, str(refused): state.value}:
+                await asyncio.sleep(0.02)
+
+    async def states() -> dict[str, str]:
+        found: dict[str, str] = (await service.call("GET", SYSTEM)).json()["circuit_breaker_state"]
+        return found
+
+    closed = {str(each): "closed" for each in range(partitions)}
+    try:
+        await tell(BreakerState.OPEN)
+        for reply in (await service.buy(5, "u1"), await service.buy_async(5, "u1")):
+            assert (reply.status, reply.kind) == (503, "application/problem+json")
+            assert reply.json()["detail"] == service.settings.busy_message
+            assert 1 <= int(reply.headers["Retry-After"]) <= 30
+        assert (await service.buy_async(elsewhere, "u1")).status == 202
+        await tell(BreakerState.HALF_OPEN)
+        assert (await service.buy_async(5, "u1")).status == 202
+        await tell(BreakerState.CLOSED)
+    finally:
+        await producer.stop()

@@ -1,0 +1,113 @@
+"""What became of a request: one look, a long poll, a stream of events; and what was never given, or is gone."""
+
+import asyncio
+from typing import Any
+
+import aiohttp
+import orjson
+
+from contract.serving import REQUESTS, Decider, Service, StartIngress
+
+EVENTS = REQUESTS + "{request_id}/events"
+
+
+async def test_a_request_is_queued_and_then_decided(service: Service, decider: Decider) -> None:
+    await service.prewarm(5, stock=1)
+    decider.gate.clear()
+    first, second = [(await service.buy_async(5, user)).json()["request_id"] for user in ("u1", "u2")]
+    queued = await service.poll(first)
+    assert queued.status == 200
+    assert (queued.json()["request_id"], queued.json()["status"]) == (first, "queued")
+    ahead = (await service.poll(second)).json()["ahead"]
+    assert ahead > queued.json()["ahead"]
+    waited = await service.poll(second, wait_ms=20)
+    assert waited.json()["status"] == "queued"
+
+    long_polls = [asyncio.create_task(service.poll(each, wait_ms=20_000)) for each in (first, second)]
+    events = asyncio.create_task(_events(service, second))
+    await asyncio.wait(long_polls, timeout=0.1)
+    assert not any(each.done() for each in long_polls)
+    decider.gate.set()
+    won, lost = [(await each).json() for each in long_polls]
+    assert won == {
+        "request_id": first,
+        "status": "decided",
+        "code": 1,
+        "message": "purchase successful",
+        "success": True,
+        "remaining_stock": 0,
+        "order_id": first,
+    }
+    assert (lost["code"], lost["success"], lost["order_id"]) == (-2, False, None)
+    told = await events
+    assert {name for name, _ in told[:-1]} <= {"queued"}
+    assert told[-1] == ("decided", lost)
+    assert (await service.poll(first)).json() == won
+    # A stream that comes when all is decided has the decision alone.
+    assert await _events(service, first) == [("decided", won)]
+
+
+async def test_what_was_never_given_is_a_404(service: Service, decider: Decider) -> None:
+    await service.prewarm(5)
+    partition, offset, index = (await service.buy_async(5, "u1")).json()["request_id"].split("-")
+    assert (await service.poll(f"{partition}-{offset}-{index}", 5_000)).json()["status"] == "decided"
+    prewarmed = f"{partition}-0-0"
+    never = [
+        f"{partition}-{int(offset) + 1}-0",
+        f"{partition}-{offset}-1",
+        f"{partition}-{2**62}-0",
+        prewarmed,
+        "99-0-0",
+        "nonsense",
+        "1-2",
+        "1-2-3-4",
+        "-1-0-0",
+        "01-0-0",
+        "1" * 400,
+    ]
+    for request_id in never:
+        for reply in (
+            await service.poll(request_id),
+            await service.call("GET", f"{REQUESTS}{request_id}/events", template=EVENTS),
+        ):
+            assert (reply.status, reply.kind) == (404, "application/problem+json"), request_id
+
+
+async def test_a_bad_wait_names_field_and_limit(service: Service) -> None:
+    for text in ("-1", "30001", "1.5", "x", "", "\u0663", "9" * 40):
+        template = REQUESTS + "{request_id}"
+        reply = await service.call("GET", f"{REQUESTS}0-0-0", template=template, params={"wait_ms": text})
+        assert (reply.status, reply.json()["field"], reply.json()["limit"]) == (400, "wait_ms", 30_000), text
+
+
+async def test_another_process_answers_and_what_was_kept_for_its_time_is_gone(
+    start_ingress: StartIngress,
+) -> None:
+    first = await start_ingress(result_ttl_ms=1_500)
+    async with Decider(first.settings, first.topics):
+        bought = (await first.buy(5, "u1")).json()
+        # It began after the decision, so all it has is the polling view.
+        second = await start_ingress(topics=first.topics)
+        decided = await second.poll(bought["request_id"], 1_000)
+        assert decided.status in (200, 410)
+        async with asyncio.timeout(10):
+            while (reply := await second.poll(bought["request_id"])).status == 200:
+                assert reply.json()["code"] == bought["code"]
+                await asyncio.sleep(0.1)
+        assert (reply.status, reply.json()["type"]) == (410, "urn:seckill:problem:gone")
+        stream = await second.call("GET", f"{REQUESTS}{bought['request_id']}/events", template=EVENTS)
+        assert stream.status == 410
+
+
+async def _events(service: Service, request_id: str) -> list[tuple[str, Any]]:
+    """Name and data of each event until the stream ends."""
+    told = []
+    timeout = aiohttp.ClientTimeout(total=20)
+    async with service.public.get(f"{REQUESTS}{request_id}/events", timeout=timeout) as response:
+        assert response.status == 200
+        assert response.headers["Content-Type"].startswith("text/event-stream")
+        for block in (await response.text()).split("\n\n"):
+            lines = dict(line.split(": ", 1) for line in block.split("\n") if line and line[0] != ":")
+            if lines:
+                told.append((lines["event"], orjson.loads(lines["data"])))
+    return told

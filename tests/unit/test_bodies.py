@@ -1,0 +1,126 @@
+"""Any body either becomes a command that the log's one gate takes, or a problem that names a field."""
+
+import json
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.ingress.bodies import parse_object, parse_purchase
+from pipeline.ingress.openings import parse_opening
+from pipeline.ingress.problems import Problem
+from pipeline.messages import (
+    OpenCommand,
+    PurchaseCommand,
+    decode_command,
+    encode_open,
+    encode_purchases,
+)
+
+DEPTH_MAX = 16
+
+_ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=80),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+_IDS = st.integers(-1, 2**64) | st.from_regex(r"[A-Za-z0-9_-]{1,64}", fullmatch=True)
+_TIMES = st.datetimes().map(lambda moment: moment.isoformat() + "Z") | st.sampled_from(
+    [
+        "2020-01-01T00:00:00Z",
+        "2090-01-01T00:00:00+08:00",
+        "9999-12-31T23:59:59-23:59",
+        "0001-01-01T00:00:00+14:00",
+    ]
+)
+_RULES = st.fixed_dictionaries(
+    {"requests_per_second": st.integers(0, 2_000_000) | _ANYTHING},
+    optional={
+        "burst": st.integers(0, 10) | _ANYTHING,
+        "algorithm": st.sampled_from(["token_bucket", "fixed_window", "sliding_window"]) | _ANYTHING,
+    },
+)
+
+
+def _fields(required: dict[str, Any], optional: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
+    """Mostly in form, so that the later checks are reached; sometimes one field is anything, or missing."""
+    in_form = st.fixed_dictionaries(required, optional=optional)
+    spoilt = st.tuples(in_form, st.sampled_from(sorted(required) + sorted(optional)), _ANYTHING)
+    less = st.tuples(in_form, st.sampled_from(sorted(required)))
+    return (
+        in_form
+        | spoilt.map(lambda each: {**each[0], each[1]: each[2]})
+        | less.map(lambda each: {name: value for name, value in each[0].items() if name != each[1]})
+    )
+
+
+_PURCHASES = _fields(
+    {"product_id": _IDS, "user_id": _IDS}, {"quantity": st.integers(-1, 20), "more": _ANYTHING}
+)
+_OPENINGS = _fields(
+    {
+        "product_id": _IDS,
+        "product_name": st.text(max_size=210),
+        "price": st.integers(-1, 10**13) | st.floats() | st.from_regex(r"[0-9]{1,3}(\.[0-9]{1,5})?"),
+        "stock": st.integers(-1, 10**10),
+        "start_time": _TIMES,
+        "end_time": _TIMES,
+    },
+    {
+        "status": st.text(max_size=40),
+        "per_user_limit": st.integers(-1, 2_000),
+        "rate_limit": st.none() | _RULES,
+        "payment_timeout_ms": st.integers(-1, 1),
+        "waitlist": st.booleans(),
+    },
+)
+_KEYS = st.none() | st.text(max_size=130) | st.just("key-1")
+
+
+def _told(problem: Problem) -> None:
+    assert problem.field is not None
+    assert 400 <= problem.kind.status < 500
+    problem.response()
+
+
+@given(
+    _PURCHASES.map(json.dumps).map(str.encode) | _ANYTHING.map(json.dumps).map(str.encode) | st.binary(),
+    _KEYS,
+)
+def test_a_purchase_is_what_the_log_takes_or_a_problem_with_a_field(body: bytes, key: str | None) -> None:
+    try:
+        purchase = parse_purchase(parse_object(body, DEPTH_MAX), key)
+    except Problem as problem:
+        _told(problem)
+        return
+    keys = {} if purchase.key is None else {0: purchase.key}
+    value = encode_purchases(purchase.product_id, [purchase.user_id], [purchase.quantity], keys)
+    command = decode_command(purchase.product_id.encode(), value)
+    assert isinstance(command, PurchaseCommand)
+    assert command.purchases.quantity(0) == purchase.quantity
+    assert command.purchases.keys == keys
+
+
+@given(_OPENINGS.map(json.dumps).map(str.encode) | _ANYTHING.map(json.dumps).map(str.encode) | st.binary())
+def test_an_opening_is_what_the_log_takes_or_a_problem_with_a_field(body: bytes) -> None:
+    try:
+        command = parse_opening(body, DEPTH_MAX)
+    except Problem as problem:
+        _told(problem)
+        return
+    decoded = decode_command(command.product_id.encode(), encode_open(command))
+    assert isinstance(decoded, OpenCommand)
+    assert decoded == command
+
+
+@given(st.integers(0, 40), st.text(alphabet='[]{}"\\ a', max_size=40))
+def test_depth_counts_brackets_outside_of_strings_only(depth: int, text: str) -> None:
+    body = b'{"s":' + orjson.dumps(text) + b',"d":' + b"[" * depth + b"0" + b"]" * depth + b"}"
+    if depth + 1 <= DEPTH_MAX:
+        assert parse_object(body, DEPTH_MAX)["s"] == text
+        return
+    with pytest.raises(Problem) as refused:
+        parse_object(body, DEPTH_MAX)
+    assert (refused.value.field, refused.value.limit) == ("body", DEPTH_MAX)

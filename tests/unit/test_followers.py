@@ -1,0 +1,187 @@
+"""What a follower does with the events of a stream: what it counts, when it acknowledges, what it makes of gaps."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, cast
+
+import pytest
+from records import bought
+
+from agents.results import Followers
+from agents.tables import Tables
+from pipeline.partitionlog import LogRecord, LogUnavailable, PartitionLog
+from pipeline.settings import Profile, Settings
+from pipeline.stock.store import StockStore, Viewed
+from pipeline.tally import Tally
+from pipeline.topics import load_topics
+from pipeline.view import Positioned
+
+STEPS = 20
+"""So often the loop goes round: more than enough for whatever does not wait."""
+
+
+class Store:
+    async def write_views(self, *_: object) -> bool:
+        return True
+
+    async def viewed_place(self, partition: int) -> Viewed:
+        return Viewed(1_000, 1_000)
+
+
+class Log:
+    def __init__(self) -> None:
+        self.records: dict[int, bytes] = {}
+        self.failures = 0
+
+    async def read(
+        self, topic: str, partition: int, start: int, end: int | None = None
+    ) -> AsyncIterator[list[LogRecord]]:
+        if self.failures:
+            self.failures -= 1
+            raise LogUnavailable("away")
+        for position in sorted(self.records):
+            if start <= position < (end or 0):
+                yield [LogRecord(position, 0, b"1", self.records[position])]
+
+
+class FakeTables:
+    """Tables in memory. `true` and `kept` are what Faust and Kafka would decide."""
+
+    def __init__(self) -> None:
+        self.tally = Tally({}, {})
+        self.true = asyncio.Event()
+        self.true.set()
+        self.kept: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def are_true(self) -> bool:
+        return self.true.is_set()
+
+    async def become_true(self) -> None:
+        await self.true.wait()
+
+    def take_in(self, partition: int, records: Sequence[Positioned]) -> list[Any]:
+        assert self.true.is_set()
+        self.tally.take_in(partition, records)
+        return [self.kept]
+
+
+class Event:
+    def __init__(self, position: int) -> None:
+        self.value = record_at(position)
+        self.message = self
+        self.offset = position
+        self.acknowledged = False
+
+    def ack(self) -> None:
+        self.acknowledged = True
+
+
+def record_at(position: int) -> bytes:
+    return bought(position, "1", [1], stock=9, sold=1)
+
+
+class Bench:
+    def __init__(self) -> None:
+        self.log, self.tables = Log(), FakeTables()
+        settings = Settings(backoff_ms_min=1, backoff_ms_max=1)
+        self.followers = Followers(
+            settings,
+            load_topics(Profile.LOCAL),
+            cast("StockStore", Store()),
+            cast("PartitionLog", self.log),
+            cast("Tables", self.tables),
+        )
+        self.followers.assign({0})
+
+    def counted(self) -> int:
+        return int(self.tables.tally.partition_row(0)["records"])
+
+
+@pytest.fixture
+async def bench() -> Bench:
+    return Bench()
+
+
+async def steps() -> None:
+    for _ in range(STEPS):
+        await asyncio.sleep(0)
+
+
+async def test_events_are_acknowledged_when_the_changelog_has_their_rows(bench: Bench) -> None:
+    event = Event(0)
+    following = asyncio.create_task(bench.followers.follow(0, [event]))
+    await steps()
+    assert (bench.counted(), event.acknowledged) == (1, False)
+    bench.tables.kept.set_result(None)
+    await following
+    assert event.acknowledged
+
+
+async def test_a_row_that_the_changelog_never_gets_is_no_row(bench: Bench) -> None:
+    bench.tables.kept.set_exception(RuntimeError("gave up"))
+    event = Event(0)
+    with pytest.raises(RuntimeError, match="gave up"):
+        await bench.followers.follow(0, [event])
+    assert not event.acknowledged
+
+
+async def test_nothing_is_counted_while_the_changelog_is_read(bench: Bench) -> None:
+    bench.tables.kept.set_result(None)
+    bench.tables.true.clear()
+    event = Event(0)
+    following = asyncio.create_task(bench.followers.follow(0, [event]))
+    await steps()
+    assert (bench.counted(), event.acknowledged) == (0, False)
+    assert bench.followers.partitions == frozenset()
+    assert bench.followers.checks()["tables"] == "recovering"
+    bench.tables.true.set()
+    await following
+    assert (bench.counted(), event.acknowledged) == (1, True)
+    assert bench.followers.partitions == {0}
+
+
+async def test_a_partition_that_was_taken_away_is_neither_counted_nor_acknowledged(bench: Bench) -> None:
+    bench.tables.true.clear()
+    event = Event(0)
+    following = asyncio.create_task(bench.followers.follow(0, [event]))
+    await steps()
+    bench.followers.assign({1})
+    bench.tables.true.set()
+    await following
+    assert (bench.counted(), event.acknowledged) == (0, False)
+
+
+@pytest.mark.parametrize("failures", [0, 2])
+async def test_what_the_stream_left_out_is_counted_from_the_log(bench: Bench, failures: int) -> None:
+    bench.tables.kept.set_result(None)
+    bench.log.records = {position: record_at(position) for position in range(6)}
+    await bench.followers.follow(0, [Event(0)])
+    bench.log.failures = failures
+    await bench.followers.follow(0, [Event(4), Event(5)])
+    assert bench.counted() == 6
+    assert bench.tables.tally.products["1"]["decided"] == 6
+
+
+async def test_what_the_log_has_no_longer_is_not_waited_for(bench: Bench) -> None:
+    bench.tables.kept.set_result(None)
+    for kept in ({}, {6: record_at(6)}):
+        bench.log.records = kept
+        event = Event(7)
+        await bench.followers.follow(0, [event])
+        assert event.acknowledged
+    assert bench.counted() == 1
+
+
+async def test_what_the_log_has_only_the_end_of_is_counted_from_there(bench: Bench) -> None:
+    bench.tables.kept.set_result(None)
+    bench.log.records = {position: record_at(position) for position in (5, 6)}
+    await bench.followers.follow(0, [Event(7)])
+    assert bench.counted() == 3
+
+
+async def test_repeats_are_no_gap(bench: Bench) -> None:
+    bench.tables.kept.set_result(None)
+    await bench.followers.follow(0, [Event(0), Event(1), Event(2)])
+    bench.log.failures = 1
+    await bench.followers.follow(0, [Event(1), Event(2), Event(3)])
+    assert (bench.counted(), bench.log.failures) == (4, 1)

@@ -1,0 +1,167 @@
+"""Group commit: the order of buyers, what gathers, what a time-out tells, and the places that are given back."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from pipeline.ingress.bodies import Purchase
+from pipeline.ingress.group_commit import GroupCommit, LogAway, NotAcknowledged, TooManyWaiting
+from pipeline.messages import PurchaseCommand, decode_command
+from pipeline.producer import SendFailed
+from pipeline.topics import partition_of
+
+
+class Producer:
+    """Acknowledges a record when the test says so; the offset is the number of records before it."""
+
+    def __init__(self) -> None:
+        self.records: list[PurchaseCommand] = []
+        self.acknowledgements: list[asyncio.Future[int]] = []
+
+    async def send(self, topic: str, partition: int, key: bytes | None, value: bytes) -> int:
+        assert (topic, partition) == ("requests", partition_of(key.decode() if key else "", 4))
+        command = decode_command(key, value)
+        assert isinstance(command, PurchaseCommand)
+        self.records.append(command)
+        self.acknowledgements.append(asyncio.get_running_loop().create_future())
+        return await self.acknowledgements[-1]
+
+    async def acknowledge(self) -> None:
+        """The record sent last."""
+        self.acknowledgements[-1].set_result(len(self.records) - 1)
+        await settle()
+
+    def users(self) -> list[list[str]]:
+        return [command.purchases.users for command in self.records]
+
+
+def commit_to(producer: Producer, **limits: Any) -> GroupCommit:
+    defaults = {"purchases_per_record_max": 3, "waiting_max": 100, "send_timeout_ms": 60_000}
+    return GroupCommit(producer, "requests", 4, **{**defaults, **limits})
+
+
+def submit(commits: GroupCommit, *users: str, product_id: str = "5") -> list[asyncio.Task[Any]]:
+    return [
+        asyncio.create_task(commits.submit(Purchase(product_id, user, 1, None)), name=user) for user in users
+    ]
+
+
+async def settle() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+async def test_what_comes_in_flight_gathers_in_order_up_to_the_batch_limit() -> None:
+    producer = Producer()
+    commits = commit_to(producer)
+    buyers = submit(commits, "a", "b")
+    await settle()
+    assert producer.users() == [["a", "b"]]
+    buyers += submit(commits, "c", "d", "e", "f")
+    await settle()
+    assert producer.users() == [["a", "b"]], "one record of a product in flight"
+    assert commits.waiting == 6
+    others = submit(commits, "z", product_id="6")
+    await settle()
+    assert producer.users()[1:] == [["z"]], "products do not wait for each other"
+    producer.acknowledgements[0].set_result(7)
+    await settle()
+    assert producer.users()[2:] == [["c", "d", "e"]]
+    await producer.acknowledge()
+    assert producer.users()[3:] == [["f"]]
+    await producer.acknowledge()
+    producer.acknowledgements[1].set_result(1)
+    partition = partition_of("5", 4)
+    receipts = [str(await buyer) for buyer in buyers]
+    assert receipts == [f"{partition}-{place}" for place in ("7-0", "7-1", "2-0", "2-1", "2-2", "3-0")]
+    await asyncio.gather(*others)
+    assert (commits.waiting, commits.accepted, commits.records) == (0, 7, 4)
+    assert commits.ends[partition] == 8
+
+
+async def test_quantities_and_keys_stay_with_their_buyers() -> None:
+    producer = Producer()
+    commits = commit_to(producer)
+    purchases = [Purchase("5", "a", 1, None), Purchase("5", "b", 4, "key")]
+    buyers = [asyncio.create_task(commits.submit(purchase)) for purchase in purchases]
+    await settle()
+    await producer.acknowledge()
+    await asyncio.gather(*buyers)
+    sent = producer.records[0].purchases
+    assert (sent.users, sent.quantities, sent.keys) == (["a", "b"], [1, 4], {1: "key"})
+
+
+async def test_a_time_out_tells_who_was_sent_from_who_was_not() -> None:
+    producer = Producer()
+    commits = commit_to(producer, send_timeout_ms=30)
+    partition = partition_of("5", 4)
+    sent = submit(commits, "a")
+    await settle()
+    gathered = submit(commits, "b")
+    told = await asyncio.gather(*sent, *gathered, return_exceptions=True)
+    assert [type(each) for each in told] == [NotAcknowledged, LogAway]
+    assert commits.is_away(partition)
+    with pytest.raises(LogAway):
+        await commits.submit(Purchase("5", "c", 1, None))
+    same = next(str(each) for each in range(6, 100) if partition_of(str(each), 4) == partition)
+    with pytest.raises(LogAway):
+        await commits.submit(Purchase(same, "c", 1, None))
+    assert commits.waiting == 0
+    # The acknowledgement comes after all, and the partition is back; who was told "not sent" never was.
+    await producer.acknowledge()
+    assert not commits.is_away(partition)
+    (again,) = submit(commits, "d")
+    await settle()
+    await producer.acknowledge()
+    await again
+    assert producer.users() == [["a"], ["d"]]
+
+
+async def test_a_failed_send_may_be_in_the_log_and_the_next_goes_on() -> None:
+    producer = Producer()
+    commits = commit_to(producer)
+    (failed,) = submit(commits, "a")
+    await settle()
+    (gathered,) = submit(commits, "b")
+    await settle()
+    producer.acknowledgements[0].set_exception(SendFailed("broken"))
+    with pytest.raises(NotAcknowledged):
+        await failed
+    await settle()
+    await producer.acknowledge()
+    assert (await gathered).offset == 1
+
+
+async def test_who_goes_away_frees_his_place_and_takes_what_was_not_sent() -> None:
+    producer = Producer()
+    commits = commit_to(producer)
+    (sent,) = submit(commits, "a")
+    await settle()
+    left, stays = submit(commits, "b", "c")
+    await settle()
+    assert commits.waiting == 3
+    left.cancel()
+    sent.cancel()
+    await settle()
+    assert commits.waiting == 1
+    await producer.acknowledge()
+    await producer.acknowledge()
+    assert (await stays).index == 0
+    assert producer.users() == [["a"], ["c"]], "what was sent stays sent, what gathered is taken back"
+
+
+async def test_no_more_wait_than_may_and_all_can_be_let_go() -> None:
+    producer = Producer()
+    commits = commit_to(producer, waiting_max=2)
+    waiting = submit(commits, "a")
+    await settle()
+    waiting += submit(commits, "b")
+    await settle()
+    with pytest.raises(TooManyWaiting):
+        await commits.submit(Purchase("6", "c", 1, None))
+    commits.let_all_go()
+    told = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [type(each) for each in told] == [NotAcknowledged, LogAway]
+    assert commits.waiting == 0
+    await producer.acknowledge()
