@@ -226,9 +226,7 @@ def rebuild() -> None:
         with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn()) as bar:
             task = bar.add_task("decisions", total=None)
             rebuilt = asyncio.run(
-                run_rebuild(
-                    settings, wanted, lambda at: bar.update(task, completed=at.done, total=at.total)
-                )
+                run_rebuild(settings, wanted, lambda at: bar.update(task, completed=at.done, total=at.total))
             )
     click.echo(
         f"{rebuilt.partitions} partitions, {rebuilt.records:,} decisions, {rebuilt.purchases:,} purchases "

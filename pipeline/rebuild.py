@@ -9,10 +9,16 @@ import asyncio
 import time
 from collections.abc import Callable
 from contextlib import aclosing
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import IncompatibleBrokerVersion, KafkaError, UnsupportedVersionError
+from aiokafka.errors import (
+    GroupCoordinatorNotAvailableError,
+    IncompatibleBrokerVersion,
+    KafkaError,
+    NotCoordinatorForGroupError,
+    UnsupportedVersionError,
+)
 
 from pipeline.decider.replay import Replay
 from pipeline.partitionlog import Bounds, LogUnavailable, PartitionLog
@@ -21,6 +27,9 @@ from pipeline.stock.store import MayEvict, Stale, StockStore, StockUnavailable
 from pipeline.topics import BrokerAway, Topics, TopicsRefused, require_topics
 
 BROKER_TIMEOUT_MS = 10_000
+COORDINATOR_TRIES_MAX = 40
+COORDINATOR_PAUSE_MS = 250
+"""A broker that never had a consumer group first makes the topic for them."""
 NO_MEMBERS = frozenset({"Empty", "Dead"})
 """The states of a consumer group in which nobody belongs to it."""
 
@@ -85,10 +94,14 @@ class _Rebuild:
                     "Redis can not be made again; nothing was changed"
                 )
         self._total = sum(each.end for each in bounds)
-        async with asyncio.TaskGroup() as group:
-            tasks = [
-                group.create_task(self._partition(partition, each)) for partition, each in enumerate(bounds)
-            ]
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [
+                    group.create_task(self._partition(partition, each))
+                    for partition, each in enumerate(bounds)
+                ]
+        except ExceptionGroup as faults:
+            raise faults.exceptions[0] from faults
         cursors = [await self._store.cursor(partition) for partition in partitions]
         return Rebuilt(
             len(partitions),
@@ -126,7 +139,7 @@ async def _members(bootstrap: str, group: str) -> int:
     admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap, request_timeout_ms=BROKER_TIMEOUT_MS)
     try:
         await admin.start()
-        described = await admin.describe_consumer_groups([group])
+        described = await _described(admin, group)
     except (IncompatibleBrokerVersion, UnsupportedVersionError):
         return 0
     except (KafkaError, OSError) as error:
@@ -135,3 +148,14 @@ async def _members(bootstrap: str, group: str) -> int:
         await admin.close()
     groups = [each for response in described for each in response.to_object()["groups"]]
     return sum(len(each["members"]) or 1 for each in groups if each["state"] not in NO_MEMBERS)
+
+
+async def _described(admin: AIOKafkaAdminClient, group: str) -> list[Any]:
+    for _ in range(COORDINATOR_TRIES_MAX - 1):
+        try:
+            described: list[Any] = await admin.describe_consumer_groups([group])
+        except (GroupCoordinatorNotAvailableError, NotCoordinatorForGroupError):
+            await asyncio.sleep(COORDINATOR_PAUSE_MS / 1_000)
+        else:
+            return described
+    return list(await admin.describe_consumer_groups([group]))

@@ -136,11 +136,11 @@ WINNERS = 500
 
 def crowd(records: int) -> list[Keyed]:
     """Two products of 250 units each, and records of 10 buyers, all of them new."""
-    opened = [
+    opened: list[Keyed] = [
         (each.encode(), encode_open(OpenCommand(each, Opening("n", "1.00", WINNERS // 2, 0, 10**12))))
         for each in ("a", "b")
     ]
-    buying = [
+    buying: list[Keyed] = [
         ("ab"[number % 2].encode(), encode_purchases("ab"[number % 2], [f"{number}-{i}" for i in range(10)]))
         for number in range(records)
     ]

@@ -10,11 +10,11 @@ from typing import Any
 import aiohttp
 import orjson
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from crowd import CALL_TIMEOUT_S, Crowd
-from faults import Action, Fault
 from redis import Redis
-from stage import Stage
 
+from chaos.crowd import CALL_TIMEOUT_S, Crowd
+from chaos.faults import Action, Fault
+from chaos.stage import Stage
 from pipeline.topics import Topics
 
 STOCK = 150

@@ -5,19 +5,15 @@
 
 import asyncio
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from faults import FAULTS, Fault
-from runner import Outcome, run_fault
-from stage import Stage
-
+from chaos.faults import FAULTS, Fault
+from chaos.runner import Outcome, run_fault
+from chaos.stage import Stage
 from pipeline.settings import Profile
 from pipeline.topics import create_topics, load_topics
 

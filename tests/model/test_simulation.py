@@ -1,14 +1,9 @@
 """The real decider through random schedules; `make simulate` runs many more. A failing seed fails again."""
 
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 from redis import Redis
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 from simulation import run_schedule
 
 SCHEDULES = 500

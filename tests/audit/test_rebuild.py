@@ -1,0 +1,139 @@
+"""`seckill rebuild` and `seckill audit` from the command line, over real topics and a real Redis."""
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
+from click.testing import CliRunner, Result
+from faults import FAULTS, PARTITION, PLAIN, commands
+from sale import Sale
+
+from pipeline.audit import CanNotAudit, Check, audit
+from pipeline.cli import main
+from pipeline.rebuild import CanNotRebuild, Progress, rebuild
+from pipeline.stock import keys
+
+
+def contents(sale: Sale) -> dict[bytes, Any]:
+    """The stock in Redis, without what tells how it came about."""
+    stock: dict[bytes, Any] = {}
+    for key in sale.redis.scan_iter("seckill:{p*"):
+        if sale.redis.type(key) == b"hash":
+            stock[key] = sale.redis.hgetall(key)
+    for name in (b"last_answer", b"settled", b"results_position"):
+        stock[keys.cursor(PARTITION).encode()].pop(name, None)
+    return stock
+
+
+async def test_what_rebuild_makes_is_what_deciding_made(sold: Sale) -> None:
+    before = contents(sold)
+    sold.redis.hset(keys.product(PARTITION, PLAIN), "stock", 99)
+    sold.redis.hset(keys.buyers(PARTITION, PLAIN), "stranger", "1:7")
+    heard: list[Progress] = []
+    rebuilt = await rebuild(sold.settings, sold.topics, heard.append)
+    assert contents(sold) == before
+    assert (rebuilt.partitions, rebuilt.records) == (4, len(commands()))
+    assert rebuilt.purchases == 16
+    assert heard[-1] == (len(commands()), len(commands()))
+    assert (await audit(sold.settings, sold.topics, [PLAIN])).clean
+
+
+async def test_rebuild_of_an_emptied_redis(sold: Sale) -> None:
+    before = contents(sold)
+    sold.redis.flushall()
+    await rebuild(sold.settings, sold.topics)
+    assert contents(sold) == before
+
+
+async def test_rebuild_refuses_while_the_deciders_group_has_members(sold: Sale) -> None:
+    before = contents(sold)
+    if not sold.settings.kafka_idempotence:
+        pytest.skip("the in-memory broker does not tell the members of a group")
+    consumer = AIOKafkaConsumer(
+        sold.topics.requests.name, bootstrap_servers=sold.settings.kafka(), group_id="seckill-deciders"
+    )
+    await consumer.start()
+    try:
+        with pytest.raises(CanNotRebuild, match="stop the deciders first"):
+            await rebuild(sold.settings, sold.topics)
+    finally:
+        await consumer.stop()
+    assert contents(sold) == before
+
+
+async def test_rebuild_ends_when_a_decider_moves_the_cursor(sold: Sale) -> None:
+    def interfere(_: Progress) -> None:
+        sold.redis.hset(keys.cursor(PARTITION), "offset", 3)
+
+    with pytest.raises(CanNotRebuild, match="a decider is at work"):
+        await rebuild(sold.settings, sold.topics, interfere)
+
+
+@pytest.mark.durable
+async def test_logs_without_their_beginning_are_refused(sold: Sale) -> None:
+    before = contents(sold)
+    admin = AIOKafkaAdminClient(bootstrap_servers=sold.settings.kafka())
+    await admin.start()
+    place = TopicPartition(sold.topics.results.name, PARTITION)
+    await admin.delete_records({place: RecordsToDelete(before_offset=3)})
+    await admin.close()
+    with pytest.raises(CanNotRebuild, match="begins at 3"):
+        await rebuild(sold.settings, sold.topics)
+    with pytest.raises(CanNotAudit, match="begins at 3"):
+        await audit(sold.settings, sold.topics, [PLAIN])
+    assert contents(sold) == before
+
+
+# --- the command line ------------------------------------------------------------------------------------------------
+
+
+async def seckill(sale: Sale, monkeypatch: pytest.MonkeyPatch, *arguments: str, **settings: str) -> Result:
+    environment = {
+        "SECKILL_KAFKA_BOOTSTRAP": sale.settings.kafka(),
+        "SECKILL_KAFKA_IDEMPOTENCE": str(sale.settings.kafka_idempotence),
+        "SECKILL_REDIS_URL": sale.settings.redis(),
+    } | settings
+    monkeypatch.setattr("pipeline.topics.load_topics", lambda *_: sale.topics)
+    return await asyncio.to_thread(CliRunner().invoke, main, arguments, env=environment)
+
+
+async def test_the_command_line_of_a_clean_sale(sold: Sale, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = await seckill(sold, monkeypatch, "rebuild")
+    assert result.exit_code == 0, result.output
+    assert "4 partitions, 15 decisions, 16 purchases in" in result.stdout
+    result = await seckill(sold, monkeypatch, "audit", "--product", PLAIN)
+    assert result.exit_code == 0, result.output
+    assert "no violations" in result.stdout
+    assert "remaining + sold = opened" in " ".join(result.stdout.split())
+
+
+async def test_the_command_line_of_a_violation(undecided: Sale, monkeypatch: pytest.MonkeyPatch) -> None:
+    await undecided.forge(FAULTS["another winner"])
+    result = await seckill(undecided, monkeypatch, "audit", "--json")
+    assert result.exit_code == 1, result.output
+    document = json.loads(result.stdout)
+    assert document["clean"] is False
+    (found,) = [each for each in document["checks"] if each["violations"]]
+    assert found["check"] == Check.OUTCOMES
+    assert (found["examined"], found["violations"], found["skipped"]) == (15, 1, [])
+    assert found["first"] == {
+        "topic": undecided.topics.results.name,
+        "partition": PARTITION,
+        "offset": 7,
+        "what": "codes: [-3,-2,1] instead of [-3,1,-2]",
+    }
+    result = await seckill(undecided, monkeypatch, "audit")
+    assert result.exit_code == 1
+    assert "VIOLATIONS: outcomes" in result.stdout
+
+
+async def test_the_command_line_without_a_redis(sold: Sale, monkeypatch: pytest.MonkeyPatch) -> None:
+    nowhere = "redis://127.0.0.1:1/0"
+    result = await seckill(sold, monkeypatch, "audit", SECKILL_REDIS_URL=nowhere)
+    assert result.exit_code == 2, result.output
+    assert "Redis" in result.stderr
+    result = await seckill(sold, monkeypatch, "rebuild", SECKILL_REDIS_URL=nowhere)
+    assert result.exit_code == 1, result.output

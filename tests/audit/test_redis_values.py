@@ -1,0 +1,65 @@
+"""The checks of Redis that depend on a sale that goes on, over plain values."""
+
+from collections.abc import Mapping
+
+import pytest
+
+from pipeline.audit import checks
+from pipeline.audit.decision_log import FirstDecisions, digest
+from pipeline.audit.report import Check, Cut, Finding, Place, Report
+from pipeline.audit.stock_fold import StockFold
+
+
+@pytest.mark.parametrize(
+    ("expected", "value", "is_right"),
+    [
+        ({"u": b"1:0"}, b"1:0", True),
+        ({"u": b"1:0"}, b"1:0\n9:0", True),
+        ({"u": b"1:0"}, b"1:0\n5:0", False),
+        ({"u": b"1:0\n5:0:2:key:1"}, b"1:0\n5:0:2:key:1\n6:1", True),
+        ({"u": b"1:0"}, b"9:0", False),
+        ({"u": b"1:0"}, None, False),
+        ({}, b"6:0", True),
+        ({}, b"5:0", False),
+        ({}, b"junk", False),
+        ({"u": b"1:0"}, b"1:0\njunk", False),
+    ],
+)
+def test_wins_above_the_cursor_are_not_looked_at(
+    expected: Mapping[str, bytes], value: bytes | None, is_right: bool
+) -> None:
+    assert (not list(checks.buyers_differ(expected, ["u"], [value], 5))) is is_right
+
+
+def test_a_partition_in_which_nothing_was_decided_has_no_cursor() -> None:
+    assert checks.cursor_differs(StockFold(), {}) is None
+    assert checks.cursor_differs(StockFold(), {"offset": "0"}) is not None
+
+
+@pytest.mark.parametrize(("ttl_ms", "expires"), [(-2, False), (-1, False), (0, True), (1, True)])
+def test_what_expires(ttl_ms: int, expires: bool) -> None:
+    assert (checks.expires("key", ttl_ms) is not None) is expires
+
+
+def test_first_decisions_with_holes() -> None:
+    first = FirstDecisions()
+    first.add(1, b"one", 100)
+    first.add(4, b"four", 200)
+    assert [first.digest(offset) for offset in range(6)] == [0, digest(b"one"), 0, 0, digest(b"four"), 0]
+    assert [first.since(time_ms) for time_ms in (0, 100, 101, 200, 201)] == [0, 1, 4, 4, 5]
+    assert checks.repeat(first.digest(4), b"four") is None
+    assert checks.repeat(first.digest(4), b"five") is not None
+
+
+def test_a_report_is_clean_without_violations_and_tells_what_was_skipped() -> None:
+    findings = {check: Finding() for check in Check}
+    findings[Check.REDIS].skipped.append("partition 1: Redis is being made again")
+    report = Report(findings, [Cut(1, 5, 0)], 0.5)
+    assert report.clean
+    assert report.document()["checks"][3]["skipped"] == ["partition 1: Redis is being made again"]
+    findings[Check.VIEW].look("wrong", Place("redis", 1, None))
+    findings[Check.VIEW].look("also wrong", Place("redis", 1, 7))
+    assert not report.clean
+    assert report.failed == [Check.VIEW]
+    assert findings[Check.VIEW].first == (Place("redis", 1, None), "wrong")
+    assert str(Place("redis", 1, None)) == "redis/1"

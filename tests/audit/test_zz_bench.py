@@ -1,0 +1,35 @@
+import time, pytest
+from faults import PLAIN, PARTITION
+from pipeline.messages import *
+from pipeline.domain.product import Opening
+from pipeline.stock.store import Command
+from pipeline.rebuild import rebuild
+from pipeline.audit import audit
+@pytest.mark.parametrize("stock", [4000, 1_000_000])
+async def test_bench(empty_sale, stock):
+    s = empty_sale
+    key = PLAIN.encode()
+    cmds=[(key, encode_open(OpenCommand(PLAIN, Opening("n","9.90",stock,0,10**14))))]
+    cmds+=[(key, encode_purchases(PLAIN, [f"u{n:05d}{i:04d}" for i in range(200)])) for n in range(5000)]
+    t=time.time()
+    await s.send(cmds)
+    print("\nsend", time.time()-t); t=time.time()
+    from pipeline.decider.intake import prepare
+    from pipeline.decider.synchronise import incoming
+    reqs=[r async for b in s.log.read(s.topics.requests.name, PARTITION, 0) for r in b]
+    at=-1; results=[]; orders=[]
+    for i in range(0,len(reqs),10):
+        chunk=[prepare(incoming(r)).command for r in reqs[i:i+10]]
+        d=await s.store.decide(PARTITION, at, 0, chunk); at=chunk[-1].offset
+        results+=[(key,r) for r in d.records]
+        for r,w in zip(d.records,d.winners):
+            if w: orders+=[(key,o) for o in created_orders(decode_result(r),PARTITION)]
+    await s.producer.send_all(s.topics.orders.name, PARTITION, orders)
+    await s.producer.send_all(s.topics.results.name, PARTITION, results)
+    print("decided", time.time()-t)
+    c=time.process_time()
+    print("REBUILD", stock, await rebuild(s.settings, s.topics), "cpu", time.process_time()-c)
+    c=time.process_time()
+    r=await audit(s.settings, s.topics)
+    print("AUDIT", stock, r.seconds, r.clean, "cpu", time.process_time()-c)
+    import resource; print("RSS MB", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024)
