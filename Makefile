@@ -1,6 +1,6 @@
 # `make` alone lists the targets: every line here with `##` is one.
 .DEFAULT_GOAL := help
-.PHONY: help run test chaos simulate lint format lock clean demo
+.PHONY: help run test chaos simulate bench lint format lock clean demo
 
 BIN := .venv/bin
 IS_NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
@@ -25,6 +25,9 @@ test: .venv/.dev-stamp ## Set up what is missing and run all tests (TESTS="tests
 chaos: .venv/.dev-stamp ## Every fault 50 times (TRIES=5 for fewer), and the table of docs/reliability.md
 	@$(BIN)/python -m pytest tests/chaos --chaos-tries $(or $(TRIES),50) --chaos-report tests/chaos/outcomes.json
 	@$(BIN)/python tests/chaos/report.py tests/chaos/outcomes.json docs/reliability.md
+
+bench: .venv/.dev-stamp ## The engine beside a bare floor, in one run
+	@$(BIN)/python bench/engine.py
 
 simulate: .venv/.dev-stamp ## The real decider through 20,000 random schedules (SCHEDULES=500 for fewer)
 	@$(BIN)/python tests/model/simulation.py $(or $(SCHEDULES),20000)

@@ -4,12 +4,14 @@ The floor is one consumer, the same Lua, one producer: no Faust, no groups, no o
 """
 
 import asyncio
+import sys
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from stage import Stage, cpu_seconds
+from stage import Stage, cpu_seconds, stage
 
 from pipeline.decider.emit import Decision, emit
 from pipeline.decider.intake import Incoming, prepare
@@ -37,11 +39,11 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Drain:
-    """`cpu` is processor seconds of worker, Redis and broker while it lasted."""
+    """`worker_cpu_s` is the processor time of the worker, its start included; 0 for the floor."""
 
     decided_per_s: float
     seconds: float
-    cpu: dict[str, float]
+    worker_cpu_s: float = 0.0
 
 
 async def fill(stage: Stage, load: Load, product_id: str) -> tuple[int, int, int]:
@@ -75,12 +77,9 @@ async def drain(stage: Stage, load: Load, product_id: str, **settings: object) -
     await asyncio.sleep(0.5)
     await asyncio.to_thread(worker.spawn)
     try:
-        before: dict[str, float] = {}
-        began, ended = 0.0, 0.0
         async with asyncio.timeout(DECIDED_WITHIN_S):
             began, ended = await following
-        cpu = {"worker": cpu_seconds(worker)} | before
-        return Drain(load.purchases / (ended - began), ended - began, cpu)
+        return Drain(load.purchases / (ended - began), ended - began, cpu_seconds(worker))
     finally:
         await asyncio.to_thread(worker.stop)
 
@@ -147,7 +146,38 @@ async def floor(stage: Stage, load: Load, product_id: str) -> Drain:
                 await emit(producer, stage.topics, partition, decisions)
                 position = chunk[-1].record.offset
         ended = time.perf_counter()
-        return Drain(load.purchases / (ended - began), ended - began, {})
+        return Drain(load.purchases / (ended - began), ended - began)
     finally:
         await producer.stop()
         await store.close()
+
+
+LOADS = (
+    Load(1_000_000, 200, 4_000),
+    Load(1_000_000, 200, 1_000_000),
+    Load(1_000_000, 200, 4_000, limit=True),
+    Load(400_000, 50, 4_000),
+    Load(100_000, 10, 4_000),
+    Load(20_000, 1, 4_000),
+)
+
+
+def main() -> None:
+    libs = Path("data") / "kafka" / "libs"
+    print(
+        f"{'purchases':>10} {'a record':>8} {'winners':>10} {'limiter':>8} {'floor/s':>12} {'engine/s':>12} {'ratio':>6}"
+    )
+    with stage(libs) as on:
+        for number, load in enumerate(LOADS):
+            bare = asyncio.run(floor(on, load, f"floor-{number}"))
+            engine = asyncio.run(drain(on, load, f"engine-{number}"))
+            print(
+                f"{load.purchases:>10,} {load.per_record:>8} {load.winners:>10,} {'on' if load.limit else '-':>8}"
+                f" {bare.decided_per_s:>12,.0f} {engine.decided_per_s:>12,.0f}"
+                f" {engine.decided_per_s / bare.decided_per_s:>6.2f}",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -9,15 +9,19 @@ import asyncio
 import time
 from collections.abc import Callable
 from contextlib import aclosing
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import (
     GroupCoordinatorNotAvailableError,
+    GroupIdNotFound,
+    GroupLoadInProgressError,
     IncompatibleBrokerVersion,
     KafkaError,
+    NoError,
     NotCoordinatorForGroupError,
     UnsupportedVersionError,
+    for_code,
 )
 
 from pipeline.decider.replay import Replay
@@ -30,8 +34,11 @@ BROKER_TIMEOUT_MS = 10_000
 COORDINATOR_TRIES_MAX = 40
 COORDINATOR_PAUSE_MS = 250
 """A broker that never had a consumer group first makes the topic for them."""
-NO_MEMBERS = frozenset({"Empty", "Dead"})
-"""The states of a consumer group in which nobody belongs to it."""
+_NO_COORDINATOR_YET = (
+    GroupCoordinatorNotAvailableError,
+    GroupLoadInProgressError,
+    NotCoordinatorForGroupError,
+)
 
 
 class CanNotRebuild(Exception):
@@ -139,23 +146,26 @@ async def _members(bootstrap: str, group: str) -> int:
     admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap, request_timeout_ms=BROKER_TIMEOUT_MS)
     try:
         await admin.start()
-        described = await _described(admin, group)
+        for _ in range(COORDINATOR_TRIES_MAX):
+            try:
+                return await _described_members(admin, group)
+            except _NO_COORDINATOR_YET:
+                await asyncio.sleep(COORDINATOR_PAUSE_MS / 1_000)
+        return await _described_members(admin, group)
     except (IncompatibleBrokerVersion, UnsupportedVersionError):
         return 0
     except (KafkaError, OSError) as error:
         raise LogUnavailable(f"Kafka: {error!r}") from error
     finally:
         await admin.close()
-    groups = [each for response in described for each in response.to_object()["groups"]]
-    return sum(len(each["members"]) or 1 for each in groups if each["state"] not in NO_MEMBERS)
 
 
-async def _described(admin: AIOKafkaAdminClient, group: str) -> list[Any]:
-    for _ in range(COORDINATOR_TRIES_MAX - 1):
-        try:
-            described: list[Any] = await admin.describe_consumer_groups([group])
-        except (GroupCoordinatorNotAvailableError, NotCoordinatorForGroupError):
-            await asyncio.sleep(COORDINATOR_PAUSE_MS / 1_000)
-        else:
-            return described
-    return list(await admin.describe_consumer_groups([group]))
+async def _described_members(admin: AIOKafkaAdminClient, group: str) -> int:
+    (response,) = await admin.describe_consumer_groups([group])
+    (described,) = response.to_object()["groups"]
+    error = for_code(described["error_code"])
+    if error is GroupIdNotFound:
+        return 0
+    if error is not NoError:
+        raise error(f"the group {group} can not be described")
+    return len(described["members"])

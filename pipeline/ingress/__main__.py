@@ -7,8 +7,10 @@ import signal
 import sys
 
 import uvloop
+from aiohttp.http_exceptions import HttpProcessingError
 
 from pipeline.ingress.app import Ingress, StartFailed
+from pipeline.ingress.ending import end
 from pipeline.settings import BadSettings, Settings, load_settings
 from pipeline.topics import BadTopics, Topics, load_topics
 
@@ -18,6 +20,7 @@ log = logging.getLogger("pipeline.ingress")
 def main() -> int:
     """The exit status: 0 after a stop that was asked for, 1 after a fault, 2 if it could not start."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("aiohttp.server").addFilter(_is_our_fault)
     try:
         settings = load_settings()
         topics = load_topics(settings.kafka_profile)
@@ -27,23 +30,38 @@ def main() -> int:
         return 2
 
 
+def _is_our_fault(record: logging.LogRecord) -> bool:
+    """Not what is no HTTP: its sender was answered 400, and could fill the log with tracebacks."""
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+
+
 async def _serve(settings: Settings, topics: Topics) -> int:
     ingress = Ingress(settings, topics)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, stop.set)
-    feed = await ingress.start()
+    stopped = asyncio.create_task(stop.wait())
+    starting = asyncio.create_task(ingress.start())
+    # A start may wait long for Kafka; being told to stop must not.
+    await asyncio.wait({starting, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    if not starting.done():
+        await end(starting)
+        return await _end(ingress, 0)
+    feed = starting.result()
     log.info(
         "%s takes purchases on %s:%d, administration on %s:%d",
         *(settings.worker_name, settings.public_host, settings.public_port),
         *(settings.admin_host, settings.admin_port),
     )
-    stopped = asyncio.create_task(stop.wait())
     await asyncio.wait({feed, stopped}, return_when=asyncio.FIRST_COMPLETED)
-    if feed.done():
-        log.critical("the results feed failed, so this process ends", exc_info=feed.exception())
-    status = 0 if stop.is_set() else 1
+    if stop.is_set():
+        return await _end(ingress, 0)
+    log.critical("the results feed failed, so this process ends", exc_info=feed.exception())
+    return await _end(ingress, 1)
+
+
+async def _end(ingress: Ingress, status: int) -> int:
     if not await ingress.stop():
         # What did not stop would also keep the event loop from closing.
         logging.shutdown()

@@ -101,7 +101,7 @@ class AdministrationRoutes:
             raise invalid(field, f"{field}: {reason}") from None
         self._decisions.check_room()
         receipt = await self._send(product_id, value)
-        decided = await self._decisions.wait(receipt, self._settings.wait_timeout_ms)
+        decided = await self._decisions.wait_for_own(receipt, self._settings.wait_timeout_ms)
         if decided is None:
             raise self._not_decided(
                 f"the command is in the log as {receipt} and will be decided; ask stats what became of it"

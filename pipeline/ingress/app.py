@@ -164,6 +164,8 @@ class Ingress:
             # A client that hangs up frees his place at once.
             handler_cancellation=True,
             access_log=None,
+            # A compressed body is refused; unpacked, its size would be anybody's guess.
+            auto_decompress=False,
             shutdown_timeout=self._settings.stop_deadline_ms / 1_000 * (1 - STOP_PATIENCE) * 0.9,
         )
         self._runners.append(runner)

@@ -1,5 +1,6 @@
 """Request bodies: from bytes to values that the rest can trust, or to a problem that names the field and the limit."""
 
+import asyncio
 import re
 from typing import Any, NamedTuple
 
@@ -11,6 +12,9 @@ from pipeline.domain.ids import ID_FORM, canonical_id
 from pipeline.domain.product import QUANTITY_MAX
 from pipeline.ingress.problems import Kind, Problem, invalid
 from pipeline.messages import IDEMPOTENCY_KEY_LENGTH_MAX, is_idempotency_key
+
+BODY_TIMEOUT_MS = 10_000
+"""From the headers to the end of the body: who sends a byte now and then must not keep a place for ever."""
 
 _STRING_OR_BRACKET = re.compile(rb'"(?:[^"\\]|\\.)*+"|[\[{]|[\]}]', re.DOTALL)
 
@@ -35,9 +39,25 @@ async def read_body(request: web.Request, bytes_max: int) -> bytes:
                 f"Content-Type is {content_type[:100]!r}, it must be application/json",
                 field="Content-Type",
             )
+    if "Content-Encoding" in request.headers:
+        raise Problem(
+            Kind.UNSUPPORTED_MEDIA_TYPE,
+            "Content-Encoding: the body must come as it is, not compressed",
+            field="Content-Encoding",
+        )
     try:
         # The application's client_max_size is bytes_max: aiohttp stops reading there.
-        return await request.read()
+        if request.content.is_eof():
+            return await request.read()
+        async with asyncio.timeout(BODY_TIMEOUT_MS / 1_000):
+            return await request.read()
+    except TimeoutError:
+        raise Problem(
+            Kind.TOO_SLOW,
+            f"the body did not come within {BODY_TIMEOUT_MS} ms",
+            field="body",
+            limit=BODY_TIMEOUT_MS,
+        ) from None
     except web.HTTPRequestEntityTooLarge:
         raise Problem(
             Kind.TOO_LARGE, f"the body is larger than {bytes_max} bytes", field="body", limit=bytes_max

@@ -6,14 +6,12 @@ Also tells apart what has no decision: waiting its turn, never given, or kept fo
 import asyncio
 import logging
 
-from pipeline.domain.codes import Code
 from pipeline.domain.receipts import Receipt
 from pipeline.ingress.group_commit import GroupCommit
-from pipeline.ingress.logends import LogEnds
+from pipeline.ingress.logends import EndsUnknown, LogEnds
 from pipeline.ingress.pace import Estimate, PaceKeeper
 from pipeline.ingress.problems import Kind, Problem, not_found
 from pipeline.ingress.waiters import Decided, ResultsFeed, TooManyWaiters, Waiters
-from pipeline.messages import Answer
 from pipeline.stock.store import StockStore, StockUnavailable
 
 VIEW_READS_MAX = 64
@@ -55,21 +53,21 @@ class Decisions:
         if not self._waiters.has_room:
             raise TooManyWaiters
 
-    async def await_own(self, receipt: Receipt, wait_ms: int) -> Answer | None:
-        """The answer to a purchase that this process has just put into the log, None if it takes longer."""
+    async def wait_for_own(self, receipt: Receipt, wait_ms: int) -> Decided | None:
+        """The decision on a command that this process has just put into the log, None if it takes longer.
+
+        Raises nothing: the command is in the log, and whatever happens here, its sender has to be told so.
+        """
         loop = asyncio.get_running_loop()
         deadline_s = loop.time() + wait_ms / 1_000
         try:
             decided = await self._waiters.wait(receipt.partition, receipt.offset, wait_ms)
             if decided is None and self._waiters.is_past(receipt.partition, receipt.offset):
                 decided = await self.wait(receipt, int((deadline_s - loop.time()) * 1_000))
-        except (TooManyWaiters, StockUnavailable) as error:
-            # The purchase is in the log: whatever happens here, the buyer has to be told his request id.
+        except (TooManyWaiters, StockUnavailable, EndsUnknown, Problem) as error:
             log.warning("request %s: can not wait for the decision: %r", receipt, error)
             return None
-        if decided is None:
-            return None
-        return decided.answer(receipt.index) or Answer(Code.SYSTEM_ERROR, None, None)
+        return decided
 
     async def wait(self, receipt: Receipt, wait_ms: int) -> Decided | None:
         """The decision, None if there is none within `wait_ms`.

@@ -88,7 +88,7 @@ def _body(name: str) -> Schema:
 
 
 def _purchase_paths() -> Schema:
-    refusals = (400, 413, 415, 429, 503)
+    refusals = (400, 408, 413, 415, 429, 503)
     key = {
         "name": "Idempotency-Key",
         "in": "header",
@@ -126,7 +126,7 @@ def _request_paths(settings: Settings) -> Schema:
     request_id = _path_parameter("request_id", "RequestId")
     events = _answers((404, 410, 429, 503))
     events["200"] = {
-        "description": "Events `queued` and, last, `decided`; their data are as in the poll",
+        "description": "Events `queued` and, last, `decided` (or `problem`); their data are as in the poll",
         "content": {"text/event-stream": {"schema": {"type": "string"}}},
     }
     return {
@@ -180,7 +180,7 @@ def _admin_paths(settings: Settings) -> Schema:
     servers = [
         {"url": f"http://{settings.admin_host}:{settings.admin_port}", "description": "administration"}
     ]
-    problems = (400, 409, 413, 415, 429, 503, 504)
+    problems = (400, 408, 409, 413, 415, 429, 503, 504)
     return {
         "/api/v1/seckill/activity/prewarm": {
             "servers": servers,

@@ -12,7 +12,7 @@ from pipeline.ingress.admission import Admission
 from pipeline.ingress.answers import decision_fields, json_answer
 from pipeline.ingress.decisions import Decisions
 from pipeline.ingress.logends import EndsUnknown
-from pipeline.ingress.problems import invalid, not_found
+from pipeline.ingress.problems import Problem, invalid, not_found
 from pipeline.ingress.waiters import Decided, TooManyWaiters
 from pipeline.settings import Settings
 from pipeline.stock.store import StockUnavailable
@@ -65,8 +65,13 @@ class PollingRoutes:
             try:
                 async with asyncio.timeout(EVENT_STREAM_MS_MAX / 1_000):
                     await self._stream(response, receipt, decided)
+            except Problem as problem:
+                # The status is out already, so what would have been the answer is the last event.
+                await response.write(_event("problem", problem.document()))
             except TimeoutError:
                 log.info("the event stream of %s was open for %d ms, ended", receipt, EVENT_STREAM_MS_MAX)
+            except ConnectionError:
+                log.debug("the client of the event stream of %s went away", receipt)
             return response
         finally:
             self.streams -= 1

@@ -22,10 +22,11 @@ class Kind(Enum):
     FORBIDDEN = ("forbidden", "This call needs the admin scope", 403)
     NOT_FOUND = ("not-found", "There is no such thing", 404)
     METHOD_NOT_ALLOWED = ("method-not-allowed", "This path does not take that method", 405)
+    TOO_SLOW = ("too-slow", "The body took too long to come", 408)
     CONFLICT = ("conflict", "The product is not in a state for this", 409)
     GONE = ("gone", "The answer was kept for its time, and is gone", 410)
     TOO_LARGE = ("too-large", "The body is too large", 413)
-    UNSUPPORTED_MEDIA_TYPE = ("unsupported-media-type", "The body must be application/json", 415)
+    UNSUPPORTED_MEDIA_TYPE = ("unsupported-media-type", "The body must be plain application/json", 415)
     BUSY = ("busy", "Too many requests", 429)
     INTERNAL = ("internal", "An internal fault", 500)
     UNAVAILABLE = ("unavailable", "The service can not do this now", 503)
@@ -63,7 +64,7 @@ class Problem(Exception):
         self.retry_after_s = retry_after_s
         self.allow = allow
 
-    def response(self) -> web.Response:
+    def document(self) -> dict[str, Any]:
         name, title, status = self.kind.value
         document: dict[str, Any] = {
             "type": f"urn:seckill:problem:{name}",
@@ -76,12 +77,15 @@ class Problem(Exception):
             document["field"] = self.field
         if self.limit is not None:
             document["limit"] = self.limit
+        return document
+
+    def response(self) -> web.Response:
         headers = {"Content-Type": CONTENT_TYPE}
         if self.retry_after_s is not None:
             headers["Retry-After"] = str(self.retry_after_s)
         if self.allow is not None:
             headers["Allow"] = self.allow
-        return web.Response(body=orjson.dumps(document), status=status, headers=headers)
+        return web.Response(body=orjson.dumps(self.document()), status=self.kind.status, headers=headers)
 
 
 def invalid(field: str | None, detail: str, limit: int | str | None = None) -> Problem:

@@ -66,11 +66,12 @@ class PurchaseRoutes:
         purchase = await self._wanted(request)
         self._decisions.check_room()
         receipt = await self._commits.submit(purchase)
-        answer = await self._decisions.await_own(receipt, self._wait_timeout_ms)
-        if answer is None:
+        decided = await self._decisions.wait_for_own(receipt, self._wait_timeout_ms)
+        if decided is None:
             answer = Answer(Code.TIMED_OUT, None, None)
             headers: dict[str, str] | None = {"Location": f"{REQUESTS_PATH}{receipt}"}
         else:
+            answer = decided.answer(receipt.index) or Answer(Code.SYSTEM_ERROR, None, None)
             headers = decision_headers(answer, self._retry_after_s)
         return json_answer(_told(purchase, receipt, answer), http_status(answer.code), headers)
 

@@ -1,0 +1,124 @@
+"""`python -m pipeline.ingress` as a process: it stops when told, with an answer to everybody, or says why it can not start."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+import pytest
+
+from contract.serving import PURCHASE, PURCHASE_ASYNC, REQUESTS
+from pipeline.local.listen import free_port
+from pipeline.settings import Profile
+from pipeline.topics import create_topics, load_topics
+
+READY_S_MAX = 30
+STOP_S_MAX = 10
+
+
+@asynccontextmanager
+async def ingress(**settings: Any) -> AsyncIterator[asyncio.subprocess.Process]:
+    environment = {f"SECKILL_{name.upper()}": str(value) for name, value in settings.items()}
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "pipeline.ingress"),
+        env={**os.environ, **environment},
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+async def _until_ready(client: aiohttp.ClientSession) -> None:
+    async with asyncio.timeout(READY_S_MAX):
+        while True:
+            try:
+                async with client.get("/health/ready") as response:
+                    if response.status == 200:
+                        return
+            except aiohttp.ClientConnectionError:
+                pass
+            await asyncio.sleep(0.05)
+
+
+async def _stop(process: asyncio.subprocess.Process) -> tuple[int, str]:
+    process.send_signal(signal.SIGTERM)
+    async with asyncio.timeout(STOP_S_MAX):
+        _, error = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, error.decode()
+
+
+async def test_a_stop_answers_all_who_wait(kafka: Any, redis_url: str) -> None:
+    await create_topics(kafka.bootstrap, load_topics(Profile.LOCAL))
+    port = free_port()
+    settings = {
+        "redis_url": redis_url,
+        "public_port": port,
+        "admin_port": free_port(),
+        "wait_timeout_ms": 30_000,
+    }
+    async with (
+        ingress(**kafka.settings(), **settings) as process,
+        aiohttp.ClientSession(f"http://127.0.0.1:{port}") as client,
+    ):
+        await _until_ready(client)
+        async with client.post(PURCHASE_ASYNC, json={"product_id": 5, "user_id": "u1"}) as response:
+            request_id = (await response.json())["request_id"]
+        # Nobody decides here: each of these would wait for half a minute.
+        buyer = asyncio.create_task(client.post(PURCHASE, json={"product_id": 5, "user_id": "u2"}))
+        poller = asyncio.create_task(client.get(f"{REQUESTS}{request_id}?wait_ms=30000"))
+        stream = await client.get(f"{REQUESTS}{request_id}/events")
+        await stream.content.readline()
+        await asyncio.wait({buyer, poller}, timeout=0.5)
+        assert not buyer.done()
+        status, log = await _stop(process)
+        assert (status, "Traceback" in log) == (0, False), log
+        async with await buyer as response:
+            assert (response.status, (await response.json())["code"]) == (202, -10)
+        async with await poller as response:
+            assert (response.status, (await response.json())["status"]) == (200, "queued")
+        assert b"queued" in await stream.read()
+
+
+async def test_a_start_that_waits_for_kafka_can_be_stopped() -> None:
+    async with ingress(kafka_bootstrap=f"127.0.0.1:{free_port()}") as process:
+        await asyncio.sleep(2)
+        status, log = await _stop(process)
+        assert (status, "Traceback" in log) == (0, False), log
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"public_port": 0}, "SECKILL_PUBLIC_PORT"),
+        ({"topics_file": "/nowhere/topics.yaml"}, "/nowhere/topics.yaml"),
+    ],
+)
+async def test_what_is_wrong_with_the_settings_is_said(settings: dict[str, Any], words: str) -> None:
+    async with ingress(**settings) as process:
+        async with asyncio.timeout(READY_S_MAX):
+            _, error = await process.communicate()
+    assert process.returncode == 2
+    assert words in error.decode()
+    assert "Traceback" not in error.decode()
+
+
+async def test_a_port_in_use_is_said(kafka: Any, redis_url: str) -> None:
+    await create_topics(kafka.bootstrap, load_topics(Profile.LOCAL))
+    server = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    settings = {"redis_url": redis_url, "public_port": port, "admin_port": free_port()}
+    async with server, ingress(**kafka.settings(), **settings) as process:
+        async with asyncio.timeout(READY_S_MAX):
+            _, error = await process.communicate()
+    assert process.returncode == 2
+    assert f"{port}" in error.decode()
+    assert "Traceback" not in error.decode()

@@ -1,0 +1,90 @@
+"""What no well-behaved client sends: the answer is a refusal, never an internal fault, and no place is kept."""
+
+import asyncio
+import gzip
+
+import pytest
+from pytest import MonkeyPatch
+
+from contract.serving import PURCHASE_ASYNC, REQUESTS, SYSTEM, Service
+from pipeline.ingress import bodies
+
+BODY = b'{"product_id":5,"user_id":"u"}'
+HEAD = b"Host: x\r\nConnection: close\r\nContent-Type: application/json\r\n"
+POST = b"POST " + PURCHASE_ASYNC.encode() + b" HTTP/1.1\r\n" + HEAD
+
+
+def with_body(body: bytes, headers: bytes = b"") -> bytes:
+    return POST + headers + b"Content-Length: %d\r\n\r\n" % len(body) + body
+
+
+ODD = [
+    (b"GET /\xff\xfe HTTP/1.1\r\n" + HEAD + b"\r\n", 400),
+    (b"GET /%ff%fe HTTP/1.1\r\n" + HEAD + b"\r\n", 404),
+    (b"GET /api/v1/seckill/requests/%ff HTTP/1.1\r\n" + HEAD + b"\r\n", 404),
+    (b"GET /api/v1/seckill/stats/%ff%00 HTTP/1.1\r\n" + HEAD + b"\r\n", 400),
+    (b"GET /api/v1/seckill/requests/0-0-0?wait_ms=%ff HTTP/1.1\r\n" + HEAD + b"\r\n", 400),
+    (with_body(BODY, b"Idempotency-Key: \xff\xfe\r\n"), 400),
+    (with_body(BODY, b"Content-Encoding: gzip\r\n"), 415),
+    (with_body(gzip.compress(BODY), b"Content-Encoding: gzip\r\n"), 415),
+    (with_body(BODY, b"Content-Encoding: \xff\r\n"), 415),
+    (POST.replace(b"application/json", b"\xff\xfe") + b"Content-Length: 2\r\n\r\n{}", 415),
+    (POST + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", 400),
+    (POST + b"\r\n", 400),
+    (b"hello\r\n\r\n", 400),
+    (with_body(BODY), 202),
+    (POST + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY), 202),
+]
+
+
+async def send(service: Service, data: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", service.settings.public_port)
+    writer.write(data)
+    await writer.drain()
+    return reader, writer
+
+
+async def test_odd_requests_are_refused(service: Service) -> None:
+    for data, status in ODD:
+        reader, writer = await send(service, data)
+        async with asyncio.timeout(10):
+            answer = await reader.read(-1)
+        assert answer.split(b" ", 2)[1] == b"%d" % status, (data, answer)
+        writer.close()
+
+
+async def test_a_body_that_does_not_come_gets_408(service: Service, monkeypatch: MonkeyPatch) -> None:
+    monkeypatch.setattr(bodies, "BODY_TIMEOUT_MS", 50)
+    reader, writer = await send(service, POST + b"Content-Length: 100\r\n\r\n" + BODY)
+    async with asyncio.timeout(10):
+        answer = await reader.read(-1)
+    assert answer.startswith(b"HTTP/1.1 408")
+    assert b'"field":"body","limit":50' in answer
+    writer.close()
+
+
+async def test_who_hangs_up_half_way_keeps_no_place(
+    service: Service, caplog: pytest.LogCaptureFixture
+) -> None:
+    request_id = (await service.buy_async(5, "u1")).json()["request_id"]
+    for data in (
+        POST + b"Content-Length: 100\r\n\r\n" + BODY,
+        POST + b"Transfer-Encoding: chunked\r\n\r\n3\r\n{",
+        f"GET {REQUESTS}{request_id}/events HTTP/1.1\r\n".encode() + HEAD + b"\r\n",
+        f"GET {REQUESTS}{request_id}?wait_ms=30000 HTTP/1.1\r\n".encode() + HEAD + b"\r\n",
+    ):
+        _, writer = await send(service, data)
+        async with asyncio.timeout(10):
+            while (await _in_flight(service)) < 2:
+                await asyncio.sleep(0.01)
+        writer.transport.abort()
+        async with asyncio.timeout(10):
+            while (await _in_flight(service)) > 1:
+                await asyncio.sleep(0.01)
+    assert [each.getMessage() for each in caplog.records if each.levelname in ("ERROR", "CRITICAL")] == []
+
+
+async def _in_flight(service: Service) -> int:
+    """With the call that asks."""
+    count: int = (await service.call("GET", SYSTEM)).json()["service_stats"]["requests_in_flight"]
+    return count

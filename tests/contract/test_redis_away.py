@@ -1,0 +1,64 @@
+"""Redis goes away and comes back: purchases go on into the log, what is read from Redis says 503, and all is decided."""
+
+import asyncio
+from typing import Any
+
+from contract.serving import PURCHASED, REQUESTS, STATS, SYSTEM, Decider, Reply, StartIngress
+
+BACK_S_MAX = 20
+REQUEST = REQUESTS + "{request_id}"
+
+
+async def test_purchases_go_on_and_reads_have_to_wait(
+    start_ingress: StartIngress, private_redis: Any
+) -> None:
+    service = await start_ingress(redis_url=private_redis.url, wait_timeout_ms=200, redis_timeout_ms=1_000)
+    async with Decider(service.settings, service.topics):
+        await _decided(service.prewarm(5, stock=2))
+        before = (await service.buy_async(5, "before")).json()["request_id"]
+        assert (await service.poll(before, 10_000)).json()["code"] == 1
+    # One that began after the decisions has to ask Redis for them.
+    service = await start_ingress(
+        topics=service.topics, redis_url=private_redis.url, wait_timeout_ms=200, redis_timeout_ms=1_000
+    )
+    private_redis.process.kill()
+
+    taken = [(await service.buy_async(5, f"u{number}")).json()["request_id"] for number in range(3)]
+    sync = await service.buy(5, "sync")
+    assert (sync.status, sync.json()["code"]) == (202, -10)
+    for reply in (
+        await service.poll(before),
+        await service.poll(before, 50),
+        await service.call("GET", f"{REQUESTS}{before}/events", template=REQUEST + "/events"),
+        await service.stats(5),
+        await service.purchased(5, "before"),
+    ):
+        assert (reply.status, reply.kind) == (503, "application/problem+json")
+        assert int(reply.headers["Retry-After"]) >= 1
+    prewarm = await service.prewarm(6)
+    assert (prewarm.status, prewarm.json()["code"]) == (504, -10), "it is in the log, and is told so"
+    system = await service.call("GET", SYSTEM)
+    assert (system.status, system.json()["limiter_tokens"]) == (200, None)
+    ready = await service.call("GET", "/health/ready")
+    assert (ready.status, ready.json()["checks"]["kafka"]) == (503, "ok")
+    assert ready.json()["checks"]["redis"] != "ok"
+    assert (await service.call("GET", "/health/live")).status == 200
+
+    await asyncio.to_thread(private_redis.process.start)
+    async with asyncio.timeout(BACK_S_MAX):
+        while (await service.call("GET", "/health/ready")).status == 503:
+            await asyncio.sleep(0.05)
+    assert (await service.poll(before)).json()["code"] == 1
+    assert (await service.purchased(5, "before")).json()["purchased"] is True
+    assert [(await service.poll(each)).json()["status"] for each in taken] == ["queued"] * 3
+    for path, template in (
+        (f"{STATS}5", STATS + "{product_id}"),
+        (f"{PURCHASED}5/u0", PURCHASED + "{product_id}/{user_id}"),
+    ):
+        assert (await service.call("GET", path, template=template)).status == 200
+
+
+async def _decided(call: Any) -> Reply:
+    reply: Reply = await call
+    assert reply.status == 200
+    return reply

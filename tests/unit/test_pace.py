@@ -1,0 +1,59 @@
+"""Estimates: how many are ahead, and when it is one's turn; unknown is said as unknown."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.ingress.pace import SAMPLES_MAX, Estimate, Pace, Sample
+
+
+def test_without_samples_only_the_place_in_the_record_and_the_records_ahead_are_known() -> None:
+    assert Pace().estimate(offset=9, index=2, decided_offset=4) == Estimate(ahead=4 + 2, eta_ms=None)
+    assert Pace().decided_offset == -1
+
+
+def test_records_count_for_what_they_held_of_late() -> None:
+    pace = Pace()
+    pace.add(Sample(1.0, 99, 1_000))
+    assert pace.purchases_per_record() == 10, "before anything moved, as since the beginning"
+    pace.add(Sample(2.0, 109, 3_000))
+    assert pace.purchases_per_record() == 200
+    assert pace.purchases_per_s() == 2_000
+    ahead, eta_ms = pace.estimate(offset=113, index=1, decided_offset=-1)
+    assert ahead == 3 * 200 + 1
+    assert eta_ms is not None
+    assert 300 <= eta_ms <= 303
+    # The feed may know more than the last sample.
+    assert pace.estimate(offset=113, index=1, decided_offset=112).ahead == 1
+
+
+def test_a_decider_that_was_idle_is_not_a_slow_one() -> None:
+    pace = Pace()
+    for sample in (Sample(0, 0, 0), Sample(1, 10, 500), Sample(2, 10, 500), Sample(3, 11, 501)):
+        pace.add(sample)
+    assert pace.purchases_per_s() == 500
+
+
+def test_a_cursor_that_went_back_forgets_what_was() -> None:
+    pace = Pace()
+    pace.add(Sample(0, 100, 1_000))
+    pace.add(Sample(1, 200, 2_000))
+    pace.add(Sample(2, 10, 10))
+    assert (pace.decided_offset, pace.purchases_per_s()) == (10, None)
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 5), st.integers(0, 50), st.integers(0, 100)), max_size=2 * SAMPLES_MAX),
+    st.integers(0, 5_000),
+    st.integers(0, 999),
+    st.integers(-1, 5_000),
+)
+def test_an_estimate_is_never_negative(
+    steps: list[tuple[float, int, int]], offset: int, index: int, decided_offset: int
+) -> None:
+    pace, at_s, reached, purchases = Pace(), 0.0, -1, 0
+    for seconds, records, more in steps:
+        at_s, reached, purchases = at_s + seconds, reached + records, purchases + records * more
+        pace.add(Sample(at_s, reached, purchases))
+    ahead, eta_ms = pace.estimate(offset, index, decided_offset)
+    assert ahead >= index
+    assert eta_ms is None or eta_ms > 0

@@ -1,0 +1,156 @@
+"""Waiters: who is woken by which record, who comes late, who goes early; and what a record tells each of its buyers."""
+
+import asyncio
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.domain.product import Opening, Product, Purchases, SaleState, decide_purchases
+from pipeline.ingress.waiters import RECENT_RECORDS_MAX, Decided, TooManyWaiters, Waiters
+from pipeline.messages import PurchaseResult, decode_result, encode_close
+
+LONG_MS = 60_000
+
+
+def record(source_offset: int, users: int = 1) -> bytes:
+    document = {
+        "source_offset": source_offset,
+        "type": "purchase",
+        "time_ms": 1,
+        "codes": [-1] * users,
+        "command": {"type": "purchase", "product_id": "5", "users": ["u"] * users},
+    }
+    return orjson.dumps(document)
+
+
+def wait(
+    waiters: Waiters, offset: int, timeout_ms: int = LONG_MS, **kind: Any
+) -> asyncio.Task[Decided | None]:
+    return asyncio.create_task(waiters.wait(0, offset, timeout_ms, **kind))
+
+
+async def settle() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def test_a_record_wakes_all_who_wait_for_it_and_nobody_else() -> None:
+    waiters = Waiters(2, 10)
+    first, second, other = wait(waiters, 7), wait(waiters, 7), wait(waiters, 8)
+    elsewhere = asyncio.create_task(waiters.wait(1, 7, LONG_MS))
+    await settle()
+    assert waiters.count == 4
+    waiters.deliver(0, record(7))
+    found = await first
+    assert found is not None
+    assert (found.partition, found.source_offset, found.value) == (0, 7, record(7))
+    assert await second is found
+    assert not other.done()
+    assert not elsewhere.done()
+    waiters.let_all_go()
+    assert await asyncio.gather(other, elsewhere) == [None, None]
+    assert waiters.count == 0
+
+
+async def test_a_decision_that_came_before_its_waiter_is_found_while_it_is_recent() -> None:
+    waiters = Waiters(1, 10)
+    for offset in range(RECENT_RECORDS_MAX + 2):
+        waiters.deliver(0, record(offset))
+    late = await waiters.wait(0, 2, LONG_MS)
+    assert late is not None
+    assert late.source_offset == 2
+    assert waiters.recent(0, 1) is None, "no more are kept than may"
+    assert await waiters.wait(0, 1, LONG_MS) is None, "what the feed has gone past is not waited for"
+    assert waiters.is_past(0, 1)
+    assert not waiters.is_past(0, RECENT_RECORDS_MAX + 2)
+
+
+async def test_the_first_decision_counts_and_a_repeat_is_dropped() -> None:
+    waiters = Waiters(1, 10)
+    waiters.deliver(0, record(5))
+    waiters.deliver(0, record(6))
+    waiters.deliver(0, record(5, users=2))
+    found = waiters.recent(0, 5)
+    assert found is not None
+    assert found.value == record(5)
+    assert waiters.last == [6]
+    with pytest.raises(ValueError, match="not a decision record"):
+        waiters.deliver(0, b"{}")
+
+
+async def test_places_are_given_back_by_time_outs_and_by_those_who_leave() -> None:
+    waiters = Waiters(1, 2)
+    leaves, stays = wait(waiters, 1), wait(waiters, 1)
+    await settle()
+    assert not waiters.has_room
+    with pytest.raises(TooManyWaiters):
+        await waiters.wait(0, 2, LONG_MS)
+    leaves.cancel()
+    await settle()
+    assert (waiters.count, waiters.has_room) == (1, True)
+    assert await waiters.wait(0, 2, 1) is None
+    assert waiters.count == 1
+    waiters.deliver(0, record(1))
+    assert await stays is not None
+    assert waiters.count == 0
+
+
+async def test_pollers_are_let_go_first() -> None:
+    waiters = Waiters(1, 10)
+    buyer, poller = wait(waiters, 1), wait(waiters, 1, poller=True)
+    await settle()
+    waiters.let_pollers_go()
+    assert await poller is None
+    assert not buyer.done()
+    waiters.deliver(0, record(1))
+    assert await buyer is not None
+
+
+_PURCHASES = st.lists(
+    st.tuples(st.sampled_from("abcdef"), st.integers(1, 3), st.none() | st.sampled_from(["k1", "k2"])),
+    min_size=1,
+    max_size=12,
+)
+
+
+@given(_PURCHASES, st.integers(0, 12), st.integers(1, 4), st.booleans())
+def test_each_buyer_is_told_what_the_record_says_of_him(
+    wanted: list[tuple[str, int, str | None]], stock: int, per_user_limit: int, opened: bool
+) -> None:
+    users, quantities, keys = zip(*wanted, strict=True)
+    purchases = Purchases(users, quantities, {at: key for at, key in enumerate(keys) if key})
+    opening = Opening("x", "1", stock, 0, 10, SaleState.ACTIVE, per_user_limit)
+    product = Product(opening, SaleState.ACTIVE, stock) if opened else None
+    decision = decide_purchases(product, 3, 4, 5, purchases)
+    document = {
+        "source_offset": 4,
+        "type": "purchase",
+        "time_ms": 5,
+        "codes": decision.codes,
+        "held": {str(at): order_id for at, order_id in decision.held.items()},
+        "stock": decision.stock,
+        "command": {
+            "product_id": "5",
+            "users": users,
+            "quantities": quantities,
+            "keys": {str(at): key for at, key in purchases.keys.items()},
+        },
+    }
+    value = orjson.dumps(document)
+    plain = decode_result(value)
+    assert isinstance(plain, PurchaseResult)
+    decided = Decided(3, 4, value)
+    assert [decided.answer(at) for at in range(len(users))] == [
+        plain.answer(3, at) for at in range(len(users))
+    ]
+    assert decided.answer(len(users)) is None
+
+
+def test_a_command_that_is_no_purchase_answers_nobody() -> None:
+    closing = b'{"source_offset":4,"type":"close","time_ms":5,"command":' + encode_close("5") + b"}"
+    malformed = b'{"source_offset":4,"type":"malformed","time_ms":5,"error":"value: not JSON"}'
+    for value in (closing, malformed):
+        assert Decided(0, 4, value).answer(0) is None
