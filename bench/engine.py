@@ -164,9 +164,7 @@ LOADS = (
 
 def main() -> None:
     libs = Path("data") / "kafka" / "libs"
-    print(
-        f"{'purchases':>10} {'a record':>8} {'winners':>10} {'limiter':>8} {'floor/s':>12} {'engine/s':>12} {'ratio':>6}"
-    )
+    print(" purchases a record    winners  limiter      floor/s     engine/s  ratio")
     with stage(libs) as on:
         for number, load in enumerate(LOADS):
             bare = asyncio.run(floor(on, load, f"floor-{number}"))

@@ -4,9 +4,9 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from faults import commands
-from sale import Sale
 
+from audit.faults import commands
+from audit.sale import Sale
 from pipeline.audit import redis_checks
 from pipeline.settings import Settings
 from pipeline.topics import Topics

@@ -1,4 +1,4 @@
-"""The commands of a small sale, what its logs must hold then, and faults as data: each breaks one invariant.
+"""The commands of a small sale, what its logs must then hold, and faults as data: one invariant broken each.
 
 A fault bends the decisions (then Redis, orders, dead letters and results follow from the bent ones: a history that
 agrees with itself), or what goes into one topic (and nothing else).

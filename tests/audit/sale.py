@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import Sequence
 from typing import Self
 
-from faults import PARTITION, PLAIN, Fault, Letter, written
 from redis import Redis
 
+from audit.faults import PARTITION, PLAIN, Fault, Letter, written
 from pipeline.decider.emit import Decision, emit
 from pipeline.decider.intake import Prepared, prepare
 from pipeline.decider.ports import Keyed

@@ -5,7 +5,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from faults import (
+
+from audit.faults import (
     FAULTS,
     JUNK,
     LATER,
@@ -16,8 +17,7 @@ from faults import (
     SHUT,
     commands,
 )
-from sale import Sale, sell_on
-
+from audit.sale import Sale, sell_on
 from pipeline.audit import CanNotAudit, Check, Report, audit
 from pipeline.audit.partition import PartitionAudit, fresh_findings
 from pipeline.audit.reader import StockReader

@@ -3,8 +3,8 @@
 from collections.abc import AsyncGenerator, Sequence
 
 import pytest
-from faults import FAULTS, NONE, PARTITION, PLAIN, REPEATED, Fault, commands, letter, written
 
+from audit.faults import FAULTS, NONE, PARTITION, PLAIN, REPEATED, Fault, commands, letter, written
 from pipeline.audit import Check
 from pipeline.audit.checks import encode_result
 from pipeline.audit.fold import PartitionFold

@@ -8,9 +8,9 @@ import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from click.testing import CliRunner, Result
-from faults import FAULTS, PARTITION, PLAIN, commands
-from sale import Sale
 
+from audit.faults import FAULTS, PARTITION, PLAIN, commands
+from audit.sale import Sale
 from pipeline.audit import CanNotAudit, Check, audit
 from pipeline.cli import main
 from pipeline.rebuild import CanNotRebuild, Progress, rebuild

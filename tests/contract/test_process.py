@@ -1,4 +1,4 @@
-"""`python -m pipeline.ingress` as a process: it stops when told, with an answer to everybody, or says why it can not start."""
+"""`python -m pipeline.ingress`: stops when told, with an answer to everybody, or says why it can not start."""
 
 import asyncio
 import os
@@ -90,7 +90,11 @@ async def test_a_stop_answers_all_who_wait(kafka: Any, redis_url: str) -> None:
 
 async def test_a_start_that_waits_for_kafka_can_be_stopped() -> None:
     async with ingress(kafka_bootstrap=f"127.0.0.1:{free_port()}") as process:
-        await asyncio.sleep(2)
+        # Only once it tries has it taken over the signals.
+        assert process.stderr is not None
+        async with asyncio.timeout(READY_S_MAX):
+            while b"connect" not in await process.stderr.readline():
+                pass
         status, log = await _stop(process)
         assert (status, "Traceback" in log) == (0, False), log
 

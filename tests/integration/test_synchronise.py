@@ -24,7 +24,9 @@ COMMANDS = [
 class World:
     """The two logs of partition 0, and what was sent, in order."""
 
-    def __init__(self, results: Sequence[bytes], requests_end: int = len(COMMANDS), beginning: int = 0) -> None:
+    def __init__(
+        self, results: Sequence[bytes], requests_end: int = len(COMMANDS), beginning: int = 0
+    ) -> None:
         self.results = list(results)
         self.requests_end = requests_end
         self.beginning = beginning
@@ -47,7 +49,9 @@ class World:
     async def send(self, topic: str, partition: int, *rest: Any) -> int:
         raise AssertionError("nothing here is malformed")
 
-    async def send_all(self, topic: str, partition: int, records: Sequence[tuple[bytes | None, bytes]]) -> int:
+    async def send_all(
+        self, topic: str, partition: int, records: Sequence[tuple[bytes | None, bytes]]
+    ) -> int:
         self.sent += [(topic, value) for _, value in records]
         return len(self.results) + len(records) - 1
 

@@ -24,24 +24,44 @@ local product_count = tonumber(ARGV[3])
 local products = {}
 for i = 1, product_count do products[i] = product_load(ARGV[3 + i], KEYS[1 + 2 * i], KEYS[2 + 2 * i]) end
 
+-- Strings, because a number costs a sprintf each time it is put into one (as in decide.lua).
+local places = {}
+local function place(i)
+  local text = places[i]
+  if not text then
+    text = tostring(i - 1)
+    places[i] = text
+  end
+  return text
+end
+
+-- replay_wins(...): `won` has the index of each purchase that took stock
+local function replay_wins(product, command, offset, won)
+  local users, quantities, keys = command.users, command.quantities, command.keys
+  local names = {}
+  for n = 1, #won do names[n] = users[won[n]] end
+  local bought = redis.call('HMGET', product.buyers_key, unpack(names))
+  local fresh, order = product.fresh, product.order
+  for n = 1, #won do
+    local i, user = won[n], names[n]
+    local wins = fresh[user] or bought[n]
+    if not fresh[user] then order[#order + 1] = user end
+    local win = win_encode(offset, place(i), quantities and quantities[i] or 1, keys and keys[place(i)])
+    fresh[user] = wins and wins .. '\n' .. win or win
+  end
+end
+
 local function replay_purchases(product, decision, offset)
-  local users, quantities, keys = decision.command.users, decision.command.quantities, decision.command.keys
-  local codes, held, counts = decision.codes, decision.held or {}, product.counts
-  purchases = purchases + #users
+  local codes, held, counts = decision.codes, decision.held, product.counts
+  purchases = purchases + #codes
   if not product.opened then return end
-  local bought = redis.call('HMGET', product.buyers_key, unpack(users))
-  local fresh = product.fresh
-  for i = 1, #users do
+  local won = {}
+  for i = 1, #codes do
     local code = codes[i]
     counts[code] = (counts[code] or 0) + 1
-    if code == 1 and not held[tostring(i - 1)] then
-      local user = users[i]
-      local wins = fresh[user] or bought[i]
-      if not fresh[user] then product.order[#product.order + 1] = user end
-      local win = win_encode(offset, i - 1, quantities and quantities[i] or 1, keys and keys[tostring(i - 1)])
-      fresh[user] = wins and wins .. '\n' .. win or win
-    end
+    if code == 1 and not (held and held[place(i)]) then won[#won + 1] = i end
   end
+  if #won > 0 then replay_wins(product, decision.command, offset, won) end
   product.stock, product.sold = decision.stock, decision.sold
   if decision.limiter then product.limiter = decision.limiter end
 end
