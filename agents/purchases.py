@@ -14,6 +14,7 @@ from pipeline.decider import Decider, Incoming
 from pipeline.decider.decider import State
 from pipeline.decider.ports import Log, Producer, Store
 from pipeline.domain.breaker import Breaker
+from pipeline.ending import end
 from pipeline.settings import Settings
 from pipeline.topics import Topics
 
@@ -69,9 +70,7 @@ class Deciders:
     async def revoke(self, partitions: set[int]) -> None:
         """Stop to decide these partitions. Where the work stood, their next owner finds out by synchronising."""
         tasks = [self._running.pop(partition)[1] for partition in partitions & set(self._running)]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*map(end, tasks))
 
     async def put(self, partition: int, record: Incoming) -> None:
         """Give a record to the decider of its partition; waits while there is none, or it has enough."""

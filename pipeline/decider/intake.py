@@ -68,7 +68,9 @@ class Intake:
         if not self._records:
             self._arrived.clear()
             try:
-                await asyncio.wait_for(self._arrived.wait(), timeout_s)
+                # Not `wait_for`: Python 3.11's may lose a cancellation.
+                async with asyncio.timeout(timeout_s):
+                    await self._arrived.wait()
             except TimeoutError:
                 return False
         return True

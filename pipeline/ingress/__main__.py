@@ -9,8 +9,8 @@ import sys
 import uvloop
 from aiohttp.http_exceptions import HttpProcessingError
 
+from pipeline.ending import end
 from pipeline.ingress.app import Ingress, StartFailed
-from pipeline.ingress.ending import end
 from pipeline.settings import BadSettings, Settings, load_settings
 from pipeline.topics import BadTopics, Topics, load_topics
 

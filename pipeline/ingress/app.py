@@ -7,11 +7,11 @@ from aiohttp import web
 from aiokafka.errors import KafkaError
 
 from pipeline.control import BreakerBoard, follow_control
+from pipeline.ending import end
 from pipeline.ingress import administration
 from pipeline.ingress.administration import AdministrationRoutes
 from pipeline.ingress.admission import Admission
 from pipeline.ingress.decisions import Decisions
-from pipeline.ingress.ending import end
 from pipeline.ingress.group_commit import GroupCommit
 from pipeline.ingress.health import HealthRoutes
 from pipeline.ingress.logends import EndsUnknown, LogEnds

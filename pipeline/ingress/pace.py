@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from pipeline.ingress.ending import end
+from pipeline.ending import end
 from pipeline.ingress.logends import EndsUnknown, LogEnds
 from pipeline.stock.store import StockStore, StockUnavailable
 

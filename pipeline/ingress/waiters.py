@@ -17,7 +17,7 @@ from aiokafka.errors import KafkaError
 
 from pipeline.domain.codes import Code
 from pipeline.domain.receipts import Receipt
-from pipeline.ingress.ending import end
+from pipeline.ending import end
 from pipeline.messages import Answer, PurchaseResult, Result, decode_result, peek_source_offset
 
 RECENT_RECORDS_MAX = 512
