@@ -84,11 +84,11 @@ Findings = dict[Check, Finding]
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """Up to which command a partition was examined (-1: none), and how many commands lay undecided above."""
+    """Up to which command a partition was examined (-1: none), and how many commands above it were not."""
 
     partition: int
     offset: int
-    undecided: int
+    above: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +113,7 @@ class Report:
             "seconds": round(self.seconds, 3),
             "checks": [_document(check, finding) for check, finding in self.findings.items()],
             "partitions": [
-                {"partition": cut.partition, "cut": cut.offset, "undecided": cut.undecided}
-                for cut in self.cuts
+                {"partition": cut.partition, "cut": cut.offset, "above": cut.above} for cut in self.cuts
             ],
         }
 

@@ -43,7 +43,7 @@ def _row(check: Check, finding: Finding) -> Iterable[str]:
 def _cuts(cuts: Iterable[Cut]) -> str:
     parts = []
     for cut in cuts:
-        above = f" ({cut.undecided:,} above, undecided)" if cut.undecided else ""
+        above = f" ({cut.above:,} above)" if cut.above else ""
         parts.append(
             f"{cut.partition}: {cut.offset}{above}" if cut.offset >= 0 else f"{cut.partition}: -{above}"
         )

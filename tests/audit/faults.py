@@ -226,9 +226,7 @@ FAULTS: dict[str, Fault] = {
     ),
     "another one let through": Fault(Check.OUTCOMES, "codes", changed(4, codes=[1, -9, 1, -9])),
     "another code": Fault(Check.OUTCOMES, "codes: [-5]", changed(14, codes=[-5])),
-    "another wait": Fault(
-        Check.OUTCOMES, "retry_after_ms: 7", changed(4, retry_after_ms=7), is_tried_for_real=True
-    ),
+    "another wait": Fault(Check.OUTCOMES, "retry_after_ms: 7", changed(4, retry_after_ms=7)),
     "another limiter": Fault(Check.OUTCOMES, "limiter: ", changed(4, limiter="1:0:1")),
     "another win referred to": Fault(Check.OUTCOMES, "held: ", changed(2, held={"0": f"{PARTITION}-1-1"})),
     "another stock that adds up": Fault(Check.OUTCOMES, "stock: 2 instead of 1", changed(2, stock=2, sold=3)),
@@ -270,20 +268,18 @@ FAULTS: dict[str, Fault] = {
         is_tried_for_real=True,
     ),
     "a win before the start": Fault(
-        Check.WINDOW, "but it is active", changed(12, codes=[1], stock=2, sold=1), is_tried_for_real=True
+        Check.WINDOW, "but it is active", changed(12, codes=[1], stock=2, sold=1)
     ),
     "an order missing": Fault(
         Check.ORDERS, "the win 1-1-1 has no order", orders=without(1), is_tried_for_real=True
     ),
     "the last order missing": Fault(Check.ORDERS, "has no order", orders=lambda records: records[:-1]),
     "no orders": Fault(Check.ORDERS, "the win 1-1-0 has no order", orders=lambda records: []),
-    "another order": Fault(Check.ORDERS, "19.81", orders=_other_amount, is_tried_for_real=True),
+    "another order": Fault(Check.ORDERS, "19.81", orders=_other_amount),
     "another order as a repeat": Fault(
         Check.ORDERS, "a repeat that differs", orders=lambda records: records + _other_amount(records)[1:2]
     ),
-    "an order of a loser": Fault(
-        Check.ORDERS, "there is no such win", orders=_and_order(b"1-1-0", b"1-7-2"), is_tried_for_real=True
-    ),
+    "an order of a loser": Fault(Check.ORDERS, "there is no such win", orders=_and_order(b"1-1-0", b"1-7-2")),
     "an early order of a loser": Fault(
         Check.ORDERS, "there is no such win", orders=_and_order(b"1-1-0", b"1-14-0", first=True)
     ),

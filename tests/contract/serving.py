@@ -10,8 +10,8 @@ import orjson
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from jsonschema import Draft202012Validator
 
-from pipeline.ingress.app import Ingress
 from pipeline.ending import end
+from pipeline.ingress.app import Ingress
 from pipeline.ingress.openapi import describe
 from pipeline.messages import MalformedCommand, decode_command
 from pipeline.producer import LogProducer

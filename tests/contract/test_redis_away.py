@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-from contract.serving import REQUESTS, SYSTEM, Decider, Reply, StartIngress
+from contract.serving import REQUESTS, SYSTEM, Decider, StartIngress
 
 BACK_S_MAX = 20
 REQUEST = REQUESTS + "{request_id}"
@@ -12,9 +12,9 @@ REQUEST = REQUESTS + "{request_id}"
 async def test_purchases_go_on_and_reads_have_to_wait(
     start_ingress: StartIngress, private_redis: Any
 ) -> None:
-    service = await start_ingress(redis_url=private_redis.url, wait_timeout_ms=200, redis_timeout_ms=1_000)
+    service = await start_ingress(redis_url=private_redis.url)
     async with Decider(service.settings, service.topics):
-        await _decided(service.prewarm(5, stock=2))
+        assert (await service.prewarm(5, stock=2)).status == 200
         before = (await service.buy_async(5, "before")).json()["request_id"]
         assert (await service.poll(before, 10_000)).json()["code"] == 1
     # One that began after the decisions has to ask Redis for them.
@@ -52,9 +52,3 @@ async def test_purchases_go_on_and_reads_have_to_wait(
     assert (await service.purchased(5, "before")).json()["purchased"] is True
     assert [(await service.poll(each)).json()["status"] for each in taken] == ["queued"] * 3
     assert (await service.stats(5)).status == 200
-
-
-async def _decided(call: Any) -> Reply:
-    reply: Reply = await call
-    assert reply.status == 200
-    return reply
