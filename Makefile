@@ -61,6 +61,8 @@ clean: ## Remove the virtual environment and all caches; the data of the system 
 	@echo "setting up .venv ..."
 	@$(PIP) --require-hashes -r requirements.lock
 	@$(PIP) --no-deps --no-build-isolation --editable .
+	@# Here and not at the first start: where Python is told to write no bytecode, each start would compile anew.
+	@$(BIN)/python -m compileall -q pipeline agents
 	@touch $@
 
 .venv/.dev-stamp: .venv/.run-stamp requirements-dev.lock

@@ -1,13 +1,17 @@
 """Builds the Faust application of a process, with what Faust was measured to need (docs/faust.md)."""
 
+import re
 from functools import cached_property
 
 import faust
+from faust.tables.manager import TableManager
 from mode.utils.queues import FlowControlEvent
 
+from agents.transport import Transport
 from pipeline.settings import Settings
 
 STREAM_BUFFER_RECORDS_MAX = 65_536
+FETCH_BYTES_MAX = 4 * 1024 * 1024
 SESSION_TIMEOUT_S = 6.0
 HEARTBEAT_INTERVAL_S = 1.0
 COMMIT_INTERVAL_S = 0.5
@@ -25,10 +29,32 @@ class _FlowControl(FlowControlEvent):
             super().resume()
 
 
+class _TableManager(TableManager):
+    """Starts at once. Faust sleeps a second here, for tables that a module imported later may add; all ours are there.
+
+    A second in which, after each restart, nothing would be decided.
+    """
+
+    async def on_start(self) -> None:
+        await self._update_channels()
+        await self.recovery.start()
+
+
 class _App(faust.App):
     @cached_property
     def flow_control(self) -> FlowControlEvent:
         return _FlowControl(loop=self.loop)
+
+    def _new_transport(self) -> Transport:
+        return Transport(self.conf.broker_consumer, self)
+
+
+def _instance(settings: Settings, web_port: int) -> str:
+    """The name of a process in its group. Kafka gives a member that comes back its old assignment, in which Faust
+
+    has noted where the web pages were, and refuses to start where they are now elsewhere: that is another member.
+    """
+    return re.sub(r"[^a-zA-Z0-9._-]", "_", f"{settings.worker_name}-{settings.tables_host}-{web_port}")
 
 
 def create_app(settings: Settings, group: str, web_port: int, replication: int = 1) -> faust.App:
@@ -42,11 +68,14 @@ def create_app(settings: Settings, group: str, web_port: int, replication: int =
         group,
         broker=[f"kafka://{address}" for address in settings.kafka().split(",")],
         # A worker that comes back under its old name has its partitions back in 2 s, not in 6.
-        consumer_group_instance_id=settings.worker_name if settings.kafka_static_membership else None,
+        consumer_group_instance_id=_instance(settings, web_port)
+        if settings.kafka_static_membership
+        else None,
         broker_session_timeout=SESSION_TIMEOUT_S,
         broker_heartbeat_interval=HEARTBEAT_INTERVAL_S,
         broker_commit_interval=COMMIT_INTERVAL_S,
         consumer_auto_offset_reset="earliest",
+        consumer_max_fetch_size=FETCH_BYTES_MAX,
         stream_buffer_maxsize=STREAM_BUFFER_RECORDS_MAX,
         # What is not acknowledged at a rebalance comes again, and the decider knows it; waiting would only stall it.
         stream_wait_empty=False,
@@ -64,4 +93,5 @@ def create_app(settings: Settings, group: str, web_port: int, replication: int =
         web_port=web_port,
         web_cors_options=None,
         autodiscover=False,
+        TableManager=_TableManager,
     )

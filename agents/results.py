@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -18,6 +19,11 @@ from pipeline.view import Positioned, ResultView
 logger = logging.getLogger(__name__)
 
 BATCH_RECORDS_MAX = 500
+PACE_S = 0.02
+"""At least this long from one batch to the next: each costs a write to Redis and three to Kafka, whatever it holds, and
+
+who waits for a decision hears it from the ingress, not from the view.
+"""
 LOOK_INTERVAL_S = 1.0
 CHANGELOG_SLOW_AFTER_S = 2.0
 
@@ -177,13 +183,20 @@ def attach(app: faust.App, topics: Topics, followers: Followers) -> None:
         # Acknowledged once it is written; see agents/purchases.py.
         stream.enable_acks = False
         events: list[Any] = []
+        written_at_s = 0.0
+
+        def is_batch() -> bool:
+            return len(events) >= BATCH_RECORDS_MAX or bool(stream.channel.queue.empty())
+
         try:
             async for event in stream.events():
                 events.append(event)
-                # What has gathered while the last batch was written is the next batch; nothing waits for a timer.
-                if len(events) >= BATCH_RECORDS_MAX or stream.channel.queue.empty():
+                if is_batch():
+                    # What has gathered since the last batch is the next; the first after a calm waits for nothing.
+                    await asyncio.sleep(written_at_s + PACE_S - time.monotonic())
+                if is_batch():
                     await followers.follow(event.message.partition, events)
-                    events = []
+                    events, written_at_s = [], time.monotonic()
         except Exception as error:
             # Faust would start the agent again after the events in its hands.
             logger.exception("the results agent failed")

@@ -4,14 +4,14 @@ The floor is one consumer, the same Lua, one producer: no Faust, no groups, no o
 """
 
 import asyncio
-import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from stage import Stage, cpu_seconds, stage
+from redis import Redis
+from stage import Stage
 
 from pipeline.decider.emit import Decision, emit
 from pipeline.decider.intake import Incoming, prepare
@@ -39,11 +39,36 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Drain:
-    """`worker_cpu_s` is the processor time of the worker, its start included; 0 for the floor."""
-
     decided_per_s: float
     seconds: float
-    worker_cpu_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """A load, how fast the floor and a worker decided it, and what one decision cost Redis in the worker's run."""
+
+    purchases: int
+    per_record: int
+    winners: int
+    limit: bool
+    floor_per_s: float
+    engine_per_s: float
+    redis_us: float
+
+    @property
+    def ratio(self) -> float:
+        return self.engine_per_s / self.floor_per_s
+
+
+LOADS = (
+    Load(1_000_000, 200, 4_000),
+    Load(1_000_000, 200, 4_000, limit=True),
+    Load(1_000_000, 200, 1_000_000),
+    Load(1_000_000, 50, 4_000),
+    Load(1_000_000, 50, 1_000_000),
+    Load(1_000_000, 10, 4_000),
+    Load(1_000_000, 10, 1_000_000),
+)
 
 
 async def fill(stage: Stage, load: Load, product_id: str) -> tuple[int, int, int]:
@@ -79,7 +104,7 @@ async def drain(stage: Stage, load: Load, product_id: str, **settings: object) -
     try:
         async with asyncio.timeout(DECIDED_WITHIN_S):
             began, ended = await following
-        return Drain(load.purchases / (ended - began), ended - began, cpu_seconds(worker))
+        return Drain(load.purchases / (ended - began), ended - began)
     finally:
         await asyncio.to_thread(worker.stop)
 
@@ -152,30 +177,38 @@ async def floor(stage: Stage, load: Load, product_id: str) -> Drain:
         await store.close()
 
 
-LOADS = (
-    Load(1_000_000, 200, 4_000),
-    Load(1_000_000, 200, 1_000_000),
-    Load(1_000_000, 200, 4_000, limit=True),
-    Load(400_000, 50, 4_000),
-    Load(100_000, 10, 4_000),
-    Load(20_000, 1, 4_000),
-)
+def measure(stage: Stage) -> Iterator[Engine]:
+    """Each load through the floor and through a worker, one after the other on the same broker and Redis."""
+    for number, load in enumerate(LOADS):
+        bare = asyncio.run(floor(stage, load, f"floor-{number}"))
+        with redis_time(stage) as spent:
+            engine = asyncio.run(drain(stage, load, f"engine-{number}"))
+        yield Engine(
+            load.purchases,
+            load.per_record,
+            load.winners,
+            load.limit,
+            bare.decided_per_s,
+            engine.decided_per_s,
+            spent.micros / load.purchases,
+        )
 
 
-def main() -> None:
-    libs = Path("data") / "kafka" / "libs"
-    print(" purchases a record    winners  limiter      floor/s     engine/s  ratio")
-    with stage(libs) as on:
-        for number, load in enumerate(LOADS):
-            bare = asyncio.run(floor(on, load, f"floor-{number}"))
-            engine = asyncio.run(drain(on, load, f"engine-{number}"))
-            print(
-                f"{load.purchases:>10,} {load.per_record:>8} {load.winners:>10,} {'on' if load.limit else '-':>8}"
-                f" {bare.decided_per_s:>12,.0f} {engine.decided_per_s:>12,.0f}"
-                f" {engine.decided_per_s / bare.decided_per_s:>6.2f}",
-                flush=True,
-            )
+@dataclass(slots=True)
+class Spent:
+    """Microseconds that Redis was busy with scripts."""
+
+    micros: float = 0.0
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+@contextmanager
+def redis_time(stage: Stage) -> Iterator[Spent]:
+    spent = Spent()
+    with Redis.from_url(stage.settings.redis()) as client:
+        client.config_resetstat()
+        yield spent
+        spent.micros = sum(
+            each["usec"]
+            for name, each in client.info("commandstats").items()
+            if name in ("cmdstat_evalsha", "cmdstat_eval")
+        )

@@ -3,7 +3,6 @@
 import asyncio
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -78,13 +77,3 @@ def stage(libs: Path) -> Iterator[Stage]:
                 "SECKILL_DATA_DIR": str(directory),
             }
             yield Stage(own, topics, directory, environment, redis, kafka)
-
-
-def cpu_seconds(process: Process) -> float:
-    """The processor time that this process has used so far."""
-    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / 100
-
-
-def elapsed_s(since: float) -> float:
-    return time.perf_counter() - since

@@ -9,10 +9,13 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
 from pipeline.local.listen import free_port, why_not
+from pipeline.local.process import tail
+from pipeline.local.state import read_state
 
 SECKILL = (sys.executable, "-c", "from pipeline.cli import main; main(prog_name='seckill')")
 READY_TIMEOUT_S = 120
@@ -49,6 +52,11 @@ class System:
     def output(self) -> str:
         return self._output_path.read_text()
 
+    def story(self) -> str:
+        """What it has said, and the end of what each part has."""
+        logs = sorted((self.data_dir / "logs").glob("*.log"))
+        return "\n".join([self.output, *(tail(path) for path in logs)])
+
     def begin(self) -> None:
         """Starts it and does not wait."""
         with self._output_path.open("wb") as output:
@@ -83,8 +91,9 @@ class System:
         return document
 
     def parts(self) -> dict[str, dict[str, Any]]:
-        """The parts in the status, by name."""
-        return {part["name"]: part for part in self.status()["parts"]}
+        """The parts in the status, by name; read without the command, that takes half a second of a CPU to start."""
+        state = read_state(self.data_dir)
+        return {part["name"]: part for part in state.document()["parts"]} if state else {}
 
     def run(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
         """Another command of `seckill`, with the settings of this system."""
@@ -142,10 +151,13 @@ def is_running(pid: int) -> bool:
     return stat.rpartition(")")[2].split()[0] not in "ZX"
 
 
-def wait_until(condition: Any, what: str, timeout_s: float = 60.0) -> None:
+def wait_until(
+    condition: Any, what: str, timeout_s: float = 60.0, told: Callable[[], str] = lambda: ""
+) -> None:
+    """`told` tells what happened meanwhile; it is asked where the condition did not come true in time."""
     deadline = time.monotonic() + timeout_s
     while not condition():
-        assert time.monotonic() < deadline, f"not within {timeout_s} s: {what}"
+        assert time.monotonic() < deadline, f"not within {timeout_s} s: {what}\n{told()}"
         time.sleep(0.1)
 
 

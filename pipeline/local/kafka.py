@@ -105,6 +105,10 @@ def kafka_part(directory: Path, libraries: Path, port: int) -> Part:
         "java",
         f"-Xmx{HEAP_BYTES_MAX}",
         "-XX:+ExitOnOutOfMemoryError",
+        # On a machine that it shares with everything else: the optimising compiler's first minutes cost it a whole
+        # core, in which buyers wait, and a small heap is collected faster by one thread than by many.
+        "-XX:TieredStopAtLevel=1",
+        "-XX:+UseSerialGC",
         "-Djava.awt.headless=true",
         f"-Dlog4j2.configurationFile={log4j}",
         "-cp",

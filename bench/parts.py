@@ -1,0 +1,157 @@
+"""The rest: rebuild of a million decisions, memory a buyer, one worker against two, the limiter and the breaker."""
+
+import asyncio
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+from engine import FAR_MS, Load, drain
+from redis import Redis
+from stage import Stage
+
+from pipeline.domain.breaker import Breaker, BreakerRule, failed, succeeded
+from pipeline.domain.product import Opening
+from pipeline.messages import OpenCommand, encode_open, encode_purchases
+from pipeline.producer import LogProducer
+from pipeline.rebuild import rebuild
+from pipeline.stock.store import StockStore
+from pipeline.topics import partition_of
+
+PURCHASES = 1_000_000
+PER_RECORD = 200
+LIMITER_ROUNDS = 3
+BREAKER_CALLS = 200_000
+CHUNKS_A_PURCHASE = 1 / 2_000
+DECIDED_WITHIN_S = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Rebuild:
+    """Of a log with so many decisions. `bytes_per_winner` is what one buyer's place costs Redis, at 10-byte ids."""
+
+    purchases: int
+    winners: int
+    seconds: float
+    bytes_per_winner: float | None
+
+
+def measure_rebuild(stage_of: Any, winners: int) -> Rebuild:
+    """On a stage of its own: a rebuild reads the whole log."""
+    with stage_of() as stage, Redis.from_url(stage.settings.redis()) as client:
+        before = client.info("memory")["used_memory"]
+        asyncio.run(drain(stage, Load(PURCHASES, PER_RECORD, winners), "rebuilt"))
+        used = client.info("memory")["used_memory"] - before
+        _forget_group(stage)
+        client.flushall()
+        rebuilt = asyncio.run(rebuild(stage.settings, stage.topics))
+        assert rebuilt.purchases == PURCHASES, rebuilt
+        return Rebuild(PURCHASES, winners, rebuilt.seconds, used / winners if winners == PURCHASES else None)
+
+
+def _forget_group(stage: Stage) -> None:
+    """A worker that was stopped counts as a member until its session ends, and rebuild refuses beside it."""
+    time.sleep(SESSION_S)
+
+
+SESSION_S = 7.0
+
+
+@dataclass(frozen=True, slots=True)
+class Workers:
+    """Purchases of four products in four partitions, while they arrive."""
+
+    workers: int
+    decided_per_s: float
+
+
+def measure_workers(stage: Stage, workers: int) -> Workers:
+    partitions = stage.topics.requests.partitions
+    products = _a_product_in_each(partitions, f"workers-{workers}-")
+    with ExitStack() as stack:
+        for number in range(1, workers + 1):
+            stack.enter_context(stage.worker(number))
+        seconds = asyncio.run(_decide_all(stage, products))
+    return Workers(workers, len(products) * (PURCHASES // partitions) / seconds)
+
+
+def _a_product_in_each(partitions: int, prefix: str) -> list[str]:
+    products: dict[int, str] = {}
+    number = 0
+    while len(products) < partitions:
+        products.setdefault(partition_of(f"{prefix}{number}", partitions), f"{prefix}{number}")
+        number += 1
+    return [products[partition] for partition in sorted(products)]
+
+
+async def _decide_all(stage: Stage, products: list[str]) -> float:
+    """The time from the first record sent to the last decision, of all products at once."""
+    store = StockStore(stage.settings.redis(), 10_000)
+    producer = LogProducer(stage.settings, "bench", idempotent=False)
+    await producer.start()
+    name = stage.topics.requests.name
+    batches = {
+        (partition_of(product_id, stage.topics.requests.partitions), product_id): _commands(
+            product_id, PURCHASES // len(products)
+        )
+        for product_id in products
+    }
+    try:
+        began = time.perf_counter()
+        lasts = await asyncio.gather(
+            *(producer.send_all(name, partition, batch) for (partition, _), batch in batches.items())
+        )
+        for (partition, _), last in zip(batches, lasts, strict=True):
+            while await store.cursor_offset(partition) < last:
+                assert time.perf_counter() - began < DECIDED_WITHIN_S, "not decided in time"
+                await asyncio.sleep(0.01)
+        return time.perf_counter() - began
+    finally:
+        await producer.stop()
+        await store.close()
+
+
+def _commands(product_id: str, purchases: int) -> list[tuple[bytes | None, bytes]]:
+    key = product_id.encode()
+    opening = Opening("bench", "9.90", 4_000, 0, FAR_MS)
+    return [
+        (key, encode_open(OpenCommand(product_id, opening))),
+        *(
+            (key, encode_purchases(product_id, [f"{start + i:010d}" for i in range(PER_RECORD)]))
+            for start in range(0, purchases, PER_RECORD)
+        ),
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Guards:
+    """What the limiter costs (median of several runs with and without it) and the breaker (its calls by themselves)."""
+
+    without_per_s: float
+    with_limiter_per_s: float
+    breaker_ns_a_chunk: float
+
+    @property
+    def cost(self) -> float:
+        """The part of the time that limiter and breaker take together."""
+        breaker = self.breaker_ns_a_chunk / 1e9 * CHUNKS_A_PURCHASE * self.with_limiter_per_s
+        return 1 - self.with_limiter_per_s / self.without_per_s + breaker
+
+
+def measure_guards(stage: Stage) -> Guards:
+    speeds: dict[bool, list[float]] = {False: [], True: []}
+    for number in range(LIMITER_ROUNDS):
+        for limit in (False, True):
+            load = Load(PURCHASES, PER_RECORD, 4_000, limit=limit)
+            speeds[limit].append(asyncio.run(drain(stage, load, f"guards-{number}-{limit}")).decided_per_s)
+    without, with_limiter = (sorted(speeds[limit])[LIMITER_ROUNDS // 2] for limit in (False, True))
+    return Guards(without, with_limiter, _breaker_ns())
+
+
+def _breaker_ns() -> float:
+    """What the decider does with the breaker at each chunk, at its dearest: a failure before."""
+    rule, breaker = BreakerRule(10, 60_000, 5_000), Breaker()
+    began = time.perf_counter_ns()
+    for moment in range(BREAKER_CALLS):
+        breaker = succeeded(failed(breaker, rule, moment))
+    return (time.perf_counter_ns() - began) / BREAKER_CALLS
