@@ -24,6 +24,8 @@ LIMITER_ROUNDS = 3
 BREAKER_CALLS = 200_000
 CHUNKS_A_PURCHASE = 1 / 2_000
 DECIDED_WITHIN_S = 300.0
+SESSION_S = 7.0
+"""A worker that was stopped counts as a member until its session ends, and rebuild refuses beside it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,19 +44,11 @@ def measure_rebuild(stage_of: Any, winners: int) -> Rebuild:
         before = client.info("memory")["used_memory"]
         asyncio.run(drain(stage, Load(PURCHASES, PER_RECORD, winners), "rebuilt"))
         used = client.info("memory")["used_memory"] - before
-        _forget_group(stage)
+        time.sleep(SESSION_S)
         client.flushall()
         rebuilt = asyncio.run(rebuild(stage.settings, stage.topics))
         assert rebuilt.purchases == PURCHASES, rebuilt
         return Rebuild(PURCHASES, winners, rebuilt.seconds, used / winners if winners == PURCHASES else None)
-
-
-def _forget_group(stage: Stage) -> None:
-    """A worker that was stopped counts as a member until its session ends, and rebuild refuses beside it."""
-    time.sleep(SESSION_S)
-
-
-SESSION_S = 7.0
 
 
 @dataclass(frozen=True, slots=True)

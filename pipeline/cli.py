@@ -149,9 +149,15 @@ class _Share(click.ParamType):
 def demo(
     buyers: int, stock: int, product_id: str | None, connections: int, repeats: float, bad: float
 ) -> None:
-    """Sell a product to a crowd over HTTP and check all that comes of it; exit code 1 if anything disagrees."""
+    """Sell a product to a crowd over HTTP, check all that comes of it, and let the audit recompute it.
+
+    Exit code 1 if anything disagrees, 2 if the audit could examine nothing.
+    """
     from rich.console import Console
 
+    from pipeline.audit import CanNotAudit
+    from pipeline.audit import audit as run_audit
+    from pipeline.audit.table import print_report, print_verdict
     from pipeline.demo.connection import Listener
     from pipeline.demo.sale import DemoRefused, Plan, fresh_product_id
     from pipeline.demo.show import run_demo
@@ -162,7 +168,7 @@ def demo(
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     with _refusals(BadSettings, BadTopics, DemoRefused, OrdersUnavailable):
         settings = load_settings()
-        topic = load_topics(settings.kafka_profile, settings.topics_file).orders.name
+        topics = load_topics(settings.kafka_profile, settings.topics_file)
         plan = Plan(
             product_id or fresh_product_id(),
             stock=stock,
@@ -173,9 +179,20 @@ def demo(
             public=Listener.at(settings.public_host, settings.public_port),
             administration=Listener.at(settings.admin_host, settings.admin_port),
         )
-        feed = OrdersFeed(settings.kafka(), topic, from_beginning=False)
-        if not run_demo(plan, feed, Console(highlight=False)):
-            raise click.exceptions.Exit(1)
+        feed = OrdersFeed(settings.kafka(), topics.orders.name, from_beginning=False)
+        console = Console(highlight=False)
+        agrees = run_demo(plan, feed, console)
+    with _refusals(CanNotAudit, exit_code=2), Console(stderr=True).status("audit"):
+        report = asyncio.run(run_audit(settings, topics, [plan.product_id]))
+    if report.clean:
+        console.print(
+            f"audit of {sum(each.examined for each in report.findings.values()):,} things:", end=" "
+        )
+        print_verdict(report, console)
+    else:
+        print_report(report, console)
+    if not (agrees and report.clean):
+        raise click.exceptions.Exit(1)
 
 
 @main.command()

@@ -22,6 +22,11 @@ def print_report(report: Report, console: Console) -> None:
         for reason in finding.skipped:
             console.print(f"skipped: {check}: {reason}", style="yellow", markup=False)
     console.print(_cuts(report.cuts), markup=False, highlight=False)
+    print_verdict(report, console)
+
+
+def print_verdict(report: Report, console: Console) -> None:
+    """One line."""
     verdict = "no violations" if report.clean else f"VIOLATIONS: {', '.join(report.failed)}"
     console.print(
         f"{verdict} ({report.seconds:.1f} s)",

@@ -34,7 +34,7 @@ FAULTS = (
     Fault("worker-killed-after-orders", Action.KILL_AT_POINT, point=faultpoints.AFTER_ORDERS),
     Fault("worker-killed-before-results-ack", Action.KILL_AT_POINT, point=faultpoints.RESULTS_IN_FLIGHT),
     Fault("worker-killed-after-results-ack", Action.KILL_AT_POINT, point=faultpoints.AFTER_RESULTS),
-    Fault("two-deciders", Action.STOP_AND_CONTINUE, duration_s=8.0),
+    Fault("two-deciders", Action.STOP_AND_CONTINUE, duration_s=1.0),
     Fault("second-worker-joins-and-leaves", Action.JOIN_AND_LEAVE, duration_s=1.0),
     Fault("redis-flushall", Action.FLUSH_REDIS),
     Fault("redis-restarted", Action.RESTART_REDIS, duration_s=0.5),

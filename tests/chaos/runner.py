@@ -15,6 +15,7 @@ from redis import Redis
 from chaos.crowd import CALL_TIMEOUT_S, Crowd
 from chaos.faults import Action, Fault
 from chaos.stage import Stage
+from pipeline.audit import audit
 from pipeline.topics import Topics
 
 STOCK = 150
@@ -104,7 +105,19 @@ async def run_fault(stage: Stage, topics: Topics, fault: Fault, seed: int) -> Ou
         finally:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
-    return _outcome(fault, seed, crowd, stats, watcher, at)
+    outcome = _outcome(fault, seed, crowd, stats, watcher, at)
+    outcome.violations += await _audit(stage, topics, crowd.product_id)
+    return outcome
+
+
+async def _audit(stage: Stage, topics: Topics, product_id: str) -> list[str]:
+    """What `seckill audit` has to say of the product's partition, all tries before this one included."""
+    report = await audit(stage.settings, topics, [product_id])
+    return [
+        f"audit: {check}: {finding.violations} violations, the first: {finding.first}"
+        for check, finding in report.findings.items()
+        if finding.violations
+    ]
 
 
 async def _sell_out(crowd: Crowd, session: aiohttp.ClientSession, stats: dict[str, Any]) -> None:

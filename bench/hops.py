@@ -1,0 +1,77 @@
+"""The floor of a synchronous purchase: the hops that it must make, one after the other, each by itself and bare."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from redis.asyncio import Redis
+from stage import Stage
+
+from pipeline.producer import LogProducer
+
+ROUNDS = 400
+PAUSE_S = 0.002
+BODY = b"x" * 200
+
+
+@dataclass(frozen=True, slots=True)
+class Hops:
+    """Medians, in milliseconds: a record acknowledged; a record seen by who follows; a question to Redis."""
+
+    acknowledged_ms: float
+    followed_ms: float
+    redis_ms: float
+
+    @property
+    def purchase_ms(self) -> float:
+        """A winner's way: command seen by the decider, Redis, order acknowledged, result seen by the ingress."""
+        return 2 * self.followed_ms + self.redis_ms + self.acknowledged_ms
+
+
+def measure(stage: Stage) -> Hops:
+    return asyncio.run(_measure(stage))
+
+
+async def _measure(stage: Stage) -> Hops:
+    name, place = stage.topics.requests.name, TopicPartition(stage.topics.requests.name, 0)
+    producer = LogProducer(stage.settings, "bench", idempotent=False)
+    await producer.start()
+    redis = Redis.from_url(stage.settings.redis())
+    arrived: asyncio.Queue[None] = asyncio.Queue()
+
+    async def follow(consumer: AIOKafkaConsumer) -> None:
+        async for _ in consumer:
+            arrived.put_nowait(None)
+
+    async def send() -> None:
+        await producer.send(name, 0, b"k", BODY)
+
+    async def send_and_see() -> None:
+        await asyncio.gather(send(), arrived.get())
+
+    try:
+        acknowledged_ms = await _median_ms(send)
+        async with AIOKafkaConsumer(
+            bootstrap_servers=stage.settings.kafka(), group_id=None, enable_auto_commit=False
+        ) as consumer:
+            consumer.assign([place])
+            await consumer.seek_to_end(place)
+            following = asyncio.create_task(follow(consumer))
+            followed_ms = await _median_ms(send_and_see)
+            following.cancel()
+        return Hops(acknowledged_ms, followed_ms, await _median_ms(redis.ping))
+    finally:
+        await redis.aclose()
+        await producer.stop()
+
+
+async def _median_ms(act: Callable[[], Awaitable[object]]) -> float:
+    times = []
+    for _ in range(ROUNDS):
+        began = time.perf_counter()
+        await act()
+        times.append((time.perf_counter() - began) * 1_000)
+        await asyncio.sleep(PAUSE_S)
+    return sorted(times)[ROUNDS // 2]
