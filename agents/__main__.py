@@ -52,7 +52,9 @@ def follower(settings: Settings) -> NoReturn:
     store = StockStore(settings.redis(), settings.redis_timeout_ms)
     log = PartitionLog(settings.kafka(), ends_are_exact=settings.kafka_idempotence)
     tables, breakers = Tables(app, topics), BreakerBoard()
-    followers = results.Followers(settings, topics, store, log, tables)
+    followers = results.Followers(
+        settings, topics, store, log, tables, lambda partition: breakers.state(partition).value
+    )
     results.attach(app, topics, followers)
     attach_ready(app, followers.checks)
     inspection = Inspection(
@@ -61,7 +63,6 @@ def follower(settings: Settings) -> NoReturn:
         lambda: followers.partitions,
         Owners(app, topics.results.name),
         Backlog(log, topics.requests.name, topics.requests.partitions),
-        lambda partition: breakers.state(partition).value,
     )
     attach_pages(app, inspection)
 

@@ -45,7 +45,7 @@ class Lag(Protocol):
 class Inspection:
     """Answers about the tables; `local` answers are from this process alone.
 
-    `held` tells the partitions whose rows are true in this process now, `breaker` the state of a partition's breaker.
+    `held` tells the partitions whose rows are true in this process now.
     """
 
     def __init__(
@@ -55,14 +55,12 @@ class Inspection:
         held: Callable[[], frozenset[int]],
         owners: OtherFollowers,
         backlog: Lag,
-        breaker: Callable[[int], str],
     ) -> None:
         self._tally = tally
         self._partitions = partitions
         self._held = held
         self._owners = owners
         self._backlog = backlog
-        self._breaker = breaker
 
     async def index(self, local: bool) -> Document:
         """The tables, how many rows each has, and who has which partitions."""
@@ -140,7 +138,7 @@ class Inspection:
             "records": row["records"],
             "purchases": row["purchases"],
             "lag": await self._backlog.undecided(number, row["source_offset"]),
-            "breaker": self._breaker(number),
+            "breaker": row["breaker"],
             "time": _rfc3339(row["time_ms"]),
         }
 
@@ -218,6 +216,8 @@ def _product(row: Row) -> Document:
             {"code": int(code), "name": Code(int(code)).name.lower(), "count": count}
             for code, count in sorted(row["by_code"].items(), key=lambda item: -int(item[0]))
         ],
+        "rate_limit": row.get("rate_limit"),
+        "limiter": row.get("limiter"),
         "partition": row["partition"],
         "source_offset": row["source_offset"],
         "time": _rfc3339(row["time_ms"]),

@@ -32,13 +32,20 @@ class Followers:
     """Follows the decision log, a partition at a time."""
 
     def __init__(
-        self, settings: Settings, topics: Topics, store: StockStore, log: PartitionLog, tables: Tables
+        self,
+        settings: Settings,
+        topics: Topics,
+        store: StockStore,
+        log: PartitionLog,
+        tables: Tables,
+        breaker_of: Callable[[int], str],
     ) -> None:
         self._settings = settings
         self._topics = topics
         self._store = store
         self._log = log
         self._tables = tables
+        self._breaker_of = breaker_of
         self._views: dict[int, ResultView] = {}
         self._locks: dict[int, asyncio.Lock] = {}
         self._trouble: dict[int, str] = {}
@@ -112,7 +119,9 @@ class Followers:
         return position
 
     async def look(self) -> None:
-        """See whether Redis still has the view, and write again what it lost."""
+        """See whether Redis still has the view, and write again what it lost; and how the breakers stand."""
+        for partition in self.partitions:
+            self._tables.mirror_breaker(partition, self._breaker_of(partition))
         await asyncio.gather(*(self._try(partition, _look) for partition in list(self._views)))
 
     async def _insist(self, partition: int, call: Callable[[ResultView], Awaitable[None]]) -> None:

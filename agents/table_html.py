@@ -105,10 +105,19 @@ def _product(row: Document) -> Document:
         "state": _tag(row["state"], row["state"]),
         **{name: row[name] for name in ("opened", "remaining", "sold", "decided")},
         "by code": codes,
+        "limit": _limit(row),
         "partition": _link(f"/tables/partitions/{row['partition']}", row["partition"]),
         "source_offset": row["source_offset"],
         "last": row["time"],
     }
+
+
+def _limit(row: Document) -> str | None:
+    rule = row["rate_limit"]
+    if rule is None:
+        return None
+    words = f"{rule['requests_per_second']:,}/s, burst {rule['burst']:,}, {_words(rule['algorithm'])}"
+    return f"{words}, now {row['limiter']}" if row["limiter"] else words
 
 
 def _partition(row: Document) -> Document:

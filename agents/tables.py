@@ -6,7 +6,7 @@ from typing import Any
 
 import faust
 
-from pipeline.tally import Tally
+from pipeline.tally import Row, Tally
 from pipeline.topics import Topics
 from pipeline.view import Positioned
 
@@ -31,9 +31,14 @@ class _Table(faust.Table):
         self.on_the_way.append(sent)
         return sent
 
+    def put(self, partition: int, key: str, row: Row) -> None:
+        """Set a row outside the stream's events, for which Faust would ask the partition."""
+        self.send_changelog(partition, key, row)
+        self.data[key] = row
+
 
 class Tables:
-    """`products` and `partitions`. Written only inside the stream's own events."""
+    """`products` and `partitions`, counted inside the stream's own events; the breakers come from elsewhere."""
 
     def __init__(self, app: faust.App, topics: Topics) -> None:
         self._app = app
@@ -60,6 +65,13 @@ class Tables:
         sent: Sent = self._products.on_the_way + self._partitions.on_the_way
         self._products.on_the_way, self._partitions.on_the_way = [], []
         return sent
+
+    def mirror_breaker(self, partition: int, state: str) -> None:
+        """Note the state of the partition's breaker in its row. Only while the rows are true."""
+        row = self.tally.partition_row(partition)
+        if row["breaker"] != state:
+            row["breaker"] = state
+            self._partitions.put(partition, str(partition), row)
 
 
 def _table(app: faust.App, topics: Topics, name: str) -> _Table:

@@ -3,11 +3,15 @@
 A row remembers the source offset up to which it has counted, so a record that comes again (after a restart, from a
 decider that had lost its partition) is not counted twice. A row is replaced, never changed: it may be on its way into
 a log.
+
+Limiter and breaker are mirrored here, for people to look at; nobody decides by these rows. The limiter comes with the
+decisions ("level:before:at", as in `domain.limiters`), the breaker from the control topic.
 """
 
 from collections.abc import MutableMapping, Sequence
 from typing import Any
 
+from pipeline.domain.breaker import BreakerState
 from pipeline.messages import CloseResult, OpenResult, PurchaseResult, decode_result
 from pipeline.view import Positioned
 
@@ -53,22 +57,20 @@ class Tally:
 
     def partition_row(self, partition: int) -> Row:
         """A copy of the row of this partition, or that of one in which nothing was decided yet."""
-        known = self.partitions.get(str(partition))
-        if known is not None:
-            return dict(known)
+        # A row that an older version has kept may lack a column.
         return {
             "partition": partition,
             "source_offset": -1,
             "results_offset": -1,
             "records": 0,
             "purchases": 0,
+            "breaker": BreakerState.CLOSED.value,
             "time_ms": None,
+            **self.partitions.get(str(partition), {}),
         }
 
     def _product_row(self, product_id: str, partition: int) -> Row:
-        known = self.products.get(product_id)
-        if known is not None:
-            return {**known, "by_code": dict(known["by_code"])}
+        known = self.products.get(product_id, {})
         return {
             "product_id": product_id,
             "name": None,
@@ -78,9 +80,12 @@ class Tally:
             "remaining": None,
             "sold": 0,
             "decided": 0,
-            "by_code": {},
+            "rate_limit": None,
+            "limiter": None,
             "source_offset": -1,
             "time_ms": None,
+            **known,
+            "by_code": dict(known.get("by_code", {})),
         }
 
 
@@ -94,10 +99,17 @@ def _count(row: Row, result: PurchaseResult | OpenResult | CloseResult) -> None:
             row["by_code"][str(code)] = row["by_code"].get(str(code), 0) + 1
         if result.stock is not None:
             row["remaining"], row["sold"] = result.stock, result.sold
+        if result.limiter is not None:
+            row["limiter"] = result.limiter
     elif result.refusal is None:
         if isinstance(result, OpenResult):
             opening = result.opening
             row["state"], row["name"] = opening.state.value, opening.name
             row["opened"] = row["remaining"] = opening.stock
+            row["rate_limit"] = opening.rate_limit and {
+                "algorithm": opening.rate_limit.algorithm.value,
+                "requests_per_second": opening.rate_limit.requests_per_second,
+                "burst": opening.rate_limit.burst,
+            }
         else:
             row["state"] = "closed"

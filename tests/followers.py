@@ -12,6 +12,7 @@ from urllib.request import Request, urlopen
 import yaml
 from conftest import Kafka
 
+from pipeline.control import CONTROL_PARTITION, BreakerNews, encode_breaker
 from pipeline.domain.product import Opening
 from pipeline.local.listen import answers_ok, free_port
 from pipeline.local.process import Part, Process
@@ -125,6 +126,10 @@ class Decisions:
             assert command.product_id is not None
             written[command.offset] = record
             await self.write(partition, command.product_id, record)
+
+    async def tell_breaker(self, news: BreakerNews) -> None:
+        """Onto the control topic, as a decider does."""
+        await self._producer.send(self.topics.control.name, CONTROL_PARTITION, *encode_breaker(news))
 
     async def write(self, partition: int, product_id: str, record: bytes) -> None:
         """A decision record into the decision log; it may be a repeat."""

@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+from pipeline.domain.limiters import Rule
 from pipeline.domain.product import Opening
 from pipeline.messages import OpenCommand, encode_open
 
@@ -12,8 +13,15 @@ def _record(offset: int, time_ms: int, kind: str, command: dict[str, Any], **fie
     return json.dumps(document, separators=(",", ":")).encode()
 
 
-def opened(offset: int, product_id: str, stock: int, time_ms: int = 1_000, **fields: Any) -> bytes:
-    opening = Opening("Phone", "9.90", stock, 0, 10_000)
+def opened(
+    offset: int,
+    product_id: str,
+    stock: int,
+    time_ms: int = 1_000,
+    rate_limit: Rule | None = None,
+    **fields: Any,
+) -> bytes:
+    opening = Opening("Phone", "9.90", stock, 0, 10_000, rate_limit=rate_limit)
     command = json.loads(encode_open(OpenCommand(product_id, opening)))
     return _record(offset, time_ms, "open", command, **fields)
 

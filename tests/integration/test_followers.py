@@ -14,6 +14,8 @@ from conftest import Kafka, RedisServer
 from followers import Decisions, Follower, own_topics_file
 from redis import Redis
 
+from pipeline.control import BreakerNews
+from pipeline.domain.breaker import BreakerState
 from pipeline.messages import encode_close, encode_purchases
 from pipeline.producer import LogProducer
 from pipeline.settings import Profile, Settings
@@ -209,6 +211,19 @@ async def test_a_repeat_in_the_decision_log_counts_once(follower: Follower, deci
         await decisions.write(partition, "101", record)
     await buy(decisions, "101")
     await shows_all(follower, decisions)
+
+
+async def test_the_breaker_stands_in_the_row_of_its_partition(
+    follower: Follower, decisions: Decisions
+) -> None:
+    await buy_all(decisions)
+    await shows_all(follower, decisions)
+    path = f"/tables/partitions/{decisions.partition('101')}"
+    before = follower.json(path)[1]
+    for state in (BreakerState.OPEN, BreakerState.HALF_OPEN, BreakerState.CLOSED):
+        await decisions.tell_breaker(BreakerNews(decisions.partition("101"), state, 1, 2))
+        await eventually(lambda state=state: follower.json(path)[1]["breaker"] == state.value, state.value)
+        assert follower.json(path)[1] == {**before, "breaker": state.value}
 
 
 async def test_the_lag_is_what_waits_to_be_decided(follower: Follower, decisions: Decisions) -> None:

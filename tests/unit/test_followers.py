@@ -90,6 +90,7 @@ class Bench:
             cast("StockStore", Store()),
             cast("PartitionLog", self.log),
             cast("Tables", self.tables),
+            lambda _: "closed",
         )
         self.followers.assign({0})
 

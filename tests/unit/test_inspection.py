@@ -73,7 +73,7 @@ class Nowhere:
 
 def inspection(others: Others, held: set[int], *products: Row, **partitions: Row) -> Inspection:
     tally = Tally({row["product_id"]: row for row in products}, partitions)
-    return Inspection(tally, PARTITIONS, lambda: frozenset(held), others, Nowhere(), lambda _: "closed")
+    return Inspection(tally, PARTITIONS, lambda: frozenset(held), others, Nowhere())
 
 
 HERE, THERE = product_in(0), product_in(1)

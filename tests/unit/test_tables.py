@@ -5,6 +5,7 @@ import copy
 import pytest
 from records import bought, closed, malformed, opened
 
+from pipeline.domain.limiters import Algorithm, Rule
 from pipeline.tally import NEVER_OPENED, Tally
 from pipeline.view import Positioned
 
@@ -44,6 +45,8 @@ def test_rows_are_what_was_decided(tally: Tally) -> None:
         "sold": 3,
         "decided": 6,
         "by_code": {"1": 3, "-3": 1, "-9": 1, "-6": 1},
+        "rate_limit": None,
+        "limiter": None,
         "source_offset": 9,
         "time_ms": 80,
     }
@@ -54,8 +57,28 @@ def test_rows_are_what_was_decided(tally: Tally) -> None:
         "results_offset": len(LOG) - 1,
         "records": len(LOG),
         "purchases": 8,
+        "breaker": "closed",
         "time_ms": 80,
     }
+
+
+def test_rule_and_state_of_the_limiter_are_mirrored(tally: Tally) -> None:
+    rule = Rule(Algorithm.TOKEN_BUCKET, 100, 5)
+    take(tally, opened(0, "1", 5, rate_limit=rule), bought(1, "1", [1, -9], limiter="1000:0:1000"))
+    shown = {"algorithm": "token_bucket", "requests_per_second": 100, "burst": 5}
+    assert (tally.products["1"]["rate_limit"], tally.products["1"]["limiter"]) == (shown, "1000:0:1000")
+
+
+def test_a_row_of_an_older_version_is_completed() -> None:
+    older = Tally({}, {})
+    take(older, *LOG[:3])
+    for row in (*older.products.values(), *older.partitions.values()):
+        for column in ("rate_limit", "limiter", "breaker"):
+            row.pop(column, None)
+    take(older, *LOG[3:], start=3)
+    newer = Tally({}, {})
+    take(newer, *LOG)
+    assert (older.products, older.partitions) == (newer.products, newer.partitions)
 
 
 def test_refused_commands_change_no_product(tally: Tally) -> None:
