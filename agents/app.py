@@ -30,9 +30,10 @@ class _FlowControl(FlowControlEvent):
 
 
 class _TableManager(TableManager):
-    """Starts at once. Faust sleeps a second here, for tables that a module imported later may add; all ours are there.
+    """Starts at once.
 
-    A second in which, after each restart, nothing would be decided.
+    Faust sleeps here, for tables that a module imported later may add. All of ours are there, and it would be a second
+    in which, after each restart, nothing is decided.
     """
 
     async def on_start(self) -> None:
@@ -50,9 +51,10 @@ class _App(faust.App):
 
 
 def _instance(settings: Settings, web_port: int) -> str:
-    """The name of a process in its group. Kafka gives a member that comes back its old assignment, in which Faust
+    """The name of a process in its group, which is another one where its web pages have moved.
 
-    has noted where the web pages were, and refuses to start where they are now elsewhere: that is another member.
+    Kafka gives a member that comes back its old assignment. In it Faust has noted where the pages were, and refuses to
+    start if they are elsewhere now.
     """
     return re.sub(r"[^a-zA-Z0-9._-]", "_", f"{settings.worker_name}-{settings.tables_host}-{web_port}")
 

@@ -20,9 +20,9 @@ logger = logging.getLogger(__name__)
 
 BATCH_RECORDS_MAX = 500
 PACE_S = 0.02
-"""At least this long from one batch to the next: each costs a write to Redis and three to Kafka, whatever it holds, and
+"""At least this long from one batch to the next: each costs a write to Redis and three to Kafka, whatever it holds.
 
-who waits for a decision hears it from the ingress, not from the view.
+Nobody waits for it: who waits for a decision hears it from the ingress, not from the view.
 """
 LOOK_INTERVAL_S = 1.0
 CHANGELOG_SLOW_AFTER_S = 2.0

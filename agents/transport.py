@@ -5,9 +5,10 @@ from typing import Any
 from faust.transport.drivers import aiokafka as driver
 
 FETCH_WAIT_MS_MAX = 50
-"""aiokafka has one fetch at a time under way to a broker. One that waits for quiet partitions holds up the busy one,
+"""Faust's 1,500 ms were a stall of a busy partition each time that its buffer ran out.
 
-whose records are not asked for while it has some left: Faust's 1,500 ms were a stall each time that a buffer ran out.
+aiokafka has one fetch at a time under way to a broker, and does not ask for what it still has records of: so a fetch
+that waits for the quiet partitions holds up the busy one.
 """
 
 
