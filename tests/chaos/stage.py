@@ -58,7 +58,7 @@ class Stage:
             environment={**self.worker.part.environment, "SECKILL_FAULT_POINT": f"{point}:{arrivals}"},
         )
         plain, self.worker.part = self.worker.part, armed
-        self.worker.stop()
+        self.worker.kill()
         self.worker.start()
         self.worker.part = plain
 
