@@ -19,8 +19,9 @@ run: .venv/.run-stamp ## Set up what is missing and run the whole system until C
 demo: .venv/.run-stamp ## Send a crowd to the running system and show what it got
 	@exec $(BIN)/seckill demo
 
-test: .venv/.dev-stamp ## Set up what is missing and run all tests (TESTS="tests/unit -x" for some)
-	@$(BIN)/python -m pytest $(TESTS)
+test: .venv/.dev-stamp ## Set up what is missing and run all tests (TESTS="tests/unit -x" for some, JOBS=1 for one after the other)
+	@# A fault is mostly waited for: what breaks things runs beside what computes.
+	@$(BIN)/python -m pytest --numprocesses $(or $(JOBS),2) --dist loadfile $(TESTS)
 
 chaos: .venv/.dev-stamp ## Every fault 50 times (TRIES=5 for fewer), and the table of docs/reliability.md
 	@$(BIN)/python -m pytest tests/chaos --chaos-tries $(or $(TRIES),50) --chaos-report tests/chaos/outcomes.json

@@ -4,7 +4,7 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import aiohttp
@@ -106,8 +106,8 @@ async def run_fault(stage: Stage, topics: Topics, fault: Fault, seed: int) -> Ou
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
     outcome = _outcome(fault, seed, crowd, stats, watcher, at)
-    outcome.violations += await _audit(stage, topics, crowd.product_id)
-    return outcome
+    audited = await _audit(stage, topics, crowd.product_id)
+    return replace(outcome, violations=outcome.violations + audited)
 
 
 async def _audit(stage: Stage, topics: Topics, product_id: str) -> list[str]:
