@@ -10,7 +10,6 @@ import uvloop
 from agents.process import die
 from pipeline.settings import Settings
 
-
 LAST_WORDS_S = 0.05
 
 
