@@ -3,17 +3,24 @@
 import errno
 import http
 import http.client
+import random
 import socket
 
 LOOK_TIMEOUT_S = 0.5
+FREE_PORTS = range(10_000, 32_000)
+"""Below those that the system gives to outgoing connections.
+
+A connection could take the port in the moment in which its process is restarted: even the one that asks whether the
+process is back, connected to itself.
+"""
 
 
 def free_port() -> int:
     """A port of 127.0.0.1 that nobody listened on a moment ago."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
+    while True:
+        port = random.choice(FREE_PORTS)
+        if why_not("127.0.0.1", port) is None:
+            return port
 
 
 def why_not(host: str, port: int) -> str | None:
