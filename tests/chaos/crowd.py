@@ -13,6 +13,7 @@ import aiohttp
 BUYERS_AT_ONCE = 24
 DECIDED_WITHIN_S = 60.0
 CALL_TIMEOUT_S = 15.0
+PAUSE_S_MAX = 0.1
 
 
 @dataclass
@@ -72,7 +73,7 @@ class Crowd:
             except (aiohttp.ClientError, TimeoutError):
                 self.refused += 1
                 await asyncio.sleep(0.1)
-            await asyncio.sleep(self.rng.random() * 0.05)
+            await asyncio.sleep(self.rng.random() * PAUSE_S_MAX)
 
     async def hear(self, session: aiohttp.ClientSession) -> None:
         """Poll every receipt until it is decided; those that are not in time are missing from `answers`."""

@@ -232,7 +232,11 @@ async def _hang_redis(stage: Stage, fault: Fault) -> float:
 
 async def _roll_redis_back(stage: Stage, fault: Fault) -> float:
     with Redis.from_url(stage.redis.url) as client:
-        snapshot = {key: client.dump(key) for key in client.scan_iter(count=1_000)}
+        keys = list(client.scan_iter(count=1_000))
+        dumps = client.pipeline(transaction=True)
+        for key in keys:
+            dumps.dump(key)
+        snapshot = dict(zip(keys, dumps.execute(), strict=True))
         await asyncio.sleep(fault.duration_s)
         pipe = client.pipeline(transaction=True)
         pipe.flushall()
