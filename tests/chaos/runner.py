@@ -5,6 +5,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import aiohttp
@@ -27,7 +28,10 @@ DEATH_WITHIN_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One try. `violations` is what must be empty; `again_ms` is from the fault to the next decision."""
+    """One try. `violations` is what must be empty.
+
+    `pause_ms` is the longest time without a decision between the fault and the last of the crowd's answers.
+    """
 
     fault: str
     seed: int
@@ -35,7 +39,7 @@ class Outcome:
     decided: int
     sold: int
     orders: int
-    again_ms: int
+    pause_ms: int
     violations: list[str]
 
     def document(self) -> dict[str, Any]:
@@ -93,11 +97,13 @@ async def run_fault(stage: Stage, topics: Topics, fault: Fault, seed: int) -> Ou
             await crowd.open(session)
             buying = asyncio.create_task(crowd.buy(session))
             await asyncio.sleep(BEFORE_S + rng.random() * 0.3)
-            at = await _ACTIONS[fault.action](stage, fault)
+            began = time.monotonic()
+            await _ACTIONS[fault.action](stage, fault)
             await asyncio.sleep(AFTER_S)
             crowd.stop.set()
             await buying
             await crowd.hear(session)
+            ended = time.monotonic()
             stats = await crowd.stats(session)
             await _sell_out(crowd, session, stats)
             stats = await crowd.stats(session)
@@ -105,7 +111,9 @@ async def run_fault(stage: Stage, topics: Topics, fault: Fault, seed: int) -> Ou
         finally:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
-    outcome = _outcome(fault, seed, crowd, stats, watcher, at)
+    outcome = _outcome(
+        fault, seed, crowd, stats, watcher, _longest_pause_s(watcher.decision_times, began, ended)
+    )
     audited = await _audit(stage, topics, crowd.product_id)
     return replace(outcome, violations=outcome.violations + audited)
 
@@ -131,7 +139,7 @@ async def _sell_out(crowd: Crowd, session: aiohttp.ClientSession, stats: dict[st
 
 
 def _outcome(
-    fault: Fault, seed: int, crowd: Crowd, stats: dict[str, Any], watcher: Watcher, at: float
+    fault: Fault, seed: int, crowd: Crowd, stats: dict[str, Any], watcher: Watcher, pause_s: float | None
 ) -> Outcome:
     violations = [
         f"{receipt} was accepted and never decided" for receipt in crowd.accepted.keys() - crowd.answers
@@ -153,8 +161,7 @@ def _outcome(
         violations.append(f"sold {stats['sold']} of {crowd.stock}, {stats['current_stock']} left")
     if len(orders) != stats["sold"] or stats["user_count"] != stats["sold"]:
         violations.append(f"{len(orders)} orders, {stats['user_count']} buyers, {stats['sold']} sold")
-    again = next((when for when in watcher.decision_times if when > at), None)
-    if again is None:
+    if pause_s is None:
         violations.append("nothing was decided after the fault")
     return Outcome(
         fault.name,
@@ -163,74 +170,68 @@ def _outcome(
         len(crowd.answers),
         stats["sold"],
         len(orders),
-        -1 if again is None else round((again - at) * 1_000),
+        -1 if pause_s is None else round(pause_s * 1_000),
         violations,
     )
 
 
-# --- what is done; each returns the moment from which on decisions count as "again" -----------------------------------
+def _longest_pause_s(decision_times: list[float], began: float, ended: float) -> float | None:
+    """The longest time from one decision to the next that came after `began`; None if none came."""
+    pairs = pairwise(decision_times)
+    return max((after - before for before, after in pairs if began < after <= ended), default=None)
 
 
-async def _kill_at_point(stage: Stage, fault: Fault) -> float:
+# --- what is done -----------------------------------------------------------------------------------------------------
+
+
+async def _kill_at_point(stage: Stage, fault: Fault) -> None:
     deadline = time.monotonic() + DEATH_WITHIN_S
     while stage.worker.pid is not None:
         assert time.monotonic() < deadline, f"the worker never came to {fault.point}"
         await asyncio.sleep(0.005)
     assert stage.worker.exit_status == -9, stage.worker.describe_end()
-    at = time.monotonic()
     await asyncio.to_thread(stage.worker.start)
-    return at
 
 
-async def _stop_and_continue(stage: Stage, fault: Fault) -> float:
+async def _stop_and_continue(stage: Stage, fault: Fault) -> None:
     stage.worker.pause()
-    at = time.monotonic()
     await asyncio.to_thread(stage.second_worker.start)
     await asyncio.sleep(fault.duration_s)
     stage.worker.resume()
     await asyncio.sleep(1.0)
     await asyncio.to_thread(stage.second_worker.stop)
-    return at
 
 
-async def _join_and_leave(stage: Stage, fault: Fault) -> float:
+async def _join_and_leave(stage: Stage, fault: Fault) -> None:
     await asyncio.to_thread(stage.second_worker.start)
     await asyncio.sleep(fault.duration_s)
-    at = time.monotonic()
     await asyncio.to_thread(stage.second_worker.stop)
-    return at
 
 
-async def _flush_redis(stage: Stage, fault: Fault) -> float:
+async def _flush_redis(stage: Stage, fault: Fault) -> None:
     with Redis.from_url(stage.redis.url) as client:
         client.flushall()
-    return time.monotonic()
 
 
-async def _restart_redis(stage: Stage, fault: Fault) -> float:
+async def _restart_redis(stage: Stage, fault: Fault) -> None:
     await asyncio.to_thread(stage.redis.process.stop)
-    at = time.monotonic()
     await asyncio.sleep(fault.duration_s)
     await asyncio.to_thread(stage.redis.process.start)
-    return at
 
 
-async def _kill_redis(stage: Stage, fault: Fault) -> float:
+async def _kill_redis(stage: Stage, fault: Fault) -> None:
     stage.redis.process.kill()
-    at = time.monotonic()
     await asyncio.sleep(fault.duration_s)
     await asyncio.to_thread(stage.redis.process.start)
-    return at
 
 
-async def _hang_redis(stage: Stage, fault: Fault) -> float:
+async def _hang_redis(stage: Stage, fault: Fault) -> None:
     stage.redis.process.pause()
     await asyncio.sleep(fault.duration_s)
     stage.redis.process.resume()
-    return time.monotonic()
 
 
-async def _roll_redis_back(stage: Stage, fault: Fault) -> float:
+async def _roll_redis_back(stage: Stage, fault: Fault) -> None:
     with Redis.from_url(stage.redis.url) as client:
         keys = list(client.scan_iter(count=1_000))
         dumps = client.pipeline(transaction=True)
@@ -244,25 +245,21 @@ async def _roll_redis_back(stage: Stage, fault: Fault) -> float:
             if value is not None:
                 pipe.restore(key, 0, value)
         pipe.execute()
-    return time.monotonic()
 
 
-async def _kill_broker(stage: Stage, fault: Fault) -> float:
+async def _kill_broker(stage: Stage, fault: Fault) -> None:
     await asyncio.to_thread(stage.kafka.process.kill)
-    at = time.monotonic()
     await asyncio.sleep(fault.duration_s)
     await asyncio.to_thread(stage.kafka.process.start)
-    return at
 
 
-async def _kill_ingress(stage: Stage, fault: Fault) -> float:
+async def _kill_ingress(stage: Stage, fault: Fault) -> None:
     await asyncio.to_thread(stage.ingress.kill)
     await asyncio.sleep(fault.duration_s)
     await asyncio.to_thread(stage.ingress.start)
-    return time.monotonic()
 
 
-_ACTIONS: dict[Action, Callable[[Stage, Fault], Awaitable[float]]] = {
+_ACTIONS: dict[Action, Callable[[Stage, Fault], Awaitable[None]]] = {
     Action.KILL_AT_POINT: _kill_at_point,
     Action.STOP_AND_CONTINUE: _stop_and_continue,
     Action.JOIN_AND_LEAVE: _join_and_leave,
