@@ -24,6 +24,14 @@ BEFORE_S = 0.6
 AFTER_S = 0.8
 ARRIVALS_MAX = 12
 DEATH_WITHIN_S = 30.0
+# All at one moment, as in a snapshot of Redis's own: a mark that is younger than what it marks would be no snapshot.
+SNAPSHOT = """
+local all = {}
+for _, key in ipairs(redis.call('KEYS', '*')) do
+  all[#all + 1] = { key, redis.call('PTTL', key), redis.call('DUMP', key) }
+end
+return all
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,17 +241,12 @@ async def _hang_redis(stage: Stage, fault: Fault) -> None:
 
 async def _roll_redis_back(stage: Stage, fault: Fault) -> None:
     with Redis.from_url(stage.redis.url) as client:
-        keys = list(client.scan_iter(count=1_000))
-        dumps = client.pipeline(transaction=True)
-        for key in keys:
-            dumps.dump(key)
-        snapshot = dict(zip(keys, dumps.execute(), strict=True))
+        snapshot = client.eval(SNAPSHOT, 0)
         await asyncio.sleep(fault.duration_s)
         pipe = client.pipeline(transaction=True)
         pipe.flushall()
-        for key, value in snapshot.items():
-            if value is not None:
-                pipe.restore(key, 0, value)
+        for key, left_ms, value in snapshot:
+            pipe.restore(key, max(left_ms, 0), value)
         pipe.execute()
 
 
