@@ -13,7 +13,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from redis import Redis
 from stage import Stage
 
-from pipeline.decider.emit import Decision, emit
+from pipeline.decider.commit import commit
 from pipeline.decider.intake import Incoming, prepare
 from pipeline.domain.limiters import Algorithm, Rule
 from pipeline.domain.product import Opening
@@ -163,12 +163,9 @@ async def floor(stage: Stage, load: Load, product_id: str) -> Drain:
                 if not chunk:
                     continue
                 began = began or time.perf_counter()
-                decided = await store.decide(partition, position, 0, [each.command for each in chunk])
-                decisions = [
-                    Decision(record, each.command.product_id, winners)
-                    for record, each, winners in zip(decided.records, chunk, decided.winners, strict=True)
-                ]
-                await emit(producer, stage.topics, partition, decisions)
+                records = await store.decide(partition, position, 0, [each.command for each in chunk])
+                decisions = [(each.record.key, record) for each, record in zip(chunk, records, strict=True)]
+                await commit(producer, stage.topics.results.name, partition, decisions)
                 position = chunk[-1].record.offset
         ended = time.perf_counter()
         return Drain(load.purchases / (ended - began), ended - began)

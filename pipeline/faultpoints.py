@@ -12,10 +12,9 @@ from typing import TypeVar
 T = TypeVar("T")
 
 AFTER_LUA = "after-lua"
-AFTER_ORDERS = "after-orders"
 RESULTS_IN_FLIGHT = "results-in-flight"
 AFTER_RESULTS = "after-results"
-NAMES = (AFTER_LUA, AFTER_ORDERS, RESULTS_IN_FLIGHT, AFTER_RESULTS)
+NAMES = (AFTER_LUA, RESULTS_IN_FLIGHT, AFTER_RESULTS)
 
 _IN_FLIGHT_S = 0.003
 

@@ -2,15 +2,18 @@
 
 Commands (`purchase-requests`) and decisions (`purchase-results`) are JSON objects with a `type`. Ids are JSON strings
 in every topic. A decision record carries the command that it decides, byte for byte, under `command`: so the decision
-log alone is enough to make Redis again, and a follower needs no second topic. `source_offset` is always its first
-field, so that a follower can drop a repeat before it parses anything.
+log alone is enough to rebuild Redis, and a follower needs no second topic. `source_offset` is always its first field,
+so that a follower can drop a repeat before it parses anything.
+
+Version 2 adds key and value of the command to a malformed decision. Version 1 is still read.
 """
 
+import base64
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import orjson
 
@@ -27,7 +30,7 @@ from pipeline.domain.product import (
 )
 from pipeline.domain.receipts import Receipt
 
-VERSION: Final = 1
+VERSION: Final = 2
 PURCHASES_PER_RECORD_MAX = 1_000
 IDEMPOTENCY_KEY_LENGTH_MAX = 128
 NAME_LENGTH_MAX = 200
@@ -296,11 +299,21 @@ class CloseResult:
     refusal: Refusal | None
 
 
+class RawCommand(NamedTuple):
+    """Key and value of a command record as they came."""
+
+    key: bytes | None
+    value: bytes | None
+
+
 @dataclass(frozen=True, slots=True)
 class MalformedResult:
+    """The decision on a record that is no command. `command` is None in a decision of version 1."""
+
     source_offset: int
     time_ms: int
     error: str
+    command: RawCommand | None
 
 
 Result = PurchaseResult | OpenResult | CloseResult | MalformedResult
@@ -311,6 +324,12 @@ def peek_source_offset(value: bytes) -> int:
     if not value.startswith(_SOURCE_OFFSET):
         raise ValueError("not a decision record: it does not begin with source_offset")
     return int(value[len(_SOURCE_OFFSET) : value.index(b",", len(_SOURCE_OFFSET))])
+
+
+def malformed_members(error: str, command: RawCommand) -> bytes:
+    """The members of a malformed decision that the command determines, as JSON without the braces."""
+    key, value = (None if part is None else base64.b64encode(part).decode() for part in command)
+    return orjson.dumps({"error": error, "key": key, "value": value})[1:-1]
 
 
 def is_malformed(value: bytes) -> bool:
@@ -331,7 +350,7 @@ def decode_result(value: bytes) -> Result:
     source_offset, time_ms = document["source_offset"], document["time_ms"]
     kind = document["type"]
     if kind == "malformed":
-        return MalformedResult(source_offset, time_ms, document["error"])
+        return MalformedResult(source_offset, time_ms, document["error"], _raw_command(document))
     command = document["command"]
     refusal = Refusal(document["refusal"]) if document.get("refusal") else None
     if kind == "open":
@@ -358,6 +377,16 @@ def decode_result(value: bytes) -> Result:
             {int(index): key for index, key in keys.items()} if keys else {},
         ),
     )
+
+
+def _raw_command(document: Mapping[str, Any]) -> RawCommand | None:
+    if "value" not in document:
+        return None
+    key, value = (
+        None if text is None else base64.b64decode(text, validate=True)
+        for text in (document["key"], document["value"])
+    )
+    return RawCommand(key, value)
 
 
 # --- orders ----------------------------------------------------------------------------------------------------------

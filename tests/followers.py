@@ -120,9 +120,9 @@ class Decisions:
             assert decode_command(product_id.encode(), value).product_id == product_id
             commands.append(Command(offset, now_ms, product_id, value))
         after = await self._store.cursor_offset(partition)
-        decided = await self._store.decide(partition, after, 0, commands)
+        records = await self._store.decide(partition, after, 0, commands)
         written = self.written.setdefault(partition, {})
-        for command, record in zip(commands, decided.records, strict=True):
+        for command, record in zip(commands, records, strict=True):
             assert command.product_id is not None
             written[command.offset] = record
             await self.write(partition, command.product_id, record)

@@ -134,7 +134,7 @@ class PartitionAudit:
 
     async def _decision(self, request: LogRecord, record: LogRecord, place: Place) -> None:
         value = record.value or b""
-        expected = self._commands.decide(*request)
+        expected = checks.in_version_of(value, self._commands.decide(*request))
         is_expected = value == checks.encode_result(expected, request.value)
         result = expected if is_expected else checks.read_result(value, request.offset) or expected
         self.first_decisions.add(request.offset, value, result.time_ms)

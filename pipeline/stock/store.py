@@ -43,19 +43,12 @@ class MayEvict(Exception):
 
 
 class Command(NamedTuple):
-    """A command record for `decide`. `product_id` is None for a malformed one, whose `value` is then the error."""
+    """A command record for `decide`. `product_id` is None for a malformed one; see `messages.malformed_members`."""
 
     offset: int
     time_ms: int
     product_id: str | None
     value: bytes
-
-
-class Decided(NamedTuple):
-    """The decision records of a chunk, one for each command, and how many winners each has."""
-
-    records: list[bytes]
-    winners: list[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,15 +141,18 @@ class StockStore:
 
     async def decide(
         self, partition: int, after_offset: int, results_position: int, commands: Sequence[Command]
-    ) -> Decided:
-        """Decide a chunk. Raises Stale, or StockUnavailable, after which it may or may not have been decided."""
+    ) -> list[bytes]:
+        """Decide a chunk: a decision record for each command, in order.
+
+        Raises Stale, or StockUnavailable, after which the chunk may or may not have been decided.
+        """
         numbers = _numbers(command.product_id for command in commands)
         argv: list[Any] = [after_offset, results_position, partition, len(numbers), *numbers]
         for offset, time_ms, product_id, value in commands:
             argv += (offset, time_ms, numbers[product_id] if product_id is not None else 0, value)
         reply = await _answer(self._decide(keys=_key_names(partition, numbers), args=argv))
         _raise_if_stale(reply, partition, after_offset)
-        return Decided(reply[1], reply[2])
+        return cast("list[bytes]", reply[1])
 
     async def replay(
         self,

@@ -6,8 +6,8 @@ from typing import Self
 
 from redis import Redis
 
-from audit.faults import PARTITION, PLAIN, Fault, Letter, written
-from pipeline.decider.emit import Decision, emit
+from audit.faults import PARTITION, PLAIN, Fault, Letter, Written, written
+from pipeline.decider.commit import commit
 from pipeline.decider.intake import Prepared, prepare
 from pipeline.decider.ports import Keyed
 from pipeline.decider.replay import Replay
@@ -48,21 +48,24 @@ class Sale:
         await self.producer.send_all(self.topics.requests.name, PARTITION, some)
 
     async def decide(self) -> None:
-        """Decide all that is there, in one chunk, as a decider does."""
+        """Decide all that is there, in one chunk, as a decider does, and write what follows from the decisions."""
         if prepared := await self.decide_in_redis():
             decisions = [
-                Decision(record, each.command.product_id, None, each.record)
+                (each.command.product_id and each.record.key, record)
                 for record, each in zip(self.records[-len(prepared) :], prepared, strict=True)
             ]
-            self.results_end = await emit(self.producer, self.topics, PARTITION, decisions)
+            self.results_end = await commit(self.producer, self.topics.results.name, PARTITION, decisions)
+            requests = [LogRecord(*each.record[:4]) for each in prepared]
+            await self._follow(
+                written(self.topics, requests, [record for _, record in decisions], Fault(None))
+            )
 
     async def decide_in_redis(self) -> list[Prepared]:
         """Decide all that is there, and write none of it into the log."""
         prepared = [prepare(incoming(request)) for request in await self._requests()]
         if prepared:
             chunk = [each.command for each in prepared]
-            decided = await self.store.decide(PARTITION, self.decided, self.results_end, chunk)
-            self.records += decided.records
+            self.records += await self.store.decide(PARTITION, self.decided, self.results_end, chunk)
             self.decided += len(chunk)
         return prepared
 
@@ -77,14 +80,17 @@ class Sale:
         await self.decide_in_redis()
         bent = written(self.topics, requests, self.records, fault)
         self.records = bent.decisions
-        for letter in bent.letters:
-            await self.bury(letter)
-        await self.producer.send_all(self.topics.orders.name, PARTITION, bent.orders)
+        await self._follow(bent)
         end = 1 + await self.producer.send_all(self.topics.results.name, PARTITION, bent.results)
         self.results_end = end
         await self.store.wipe(PARTITION, self.decided)
         await self.replay([request.key for request in requests])
         await self.view()
+
+    async def _follow(self, decided: Written) -> None:
+        for letter in decided.letters:
+            await self.bury(letter)
+        await self.producer.send_all(self.topics.orders.name, PARTITION, decided.orders)
 
     async def replay(self, product_keys: Sequence[bytes | None]) -> None:
         """Make Redis, which has nothing, of the records."""

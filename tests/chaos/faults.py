@@ -31,7 +31,6 @@ class Fault:
 
 FAULTS = (
     Fault("worker-killed-after-lua", Action.KILL_AT_POINT, point=faultpoints.AFTER_LUA),
-    Fault("worker-killed-after-orders", Action.KILL_AT_POINT, point=faultpoints.AFTER_ORDERS),
     Fault("worker-killed-before-results-ack", Action.KILL_AT_POINT, point=faultpoints.RESULTS_IN_FLIGHT),
     Fault("worker-killed-after-results-ack", Action.KILL_AT_POINT, point=faultpoints.AFTER_RESULTS),
     Fault("two-deciders", Action.STOP_AND_CONTINUE, duration_s=1.0),

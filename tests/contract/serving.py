@@ -13,7 +13,7 @@ from jsonschema import Draft202012Validator
 from pipeline.ending import end
 from pipeline.ingress.app import Ingress
 from pipeline.ingress.openapi import describe
-from pipeline.messages import MalformedCommand, decode_command
+from pipeline.messages import MalformedCommand, RawCommand, decode_command, malformed_members
 from pipeline.producer import LogProducer
 from pipeline.settings import Settings
 from pipeline.stock.store import Command, StockStore
@@ -89,13 +89,14 @@ class Decider:
                 record.value,
             )
         except MalformedCommand as error:
-            command = Command(record.offset, record.timestamp, None, str(error).encode())
-        decided = await self._store.decide(partition, self._after[partition], 0, [command])
+            members = malformed_members(str(error), RawCommand(record.key, record.value))
+            command = Command(record.offset, record.timestamp, None, members)
+        (decision,) = await self._store.decide(partition, self._after[partition], 0, [command])
         self._after[partition] = record.offset
         for _ in range(2 if self.repeats else 1):
-            await self._producer.send(self._topics.results.name, partition, record.key, decided.records[0])
+            await self._producer.send(self._topics.results.name, partition, record.key, decision)
         if self.writes_views:
-            views = [(record.offset, decided.records[0])]
+            views = [(record.offset, decision)]
             await self._store.write_views(partition, views, self._settings.result_ttl_ms)
 
 

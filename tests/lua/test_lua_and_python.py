@@ -71,8 +71,7 @@ def timed(log: list[tuple[int, Keyed]]) -> list[Incoming]:
 def decide(stack: Stack, records: list[Incoming], sizes: list[int]) -> list[bytes]:
     decisions: list[bytes] = []
     for chunk in chunked([prepare(record).command for record in records], sizes):
-        decided = stack.runner.run(stack.store.decide(PARTITION, chunk[0].offset - 1, 0, chunk))
-        decisions += decided.records
+        decisions += stack.runner.run(stack.store.decide(PARTITION, chunk[0].offset - 1, 0, chunk))
     return decisions
 
 

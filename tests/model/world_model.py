@@ -67,8 +67,11 @@ class World:
         self.results: list[Recorded] = []
         self.late: list[list[Recorded]] = []
         """Sent, given up by their decider, and still on the way."""
-        self.orders: set[Order] = set()
-        self.dead_letters: set[int] = set()
+        self.orders: list[Order] = []
+        """What a `read_committed` consumer sees."""
+        self.orders_progress = (0, -1)
+        """Where the orders agent goes on in the decision log, and the highest source offset before that."""
+        self.orders_epoch = 0
         self.redis = Redis()
         self.snapshots = deque([Redis()], maxlen=SNAPSHOTS_MAX)
         self.told: dict[int, Decision] = {}
@@ -122,6 +125,11 @@ class World:
             redis = self.redis
             self.redis = Redis(views=redis.views, viewed=redis.viewed, viewed_place=redis.viewed_place)
         raise Stale
+
+    def open_orders(self) -> int:
+        """Open the transactional id of the orders: its earlier owners cannot commit any more."""
+        self.orders_epoch += 1
+        return self.orders_epoch
 
     def deliver_late(self) -> None:
         if self.late:
