@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any
 
 import faust
-from faust.types import TP
 
 from agents.process import die_with
 from pipeline.decider import Decider, Incoming
@@ -107,16 +106,6 @@ def _acknowledge(records: Sequence[Incoming]) -> None:
     for record in records:
         if record.delivery is not None:
             record.delivery.ack()
-
-
-def log_end_of(app: faust.App, topic: str) -> Callable[[int], int | None]:
-    """By partition, where this topic ended when Faust's consumer last fetched; None while it does not know."""
-
-    def log_end(partition: int) -> int | None:
-        end: int | None = app.consumer.highwater(TP(topic, partition))
-        return end
-
-    return log_end
 
 
 def attach(app: faust.App, topics: Topics, deciders: Deciders) -> None:

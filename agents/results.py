@@ -1,4 +1,7 @@
-"""Consumes purchase-results: writes what pollers see, and keeps the tables that operators look into."""
+"""Consumes purchase-results: writes what pollers see, and keeps the tables that operators look into.
+
+What it consumes it also offers to the followers that write the orders (agents/orders.py).
+"""
 
 import asyncio
 import logging
@@ -8,6 +11,7 @@ from typing import Any
 
 import faust
 
+from agents.orders import OrderFollowers
 from agents.process import die
 from agents.tables import Sent, Tables
 from pipeline.partitionlog import LogUnavailable, PartitionLog
@@ -172,7 +176,7 @@ async def _look(view: ResultView) -> None:
     await view.look()
 
 
-def attach(app: faust.App, topics: Topics, followers: Followers) -> None:
+def attach(app: faust.App, topics: Topics, followers: Followers, orders: OrderFollowers) -> None:
     """Let this application follow its share of the partitions of purchase-results."""
     name = topics.results.name
     channel = app.topic(
@@ -204,6 +208,7 @@ def attach(app: faust.App, topics: Topics, followers: Followers) -> None:
                     # What has gathered since the last batch is the next; the first after a calm waits for nothing.
                     await asyncio.sleep(written_at_s + PACE_S - time.monotonic())
                 if is_batch():
+                    orders.offer(event.message.partition, events)
                     await followers.follow(event.message.partition, events)
                     events, written_at_s = [], time.monotonic()
         except Exception as error:

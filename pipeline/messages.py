@@ -338,6 +338,16 @@ def is_malformed(value: bytes) -> bool:
     return value.startswith(b'"type":"malformed"', kind)
 
 
+def has_winner(value: bytes) -> bool:
+    """Whether this decision record may have a winner, without parsing it. (A repeated win has the same code.)"""
+    start = value.find(b'"codes":[')
+    if start < 0:
+        return False
+    end = value.index(b"]", start)
+    # The code of a win is the only positive one.
+    return value.find(b"[1", start, end) >= 0 or value.find(b",1", start, end) >= 0
+
+
 def count_of_codes(value: bytes) -> int:
     """How many purchases a decision record answers, without parsing it; 0 for a record of another type."""
     start = value.find(b'"codes":[')
