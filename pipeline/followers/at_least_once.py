@@ -1,7 +1,6 @@
 """Derived records, then progress, for a broker without transactions: after a crash in between, records come again."""
 
 from collections.abc import Sequence
-from itertools import groupby
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
@@ -45,15 +44,12 @@ class AtLeastOnce:
         if self._producer is None or self._consumer is None:
             raise WriteFailed("not open")
         try:
-            for (topic, partition, headers), records in groupby(
-                derived, key=lambda each: (each.topic, each.partition, each.headers)
-            ):
-                pairs = [(each.key, each.value) for each in records]
+            for topic, partition, key, values, headers in derived:
                 if headers:
-                    for key, value in pairs:
+                    for value in values:
                         await self._producer.send(topic, partition, key, value, headers)
                 else:
-                    await self._producer.send_all(topic, partition, pairs)
+                    await self._producer.send_all(topic, partition, [(key, value) for value in values])
             await self._consumer.commit({self._source: committed(progress)})
         except (SendFailed, KafkaError) as error:
             raise WriteFailed(f"{self._group}: {error}") from error

@@ -16,4 +16,4 @@ def dead_letter_of(topics: Topics, partition: int, decision: bytes) -> list[Deri
     headers = dead_letter_headers(topics.requests.name, partition, result.source_offset, result.error)
     grave = partition % topics.dead_letters.partitions
     key, value = result.command
-    return [Derived(topics.dead_letters.name, grave, key, value or b"", headers)]
+    return [Derived(topics.dead_letters.name, grave, key, [value or b""], headers)]

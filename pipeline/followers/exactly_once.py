@@ -7,7 +7,7 @@ transaction is aborted, and who can write nothing any more, however long it goes
 import asyncio
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -102,19 +102,20 @@ class ExactlyOnce:
         """Wait until all are in the log. Raises KafkaError: aiokafka would commit what else there is."""
         sent = []
         for (topic, partition), records in groupby(derived, key=lambda each: (each.topic, each.partition)):
-            for batch in self._batches(producer, list(records)):
+            for batch in self._batches(producer, records):
                 sent.append(await producer.send_batch(batch, topic, partition=partition))
         await asyncio.gather(*sent)
 
-    def _batches(self, producer: AIOKafkaProducer, records: Sequence[Derived]) -> Iterator[Any]:
+    def _batches(self, producer: AIOKafkaProducer, derived: Iterable[Derived]) -> Iterator[Any]:
         """These records in batches of up to `BATCH_BYTES_MAX`; a larger record has one of its own."""
         timestamp_ms = int(time.time() * 1_000)
         batch = producer.create_batch()
-        for _, _, key, value, headers in records:
-            own = [*self._headers, *headers] if headers else self._headers
-            if batch.append(key=key, value=value, timestamp=timestamp_ms, headers=own) is None:
-                yield batch
-                batch = producer.create_batch()
-                batch.append(key=key, value=value, timestamp=timestamp_ms, headers=own)
+        for _, _, key, values, headers in derived:
+            all_headers = [*self._headers, *headers] if headers else self._headers
+            for value in values:
+                if batch.append(key=key, value=value, timestamp=timestamp_ms, headers=all_headers) is None:
+                    yield batch
+                    batch = producer.create_batch()
+                    batch.append(key=key, value=value, timestamp=timestamp_ms, headers=all_headers)
         batch.close()
         yield batch

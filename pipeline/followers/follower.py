@@ -23,10 +23,10 @@ from pipeline.topics import Topics
 
 logger = logging.getLogger(__name__)
 
-DERIVED_PER_WRITE_MAX = 20_000
-"""A decision more is taken in before this is looked at."""
-DERIVED_PER_TURN_MAX = 1_000
-"""After so many, everybody else in this process has a turn: 20,000 orders take it a tenth of a second to make."""
+RECORDS_PER_WRITE_MAX = 20_000
+"""Orders in a transaction; those of the decision that passes this are in it, too."""
+RECORDS_PER_TURN_MAX = 2_000
+"""After so many, everybody else in this process has a turn."""
 OFFERED_BYTES_MAX = 16 * 1024 * 1024
 """What is offered beyond that is let go, and read from the log when its time has come."""
 OFFERED_BYTES_ENOUGH = 2 * 1024 * 1024
@@ -66,6 +66,7 @@ class Follower:
         self._read = self._written = BEGINNING
         """How far the decisions are taken in, and how far all that they lead to is written."""
         self._derived: list[Derived] = []
+        self._derived_records = 0
         self._last_order: Receipt | None = None
         self._written_at_s = float("-inf")
         self._writes_since_s: float | None = None
@@ -138,7 +139,7 @@ class Follower:
             progress = Progress(max(progress.position, last.offset), last.offset - 1)
         self._read = self._written = progress
         self._last_order = last
-        self._derived = []
+        self._derived, self._derived_records = [], 0
         self._written_at_s = float("-inf")
         self._trouble = ""
 
@@ -184,7 +185,7 @@ class Follower:
     async def _take(self, records: Sequence[LogRecord]) -> None:
         """Take in records in log order; written is only what becomes too much."""
         position, source_offset = self._read
-        before = len(self._derived)
+        turn_ends_at = self._derived_records + RECORDS_PER_TURN_MAX
         for offset, _, _, value in records:
             if offset < position:
                 continue
@@ -193,20 +194,21 @@ class Follower:
             if value is None or (at := peek_source_offset(value)) <= source_offset:
                 continue
             source_offset = at
-            self._derived += self._derive(at, value)
-            if len(self._derived) - before >= DERIVED_PER_TURN_MAX:
+            self._derive(at, value)
+            if self._derived_records >= turn_ends_at:
                 self._read = Progress(position, source_offset)
-                if len(self._derived) >= DERIVED_PER_WRITE_MAX:
+                if self._derived_records >= RECORDS_PER_WRITE_MAX:
                     await self._write()
-                before = len(self._derived)
+                turn_ends_at = self._derived_records + RECORDS_PER_TURN_MAX
                 await asyncio.sleep(0)
         self._read = Progress(position, source_offset)
 
-    def _derive(self, source_offset: int, value: bytes) -> list[Derived]:
+    def _derive(self, source_offset: int, value: bytes) -> None:
         derived = derive(self._topics, self._partition, value)
         if self._last_order is not None and source_offset <= self._last_order.offset:
-            return without_written(derived, self._last_order)
-        return derived
+            derived = without_written(derived, self._last_order)
+        self._derived += derived
+        self._derived_records += sum(len(each.values) for each in derived)
 
     async def _write_progress(self) -> None:
         """Write where it stands, now and then: nobody should have to read all of this again."""
@@ -220,7 +222,7 @@ class Follower:
             await self._writer.write(self._derived, self._read)
         finally:
             self._writes_since_s = None
-        self._written, self._derived = self._read, []
+        self._written, self._derived, self._derived_records = self._read, [], 0
         self._backoff_ms = self._settings.backoff_ms_min
 
 

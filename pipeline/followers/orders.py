@@ -16,13 +16,17 @@ def orders_of(topics: Topics, partition: int, decision: bytes) -> list[Derived]:
     result = decode_result(decision)
     if not isinstance(result, PurchaseResult):
         return []
-    name, key = topics.orders.name, result.product_id.encode()
-    return [Derived(name, partition, key, order) for order in created_orders(result, partition)]
+    orders = created_orders(result, partition)
+    return [Derived(topics.orders.name, partition, result.product_id.encode(), orders)] if orders else []
 
 
-def without_written(orders: list[Derived], last: Receipt) -> list[Derived]:
-    """Those of these orders that come after the order `last`."""
-    return [each for each in orders if (receipt := _created(each.value)) is None or receipt > last]
+def without_written(derived: list[Derived], last: Receipt) -> list[Derived]:
+    """The same without the orders up to `last`."""
+    left = (
+        each._replace(values=[value for value in each.values if (_created(value) or last) > last])
+        for each in derived
+    )
+    return [each for each in left if each.values]
 
 
 async def last_order(log: Log, topic: str, partition: int) -> Receipt | None:

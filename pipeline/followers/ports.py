@@ -8,12 +8,12 @@ from pipeline.partitionlog import Bounds, LogRecord
 
 
 class Derived(NamedTuple):
-    """A record that follows from a decision. `headers` come after those that all records have."""
+    """Records that follow from one decision. `headers` come after those that all records have."""
 
     topic: str
     partition: int
     key: bytes | None
-    value: bytes
+    values: list[bytes]
     headers: Sequence[tuple[str, bytes]] = ()
 
 
