@@ -12,9 +12,8 @@ from typing import Any
 import faust
 
 from agents.process import die_with
-from pipeline.followers import Follower, group_of
-from pipeline.followers.at_least_once import AtLeastOnce
-from pipeline.followers.exactly_once import ExactlyOnce
+from pipeline.followers import Follower
+from pipeline.followers.writers import writer_of
 from pipeline.partitionlog import LogRecord, PartitionLog
 from pipeline.settings import Settings
 from pipeline.topics import Topics
@@ -62,14 +61,12 @@ class OrderFollowers:
         return {f"orders of partition {p}": each.check() for p, each in sorted(self._followers.items())}
 
     def _follower(self, partition: int) -> Follower:
-        writes = ExactlyOnce if self._settings.kafka_idempotence else AtLeastOnce
-        group = group_of(self._settings.group_prefix)
         return Follower(
             partition,
             self._settings,
             self._topics,
             self._log,
-            writes(self._settings, self._topics.results.name, partition, group),
+            writer_of(self._settings, self._topics, partition),
             lambda: self._log_end(partition),
         )
 

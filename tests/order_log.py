@@ -29,6 +29,7 @@ class DecisionLog:
         self.malformed: dict[int, list[int]] = {partition: [] for partition in partitions}
         self._producer = producer
         self._written: dict[int, list[bytes]] = {partition: [] for partition in partitions}
+        self._ends = dict.fromkeys(partitions, 0)
 
     async def decide(self, partition: int, *codes_of_records: Sequence[int]) -> None:
         """A decision for each list of codes, in one batch."""
@@ -51,9 +52,14 @@ class DecisionLog:
         """Write so many of the last decisions once more, as a decider that has lost its partition may do."""
         await self._append(partition, self._written[partition][-last:])
 
+    def end(self, partition: int) -> int:
+        """Where the log of this partition ends."""
+        return self._ends[partition]
+
     async def _append(self, partition: int, records: Sequence[bytes]) -> None:
         key = f"product-{partition}".encode()
         await self._producer.send_all(self.topics.results.name, partition, [(key, each) for each in records])
+        self._ends[partition] += len(records)
 
     async def orders(self) -> dict[int, list[str]]:
         """The ids of all orders, by partition, in order."""

@@ -24,7 +24,9 @@ OPEN_TIMEOUT_MS = 30_000
 REQUEST_TIMEOUT_MS = 10_000
 TRANSACTION_TIMEOUT_MS = 10_000
 """What a killed process leaves open holds up all `read_committed` consumers of its partition for so long, at most."""
-RETRY_BACKOFF_MS = 20
+WRITE_TIMEOUT_MS = 9_000
+"""Below the other: what is given up here is written again, what the broker aborts is the end of this process."""
+STILL_MS_MAX = 1_000
 CLOSE_WITHIN_MS = 500
 
 logger = logging.getLogger(__name__)
@@ -54,7 +56,6 @@ class ExactlyOnce:
             max_batch_size=BATCH_BYTES_MAX,
             max_request_size=2 * RECORD_BYTES_MAX,
             request_timeout_ms=REQUEST_TIMEOUT_MS,
-            retry_backoff_ms=RETRY_BACKOFF_MS,
         )
         try:
             async with asyncio.timeout(OPEN_TIMEOUT_MS / 1_000):
@@ -67,30 +68,44 @@ class ExactlyOnce:
 
     async def write(self, derived: Sequence[Derived], progress: Progress) -> None:
         """One transaction. Raises Fenced, after which this process must end, or WriteFailed."""
-        producer = self._producer
-        if producer is None:
+        if self._producer is None:
             raise WriteFailed("the transactional producer is not open")
+        began_s = time.monotonic()
         try:
-            await producer.begin_transaction()
-            if derived:
-                faultpoints.reach(faultpoints.BEFORE_ORDERS_TRANSACTION)
-                await self._send(producer, derived)
-                faultpoints.reach(faultpoints.IN_ORDERS_TRANSACTION)
-            await producer.send_offsets_to_transaction({self._source: committed(progress)}, self._group)
-            if derived:
-                await faultpoints.in_flight(
-                    faultpoints.ORDERS_COMMIT_IN_FLIGHT, producer.commit_transaction()
-                )
-                faultpoints.reach(faultpoints.AFTER_ORDERS_TRANSACTION)
-            else:
-                await producer.commit_transaction()
+            async with asyncio.timeout(WRITE_TIMEOUT_MS / 1_000):
+                await self._write(self._producer, derived, progress)
         except ProducerFenced as error:
             raise Fenced(
-                f"{self._transactional_id}: another process writes the orders of this partition, "
-                f"or a transaction was open for more than {TRANSACTION_TIMEOUT_MS} ms"
+                f"{self._transactional_id}: another process writes the orders of this partition"
             ) from error
         except KafkaError as error:
             raise WriteFailed(f"{self._transactional_id}: {error!r}; the transaction is given up") from error
+        except TimeoutError:
+            took_ms = round(1_000 * (time.monotonic() - began_s))
+            if took_ms > WRITE_TIMEOUT_MS + STILL_MS_MAX:
+                # By opening again it would fence its successor.
+                raise Fenced(
+                    f"{self._transactional_id}: this process stood still for {took_ms} ms in a transaction; "
+                    "another one may write the orders of this partition"
+                ) from None
+            raise WriteFailed(
+                f"{self._transactional_id}: not done within {WRITE_TIMEOUT_MS} ms; the transaction is given up"
+            ) from None
+
+    async def _write(
+        self, producer: AIOKafkaProducer, derived: Sequence[Derived], progress: Progress
+    ) -> None:
+        await producer.begin_transaction()
+        if not derived:
+            await producer.send_offsets_to_transaction({self._source: committed(progress)}, self._group)
+            await producer.commit_transaction()
+            return
+        faultpoints.reach(faultpoints.BEFORE_ORDERS_TRANSACTION)
+        await self._send(producer, derived)
+        faultpoints.reach(faultpoints.IN_ORDERS_TRANSACTION)
+        await producer.send_offsets_to_transaction({self._source: committed(progress)}, self._group)
+        await faultpoints.in_flight(faultpoints.ORDERS_COMMIT_IN_FLIGHT, producer.commit_transaction())
+        faultpoints.reach(faultpoints.AFTER_ORDERS_TRANSACTION)
 
     async def close(self) -> None:
         """What is open is aborted by whoever opens next, or after `TRANSACTION_TIMEOUT_MS`."""
