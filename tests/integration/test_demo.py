@@ -34,6 +34,7 @@ class StandIn:
         self.busy_every = 0
         self.hang_up_every = 0
         self.orders_twice = False
+        self.last_order_late_s = 0.0
         self._producer = producer
         self._orders_topic = orders_topic
         self._stock = 0
@@ -98,10 +99,17 @@ class StandIn:
                 "at_ms": 0,
                 "pay_before_ms": None,
             }
-            for _ in range(2 if self.orders_twice else 1):
-                await self._producer.send(self._orders_topic, orjson.dumps(order), partition=0)
+            if self.last_order_late_s and len(self._winners) == self._stock:
+                self._late = asyncio.create_task(self._send(order, self.last_order_late_s))
+            else:
+                await self._send(order)
         else:
             self._answers.append((-2, None))
+
+    async def _send(self, order: dict[str, Any], late_s: float = 0.0) -> None:
+        await asyncio.sleep(late_s)
+        for _ in range(2 if self.orders_twice else 1):
+            await self._producer.send(self._orders_topic, orjson.dumps(order), partition=0)
 
     async def poll(self, request: web.Request) -> web.Response:
         request_id = request.match_info["id"]
@@ -162,6 +170,11 @@ async def test_a_sale_passes_though_answers_are_lost_and_orders_repeated(
     stand_in: StandIn, plan: Plan, feed: OrdersFeed
 ) -> None:
     stand_in.busy_every, stand_in.hang_up_every, stand_in.orders_twice = 50, 17, True
+    assert await failed_checks(plan, feed) == []
+
+
+async def test_orders_that_come_late_are_waited_for(stand_in: StandIn, plan: Plan, feed: OrdersFeed) -> None:
+    stand_in.last_order_late_s = 2.0
     assert await failed_checks(plan, feed) == []
 
 
