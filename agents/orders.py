@@ -37,8 +37,9 @@ class OrderFollowers:
                 "this broker has no transactions: orders and dead letters are written at least once"
             )
 
-    def assign(self, partitions: set[int]) -> None:
-        """Follow these partitions; all others were revoked before."""
+    async def assign(self, partitions: set[int]) -> None:
+        """Follow these partitions, and these only."""
+        await self.revoke(set(self._followers) - partitions)
         for partition in sorted(partitions - set(self._followers)):
             follower = self._followers[partition] = self._follower(partition)
             follower.start(die_with)
@@ -81,7 +82,7 @@ def attach(app: faust.App, topics: Topics, followers: OrderFollowers) -> None:
 
     @app.on_partitions_assigned.connect
     async def start_following(_app: faust.App, assigned: set[Any], **_: Any) -> None:
-        followers.assign({place.partition for place in assigned if place.topic == name})
+        await followers.assign({place.partition for place in assigned if place.topic == name})
 
     @app.on_partitions_revoked.connect
     async def stop_following(_app: faust.App, revoked: set[Any], **_: Any) -> None:

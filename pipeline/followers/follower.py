@@ -68,7 +68,7 @@ class Follower:
         self._derived: list[Derived] = []
         self._derived_records = 0
         self._last_order: Receipt | None = None
-        self._written_at_s = float("-inf")
+        self._gathered_at_s = self._written_at_s = float("-inf")
         self._writes_since_s: float | None = None
         self._backoff_ms = settings.backoff_ms_min
         self._trouble = "not open yet"
@@ -158,12 +158,13 @@ class Follower:
                 await self._write_progress()
 
     async def _gather(self) -> list[LogRecord]:
-        """What was offered, or nothing after `LOOK_INTERVAL_S`. After a write more may come, for the pace's time."""
+        """What was offered, or nothing after `LOOK_INTERVAL_S`. The first after a calm waits for nothing."""
         self._has_enough.clear()
         if self._offered_bytes < OFFERED_BYTES_ENOUGH and not self._is_ending:
             pace_s = self._settings.orders_pace_ms / 1_000
-            await _happens(self._has_enough, self._written_at_s + pace_s - time.monotonic())
+            await _happens(self._has_enough, self._gathered_at_s + pace_s - time.monotonic())
             await _happens(self._was_offered, LOOK_INTERVAL_S)
+        self._gathered_at_s = time.monotonic()
         records, self._offered, self._offered_bytes = self._offered, [], 0
         self._was_offered.clear()
         return records

@@ -1,6 +1,7 @@
 """Orders and dead letters in Kafka: each once for `read_committed` consumers, whatever happens to who writes them."""
 
 import asyncio
+import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
@@ -17,7 +18,7 @@ from followers import own_topics_file
 from order_log import DecisionLog, crowd, eventually
 
 from pipeline import faultpoints
-from pipeline.followers import Follower, Progress, group_of
+from pipeline.followers import Follower, Progress, exactly_once, group_of
 from pipeline.followers.exactly_once import ExactlyOnce
 from pipeline.followers.ports import Derived, Fenced, WriteFailed
 from pipeline.followers.progress import BEGINNING, read_progress
@@ -265,6 +266,34 @@ async def test_a_broker_that_restarts_with_a_transaction_open(
         assert (await decisions.orders())[0] == []
         await second.write(derived(decisions, "0-0-0"), Progress(1, 0))
     assert (await decisions.orders())[0] == ["0-0-0"]
+
+
+async def test_a_transaction_that_is_not_done_in_time_is_given_up(
+    decisions: DecisionLog, writer: MakeWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exactly_once, "WRITE_TIMEOUT_MS", 200)
+    held = writer(HeldWriter)
+    await held.open()
+    with pytest.raises(WriteFailed, match="not done within 200 ms"):
+        await held.write(derived(decisions, "0-0-0"), Progress(1, 0))
+    held.may_continue.set()
+    assert await held.open() == BEGINNING
+    await held.write(derived(decisions, "0-0-0"), Progress(1, 0))
+    assert (await decisions.orders())[0] == ["0-0-0"]
+
+
+async def test_a_process_that_stood_still_does_not_fence_its_successor(
+    decisions: DecisionLog, writer: MakeWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exactly_once, "WRITE_TIMEOUT_MS", 200)
+    monkeypatch.setattr(exactly_once, "STILL_MS_MAX", 200)
+    held = writer(HeldWriter)
+    await held.open()
+    writing = asyncio.create_task(held.write(derived(decisions, "0-0-0"), Progress(1, 0)))
+    await held.is_in_transaction.wait()
+    time.sleep(0.6)  # noqa: ASYNC251 -- so does SIGSTOP
+    with pytest.raises(Fenced, match="this process stood still for"):
+        await writing
 
 
 def follow(settings: Settings, decisions: DecisionLog, writer: ExactlyOnce) -> Follower:
