@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from pipeline import faultpoints
-from pipeline.decider.intake import Incoming
 from pipeline.decider.ports import Keyed, Producer
 from pipeline.messages import (
     MalformedResult,
@@ -13,6 +12,7 @@ from pipeline.messages import (
     dead_letter_headers,
     decode_result,
 )
+from pipeline.partitionlog import LogRecord
 from pipeline.topics import Topics
 
 
@@ -26,7 +26,7 @@ class Decision(NamedTuple):
     record: bytes
     product_id: str | None
     winners: int | None
-    source: Incoming | None = None
+    source: LogRecord | None = None
 
 
 async def emit(producer: Producer, topics: Topics, partition: int, decisions: Sequence[Decision]) -> int:
@@ -58,7 +58,7 @@ async def emit(producer: Producer, topics: Topics, partition: int, decisions: Se
     return last + 1
 
 
-async def _bury(producer: Producer, topics: Topics, partition: int, source: Incoming, record: bytes) -> None:
+async def _bury(producer: Producer, topics: Topics, partition: int, source: LogRecord, record: bytes) -> None:
     """The command that is none goes to the dead letters as it came, with where it stood and what is wrong."""
     result = decode_result(record)
     error = result.error if isinstance(result, MalformedResult) else ""

@@ -11,11 +11,10 @@ import logging
 from typing import NamedTuple
 
 from pipeline.decider.emit import Decision, emit
-from pipeline.decider.intake import Incoming
 from pipeline.decider.ports import Log, Producer, Store
 from pipeline.decider.replay import Replay
 from pipeline.messages import MalformedResult, decode_result, peek_source_offset
-from pipeline.partitionlog import Bounds, LogRecord
+from pipeline.partitionlog import Bounds
 from pipeline.stock.store import Cursor, Stale
 from pipeline.topics import Topics
 
@@ -119,7 +118,7 @@ class Synchroniser:
         async for records in self._log.read(
             self._topics.requests.name, self._partition, source_offset, source_offset + 1
         ):
-            return Decision(record, None, 0, incoming(records[0]))
+            return Decision(record, None, 0, records[0])
         raise LogsDisagree(
             f"partition {self._partition}: {self._topics.requests.name} has no record at {source_offset}, "
             "which Redis has decided as malformed"
@@ -134,8 +133,3 @@ class Synchroniser:
         )
         await self._store.wipe(self._partition, cursor.offset)
         raise Stale(f"partition {self._partition}: starting over")
-
-
-def incoming(record: LogRecord) -> Incoming:
-    """A record that was read from the log directly, as the intake knows it."""
-    return Incoming(record.offset, record.time_ms, record.key, record.value)
