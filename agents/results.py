@@ -2,15 +2,16 @@
 
 import asyncio
 import logging
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import faust
 
+from agents.app import App
+from agents.batches import Batch, batched_topic, gathered_batches
 from agents.process import die
 from agents.tables import Sent, Tables
-from pipeline.partitionlog import LogUnavailable, PartitionLog
+from pipeline.partitionlog import LogRecord, LogUnavailable, PartitionLog
 from pipeline.settings import Settings
 from pipeline.stock.store import StockStore, StockUnavailable
 from pipeline.topics import Topics
@@ -18,7 +19,7 @@ from pipeline.view import Positioned, ResultView
 
 logger = logging.getLogger(__name__)
 
-BATCH_RECORDS_MAX = 500
+BATCH_RECORDS_ENOUGH = 500
 PACE_S = 0.02
 """At least this long from one batch to the next: each costs a write to Redis and three to Kafka, whatever it holds.
 
@@ -72,17 +73,17 @@ class Followers:
         self._trouble = {p: trouble for p, trouble in self._trouble.items() if p in partitions}
         self.was_assigned = True
 
-    async def follow(self, partition: int, events: Sequence[Any]) -> None:
-        """Take these events in and acknowledge them, however long Redis or Kafka is away.
+    async def follow(self, batch: Batch) -> None:
+        """Take this batch in and acknowledge it, however long Redis or Kafka is away.
 
-        Not those of a partition that is no longer followed here: they come again, to its next follower.
+        Not one of a partition that is no longer followed here: it comes again, to its next follower.
         """
-        records = [Positioned(event.message.offset, event.value) for event in events]
+        partition = batch.partition
+        records = [Positioned(record.offset, record.value or b"") for record in batch.records]
         await self._insist(partition, lambda view: view.write(records))
         # The offset must not pass the changelog: what is acknowledged does not come again.
         if await self._count(partition, records):
-            for event in events:
-                event.ack()
+            batch.acknowledge()
 
     async def _count(self, partition: int, records: Sequence[Positioned]) -> bool:
         """Whether these records, and all before them, are in the tables and their changelog."""
@@ -172,12 +173,10 @@ async def _look(view: ResultView) -> None:
     await view.look()
 
 
-def attach(app: faust.App, topics: Topics, followers: Followers) -> None:
+def attach(app: App, topics: Topics, followers: Followers) -> None:
     """Let this application follow its share of the partitions of purchase-results."""
     name = topics.results.name
-    channel = app.topic(
-        name, partitions=topics.results.partitions, key_serializer="raw", value_serializer="raw"
-    )
+    channel = batched_topic(app, topics.results)
 
     @app.on_partitions_assigned.connect
     async def start_following(_app: faust.App, assigned: set[Any], **_: Any) -> None:
@@ -188,26 +187,12 @@ def attach(app: faust.App, topics: Topics, followers: Followers) -> None:
         await followers.look()
 
     @app.agent(channel, name="results", isolated_partitions=True)
-    async def results(stream: faust.Stream[bytes]) -> None:
-        # Acknowledged once it is written; see agents/purchases.py.
-        stream.enable_acks = False
-        events: list[Any] = []
-        written_at_s = 0.0
-
-        def is_batch() -> bool:
-            return len(events) >= BATCH_RECORDS_MAX or bool(stream.channel.queue.empty())
-
+    async def results(stream: faust.Stream[tuple[LogRecord, ...]]) -> None:
         try:
-            async for event in stream.events():
-                events.append(event)
-                if is_batch():
-                    # What has gathered since the last batch is the next; the first after a calm waits for nothing.
-                    await asyncio.sleep(written_at_s + PACE_S - time.monotonic())
-                if is_batch():
-                    await followers.follow(event.message.partition, events)
-                    events, written_at_s = [], time.monotonic()
+            async for batch in gathered_batches(stream, PACE_S, BATCH_RECORDS_ENOUGH):
+                await followers.follow(batch)
         except Exception as error:
-            # Faust would start the agent again after the events in its hands.
+            # Faust would start the agent again after the batch in its hands.
             logger.exception("the results agent failed")
             die(f"results agent: {error!r}")
             raise

@@ -11,7 +11,6 @@ from pipeline.decider.commit import commit
 from pipeline.decider.intake import Prepared, prepare
 from pipeline.decider.ports import Keyed
 from pipeline.decider.replay import Replay
-from pipeline.decider.synchronise import incoming
 from pipeline.messages import encode_purchases, peek_source_offset
 from pipeline.partitionlog import LogRecord, PartitionLog
 from pipeline.producer import LogProducer
@@ -55,14 +54,14 @@ class Sale:
                 for record, each in zip(self.records[-len(prepared) :], prepared, strict=True)
             ]
             self.results_end = await commit(self.producer, self.topics.results.name, PARTITION, decisions)
-            requests = [LogRecord(*each.record[:4]) for each in prepared]
+            requests = [each.record for each in prepared]
             await self._follow(
                 written(self.topics, requests, [record for _, record in decisions], Fault(None))
             )
 
     async def decide_in_redis(self) -> list[Prepared]:
         """Decide all that is there, and write none of it into the log."""
-        prepared = [prepare(incoming(request)) for request in await self._requests()]
+        prepared = [prepare(request) for request in await self._requests()]
         if prepared:
             chunk = [each.command for each in prepared]
             self.records += await self.store.decide(PARTITION, self.decided, self.results_end, chunk)
