@@ -53,7 +53,7 @@ class Ingress:
         self._keeper = PaceKeeper(self._store, self._ends, partitions)
         self._breakers = BreakerBoard()
         self._control: asyncio.Task[None] | None = None
-        self._waiters = Waiters(partitions, settings.waiters_max)
+        self._waiters = Waiters(partitions, settings.waiters_max, settings.results_cache_bytes_max)
         self._feed = ResultsFeed(bootstrap, topics.results.name, partitions, self._waiters)
         self._commits = GroupCommit(
             self._producer,

@@ -7,11 +7,12 @@ import asyncio
 import logging
 
 from pipeline.domain.receipts import Receipt
+from pipeline.ingress.decided import Decided
 from pipeline.ingress.group_commit import GroupCommit
 from pipeline.ingress.logends import EndsUnknown, LogEnds
 from pipeline.ingress.pace import Estimate, PaceKeeper
 from pipeline.ingress.problems import Kind, Problem, not_found
-from pipeline.ingress.waiters import Decided, ResultsFeed, TooManyWaiters, Waiters
+from pipeline.ingress.waiters import ResultsFeed, TooManyWaiters, Waiters
 from pipeline.stock.store import StockStore, StockUnavailable
 
 VIEW_READS_MAX = 64

@@ -10,10 +10,11 @@ from aiohttp import web
 from pipeline.domain.receipts import Receipt, parse_receipt
 from pipeline.ingress.admission import Admission
 from pipeline.ingress.answers import decision_fields, json_answer
+from pipeline.ingress.decided import Decided
 from pipeline.ingress.decisions import Decisions
 from pipeline.ingress.logends import EndsUnknown
 from pipeline.ingress.problems import Problem, invalid, not_found
-from pipeline.ingress.waiters import Decided, TooManyWaiters
+from pipeline.ingress.waiters import TooManyWaiters
 from pipeline.settings import Settings
 from pipeline.stock.store import StockUnavailable
 

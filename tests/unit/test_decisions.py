@@ -10,8 +10,12 @@ from pipeline.domain.receipts import Receipt
 from pipeline.ingress import decisions
 from pipeline.ingress.decisions import Decisions
 from pipeline.ingress.problems import Kind, Problem
-from pipeline.ingress.waiters import RECENT_RECORDS_MAX, TooManyWaiters, Waiters
+from pipeline.ingress.waiters import TooManyWaiters, Waiters
 from pipeline.stock.store import StockUnavailable
+
+KEPT_BYTES_MAX = 10_000
+NOT_KEPT = 500
+"""So many records later a record is not kept any more."""
 
 
 def record(source_offset: int) -> bytes:
@@ -27,7 +31,7 @@ class World:
         self.redis_is_away = False
         self.log_end = 0
         self.looks = 0
-        self.waiters = Waiters(1, waiters_max)
+        self.waiters = Waiters(1, waiters_max, KEPT_BYTES_MAX)
         self.commits = SimpleNamespace(ends=[0])
         self.ends = SimpleNamespace(ends=[0], refresh=self._refresh)
         self.feed = SimpleNamespace(is_alive=True)
@@ -103,7 +107,7 @@ async def test_a_wait_ends_with_the_feed_or_with_the_view() -> None:
     await asyncio.sleep(0.01)
     world.waiters.deliver(0, record(0))
     assert await by_feed is not None
-    for offset in range(1, RECENT_RECORDS_MAX + 2):
+    for offset in range(1, NOT_KEPT + 2):
         world.waiters.deliver(0, record(offset))
     # Record 1 has passed by, and its view is late: the feed will not bring it again.
     by_view = asyncio.create_task(world.decisions.wait(Receipt(0, 1, 0), 60_000))
@@ -123,7 +127,7 @@ async def test_who_has_bought_is_never_told_of_a_fault() -> None:
     with pytest.raises(TooManyWaiters):
         world.decisions.check_room()
     assert await world.decisions.wait_for_own(Receipt(0, 600, 0), 60_000) is None
-    for offset in range(RECENT_RECORDS_MAX + 1):
+    for offset in range(NOT_KEPT + 1):
         world.waiters.deliver(0, record(offset))
     world.redis_is_away = True
     assert await world.decisions.wait_for_own(Receipt(0, 0, 0), 60_000) is None
