@@ -9,6 +9,7 @@ the acknowledgement of their command was dealt with.
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -16,11 +17,13 @@ from aiokafka.errors import KafkaError
 
 from pipeline.ending import end
 from pipeline.ingress.decided import Asked, Decided
+from pipeline.ingress.decision_log import DecisionLog
 from pipeline.ingress.decision_tail import DecisionTail
+from pipeline.ingress.tail_loader import load_tail
 from pipeline.messages import peek_source_offset
 
-ASKED_BYTES_MAX = 4 * 1024 * 1024
-"""Records that were asked for are kept parsed, up to this many bytes of them."""
+ASKED_BYTES_MAX = 2 * 1024 * 1024
+"""Records that were asked for are kept parsed: up to this many bytes of them, which take about six times that."""
 FETCH_WAIT_MS_MAX = 500
 """How long the broker holds back a fetch while there is nothing; a new record is answered at once."""
 FETCH_PARTITION_BYTES_MAX = 4 * 1024 * 1024
@@ -44,6 +47,7 @@ class Waiters:
         self._tail = DecisionTail(partitions, cache_bytes_max)
         self._asked = Asked(ASKED_BYTES_MAX)
         self._pollers: set[asyncio.Future[Decided | None]] = set()
+        self._joined = [False] * partitions
         self.last = [-1] * partitions
         """By partition, the highest source offset that was seen; -1 for none."""
         self.count = 0
@@ -62,6 +66,23 @@ class Waiters:
                 if not future.done():
                     future.set_result(decided)
 
+    def load(self, partition: int, older: Sequence[tuple[int, bytes]]) -> bool:
+        """Records that stand in the log before all that was delivered or loaded: source offset and value, in its order.
+
+        False if there was no room for all.
+        """
+        self._joined[partition] = True
+        highest = max((source_offset for source_offset, _ in older), default=-1)
+        if highest > self.last[partition]:
+            # All that was delivered so far were repeats.
+            self.last[partition] = highest
+            self._tail.begin(partition, highest + 1)
+        return self._tail.load(partition, older)
+
+    def knows_last(self, partition: int) -> bool:
+        """Whether `last` is what was decided last; not so before the end of what stood before the feed was loaded."""
+        return self._joined[partition]
+
     def recent(self, partition: int, offset: int) -> Decided | None:
         """The decision on this command, if it is still kept."""
         if (found := self._asked.get(partition, offset)) is not None:
@@ -71,6 +92,10 @@ class Waiters:
         found = Decided(partition, offset, value)
         self._asked.add(found)
         return found
+
+    def note_asked(self, decided: Decided) -> None:
+        """Keep a decision that was read elsewhere for the next who asks for it."""
+        self._asked.add(decided)
 
     def is_past(self, partition: int, offset: int) -> bool:
         """Whether the feed has gone past the decision on this command: it will not come any more."""
@@ -134,10 +159,13 @@ def _let_go(future: asyncio.Future[Decided | None]) -> None:
 class ResultsFeed:
     """Brings the decision log to the waiters. After a fault of the broker it goes on where it was."""
 
-    def __init__(self, bootstrap: str, topic: str, partitions: int, waiters: Waiters) -> None:
+    def __init__(
+        self, bootstrap: str, topic: str, partitions: int, waiters: Waiters, decisions: DecisionLog
+    ) -> None:
         self._places = [TopicPartition(topic, partition) for partition in range(partitions)]
         self._waiters = waiters
-        # "latest" holds only if the log lost the place where the feed was: what was missed is in the polling view.
+        self._decisions = decisions
+        # "latest" holds only if the log lost the place where the feed was: what was missed is read from the log.
         self._consumer = AIOKafkaConsumer(
             bootstrap_servers=bootstrap,
             group_id=None,
@@ -151,14 +179,16 @@ class ResultsFeed:
     async def start(self) -> asyncio.Task[None]:
         """Take the place at the end of the log, and follow. Raises KafkaError.
 
-        The task ends only by `stop`, or by a fault of our own, which then ends the process.
+        What stands before that place is loaded meanwhile. The task ends only by `stop`, or by a fault of our own, which
+        then ends the process.
         """
         await self._consumer.start()
         self._consumer.assign(self._places)
         ends = await self._consumer.end_offsets(self._places)
         for place, offset in ends.items():
             self._consumer.seek(place, offset)
-        self._task = asyncio.create_task(self._follow(), name="results feed")
+        starts = [ends[place] for place in self._places]
+        self._task = asyncio.create_task(self._run(starts), name="results feed")
         return self._task
 
     async def stop(self) -> None:
@@ -169,6 +199,11 @@ class ResultsFeed:
     @property
     def is_alive(self) -> bool:
         return self._task is not None and not self._task.done()
+
+    async def _run(self, starts: Sequence[int]) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(load_tail(self._decisions, starts, self._waiters.load))
+            await self._follow()
 
     async def _follow(self) -> None:
         deliver = self._waiters.deliver

@@ -85,6 +85,38 @@ async def test_the_first_decision_counts_and_a_repeat_is_dropped() -> None:
         waiters.deliver(0, b"{}")
 
 
+async def test_what_stood_before_the_feed_is_loaded_and_tells_what_was_decided_last() -> None:
+    waiters = Waiters(2, 10, CACHE_BYTES_MAX)
+    # A decider that had lost its partition wrote these again, after 7.
+    waiters.deliver(0, record(4))
+    waiters.deliver(0, record(5))
+    assert not waiters.knows_last(0)
+    assert waiters.load(0, [(offset, record(offset)) for offset in (5, 6, 7)])
+    assert (waiters.knows_last(0), waiters.knows_last(1)) == (True, False)
+    assert waiters.last == [7, -1]
+    assert waiters.load(0, [(offset, record(offset)) for offset in (3, 4)])
+    waiters.deliver(0, record(6))
+    waiters.deliver(0, record(8))
+    assert [offset for offset in range(12) if waiters.recent(0, offset)] == [3, 4, 5, 6, 7, 8]
+
+
+async def test_loading_goes_on_before_what_the_feed_has_brought_meanwhile() -> None:
+    waiters = Waiters(1, 10, CACHE_BYTES_MAX)
+    waiters.deliver(0, record(8))
+    assert waiters.load(0, [(offset, record(offset)) for offset in (6, 7)])
+    waiters.deliver(0, record(9))
+    assert waiters.last == [9]
+    assert [offset for offset in range(12) if waiters.recent(0, offset)] == [6, 7, 8, 9]
+
+
+async def test_a_decision_that_was_read_elsewhere_is_kept_for_the_next_who_asks() -> None:
+    waiters = Waiters(1, 10, CACHE_BYTES_MAX)
+    waiters.deliver(0, record(8))
+    old = Decided(0, 2, record(2))
+    waiters.note_asked(old)
+    assert waiters.recent(0, 2) is old
+
+
 async def test_places_are_given_back_by_time_outs_and_by_those_who_leave() -> None:
     waiters = Waiters(1, 2, CACHE_BYTES_MAX)
     leaves, stays = wait(waiters, 1), wait(waiters, 1)
