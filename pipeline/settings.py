@@ -81,7 +81,6 @@ class Settings(BaseSettings):
     """The youngest decisions, which each ingress keeps in memory; older ones are read from the decision log."""
     lookups_max: Limit = 256
     """Decisions that are looked up in the log at a time, one after the other; beyond that, polls are answered 503."""
-    result_ttl_ms: Annotated[int, Field(ge=1_000, le=30 * 24 * 3_600_000)] = 24 * 3_600_000
     retry_after_s: Annotated[int, Field(ge=1, le=3_600)] = 1
     busy_message: str = "系统繁忙，请稍后重试"
 
