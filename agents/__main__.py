@@ -45,15 +45,14 @@ def decider(settings: Settings) -> NoReturn:
 
 
 def follower(settings: Settings) -> NoReturn:
-    """Follow the decision log: the polling view and the tables."""
+    """Follow the decision log: the tables."""
     topics = load_topics(settings.kafka_profile)
     group, replication = f"{settings.group_prefix}-followers", topics.results.replication
     app = create_app(settings, group, settings.tables_port, replication)
-    store = StockStore(settings.redis(), settings.redis_timeout_ms)
     log = PartitionLog(settings.kafka(), ends_are_exact=settings.kafka_idempotence)
     tables, breakers = Tables(app, topics), BreakerBoard()
     followers = results.Followers(
-        settings, topics, store, log, tables, lambda partition: breakers.state(partition).value
+        settings, topics, log, tables, lambda partition: breakers.state(partition).value
     )
     results.attach(app, topics, followers)
     attach_ready(app, followers.checks)

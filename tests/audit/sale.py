@@ -11,7 +11,7 @@ from pipeline.decider.commit import commit
 from pipeline.decider.intake import Prepared, prepare
 from pipeline.decider.ports import Keyed
 from pipeline.decider.replay import Replay
-from pipeline.messages import encode_purchases, peek_source_offset
+from pipeline.messages import encode_purchases
 from pipeline.partitionlog import LogRecord, PartitionLog
 from pipeline.producer import LogProducer
 from pipeline.settings import Settings
@@ -68,11 +68,6 @@ class Sale:
             self.decided += len(chunk)
         return prepared
 
-    async def view(self) -> None:
-        """Show every decision to pollers, as the follower does."""
-        views = [(peek_source_offset(record), record) for record in self.records]
-        await self.store.write_views(PARTITION, views, self.settings.result_ttl_ms)
-
     async def forge(self, fault: Fault) -> None:
         """Decide all that is there, and let the world look as this fault has it."""
         requests = await self._requests()
@@ -84,7 +79,6 @@ class Sale:
         self.results_end = end
         await self.store.wipe(PARTITION, self.decided)
         await self.replay([request.key for request in requests])
-        await self.view()
 
     async def _follow(self, decided: Written) -> None:
         for letter in decided.letters:
@@ -116,6 +110,4 @@ async def sell_on(sale: Sale, stop: asyncio.Event) -> int:
             await sale.send([(PLAIN.encode(), encode_purchases(PLAIN, users))])
             count += 1
         await sale.decide()
-        if count % 9 == 0:
-            await sale.view()
     return count
