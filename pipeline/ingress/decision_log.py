@@ -28,6 +28,8 @@ REQUEST_TIMEOUT_MS = 2_000
 FETCH_TRIES_MAX = 2
 """The second one is for a leader that has moved, or a connection that had ended unseen."""
 METADATA_WAIT_MS = 200
+FETCH_WAIT_MS = 1
+"""With none the in-memory broker says nothing. Apache Kafka answers at once: no bytes are asked for at least."""
 _READ_UNCOMMITTED = 0
 _EARLIEST, _LATEST = -2, -1
 _NO_LEADER = -1
@@ -76,7 +78,9 @@ class DecisionLog:
 
     async def _fetch(self, partition: int, position: int, bytes_max: int) -> Run | End | Trimmed:
         asked = [(self._topic, [(partition, position, bytes_max)])]
-        answer = await self._send(partition, FetchRequest(0, 1, bytes_max, _READ_UNCOMMITTED, asked))
+        answer = await self._send(
+            partition, FetchRequest(FETCH_WAIT_MS, 0, bytes_max, _READ_UNCOMMITTED, asked)
+        )
         error, end, records = for_code(answer[1]), answer[2], answer[-1]
         if error is OffsetOutOfRangeError:
             # The broker says the same of what it has no longer and of what it has not yet.

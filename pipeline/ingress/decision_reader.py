@@ -1,7 +1,7 @@
 """Decisions that are too old for memory, read from the decision log: seldom, one fetch at a time, and never in a hurry.
 
-Purchases go before. So between two fetches the event loop is left to them for several times as long as a fetch has
-taken, and whoever comes while as many as may wait already is refused.
+Purchases go before. So after a fetch the event loop is left to them for many times as long as that has used it, and
+whoever comes while as many as may wait already is refused.
 """
 
 import asyncio
@@ -22,10 +22,12 @@ FETCHES_MAX = 32
 """Of one lookup. Logs as crashes leave them need up to 7."""
 FETCH_BYTES_MAX = 64 * 1024
 """More than that is fetched where a batch is larger."""
-REST_FACTOR = 15
-"""After a fetch the next one waits this many times as long as it took: so lookups have a 16th of the event loop."""
-REST_MS_MAX = 200
-"""A fetch that took longer than what this is a rest for has waited for the broker, not worked."""
+REST_FACTOR = 11
+"""After a fetch the next one waits this many times the CPU time that went by: lookups have a twelfth of the event loop.
+
+What others used meanwhile counts too: the more they have to do, the longer are the rests.
+"""
+REST_MS_MAX = 500
 RUNS_BYTES_MAX = 8 * 1024 * 1024
 """What was fetched last is kept: receipts of one sale stand beside each other."""
 
@@ -113,12 +115,12 @@ class DecisionReader:
             if (known := self._known(partition, position)) is not None:
                 return known
             await asyncio.sleep(self._rested_at_s - time.monotonic())
-            began_s = time.monotonic()
+            began_s = time.thread_time()
             try:
                 fetched = await self._log.fetch(partition, position, FETCH_BYTES_MAX)
             finally:
-                now_s = time.monotonic()
-                self._rested_at_s = now_s + min(REST_FACTOR * (now_s - began_s), REST_MS_MAX / 1_000)
+                rest_s = min(REST_FACTOR * (time.thread_time() - began_s), REST_MS_MAX / 1_000)
+                self._rested_at_s = time.monotonic() + rest_s
         if isinstance(fetched, Trimmed):
             self._beginnings[partition] = fetched.beginning
         if isinstance(fetched, End | Trimmed):

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
+from conftest import Kafka, make_topics
 from redis import Redis
 
 from contract.serving import REQUESTS, Decider, Reply, Service, StartIngress
@@ -17,6 +18,7 @@ from pipeline.topics import partition_of
 PRODUCT = 5
 EVENTS = REQUESTS + "{request_id}/events"
 BUYERS = 30
+BACK_S_MAX = 40
 
 
 class Sold:
@@ -103,7 +105,7 @@ async def test_two_that_keep_nothing_answer_for_each_other(start_ingress: StartI
         assert [(await each).json()["code"] for each in polls] == [1, 1]
         for buys, polls_for in ((first, second), (second, first)):
             bought = (await buys.buy(PRODUCT, f"u{buys.settings.public_port}")).json()
-            assert (await polls_for.poll(bought["request_id"])).json()["code"] == bought["code"]
+            assert (await polls_for.poll(bought["request_id"], 20_000)).json()["code"] == bought["code"]
 
 
 async def test_repeats_in_the_log_change_no_answer(
@@ -153,6 +155,32 @@ async def test_only_what_the_log_no_longer_holds_is_gone(
     assert [(await service.poll(each)).status for each in (receipts[0], receipts[-1])] == [410, 410]
     bought = (await service.buy(PRODUCT, "after")).json()
     assert (await service.poll(bought["request_id"])).json()["code"] == bought["code"] == -2
+
+
+@pytest.mark.durable
+async def test_while_kafka_is_away_only_what_is_in_memory_is_answered(
+    private_kafka: Kafka, start_ingress: StartIngress
+) -> None:
+    topics = await make_topics(private_kafka.bootstrap)
+    remembers = await start_ingress(topics=topics, **private_kafka.settings())
+    forgets = await start_ingress(topics=topics, results_cache_bytes_max=0, **private_kafka.settings())
+    async with Decider(remembers.settings, topics):
+        await remembers.prewarm(PRODUCT, stock=1)
+        bought = (await remembers.buy(PRODUCT, "u1")).json()["request_id"]
+        assert (await forgets.poll(bought, 20_000)).json()["code"] == 1
+        private_kafka.process.pause()
+        assert (await remembers.poll(bought)).json()["code"] == 1
+        # Nobody has asked for the opening, so it was not kept as one that was asked for.
+        opened = f"{bought.split('-')[0]}-0-0"
+        for reply in await asyncio.gather(*(forgets.poll(opened, wait_ms) for wait_ms in (None, 2_000))):
+            assert (reply.status, reply.kind) == (503, "application/problem+json")
+            assert int(reply.headers["Retry-After"]) >= 1
+        private_kafka.process.resume()
+        async with asyncio.timeout(BACK_S_MAX):
+            # It was no purchase, and that is known as soon as it can be looked up.
+            while (reply := await forgets.poll(opened)).status == 503:
+                await asyncio.sleep(0.1)
+        assert reply.status == 404
 
 
 async def test_a_burst_of_polls_for_old_receipts_is_bounded(
