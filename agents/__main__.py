@@ -46,15 +46,14 @@ def decider(settings: Settings) -> NoReturn:
 
 
 def follower(settings: Settings) -> NoReturn:
-    """Follow the decision log: the polling view, the tables, orders and dead letters."""
+    """Follow the decision log: the tables, orders and dead letters."""
     topics = load_topics(settings.kafka_profile)
     group, replication = f"{settings.group_prefix}-followers", topics.results.replication
     app = create_app(settings, group, settings.tables_port, replication)
-    store = StockStore(settings.redis(), settings.redis_timeout_ms)
     log = PartitionLog(settings.kafka(), ends_are_exact=settings.kafka_idempotence)
     tables, breakers = Tables(app, topics), BreakerBoard()
     followers = results.Followers(
-        settings, topics, store, log, tables, lambda partition: breakers.state(partition).value
+        settings, topics, log, tables, lambda partition: breakers.state(partition).value
     )
     order_followers = orders.OrderFollowers(settings, topics, log, log_end_of(app, topics.results.name))
     results.attach(app, topics, followers, order_followers)

@@ -52,10 +52,10 @@ class OrderFollowers:
     async def stop(self) -> None:
         await self.revoke(set(self._followers))
 
-    def offer(self, partition: int, events: Sequence[Any]) -> None:
+    def offer(self, partition: int, records: Sequence[LogRecord]) -> None:
         """What the stream of this partition has brought."""
         if (follower := self._followers.get(partition)) is not None:
-            follower.offer([_record(event.message) for event in events])
+            follower.offer(records)
 
     def checks(self) -> dict[str, str]:
         """By partition, "ok" or what is wrong."""
@@ -70,10 +70,6 @@ class OrderFollowers:
             writer_of(self._settings, self._topics, partition),
             lambda: self._log_end(partition),
         )
-
-
-def _record(message: Any) -> LogRecord:
-    return LogRecord(message.offset, round(message.timestamp * 1_000), message.key, message.value)
 
 
 def attach(app: faust.App, topics: Topics, followers: OrderFollowers) -> None:

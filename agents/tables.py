@@ -6,9 +6,8 @@ from typing import Any
 
 import faust
 
-from pipeline.tally import Row, Tally
+from pipeline.tally import Positioned, Row, Tally
 from pipeline.topics import Topics
-from pipeline.view import Positioned
 
 RECOVERY_LOOK_INTERVAL_S = 0.05
 

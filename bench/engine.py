@@ -14,10 +14,11 @@ from redis import Redis
 from stage import Stage
 
 from pipeline.decider.commit import commit
-from pipeline.decider.intake import Incoming, prepare
+from pipeline.decider.intake import prepare
 from pipeline.domain.limiters import Algorithm, Rule
 from pipeline.domain.product import Opening
 from pipeline.messages import OpenCommand, encode_open, encode_purchases, peek_source_offset
+from pipeline.partitionlog import LogRecord
 from pipeline.producer import LogProducer
 from pipeline.stock.store import StockStore
 from pipeline.topics import partition_of
@@ -157,7 +158,7 @@ async def floor(stage: Stage, load: Load, product_id: str) -> Drain:
             while position < last:
                 batches = await consumer.getmany(place, timeout_ms=1_000, max_records=records_max)
                 chunk = [
-                    prepare(Incoming(each.offset, each.timestamp, each.key, each.value))
+                    prepare(LogRecord(each.offset, each.timestamp, each.key, each.value))
                     for each in batches.get(place, [])
                 ]
                 if not chunk:

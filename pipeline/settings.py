@@ -77,7 +77,10 @@ class Settings(BaseSettings):
     send_timeout_ms: Annotated[int, Field(ge=100, le=60_000)] = 4_500
     wait_timeout_ms: Annotated[int, Field(ge=1, le=30_000)] = 5_000
     poll_wait_ms_max: Annotated[int, Field(ge=1, le=30_000)] = 30_000
-    result_ttl_ms: Annotated[int, Field(ge=1_000, le=30 * 24 * 3_600_000)] = 24 * 3_600_000
+    results_cache_bytes_max: Annotated[int, Field(ge=0, le=64 * 1024**3)] = 64 * 1024**2
+    """The youngest decisions, which each ingress keeps in memory; older ones are read from the decision log."""
+    lookups_max: Limit = 64
+    """So many decisions may wait to be looked up in the log, one after the other; further polls are answered 503."""
     retry_after_s: Annotated[int, Field(ge=1, le=3_600)] = 1
     busy_message: str = "系统繁忙，请稍后重试"
 

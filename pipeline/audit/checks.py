@@ -214,8 +214,3 @@ def _text(value: bytes | None) -> str:
 def expires(key: str, ttl_ms: int) -> str | None:
     """`ttl_ms` as PTTL says it: -1 for none, -2 for a key that is gone."""
     return f"{key} expires in {ttl_ms} ms" if ttl_ms >= 0 else None
-
-
-def view_differs(offset: int, first: int, value: bytes) -> str | None:
-    """A view against the digest of the first decision on that command."""
-    return None if digest(value) == first else f"the view of command {offset} is not the first decision on it"

@@ -73,11 +73,10 @@ async def _audit(
         say(f"partition {partition}: logs")
         await audit_of_logs.read_logs()
         say(f"partition {partition}: Redis")
-        audit_of_redis = RedisAudit(audit_of_logs, reader, settings.result_ttl_ms)
+        audit_of_redis = RedisAudit(audit_of_logs, reader)
         await audit_of_redis.compare_stock(findings[Check.REDIS])
-        await audit_of_redis.compare_view(findings[Check.VIEW])
         audit_of_logs.forget_buyers()
     say("the keys in Redis")
-    await KeyAudit(audited, topics, log, reader, findings).look_at_all()
+    await KeyAudit(audited, topics, reader, findings).look_at_all()
     cuts = [each.summary() for each in audited.values()]
     return Report(findings, cuts, time.monotonic() - started_s)

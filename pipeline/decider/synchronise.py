@@ -11,11 +11,10 @@ import logging
 from typing import NamedTuple
 
 from pipeline.decider.commit import commit
-from pipeline.decider.intake import Incoming
 from pipeline.decider.ports import Log, Producer, Store
 from pipeline.decider.replay import Replay
 from pipeline.messages import MalformedResult, decode_result, peek_source_offset
-from pipeline.partitionlog import Bounds, LogRecord
+from pipeline.partitionlog import Bounds
 from pipeline.stock.store import Cursor, Stale
 from pipeline.topics import Topics
 
@@ -125,8 +124,3 @@ class Synchroniser:
 def _key(decision: bytes) -> bytes | None:
     result = decode_result(decision)
     return None if isinstance(result, MalformedResult) else result.product_id.encode()
-
-
-def incoming(record: LogRecord) -> Incoming:
-    """A record that was read from the log directly, as the intake knows it."""
-    return Incoming(record.offset, record.time_ms, record.key, record.value)

@@ -11,11 +11,13 @@ from aiohttp import web
 from aiohttp.typedefs import Middleware
 
 from pipeline.domain.codes import Code
+from pipeline.ingress.decision_reader import TooManyLookups
 from pipeline.ingress.group_commit import LogAway, NotAcknowledged, TooManyWaiting
 from pipeline.ingress.logends import EndsUnknown
 from pipeline.ingress.problems import Kind, Problem, not_found
 from pipeline.ingress.purchases import BreakerOpen
 from pipeline.ingress.waiters import TooManyWaiters
+from pipeline.partitionlog import LogUnavailable
 from pipeline.settings import Settings
 from pipeline.stock.store import StockUnavailable
 
@@ -96,7 +98,9 @@ class Admission:
                 return self.busy(self._settings.purchases_waiting_max)
             case TooManyWaiters():
                 return self.busy(self._settings.waiters_max)
-            case StockUnavailable() | EndsUnknown():
+            case TooManyLookups():
+                return self.unavailable("too many old decisions are being read from the log at this time")
+            case StockUnavailable() | EndsUnknown() | LogUnavailable():
                 log.warning("%s %s: %s", request.method, request.path, error)
                 return self.unavailable(
                     "what this answer is read from can not be reached at this time; purchases are not affected"

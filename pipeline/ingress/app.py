@@ -11,6 +11,8 @@ from pipeline.ending import end
 from pipeline.ingress import administration
 from pipeline.ingress.administration import AdministrationRoutes
 from pipeline.ingress.admission import Admission
+from pipeline.ingress.decision_log import DecisionLog
+from pipeline.ingress.decision_reader import DecisionReader
 from pipeline.ingress.decisions import Decisions
 from pipeline.ingress.group_commit import GroupCommit
 from pipeline.ingress.health import HealthRoutes
@@ -53,8 +55,11 @@ class Ingress:
         self._keeper = PaceKeeper(self._store, self._ends, partitions)
         self._breakers = BreakerBoard()
         self._control: asyncio.Task[None] | None = None
-        self._waiters = Waiters(partitions, settings.waiters_max)
-        self._feed = ResultsFeed(bootstrap, topics.results.name, partitions, self._waiters)
+        self._waiters = Waiters(partitions, settings.waiters_max, settings.results_cache_bytes_max)
+        self._decision_log = DecisionLog(bootstrap, topics.results.name)
+        self._feed = ResultsFeed(
+            bootstrap, topics.results.name, partitions, self._waiters, self._decision_log
+        )
         self._commits = GroupCommit(
             self._producer,
             requests,
@@ -63,8 +68,9 @@ class Ingress:
             waiting_max=settings.purchases_waiting_max,
             send_timeout_ms=settings.send_timeout_ms,
         )
+        self._older = DecisionReader(self._decision_log, settings.lookups_max)
         self._decisions = Decisions(
-            self._store, self._waiters, self._feed, self._commits, self._ends, self._keeper
+            self._waiters, self._feed, self._older, self._commits, self._ends, self._keeper
         )
         self._health = HealthRoutes(
             self._store, self._commits, self._ends, self._feed, settings.retry_after_s
@@ -82,6 +88,7 @@ class Ingress:
             await require_topics(settings.kafka(), self._topics)
             await self._producer.start()
             await self._ends.start()
+            await self._decision_log.start()
             feed = await self._feed.start()
             self._keeper.start()
             self._control = asyncio.create_task(
@@ -117,7 +124,7 @@ class Ingress:
         if self._control is not None:
             self._stopping = "control topic"
             await end(self._control)
-        for part in (self._keeper, self._feed, self._ends, self._producer):
+        for part in (self._keeper, self._feed, self._older, self._decision_log, self._ends, self._producer):
             self._stopping = type(part).__name__
             await part.stop()
         self._stopping = "stock store"

@@ -66,16 +66,6 @@ class Cursor:
     last_answer: list[bytes]
 
 
-class Viewed(NamedTuple):
-    """How far the polling view of a partition is written.
-
-    All decision records up to `source_offset` lie before `results_position` in the decision log.
-    """
-
-    source_offset: int
-    results_position: int
-
-
 @dataclass(frozen=True, slots=True)
 class ProductStock:
     """A product as Redis holds it. `by_code` counts decided purchases; `limiter` is "level:before:at"."""
@@ -193,43 +183,6 @@ class StockStore:
     async def wins(self, partition: int, product_id: str, user_id: str) -> list[Win]:
         value = await _answer(self._redis.hget(keys.buyers(partition, product_id), user_id))
         return decode_wins(partition, value) if value else []
-
-    async def write_views(
-        self,
-        partition: int,
-        views: Sequence[tuple[int, bytes]],
-        ttl_ms: int,
-        viewed: Viewed | None = None,
-        written: int = -1,
-    ) -> bool:
-        """Write what pollers see: decision records by source offset, in rising order, each for `ttl_ms`.
-
-        Then the mark moves to `viewed`, by default to the last of these views. False if the mark stands below
-        `written`, where the caller left it: Redis has lost the view, and the mark was not moved.
-        """
-        # One transaction: a loss between the views and the mark would leave a mark without views.
-        pipe = self._redis.pipeline(transaction=True)
-        for source_offset, record in views:
-            pipe.set(keys.view(partition, source_offset), record, px=ttl_ms)
-        source_offset, position = viewed or Viewed(views[-1][0], 0)
-        pipe.eval(
-            script("viewed"), 1, keys.viewed(partition), str(written), str(source_offset), str(position)
-        )
-        return bool((await _answer(pipe.execute()))[-1])
-
-    async def view(self, partition: int, source_offset: int) -> bytes | None:
-        return cast("bytes | None", await _answer(self._redis.get(keys.view(partition, source_offset))))
-
-    async def viewed(self, partition: int) -> int:
-        """The highest source offset that was written for pollers, -1 for none."""
-        return (await self.viewed_place(partition)).source_offset
-
-    async def viewed_place(self, partition: int) -> Viewed:
-        value = await _answer(self._redis.get(keys.viewed(partition)))
-        if value is None:
-            return Viewed(-1, 0)
-        source_offset, _, position = value.partition(b":")
-        return Viewed(int(source_offset), int(position or 0))
 
 
 def decode_wins(partition: int, value: bytes) -> list[Win]:

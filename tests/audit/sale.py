@@ -11,11 +11,10 @@ from pipeline.decider.commit import commit
 from pipeline.decider.intake import Prepared, prepare
 from pipeline.decider.ports import Keyed
 from pipeline.decider.replay import Replay
-from pipeline.decider.synchronise import incoming
 from pipeline.followers import Progress
 from pipeline.followers.ports import Derived
 from pipeline.followers.writers import writer_of
-from pipeline.messages import encode_purchases, peek_source_offset
+from pipeline.messages import encode_purchases
 from pipeline.partitionlog import LogRecord, PartitionLog
 from pipeline.producer import LogProducer
 from pipeline.settings import Settings
@@ -65,24 +64,19 @@ class Sale:
                 for record, each in zip(self.records[-len(prepared) :], prepared, strict=True)
             ]
             self.results_end = await commit(self.producer, self.topics.results.name, PARTITION, decisions)
-            requests = [LogRecord(*each.record[:4]) for each in prepared]
+            requests = [each.record for each in prepared]
             if follow:
                 records = [record for _, record in decisions]
                 await self._follow(written(self.topics, requests, records, Fault(None)))
 
     async def decide_in_redis(self) -> list[Prepared]:
         """Decide all that is there, and write none of it into the log."""
-        prepared = [prepare(incoming(request)) for request in await self._requests()]
+        prepared = [prepare(request) for request in await self._requests()]
         if prepared:
             chunk = [each.command for each in prepared]
             self.records += await self.store.decide(PARTITION, self.decided, self.results_end, chunk)
             self.decided += len(chunk)
         return prepared
-
-    async def view(self) -> None:
-        """Show every decision to pollers, as the follower does."""
-        views = [(peek_source_offset(record), record) for record in self.records]
-        await self.store.write_views(PARTITION, views, self.settings.result_ttl_ms)
 
     async def forge(self, fault: Fault) -> None:
         """Decide all that is there, and let the world look as this fault has it."""
@@ -95,7 +89,6 @@ class Sale:
         await self._follow(bent)
         await self.store.wipe(PARTITION, self.decided)
         await self.replay([request.key for request in requests])
-        await self.view()
 
     async def _follow(self, decided: Written) -> None:
         """Write what was derived, and that it was."""
@@ -129,6 +122,4 @@ async def sell_on(sale: Sale, stop: asyncio.Event) -> int:
             await sale.send([(PLAIN.encode(), encode_purchases(PLAIN, users))])
             count += 1
         await sale.decide()
-        if count % 9 == 0:
-            await sale.view()
     return count

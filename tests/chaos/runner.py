@@ -25,11 +25,11 @@ AFTER_S = 0.8
 ARRIVALS_MAX = 12
 DEATH_WITHIN_S = 30.0
 ORDERS_WITHIN_S = 30.0
-# All at one moment, as in a snapshot of Redis's own: a mark that is younger than what it marks would be no snapshot.
+# All at one moment, as in a snapshot of Redis's own: a cursor that is younger than its products would be no snapshot.
 SNAPSHOT = """
 local all = {}
 for _, key in ipairs(redis.call('KEYS', '*')) do
-  all[#all + 1] = { key, redis.call('PTTL', key), redis.call('DUMP', key) }
+  all[#all + 1] = { key, redis.call('DUMP', key) }
 end
 return all
 """
@@ -268,8 +268,8 @@ async def _roll_redis_back(stage: Stage, fault: Fault) -> None:
         await asyncio.sleep(fault.duration_s)
         pipe = client.pipeline(transaction=True)
         pipe.flushall()
-        for key, left_ms, value in snapshot:
-            pipe.restore(key, max(left_ms, 0), value)
+        for key, value in snapshot:
+            pipe.restore(key, 0, value)
         pipe.execute()
 
 

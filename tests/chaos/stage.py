@@ -11,8 +11,6 @@ from pipeline.local.process import Part, Process
 from pipeline.settings import Settings
 
 START_TIMEOUT_S = 90.0
-RESULT_TTL_MS = 120_000
-"""The views of all tries are in each snapshot and in each audit: those of the last two minutes will do."""
 
 
 class Stage:
@@ -27,7 +25,6 @@ class Stage:
             redis_url=redis.url,
             public_port=self.public_port,
             admin_port=self.admin_port,
-            result_ttl_ms=RESULT_TTL_MS,
         )
         self._logs = directory / "logs"
         environment = {
@@ -35,7 +32,6 @@ class Stage:
             "SECKILL_REDIS_URL": redis.url,
             "SECKILL_PUBLIC_PORT": str(self.public_port),
             "SECKILL_ADMIN_PORT": str(self.admin_port),
-            "SECKILL_RESULT_TTL_MS": str(RESULT_TTL_MS),
             # With the default a fault that lasts would be followed by a minute in which nothing may be tried.
             "SECKILL_BREAKER_RECOVERY_TIMEOUT_MS": "2000",
             # A stock that is sold at once would be a single transaction.

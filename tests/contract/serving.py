@@ -30,20 +30,17 @@ CLOSE = "/api/v1/seckill/activity/close"
 
 
 class Decider:
-    """Decides all partitions in order with the real scripts, and writes results and views: no fault is its business.
+    """Decides all partitions in order with the real scripts, and writes results: no fault is its business.
 
-    `gate` closed, nothing is decided; `repeats` has every result written twice; `writes_views` off, only the log
-    has the decisions.
+    `gate` closed, nothing is decided; `repeats` has every result written twice.
     """
 
     def __init__(self, settings: Settings, topics: Topics) -> None:
         self.gate = asyncio.Event()
         self.gate.set()
         self.repeats = False
-        self.writes_views = True
         self.commands: list[tuple[int, int, bytes]] = []
         self._topics = topics
-        self._settings = settings
         self._store = StockStore(settings.redis(), settings.redis_timeout_ms)
         self._producer = LogProducer(settings, "decider", idempotent=settings.kafka_idempotence)
         self._consumer = AIOKafkaConsumer(
@@ -95,9 +92,6 @@ class Decider:
         self._after[partition] = record.offset
         for _ in range(2 if self.repeats else 1):
             await self._producer.send(self._topics.results.name, partition, record.key, decision)
-        if self.writes_views:
-            views = [(record.offset, decision)]
-            await self._store.write_views(partition, views, self._settings.result_ttl_ms)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import TypeVar
 import orjson
 import pytest
 from aiokafka import AIOKafkaProducer
-from conftest import Kafka, RedisServer
+from conftest import Kafka
 from followers import Follower as FollowerProcess
 from followers import own_topics_file
 from order_log import DecisionLog, crowd, eventually
@@ -34,11 +34,9 @@ AMID_S = 0.5
 
 
 @pytest.fixture
-def settings(module_kafka: Kafka, redis_server: RedisServer) -> Settings:
+def settings(module_kafka: Kafka) -> Settings:
     """A consumer group of this test's own."""
-    return Settings(
-        **module_kafka.settings(), redis_url=redis_server.url, group_prefix=f"test-{uuid.uuid4().hex[:8]}"
-    )
+    return Settings(**module_kafka.settings(), group_prefix=f"test-{uuid.uuid4().hex[:8]}")
 
 
 @pytest.fixture
@@ -68,14 +66,12 @@ MakeFollower = Callable[..., FollowerProcess]
 
 
 @pytest.fixture
-def follower(
-    module_kafka: Kafka, settings: Settings, redis_server: RedisServer, topics_file: Path
-) -> Iterator[MakeFollower]:
+def follower(module_kafka: Kafka, settings: Settings, topics_file: Path) -> Iterator[MakeFollower]:
     """Makes follower processes of one group, not started yet; `point` is where one ends itself."""
     with ExitStack() as stack:
 
         def make(name: str = "follower-1", point: str | None = None) -> FollowerProcess:
-            each = FollowerProcess(name, module_kafka, redis_server.url, topics_file, settings.group_prefix)
+            each = FollowerProcess(name, module_kafka, topics_file, settings.group_prefix)
             if point is not None:
                 environment = {**each.part.environment, "SECKILL_FAULT_POINT": point}
                 each.part = replace(each.part, environment=environment)

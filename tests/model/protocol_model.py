@@ -35,8 +35,6 @@ MUTANTS: Final = {
     "progressapart": "orders and progress are not committed in one transaction",
     "noordersdrop": "a repeated decision makes orders again",
     "forgetseen": "the progress of the orders agent holds no highest source offset",
-    "noviewlook": "an idle follower does not look whether its views are still in Redis",
-    "noviewfence": "a busy follower does not look whether its views are still in Redis",
 }
 
 CHUNK_MAX: Final = 4
@@ -143,40 +141,16 @@ class Decider:
 
 
 def follower(world: World) -> Steps:
-    """Writes the polling view and counts the winners; it begins at the start of the log, as does every new one.
-
-    The mark in Redis tells how far the view was written. Where it stands below where this follower left it, Redis
-    has lost views. Looking only when idle is not enough: the next view written would hide the loss.
-    """
-    place, seen, written, world.won_by_follower = 0, -1, -1, 0
+    """Counts the winners; it begins at the start of the log, as does every new one."""
+    place, seen, world.won_by_follower = 0, -1, 0
     while True:
         recorded = world.results[place : place + world.rng.randrange(1, 5)]
-        unlooked = "noviewfence" if recorded else "noviewlook"
-        if world.redis.viewed < written and world.mutant != unlooked:
-            yield from _write_views_again(world)
-            written = world.redis.viewed
-            continue
         place += len(recorded)
-        world.redis.write_views(recorded, place)
-        written = world.redis.viewed
         for offset, decision in recorded:
             if offset > seen or world.mutant == "nodrop":
                 seen = offset
                 world.won_by_follower += decision.codes.count(1)
         yield None if recorded else "idle"
-
-
-def _write_views_again(world: World) -> Steps:
-    """All that the log holds after the mark; from the mark once more if Redis loses views meanwhile."""
-    mark, place = world.redis.viewed, world.redis.viewed_place
-    while place < len(world.results):
-        recorded = world.results[place : place + world.rng.randrange(1, 20)]
-        place += len(recorded)
-        world.redis.write_views(recorded, place)
-        mark = world.redis.viewed
-        yield None
-        if world.redis.viewed < mark:
-            mark, place = world.redis.viewed, world.redis.viewed_place
 
 
 # --- the orders agent ------------------------------------------------------------------------------------------------
@@ -357,8 +331,6 @@ def verdict(world: World) -> str | None:
         return "Redis is not the fold"
     if any(truth[offset] != decision for offset, decision in world.told.items()):
         return "a poller was told something else"
-    if world.redis.views != dict(enumerate(truth)):
-        return "the view is not the results"
     won = [
         order
         for offset, request in enumerate(world.requests)

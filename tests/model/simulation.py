@@ -26,7 +26,7 @@ if __name__ == "__main__":
     sys.path[:0] = [str(Path(__file__).resolve().parents[2])]
 
 from pipeline.audit.fold import PartitionFold
-from pipeline.decider import Decider, Incoming
+from pipeline.decider import Decider
 from pipeline.domain.codes import Code
 from pipeline.domain.limiters import Algorithm, Rule
 from pipeline.domain.product import Opening
@@ -220,19 +220,22 @@ class Worker:
         )
         self.tasks = [asyncio.create_task(self.decider.run()), asyncio.create_task(self._stream())]
 
-    def _acknowledge(self, records: Sequence[Incoming]) -> None:
-        self._world.committed = max(self._world.committed, records[-1].offset + 1)
+    def _acknowledge(self, position: int) -> None:
+        self._world.committed = max(self._world.committed, position + 1)
 
     async def _stream(self) -> None:
         at = self._world.committed
         while True:
             await self._world.a_while()
             if self._world.fails(0.03):
-                # A rebalance: what was fetched is dropped, and reading starts again at the committed offset.
-                at = self._world.rng.choice([self._world.committed, min(at + 1, len(self._world.requests))])
+                # A rebalance: some of what was fetched is left out, then reading starts again at the committed offset.
+                start = self._world.rng.randrange(at, len(self._world.requests) + 1)
+                await self.decider.put(self._world.requests[start : start + self._world.rng.randrange(3)])
+                at = self._world.committed
             if at < len(self._world.requests):
-                await self.decider.put(Incoming(*self._world.requests[at]))
-                at += 1
+                fetched = self._world.requests[at : at + self._world.rng.randrange(1, 6)]
+                await self.decider.put(fetched)
+                at = fetched[-1].offset + 1
 
     def crash(self) -> None:
         for task in self.tasks:

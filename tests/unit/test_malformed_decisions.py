@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.decider.intake import MALFORMED_BYTES_PER_PURCHASE, Incoming, chunk_of, prepare
+from pipeline.decider.intake import MALFORMED_BYTES_PER_PURCHASE, chunk_of, prepare
 from pipeline.messages import MalformedResult, RawCommand, decode_result, is_malformed, malformed_members
+from pipeline.partitionlog import LogRecord
 
 HEAD = b'{"source_offset":7,"type":"malformed","time_ms":9,'
 anything = st.none() | st.binary(max_size=50)
@@ -37,7 +38,7 @@ def test_a_command_that_is_not_base64_is_no_decision(value: object) -> None:
 
 def test_malformed_commands_fill_a_chunk_by_their_size() -> None:
     junk = b"x" * (100 * MALFORMED_BYTES_PER_PURCHASE)
-    records = [prepare(Incoming(offset, 0, None, junk)) for offset in range(50)]
+    records = [prepare(LogRecord(offset, 0, None, junk)) for offset in range(50)]
     chunk = chunk_of(records, -1, 2_000)
     assert 1 < len(chunk) < 20
     assert sum(len(each.command.value) for each in chunk) < 2_000 * MALFORMED_BYTES_PER_PURCHASE
