@@ -9,7 +9,7 @@ from pipeline.topics import Topics
 
 TAIL_RECORDS = 256
 TAIL_RECORDS_MAX = 16_384
-"""The last order is looked for from the end of the log on, in steps that grow: behind it may be aborted transactions."""
+"""The last order is looked for from the end on, in steps that grow: behind it may be what was aborted."""
 
 
 def orders_of(topics: Topics, partition: int, decision: bytes) -> list[Derived]:
