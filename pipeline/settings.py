@@ -76,6 +76,8 @@ class Settings(BaseSettings):
     event_streams_max: Limit = 2_000
     send_timeout_ms: Annotated[int, Field(ge=100, le=60_000)] = 4_500
     wait_timeout_ms: Annotated[int, Field(ge=1, le=30_000)] = 5_000
+    window_margin_ms: Annotated[int, Field(ge=0, le=3_600_000)] = 2_000
+    """This near to the start and the end of a sale, purchases are decided by the log even if it looks shut."""
     poll_wait_ms_max: Annotated[int, Field(ge=1, le=30_000)] = 30_000
     result_ttl_ms: Annotated[int, Field(ge=1_000, le=30 * 24 * 3_600_000)] = 24 * 3_600_000
     retry_after_s: Annotated[int, Field(ge=1, le=3_600)] = 1

@@ -12,6 +12,7 @@ from pipeline.ingress import administration
 from pipeline.ingress.administration import AdministrationRoutes
 from pipeline.ingress.admission import Admission
 from pipeline.ingress.decisions import Decisions
+from pipeline.ingress.final_refusals import FinalRefusals, OnSale
 from pipeline.ingress.group_commit import GroupCommit
 from pipeline.ingress.health import HealthRoutes
 from pipeline.ingress.logends import EndsUnknown, LogEnds
@@ -54,7 +55,8 @@ class Ingress:
         self._breakers = BreakerBoard()
         self._control: asyncio.Task[None] | None = None
         self._waiters = Waiters(partitions, settings.waiters_max)
-        self._feed = ResultsFeed(bootstrap, topics.results.name, partitions, self._waiters)
+        on_sale = OnSale()
+        self._feed = ResultsFeed(bootstrap, topics.results.name, partitions, self._waiters, on_sale.observe)
         self._commits = GroupCommit(
             self._producer,
             requests,
@@ -65,6 +67,15 @@ class Ingress:
         )
         self._decisions = Decisions(
             self._store, self._waiters, self._feed, self._commits, self._ends, self._keeper
+        )
+        self._refusals = FinalRefusals(
+            self._store,
+            self._ends,
+            self._commits,
+            self._waiters,
+            self._feed,
+            on_sale,
+            settings.window_margin_ms,
         )
         self._health = HealthRoutes(
             self._store, self._commits, self._ends, self._feed, settings.retry_after_s
@@ -140,8 +151,10 @@ class Ingress:
             polling,
             admission,
             self._breakers,
+            self._refusals,
         )
-        app.add_routes(PurchaseRoutes(settings, self._commits, self._decisions, self._breakers).routes())
+        purchases = PurchaseRoutes(settings, self._commits, self._decisions, self._breakers, self._refusals)
+        app.add_routes(purchases.routes())
         app.add_routes(polling.routes())
         app.add_routes(stats.routes())
         app.add_routes(self._health.routes())

@@ -9,7 +9,9 @@ records of each partition are kept for those who come late; whoever comes later 
 
 import asyncio
 import logging
+import time
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -28,6 +30,8 @@ FETCH_PARTITION_BYTES_MAX = 4 * 1024 * 1024
 """Above the largest decision record: 1,000 purchases with ids and keys of full length."""
 POLL_MS = 1_000
 BACKOFF_S = 0.2
+SILENT_MS_MAX = 3_000
+"""A broker that answered no fetch of a partition for this long may have kept decisions from us."""
 
 log = logging.getLogger(__name__)
 
@@ -178,9 +182,18 @@ def _let_go(future: asyncio.Future[Decided | None]) -> None:
 class ResultsFeed:
     """Brings the decision log to the waiters. After a fault of the broker it goes on where it was."""
 
-    def __init__(self, bootstrap: str, topic: str, partitions: int, waiters: Waiters) -> None:
+    def __init__(
+        self,
+        bootstrap: str,
+        topic: str,
+        partitions: int,
+        waiters: Waiters,
+        observe: Callable[[bytes | None, bytes], None],
+    ) -> None:
+        """`observe` is given key and value of every record, repeats too, after the waiters had it."""
         self._places = [TopicPartition(topic, partition) for partition in range(partitions)]
         self._waiters = waiters
+        self._observe = observe
         # "latest" holds only if the log lost the place where the feed was: what was missed is in the polling view.
         self._consumer = AIOKafkaConsumer(
             bootstrap_servers=bootstrap,
@@ -214,6 +227,13 @@ class ResultsFeed:
     def is_alive(self) -> bool:
         return self._task is not None and not self._task.done()
 
+    def is_following(self, partition: int) -> bool:
+        """Whether decisions of this partition come in: the broker answers our fetches."""
+        if not self.is_alive:
+            return False
+        heard_ms: int | None = self._consumer.last_poll_timestamp(self._places[partition])
+        return heard_ms is not None and time.time() * 1_000 - heard_ms <= SILENT_MS_MAX
+
     async def _follow(self) -> None:
         deliver = self._waiters.deliver
         while True:
@@ -227,5 +247,6 @@ class ResultsFeed:
                 for record in records:
                     try:
                         deliver(place.partition, record.value)
+                        self._observe(record.key, record.value)
                     except ValueError as error:
                         log.error("results %s offset %d: %s", place, record.offset, error)
