@@ -14,6 +14,7 @@ from pipeline.ingress.admission import Admission
 from pipeline.ingress.decision_log import DecisionLog
 from pipeline.ingress.decision_reader import DecisionReader
 from pipeline.ingress.decisions import Decisions
+from pipeline.ingress.final_refusals import FinalRefusals, OnSale
 from pipeline.ingress.group_commit import GroupCommit
 from pipeline.ingress.health import HealthRoutes
 from pipeline.ingress.logends import EndsUnknown, LogEnds
@@ -57,8 +58,9 @@ class Ingress:
         self._control: asyncio.Task[None] | None = None
         self._waiters = Waiters(partitions, settings.waiters_max, settings.results_cache_bytes_max)
         self._decision_log = DecisionLog(bootstrap, topics.results.name)
+        on_sale = OnSale()
         self._feed = ResultsFeed(
-            bootstrap, topics.results.name, partitions, self._waiters, self._decision_log
+            bootstrap, topics.results.name, partitions, self._waiters, self._decision_log, on_sale.observe
         )
         self._commits = GroupCommit(
             self._producer,
@@ -71,6 +73,15 @@ class Ingress:
         self._older = DecisionReader(self._decision_log, settings.lookups_max)
         self._decisions = Decisions(
             self._waiters, self._feed, self._older, self._commits, self._ends, self._keeper
+        )
+        self._refusals = FinalRefusals(
+            self._store,
+            self._ends,
+            self._commits,
+            self._waiters,
+            self._feed,
+            on_sale,
+            settings.window_margin_ms,
         )
         self._health = HealthRoutes(
             self._store, self._commits, self._ends, self._feed, settings.retry_after_s
@@ -147,8 +158,10 @@ class Ingress:
             polling,
             admission,
             self._breakers,
+            self._refusals,
         )
-        app.add_routes(PurchaseRoutes(settings, self._commits, self._decisions, self._breakers).routes())
+        purchases = PurchaseRoutes(settings, self._commits, self._decisions, self._breakers, self._refusals)
+        app.add_routes(purchases.routes())
         app.add_routes(polling.routes())
         app.add_routes(stats.routes())
         app.add_routes(self._health.routes())

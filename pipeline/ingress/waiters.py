@@ -9,7 +9,8 @@ the acknowledgement of their command was dealt with.
 
 import asyncio
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -30,6 +31,8 @@ FETCH_PARTITION_BYTES_MAX = 4 * 1024 * 1024
 """Above the largest decision record: 1,000 purchases with ids and keys of full length."""
 POLL_MS = 1_000
 BACKOFF_S = 0.2
+SILENT_MS_MAX = 3_000
+"""A broker that answered no fetch of a partition for this long may have kept decisions from us."""
 
 log = logging.getLogger(__name__)
 
@@ -160,11 +163,19 @@ class ResultsFeed:
     """Brings the decision log to the waiters. After a fault of the broker it goes on where it was."""
 
     def __init__(
-        self, bootstrap: str, topic: str, partitions: int, waiters: Waiters, decisions: DecisionLog
+        self,
+        bootstrap: str,
+        topic: str,
+        partitions: int,
+        waiters: Waiters,
+        decisions: DecisionLog,
+        observe: Callable[[bytes | None, bytes], None],
     ) -> None:
+        """`observe` is given key and value of every record that comes, repeats too, after the waiters had it."""
         self._places = [TopicPartition(topic, partition) for partition in range(partitions)]
         self._waiters = waiters
         self._decisions = decisions
+        self._observe = observe
         # "latest" holds only if the log lost the place where the feed was: what was missed is read from the log.
         self._consumer = AIOKafkaConsumer(
             bootstrap_servers=bootstrap,
@@ -200,6 +211,13 @@ class ResultsFeed:
     def is_alive(self) -> bool:
         return self._task is not None and not self._task.done()
 
+    def is_following(self, partition: int) -> bool:
+        """Whether decisions of this partition come in: the broker answers our fetches."""
+        if not self.is_alive:
+            return False
+        heard_ms: int | None = self._consumer.last_poll_timestamp(self._places[partition])
+        return heard_ms is not None and time.time() * 1_000 - heard_ms <= SILENT_MS_MAX
+
     async def _run(self, starts: Sequence[int]) -> None:
         async with asyncio.TaskGroup() as group:
             group.create_task(load_tail(self._decisions, starts, self._waiters.load))
@@ -218,5 +236,6 @@ class ResultsFeed:
                 for record in records:
                     try:
                         deliver(place.partition, record.value)
+                        self._observe(record.key, record.value)
                     except ValueError as error:
                         log.error("results %s offset %d: %s", place, record.offset, error)
