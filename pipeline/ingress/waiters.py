@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
 from pipeline.ending import end
 from pipeline.ingress.decided import Asked, Decided
@@ -39,6 +39,10 @@ log = logging.getLogger(__name__)
 
 class TooManyWaiters(Exception):
     """As many wait for a decision as may."""
+
+
+class LostPlace(Exception):
+    """The decision log was cut off at its beginning or its end past the place where the feed was."""
 
 
 class Waiters:
@@ -176,12 +180,11 @@ class ResultsFeed:
         self._waiters = waiters
         self._decisions = decisions
         self._observe = observe
-        # "latest" holds only if the log lost the place where the feed was: what was missed is read from the log.
         self._consumer = AIOKafkaConsumer(
             bootstrap_servers=bootstrap,
             group_id=None,
             enable_auto_commit=False,
-            auto_offset_reset="latest",
+            auto_offset_reset="none",
             fetch_max_wait_ms=FETCH_WAIT_MS_MAX,
             max_partition_fetch_bytes=FETCH_PARTITION_BYTES_MAX,
         )
@@ -228,6 +231,9 @@ class ResultsFeed:
         while True:
             try:
                 batches: dict[Any, list[Any]] = await self._consumer.getmany(timeout_ms=POLL_MS)
+            except OffsetOutOfRangeError as error:
+                # What was missed would be called queued for ever; a process that begins anew knows better.
+                raise LostPlace(f"the decision log has not the place where the feed was: {error}") from error
             except KafkaError as error:
                 log.warning("results feed: %r; trying again", error)
                 await asyncio.sleep(BACKOFF_S)

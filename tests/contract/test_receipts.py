@@ -11,6 +11,7 @@ from redis import Redis
 
 from contract.serving import REQUESTS, Decider, Reply, Service, StartIngress
 from pipeline.ingress import decision_reader
+from pipeline.ingress.waiters import LostPlace
 from pipeline.partitionlog import PartitionLog
 from pipeline.producer import LogProducer
 from pipeline.topics import partition_of
@@ -158,6 +159,21 @@ async def test_only_what_the_log_no_longer_holds_is_gone(
 
 
 @pytest.mark.durable
+async def test_a_feed_whose_place_is_no_longer_in_the_log_ends_the_process(service: Service) -> None:
+    feed = service.ingress._feed
+    assert feed.is_alive
+    feed._consumer.seek(TopicPartition(service.topics.results.name, 0), 1_000_000)
+    assert feed._task is not None
+    await asyncio.wait({feed._task}, timeout=BACK_S_MAX)
+    assert not feed.is_alive
+    with pytest.raises(ExceptionGroup) as ended:
+        feed._task.result()
+    assert ended.group_contains(LostPlace)
+    health = await service.call("GET", "/health/ready")
+    assert health.json()["checks"]["results_feed"] != "ok"
+
+
+@pytest.mark.durable
 async def test_while_kafka_is_away_only_what_is_in_memory_is_answered(
     private_kafka: Kafka, start_ingress: StartIngress
 ) -> None:
@@ -187,7 +203,6 @@ async def test_a_burst_of_polls_for_old_receipts_is_bounded(
     start_ingress: StartIngress, sold: Sold, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     service = await start_ingress(topics=sold.service.topics, results_cache_bytes_max=0, lookups_max=3)
-    monkeypatch.setattr(decision_reader, "RUNS_BYTES_MAX", 0)
     monkeypatch.setattr(decision_reader, "REST_FACTOR", 1_000)
     replies = await asyncio.gather(*(service.poll(request_id) for request_id in sold.codes))
     answered = [each for each in replies if each.status == 200]
