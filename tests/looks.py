@@ -103,7 +103,14 @@ class Partition:
 class Ingress:
     """One process: its results feed begins at the end of the decision log, unless it is given what came before."""
 
-    def __init__(self, partition: Partition, *, margin_ms: int = 0, follows_from: int | None = None) -> None:
+    def __init__(
+        self,
+        partition: Partition,
+        *,
+        margin_ms: int = 0,
+        follows_from: int | None = None,
+        begins: bool = True,
+    ) -> None:
         self.partition = partition
         self.fed = partition.committed if follows_from is None else follows_from
         self.last = [-1]
@@ -115,10 +122,11 @@ class Ingress:
         self.waits = 0
         self.on_sale = OnSale()
         self.fault: Exception | None = None
-        self._arrived = asyncio.Event()
         self._acknowledged = _Ends([0])
         parts: list[Any] = [self, self, self._acknowledged, self, self, self.on_sale, margin_ms]
         self.refusals = FinalRefusals(*parts, clock=lambda: partition.now_ms / 1_000)
+        if begins:
+            self.refusals.begin([partition.end])
 
     def feed(self) -> None:
         """The feed brings the next decision."""

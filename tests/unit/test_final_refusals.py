@@ -334,10 +334,17 @@ async def test_an_unknown_product_is_refused_once_the_log_has_been_asked_each_ti
     assert sold_out.waits == 0
 
 
-async def test_the_log_is_asked_once_for_a_product_that_was_opened(sold_out: Ingress) -> None:
+async def test_the_log_is_not_asked_for_a_product_that_was_opened(sold_out: Ingress) -> None:
     for _ in range(3):
         assert code(await sold_out.buy("p", "bob")) == SOLD_OUT
-    assert (sold_out.refreshes, len(sold_out.looks)) == (1, 3)
+    assert (sold_out.refreshes, len(sold_out.looks)) == (0, 3)
+
+
+async def test_before_it_has_begun_nothing_is_answered() -> None:
+    ingress = Ingress(sold_out_partition(), begins=False)
+    assert await ingress.buy("p", "bob") is None
+    ingress.refusals.begin([ingress.partition.end])
+    assert code(await ingress.buy("p", "bob")) == SOLD_OUT
 
 
 async def test_nothing_is_said_of_an_empty_redis_though_the_log_be_empty() -> None:
@@ -416,7 +423,7 @@ async def test_a_broker_that_does_not_say_where_its_log_ends(
 
     monkeypatch.setattr(sold_out, "refresh", refuse)
     assert await sold_out.buy("unknown", "bob") is None
-    assert await sold_out.buy("p", "bob") is None, "nor is it known whether the feed has missed anything"
+    assert code(await sold_out.buy("p", "bob")) == SOLD_OUT
 
 
 async def test_a_process_that_has_just_started_beside_a_long_log() -> None:
