@@ -61,20 +61,18 @@ class Partition:
         offset = self.end
         result = self._fold.decide(offset, self.now_ms, key, value)
         self.records.append((key, written(result)))
-        self._remember(offset)
+        self._remember(offset, key)
 
     def adjust(self, product_id: str, more: int) -> None:
         """A command that is not there yet: stock comes back."""
         product = self._fold.products.get(product_id)
         if product is None:
             return
-        offset = self.end
+        offset, key = self.end, product_id.encode()
         product.stock += more
         self._fold.time_ms = max(self._fold.time_ms, self.now_ms)
-        self.records.append(
-            (product_id.encode(), b'{"source_offset":%d,"type":"adjust","command":{"stock":0}}' % offset)
-        )
-        self._remember(offset)
+        self.records.append((key, b'{"source_offset":%d,"type":"adjust","command":{"stock":0}}' % offset))
+        self._remember(offset, key)
 
     def decide(self) -> None:
         """Redis takes the next command, if it has state, and all decisions before are in the decision log."""
@@ -96,8 +94,12 @@ class Partition:
         """Everything is decided and recorded."""
         self.redis = self.committed = self.end
 
-    def _remember(self, offset: int) -> None:
-        self.moments.append(Moment(offset, self._fold.time_ms, copy.deepcopy(self._fold.products)))
+    def _remember(self, offset: int, key: bytes | None) -> None:
+        products = dict(self.moments[-1].products)
+        product_id = (key or b"").decode()
+        if (changed := self._fold.products.get(product_id)) is not None:
+            products[product_id] = copy.deepcopy(changed)
+        self.moments.append(Moment(offset, self._fold.time_ms, products))
 
 
 class Ingress:

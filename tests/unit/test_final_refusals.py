@@ -263,14 +263,42 @@ async def test_redis_that_lost_state_says_nothing_until_it_has_it_back(sold_out:
     assert "p" not in sold_out.on_sale, "an old look is not remembered"
 
 
-async def test_what_was_seen_once_is_not_forgotten_though_the_feed_is_late() -> None:
-    partition = sold_out_partition()
-    ingress = Ingress(partition)
-    assert ingress.last == [-1]
-    assert code(await ingress.buy("p", "alice")) == -3
-    partition.lose(1)
-    assert await ingress.buy("p", "bob") is None
-    assert "p" not in ingress.on_sale
+async def test_a_look_that_is_older_than_what_the_feed_has_brought_does_not_count(sold_out: Ingress) -> None:
+    """One more piece came and went to bob; Redis is put back to where it was sold out the first time."""
+    partition = sold_out.partition
+    partition.adjust("p", 1)
+    partition.append(*purchase("bob"))
+    partition.settle()
+    sold_out.feed_all()
+    partition.lose(2)
+    assert await sold_out.buy("p", "bob") is None
+    partition.settle()
+    assert code(await sold_out.buy("p", "bob")) == -3
+
+
+async def test_nor_does_one_that_is_older_than_a_look_before(sold_out: Ingress) -> None:
+    """As before, but the feed is late: the one who knows is the look before."""
+    partition = sold_out.partition
+    partition.adjust("p", 1)
+    partition.append(*purchase("bob"))
+    partition.settle()
+    assert code(await sold_out.buy("p", "carol")) == SOLD_OUT
+    partition.lose(2)
+    assert await sold_out.buy("p", "bob") is None
+    partition.settle()
+    assert code(await sold_out.buy("p", "bob")) == -3
+
+
+async def test_nor_does_one_that_is_older_than_this_process(sold_out: Ingress) -> None:
+    partition = sold_out.partition
+    partition.adjust("p", 1)
+    partition.append(*purchase("bob"))
+    partition.settle()
+    young = Ingress(partition)
+    partition.lose(2)
+    assert await young.buy("p", "bob") is None
+    partition.settle()
+    assert code(await young.buy("p", "bob")) == -3
 
 
 async def test_redis_that_is_away_is_not_waited_for_again_for_a_while(
