@@ -61,20 +61,18 @@ class Partition:
         offset = self.end
         result = self._fold.decide(offset, self.now_ms, key, value)
         self.records.append((key, written(result)))
-        self._remember(offset)
+        self._remember(offset, key)
 
     def adjust(self, product_id: str, more: int) -> None:
         """A command that is not there yet: stock comes back."""
         product = self._fold.products.get(product_id)
         if product is None:
             return
-        offset = self.end
+        offset, key = self.end, product_id.encode()
         product.stock += more
         self._fold.time_ms = max(self._fold.time_ms, self.now_ms)
-        self.records.append(
-            (product_id.encode(), b'{"source_offset":%d,"type":"adjust","command":{"stock":0}}' % offset)
-        )
-        self._remember(offset)
+        self.records.append((key, b'{"source_offset":%d,"type":"adjust","command":{"stock":0}}' % offset))
+        self._remember(offset, key)
 
     def decide(self) -> None:
         """Redis takes the next command, if it has state, and all decisions before are in the decision log."""
@@ -96,14 +94,25 @@ class Partition:
         """Everything is decided and recorded."""
         self.redis = self.committed = self.end
 
-    def _remember(self, offset: int) -> None:
-        self.moments.append(Moment(offset, self._fold.time_ms, copy.deepcopy(self._fold.products)))
+    def _remember(self, offset: int, key: bytes | None) -> None:
+        products = dict(self.moments[-1].products)
+        product_id = (key or b"").decode()
+        if (changed := self._fold.products.get(product_id)) is not None:
+            products[product_id] = copy.deepcopy(changed)
+        self.moments.append(Moment(offset, self._fold.time_ms, products))
 
 
 class Ingress:
     """One process: its results feed begins at the end of the decision log, unless it is given what came before."""
 
-    def __init__(self, partition: Partition, *, margin_ms: int = 0, follows_from: int | None = None) -> None:
+    def __init__(
+        self,
+        partition: Partition,
+        *,
+        margin_ms: int = 0,
+        follows_from: int | None = None,
+        begins: bool = True,
+    ) -> None:
         self.partition = partition
         self.fed = partition.committed if follows_from is None else follows_from
         self.last = [-1]
@@ -115,10 +124,11 @@ class Ingress:
         self.waits = 0
         self.on_sale = OnSale()
         self.fault: Exception | None = None
-        self._arrived = asyncio.Event()
         self._acknowledged = _Ends([0])
         parts: list[Any] = [self, self, self._acknowledged, self, self, self.on_sale, margin_ms]
         self.refusals = FinalRefusals(*parts, clock=lambda: partition.now_ms / 1_000)
+        if begins:
+            self.refusals.begin([partition.end])
 
     def feed(self) -> None:
         """The feed brings the next decision."""

@@ -101,6 +101,8 @@ class Ingress:
             await self._ends.start()
             await self._decision_log.start()
             feed = await self._feed.start()
+            await self._ends.refresh()
+            self._refusals.begin(self._ends.ends)
             self._keeper.start()
             self._control = asyncio.create_task(
                 follow_control(settings, self._topics.control, self._breakers), name="control topic"

@@ -4,11 +4,11 @@ A product that shows stock in the decision log is *on sale*: its purchases go in
 looked at first, in one atomic read of Redis that all its waiting purchases share: while a look is under way the next
 purchases gather, and the next look takes them all. Where a look leaves anything open, they go into the log.
 
-Redis may have lost state and be about to get it back, so a look counts only if its cursor is at or past every decision
-that the results feed has brought, and every cursor that was seen before. But the feed may be late, and another process
-may have opened a product a millisecond ago. So for an unknown product, and once for each partition, the command log is
-asked where it ends, after the purchases have come, and the look has to be at or past everything before that end. (It is
-how a Raft leader answers a read without the log: Ongaro's thesis, 6.4.)
+Redis may have lost state and be about to get it back, so a look counts only if its cursor is at or past all that this
+process knows of: the end of the log when it began, every decision that the results feed has brought since, and every
+cursor that it has seen. But the feed may be late, and another process may have opened a product a millisecond ago. So
+for an unknown product the command log is asked where it ends, after the purchases have come, and the look has to be at
+or past everything before that end. (It is how a Raft leader answers a read without the log: Ongaro's thesis, 6.4.)
 """
 
 import asyncio
@@ -46,6 +46,8 @@ COUNTED_MAX = 10_000
 """Products whose answers are counted, the oldest out."""
 MARK_MS_MAX = 1_000
 """The broker's time is reckoned from a mark up to this age."""
+
+_OUT_OF_REACH = 2**63
 
 log = logging.getLogger(__name__)
 
@@ -171,16 +173,21 @@ class FinalRefusals:
         self._partitions = len(waiters.last)
         self._lanes: dict[str, _Lane] = {}
         self._driving: set[asyncio.Task[None]] = set()
-        self._highest = [-1] * self._partitions
-        """By partition, the highest cursor that a look has shown."""
-        self._is_anchored = [False] * self._partitions
-        """By partition, whether a look was once at or past everything that the command log held after its purchases."""
+        self._reached = [_OUT_OF_REACH] * self._partitions
+        """By partition, what a look has to reach: the end of the log when this process began, and all looks before."""
         self._marks: dict[int, _Mark] = {}
         self._look_again_at_s = 0.0
         self._catch_up_again_at_s = [0.0] * self._partitions
         self._by_product: dict[str, int] = {}
         self.by_code: Counter[Code] = Counter()
         """The answers that were given here."""
+
+    def begin(self, ends: Sequence[int]) -> None:
+        """Look from now on. `ends` is where the command log ended, asked after the results feed had taken its place.
+
+        So whatever lies before, the feed may never bring; and what lies after, it will.
+        """
+        self._reached = [end - 1 for end in ends]
 
     async def answer(self, purchase: Purchase) -> Answer | None:
         """The answer to this purchase if it cannot change, None if only the log can tell. Raises nothing."""
@@ -277,22 +284,21 @@ class FinalRefusals:
         settled: int | None = None
         for _ in range(LOOKS_PER_ROUND_MAX):
             # Before the look: what comes while it is under way does not make it old.
-            known = max(0, self._highest[partition], self._waiters.last[partition])
+            known = max(0, self._reached[partition], self._waiters.last[partition])
             look = await self._look(lane)
             if look.offset < known or not self._feed.is_following(partition):
                 return None
-            self._highest[partition] = max(look.offset, self._highest[partition])
+            self._reached[partition] = max(look.offset, self._reached[partition])
             time_ms, standing = look.time_ms, look.standing
             refusal = final_code(standing, time_ms, self._latest_ms(partition, look), self._margin_ms)
             if refusal is None:
                 await self._leave_to_the_log(lane, look)
                 return None
-            if self._is_anchored[partition] and refusal is not Code.NEVER_OPENED:
+            if refusal is not Code.NEVER_OPENED:
                 return _Final(refusal, look)
             if settled is None and (settled := await self._settled(partition, look)) is None:
                 return None
             if look.offset >= settled:
-                self._is_anchored[partition] = True
                 return _Final(refusal, look)
         return None
 
