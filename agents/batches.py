@@ -54,7 +54,7 @@ async def gathered_batches(
 ) -> AsyncIterator[Batch]:
     """As `batches`, but joined: all that waits, until there are `records_enough`.
 
-    From the end of the work on one batch to the next passes at least `pace_s`, so that small ones can gather; the first
+    One with fewer comes at the earliest `pace_s` after the work on the one before, so that small ones gather; the first
     after a calm is not held up.
     """
     records: tuple[LogRecord, ...] = ()
@@ -65,7 +65,7 @@ async def gathered_batches(
 
     async for batch in batches(stream):
         records += batch.records
-        if is_whole():
+        if len(records) < records_enough and is_whole():
             await asyncio.sleep(next_at_s - time.monotonic())
         if is_whole():
             yield batch._replace(records=records)
