@@ -20,9 +20,9 @@ CALLS = """\
 ## What a purchase costs
 
 CPU time (user and system) of every process but the load generator, in microseconds for each answer. One *hello* is
-what a bare aiohttp server takes to read the body of a POST and say hello, at {connections} connections:
-{hello_us:.0f} µs. `sync` and `async` purchases win, the `refused` ones are decided against the buyer, `sold-out` finds
-no stock left.
+what a bare aiohttp server takes to read the body of a POST and say hello, at {connections} connections,
+{hello_us:.0f} µs here; it is measured again right before each figure. `sync` and `async` purchases win, the `refused`
+ones are decided against the buyer, `sold-out` finds no stock left.
 """
 
 HOPS = """\
@@ -77,7 +77,7 @@ def _calls(results: Row) -> Iterator[str]:
         roles.remove("total")
         yield CALLS.format(connections=unit["connections"], hello_us=unit["cpu_us"]["total"])
         head = ("call", "connections", *(f"{role} µs" for role in roles), "total µs", "hellos", "a record")
-        yield _table((*head, "answers/s", "p50 ms", "p99 ms"), (_call(each, roles, unit) for each in calls))
+        yield _table((*head, "answers/s", "p50 ms", "p99 ms"), (_call(each, roles) for each in calls))
         idle = ", ".join(f"{role} {spent:.0f}" for role, spent in results["idle"].items())
         yield f"While nobody calls, they take so many milliseconds of CPU a second: {idle}.\n"
     if two := results.get("two_ingresses"):
@@ -89,11 +89,10 @@ def _calls(results: Row) -> Iterator[str]:
 
 
 def _hello(calls: Sequence[Row]) -> Row:
-    """The unit: hello with the most connections."""
-    return max((each for each in calls if each["mode"] == "hello"), key=lambda each: int(each["connections"]))
+    return next(each for each in calls if each["mode"] == "hello")
 
 
-def _call(each: Row, roles: Sequence[str], unit: Row) -> tuple[str, ...]:
+def _call(each: Row, roles: Sequence[str]) -> tuple[str, ...]:
     spent = each["cpu_us"]
     per_record = each["purchases_per_record"]
     return (
@@ -101,16 +100,12 @@ def _call(each: Row, roles: Sequence[str], unit: Row) -> tuple[str, ...]:
         str(each["connections"]),
         *(f"{spent[role]:,.0f}" if role in spent else "" for role in roles),
         f"{spent['total']:,.0f}",
-        f"{hellos(each, unit):.2f}",
+        f"{each['hellos']:.2f}",
         "" if per_record is None else f"{per_record:,.1f}",
         f"{each['per_s']:,.0f}",
         f"{each['p50_ms']:.1f}",
         f"{each['p99_ms']:.1f}",
     )
-
-
-def hellos(call: Row, unit: Row) -> float:
-    return float(call["cpu_us"]["total"]) / float(unit["cpu_us"]["total"])
 
 
 def _sync_alone(calls: Sequence[Row]) -> str:
@@ -185,10 +180,8 @@ def picture(results: Row) -> str:
     """Horizontal bars: each call in hellos, by process; each engine beside its floor, scaled to the larger."""
     calls, unit = results["calls"], _hello(results["calls"])
     shown = [each for each in calls if each["connections"] == unit["connections"]]
-    most = max(hellos(each, unit) for each in shown)
-    rows = [_spent_bar(each, unit, most) for each in shown] + [
-        _pair_of_bars(each) for each in results["engine"]
-    ]
+    most = max(each["hellos"] for each in shown)
+    rows = [_spent_bar(each, most) for each in shown] + [_pair_of_bars(each) for each in results["engine"]]
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{LABEL_WIDTH + BAR_WIDTH + 150}"'
         f' height="{ROW_HEIGHT * (len(rows) + 1)}" font-family="sans-serif" font-size="13">',
@@ -204,12 +197,12 @@ def _legend(roles: Sequence[str]) -> str:
     return "".join(_bar(step * place, 2, 12, COLOURS[role], role) for place, role in enumerate(roles))
 
 
-def _spent_bar(each: Row, unit: Row, most: float) -> str:
+def _spent_bar(each: Row, most: float) -> str:
     spent: Mapping[str, float] = each["cpu_us"]
-    total = hellos(each, unit)
+    total = each["hellos"]
     x, parts = float(LABEL_WIDTH), [_label(f"{each['mode']}, {each['connections']} connections")]
     for role, colour in COLOURS.items():
-        width = BAR_WIDTH * spent.get(role, 0.0) / unit["cpu_us"]["total"] / most
+        width = BAR_WIDTH * spent.get(role, 0.0) / spent["total"] * total / most
         parts.append(_bar(x, 8, width, colour, f"{total:.2f} hellos" if role == list(COLOURS)[-1] else ""))
         x += width
     return "".join(parts)

@@ -53,7 +53,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"one of {', '.join(names)}")
     parser.add_argument("--rounds", type=int, default=3, help="medians of so many (default: %(default)s)")
     parser.add_argument(
-        "--seconds", type=int, default=4, help="of load for each figure (default: %(default)s)"
+        "--seconds", type=int, default=3, help="of load for each figure (default: %(default)s)"
     )
     parser.add_argument("--connections", type=int, nargs="+", default=list(web.CONNECTIONS), metavar="N")
     parser.add_argument("--per-record", type=int, nargs="+", default=[200, 50, 10], metavar="N")
@@ -104,9 +104,9 @@ class Run:
                 bare.append(hops.measure(here))
                 idle.append(_shown(bench.idle_ms_per_s()))
                 for mode, connections in _turns(modes, self._arguments.connections):
-                    calls = bench.calls(mode, connections)
-                    _shown(asdict(calls))
-                    rows.setdefault((mode.name, connections), []).append(calls)
+                    for calls in bench.measure(mode, connections):
+                        _shown(asdict(calls))
+                        rows.setdefault((calls.mode, calls.connections), []).append(calls)
         return {
             "hops": _rounded(asdict(hops.medians(bare))),
             "idle": _rounded({role: median(each[role] for each in idle) for role in idle[0]}),
@@ -121,7 +121,7 @@ class Run:
             bench.warm_up(modes)
             for _ in range(self._arguments.rounds):
                 for mode, _ in _turns(modes, [connections]):
-                    rows.setdefault(mode.name, []).append(bench.calls(mode, connections))
+                    rows.setdefault(mode.name, []).append(bench.measure(mode, connections)[1])
         return [_shown(asdict(web.medians(each))) for each in rows.values()]
 
     def _engine(self) -> list[dict[str, Any]]:
@@ -142,7 +142,7 @@ class Run:
 
 
 def _turns(modes: Iterable[web.Mode], connections: Iterable[int]) -> list[tuple[web.Mode, int]]:
-    return [(mode, count) for count in connections for mode in (web.HELLO, *modes)]
+    return [(mode, count) for count in connections for mode in modes]
 
 
 def _machine() -> dict[str, Any]:

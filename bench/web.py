@@ -1,6 +1,7 @@
 """The calls: what a purchase costs, in CPU time of every process that has a part in it, beside a bare server.
 
-All modes take turns within a round, so that a disturbance of the machine meets all of them, and the bare server too.
+The bare server takes its turn right before each measurement: a second of CPU time buys less while others use the
+machine, and a minute later they may not.
 """
 
 import asyncio
@@ -10,11 +11,11 @@ import time
 import urllib.request
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
-from cpu import Meter, pid_of
+from cpu import TOTAL, Meter, pid_of
 from stage import Stage
 from wrk import Answered, WrkFailed, wrk
 
@@ -45,6 +46,8 @@ class Mode:
     is_paused: bool = False
 
 
+HELLO_S = 2
+HELLO_CONNECTIONS = 256
 HELLO = Mode("hello", "async", frozenset({200}))
 MODES = (
     Mode("async", "async", frozenset({202})),
@@ -60,7 +63,7 @@ MODES = (
 class Calls:
     """One mode with so many connections. `cpu_us` is CPU time by role for each answer, with the sum as "total".
 
-    `purchases_per_record` is None where no record was written.
+    `hellos` is that sum in units of the hello right before; `purchases_per_record` is None where no record was written.
     """
 
     mode: str
@@ -71,6 +74,7 @@ class Calls:
     p99_ms: float
     purchases_per_record: float | None
     cpu_us: dict[str, float]
+    hellos: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +102,11 @@ class Bench:
         for mode in modes:
             self._purchases(mode, max(CONNECTIONS), WARM_UP_S)
 
-    def calls(self, mode: Mode, connections: int) -> Calls:
-        if mode is HELLO:
-            return self._hello(connections)
-        return self._purchases(mode, connections, self._seconds)
+    def measure(self, mode: Mode, connections: int) -> tuple[Calls, Calls]:
+        """The bare server, and right after it this mode."""
+        hello = self._hello()
+        calls = self._purchases(mode, connections, self._seconds)
+        return hello, replace(calls, hellos=calls.cpu_us[TOTAL] / hello.cpu_us[TOTAL])
 
     def idle_ms_per_s(self) -> dict[str, float]:
         """CPU milliseconds a second of each role while nobody calls."""
@@ -109,10 +114,10 @@ class Bench:
         time.sleep(IDLE_S)
         return {role: spent * 1_000 / IDLE_S for role, spent in meter.spent_s().items()}
 
-    def _hello(self, connections: int) -> Calls:
+    def _hello(self) -> Calls:
         meter = Meter({HELLO.name: list(map(pid_of, self._hellos))})
-        answered = wrk(self._hello_url, "0", HELLO.call, connections, self._seconds)
-        return self._measured(HELLO, connections, answered, meter, 0)
+        answered = wrk(self._hello_url, "0", HELLO.call, HELLO_CONNECTIONS, HELLO_S)
+        return self._measured(HELLO, HELLO_CONNECTIONS, answered, meter, 0)
 
     def _purchases(self, mode: Mode, connections: int, seconds: int) -> Calls:
         self._products += 1
@@ -174,6 +179,7 @@ def medians(rounds: Sequence[Calls]) -> Calls:
         median(each.p99_ms for each in rounds),
         median(per_record) if per_record else None,
         {role: median(each.cpu_us[role] for each in rounds) for role in first.cpu_us},
+        median(each.hellos for each in rounds),
     )
 
 
