@@ -2,8 +2,11 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
+from functools import partial
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 from aiokafka.errors import KafkaError
 
 from pipeline.control import BreakerBoard, follow_control
@@ -19,6 +22,7 @@ from pipeline.ingress.openapi import OPENAPI_PATH, openapi_document
 from pipeline.ingress.pace import PaceKeeper
 from pipeline.ingress.polling import PollingRoutes
 from pipeline.ingress.purchases import PurchaseRoutes
+from pipeline.ingress.shortcut import shortcut
 from pipeline.ingress.stats import StatsRoutes
 from pipeline.ingress.waiters import ResultsFeed, Waiters
 from pipeline.producer import LogProducer, SendFailed
@@ -87,7 +91,8 @@ class Ingress:
             self._control = asyncio.create_task(
                 follow_control(settings, self._topics.control, self._breakers), name="control topic"
             )
-            await self._listen(self._public_app(), settings.public_host, settings.public_port)
+            app, shorten = self._public_app()
+            await self._listen(app, settings.public_host, settings.public_port, shorten)
             await self._listen(self._admin_app(), settings.admin_host, settings.admin_port)
         except (TopicsRefused, BrokerAway, SendFailed, KafkaError, EndsUnknown, OSError) as error:
             await self.stop()
@@ -127,7 +132,8 @@ class Ingress:
         self._waiters.let_all_go()
         self._commits.let_all_go()
 
-    def _public_app(self) -> web.Application:
+    def _public_app(self) -> tuple[web.Application, Callable[[Handler], Handler]]:
+        """The application, and what puts the short way of the purchases before its handler."""
         settings, admission = self._settings, Admission(self._settings)
         app = web.Application(middlewares=[admission.middleware()], client_max_size=settings.body_bytes_max)
         polling = PollingRoutes(settings, self._decisions, admission)
@@ -141,13 +147,14 @@ class Ingress:
             admission,
             self._breakers,
         )
-        app.add_routes(PurchaseRoutes(settings, self._commits, self._decisions, self._breakers).routes())
+        purchases = PurchaseRoutes(settings, self._commits, self._decisions, self._breakers)
+        app.add_routes(purchases.routes())
         app.add_routes(polling.routes())
         app.add_routes(stats.routes())
         app.add_routes(self._health.routes())
         app.add_routes([web.get(OPENAPI_PATH, openapi_document(settings))])
         app.add_routes([web.route("*", administration.PATH + "{call}", administration.refuse)])
-        return app
+        return app, partial(shortcut, purchases.calls(), admission)
 
     def _admin_app(self) -> web.Application:
         settings, admission = self._settings, Admission(self._settings)
@@ -158,7 +165,13 @@ class Ingress:
         app.add_routes(routes.routes())
         return app
 
-    async def _listen(self, app: web.Application, host: str, port: int) -> None:
+    async def _listen(
+        self,
+        app: web.Application,
+        host: str,
+        port: int,
+        shorten: Callable[[Handler], Handler] | None = None,
+    ) -> None:
         runner = web.AppRunner(
             app,
             # A client that hangs up frees his place at once.
@@ -170,4 +183,7 @@ class Ingress:
         )
         self._runners.append(runner)
         await runner.setup()
+        if shorten is not None:
+            assert runner.server is not None  # noqa: S101 -- setup has made it
+            runner.server.request_handler = shorten(runner.server.request_handler)  # type: ignore[assignment]
         await web.TCPSite(runner, host, port, reuse_port=True, backlog=BACKLOG_CONNECTIONS_MAX).start()

@@ -3,6 +3,7 @@
 import time
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from pipeline.control import BreakerBoard
 from pipeline.domain.codes import Code, http_status
@@ -40,11 +41,15 @@ class PurchaseRoutes:
         self._decisions = decisions
         self._breakers = breakers
 
+    def calls(self) -> dict[str, Handler]:
+        """The handlers by their path; both are for POST."""
+        return {
+            "/api/v1/seckill/purchase": self.purchase,
+            "/api/v1/seckill/purchase/async": self.purchase_async,
+        }
+
     def routes(self) -> list[web.RouteDef]:
-        return [
-            web.post("/api/v1/seckill/purchase", self.purchase),
-            web.post("/api/v1/seckill/purchase/async", self.purchase_async),
-        ]
+        return [web.post(path, handler) for path, handler in self.calls().items()]
 
     async def purchase_async(self, request: web.Request) -> web.Response:
         purchase = await self._wanted(request)
