@@ -66,6 +66,7 @@ class Ingress:
             purchases_per_record_max=settings.purchases_per_record_max,
             waiting_max=settings.purchases_waiting_max,
             send_timeout_ms=settings.send_timeout_ms,
+            gather_ms_max=settings.gather_ms_max,
         )
         self._decisions = Decisions(
             self._store, self._waiters, self._feed, self._commits, self._ends, self._keeper
