@@ -1,4 +1,7 @@
-"""Consumes purchase-results: keeps the tables that operators look into."""
+"""Consumes purchase-results: keeps the tables that operators look into.
+
+What it consumes it also offers to the followers that write the orders (agents/orders.py).
+"""
 
 import asyncio
 import logging
@@ -9,6 +12,7 @@ import faust
 
 from agents.app import App
 from agents.batches import Batch, batched_topic, gathered_batches
+from agents.orders import OrderFollowers
 from agents.process import die
 from agents.tables import Sent, Tables
 from pipeline.partitionlog import LogRecord, LogUnavailable, PartitionLog
@@ -131,7 +135,7 @@ class Followers:
         return checks
 
 
-def attach(app: App, topics: Topics, followers: Followers) -> None:
+def attach(app: App, topics: Topics, followers: Followers, orders: OrderFollowers) -> None:
     """Let this application follow its share of the partitions of purchase-results."""
     name = topics.results.name
     channel = batched_topic(app, topics.results)
@@ -148,6 +152,7 @@ def attach(app: App, topics: Topics, followers: Followers) -> None:
     async def results(stream: faust.Stream[tuple[LogRecord, ...]]) -> None:
         try:
             async for batch in gathered_batches(stream, PACE_S, BATCH_RECORDS_ENOUGH):
+                orders.offer(batch.partition, batch.records)
                 await followers.follow(batch)
         except Exception as error:
             # Faust would start the agent again after the batch in its hands.

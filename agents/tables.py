@@ -30,6 +30,12 @@ class _Table(faust.Table):
         self.on_the_way.append(sent)
         return sent
 
+    def _verify_source_topic_partitions(self, source_topic: str) -> None:
+        # The consumer may not know a changelog yet that was made at this start. Then Faust counts 0 partitions, and
+        # raises.
+        if self.app.consumer.topic_partitions(self.changelog_topic_name) != 0:
+            super()._verify_source_topic_partitions(source_topic)
+
     def put(self, partition: int, key: str, row: Row) -> None:
         """Set a row outside the stream's events, for which Faust would ask the partition."""
         self.send_changelog(partition, key, row)

@@ -101,6 +101,10 @@ class Settings(BaseSettings):
     """So many failures or slow calls of Redis or the producer in a row, and the partition is not consumed."""
     breaker_recovery_timeout_ms: Milliseconds = 60_000
     breaker_slow_call_ms: Milliseconds = 1_000
+    orders_pace_ms: Annotated[int, Field(ge=1, le=10_000)] = 200
+    """At least this long from one transaction of a partition's orders to the next: each costs as much as 4,000 orders.
+
+    The first after a calm waits for nothing, and no buyer waits for any."""
     stop_deadline_ms: Milliseconds = 5_000
     """A worker that is still there after this long from being told to stop ends itself."""
 

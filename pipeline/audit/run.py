@@ -13,6 +13,7 @@ from pipeline.audit.reader import RedisUnavailable, StockReader
 from pipeline.audit.redis_checks import RedisAudit
 from pipeline.audit.redis_keys import KeyAudit
 from pipeline.audit.report import Check, Findings, Report
+from pipeline.followers.progress import group_of, read_progress
 from pipeline.partitionlog import LogUnavailable, PartitionLog
 from pipeline.settings import Settings
 from pipeline.topics import BrokerAway, Topics, TopicsRefused, partition_of, require_topics
@@ -59,9 +60,16 @@ async def _audit(
     started_s = time.monotonic()
     findings: Findings = fresh_findings()
     log = PartitionLog(settings.kafka(), ends_are_exact=settings.kafka_idempotence)
+    group = group_of(settings.group_prefix)
+
+    async def followed(partition: int) -> int:
+        return (await read_progress(settings.kafka(), group, topics.results.name, partition)).position
+
     audited: dict[int, PartitionAudit] = {}
     for partition in partitions:
-        audit_of_logs = audited[partition] = PartitionAudit(partition, topics, log, findings)
+        audit_of_logs = audited[partition] = PartitionAudit(
+            partition, topics, log, findings, followed, repeats_allowed=not settings.kafka_idempotence
+        )
         say(f"partition {partition}: logs")
         await audit_of_logs.read_logs()
         say(f"partition {partition}: Redis")

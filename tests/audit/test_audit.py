@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from aiokafka import AIOKafkaProducer
 
 from audit.faults import (
     FAULTS,
@@ -18,7 +19,7 @@ from audit.faults import (
     commands,
 )
 from audit.sale import Sale, sell_on
-from pipeline.audit import CanNotAudit, Check, Report, audit
+from pipeline.audit import CanNotAudit, Check, Report, audit, partition
 from pipeline.audit.partition import PartitionAudit, fresh_findings
 from pipeline.audit.reader import StockReader
 from pipeline.audit.redis_checks import RedisAudit
@@ -91,6 +92,28 @@ async def test_a_fault_in_the_topics_is_told_by_its_check_and_no_other(undecided
     assert fault.check is not None
     await undecided.forge(fault)
     await assert_fails(undecided, fault.check, fault.example)
+
+
+async def test_orders_that_do_not_follow_are_told(undecided: Sale, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(partition, "FOLLOWED_WITHIN_MS", 300)
+    await undecided.decide(follow=False)
+    report = await audited(undecided)
+    assert set(report.failed) == {Check.ORDERS, Check.DEAD_LETTERS}
+    place, what = report.findings[Check.ORDERS].first  # type: ignore[misc]
+    assert "written up to the decision at 0 only, of 15" in what
+    assert place == (undecided.topics.results.name, PARTITION, 0)
+
+
+@pytest.mark.durable
+async def test_what_a_transaction_left_that_did_not_end_is_no_order(sold: Sale) -> None:
+    producer = AIOKafkaProducer(bootstrap_servers=sold.settings.kafka(), transactional_id="audit-test")
+    await producer.start()
+    await producer.begin_transaction()
+    await producer.send_and_wait(sold.topics.orders.name, b"junk", partition=PARTITION)
+    assert not told((await audited(sold)).findings)
+    await producer.abort_transaction()
+    await producer.stop()
+    assert not told((await audited(sold)).findings)
 
 
 # --- Redis -----------------------------------------------------------------------------------------------------------
@@ -169,7 +192,7 @@ async def test_a_fault_in_redis_is_told_by_its_check_and_no_other(sold: Sale, na
 
 async def test_every_fault_in_redis_is_told_by_its_check_and_no_other(sold: Sale) -> None:
     # The logs are read once; then one fault after the other is made, told and mended.
-    audit_of_logs = PartitionAudit(PARTITION, sold.topics, sold.log, fresh_findings())
+    audit_of_logs = PartitionAudit(PARTITION, sold.topics, sold.log, fresh_findings(), sold.followed)
     await audit_of_logs.read_logs()
     reader = StockReader(sold.settings.redis(), sold.settings.redis_timeout_ms)
 
@@ -196,7 +219,7 @@ async def test_every_fault_in_redis_is_told_by_its_check_and_no_other(sold: Sale
 
 async def test_redis_that_was_emptied_and_is_being_mended_is_clean(sold: Sale) -> None:
     await sold.store.wipe(PARTITION, sold.decided)
-    audit_of_logs = PartitionAudit(PARTITION, sold.topics, sold.log, fresh_findings())
+    audit_of_logs = PartitionAudit(PARTITION, sold.topics, sold.log, fresh_findings(), sold.followed)
     await audit_of_logs.read_logs()
     reader = StockReader(sold.settings.redis(), sold.settings.redis_timeout_ms)
     findings = fresh_findings()

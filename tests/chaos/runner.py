@@ -19,11 +19,12 @@ from chaos.stage import Stage
 from pipeline.audit import audit
 from pipeline.topics import Topics
 
-STOCK = 150
+EXIT_BROKEN_PROMISE = 70
 BEFORE_S = 0.6
 AFTER_S = 0.8
 ARRIVALS_MAX = 12
 DEATH_WITHIN_S = 30.0
+ORDERS_WITHIN_S = 30.0
 # All at one moment, as in a snapshot of Redis's own: a cursor that is younger than its products would be no snapshot.
 SNAPSHOT = """
 local all = {}
@@ -62,11 +63,15 @@ class Watcher:
         self._bootstrap = bootstrap
         self.decision_times: list[float] = []
         self.orders: dict[str, dict[str, Any]] = {}
-        self.differing: list[str] = []
+        self.repeated: list[str] = []
 
     async def run(self) -> None:
         consumer = AIOKafkaConsumer(
-            bootstrap_servers=self._bootstrap, group_id=None, enable_auto_commit=False, fetch_max_wait_ms=20
+            bootstrap_servers=self._bootstrap,
+            group_id=None,
+            enable_auto_commit=False,
+            isolation_level="read_committed",
+            fetch_max_wait_ms=20,
         )
         await consumer.start()
         try:
@@ -86,16 +91,26 @@ class Watcher:
             await consumer.stop()
 
     def _take(self, order: dict[str, Any]) -> None:
-        known = self.orders.setdefault(order["order_id"], order)
-        if known != order:
-            self.differing.append(order["order_id"])
+        if order["order_id"] in self.orders:
+            self.repeated.append(order["order_id"])
+        self.orders[order["order_id"]] = order
+
+    def orders_of(self, product_id: str) -> dict[str, dict[str, Any]]:
+        """By order id."""
+        return {id_: each for id_, each in self.orders.items() if each["product_id"] == product_id}
+
+    async def sees(self, product_id: str, orders: int) -> None:
+        """Wait for so many orders; what is missing then is the verdict's affair."""
+        deadline = time.monotonic() + ORDERS_WITHIN_S
+        while len(self.orders_of(product_id)) < orders and time.monotonic() < deadline:
+            await asyncio.sleep(0.05)
 
 
 async def run_fault(stage: Stage, topics: Topics, fault: Fault, seed: int) -> Outcome:
     rng = random.Random(seed)
-    crowd = Crowd(stage.public, stage.admin, rng, STOCK)
+    crowd = Crowd(stage.public, stage.admin, rng, fault.stock)
     if fault.action is Action.KILL_AT_POINT:
-        await asyncio.to_thread(stage.arm, fault.point, rng.randrange(2, ARRIVALS_MAX))
+        await asyncio.to_thread(stage.arm, fault.victim, fault.point, rng.randrange(2, ARRIVALS_MAX))
     watcher = Watcher(stage.settings.kafka(), topics)
     watching = asyncio.create_task(watcher.run())
     timeout = aiohttp.ClientTimeout(total=CALL_TIMEOUT_S)
@@ -115,6 +130,7 @@ async def run_fault(stage: Stage, topics: Topics, fault: Fault, seed: int) -> Ou
             stats = await crowd.stats(session)
             await _sell_out(crowd, session, stats)
             stats = await crowd.stats(session)
+            await watcher.sees(crowd.product_id, stats["sold"])
             await asyncio.sleep(0.3)
         finally:
             watching.cancel()
@@ -152,7 +168,7 @@ def _outcome(
     violations = [
         f"{receipt} was accepted and never decided" for receipt in crowd.accepted.keys() - crowd.answers
     ]
-    orders = {id_: each for id_, each in watcher.orders.items() if each["product_id"] == crowd.product_id}
+    orders = watcher.orders_of(crowd.product_id)
     for receipt, answer in crowd.answers.items():
         if (
             answer["code"] == 1
@@ -161,7 +177,7 @@ def _outcome(
             violations.append(f"{receipt} won, but there is no order of its user")
         if answer["code"] not in (1, -2, -3):
             violations.append(f"{receipt} got code {answer['code']}")
-    violations += [f"order {id_} was written with two contents" for id_ in watcher.differing]
+    violations += [f"order {id_} is there twice" for id_ in watcher.repeated]
     users = [each["user_id"] for each in orders.values()]
     if len(users) != len(set(users)):
         violations.append("a user has two orders")
@@ -193,27 +209,34 @@ def _longest_pause_s(decision_times: list[float], began: float, ended: float) ->
 
 
 async def _kill_at_point(stage: Stage, fault: Fault) -> None:
+    victim, _ = stage.pair(fault.victim)
     deadline = time.monotonic() + DEATH_WITHIN_S
-    while stage.worker.pid is not None:
-        assert time.monotonic() < deadline, f"the worker never came to {fault.point}"
+    while victim.pid is not None:
+        assert time.monotonic() < deadline, f"the {fault.victim} never came to {fault.point}"
         await asyncio.sleep(0.005)
-    assert stage.worker.exit_status == -9, stage.worker.describe_end()
-    await asyncio.to_thread(stage.worker.start)
+    assert victim.exit_status == -9, victim.describe_end()
+    await asyncio.to_thread(victim.start)
 
 
 async def _stop_and_continue(stage: Stage, fault: Fault) -> None:
-    stage.worker.pause()
-    await asyncio.to_thread(stage.second_worker.start)
+    victim, second = stage.pair(fault.victim)
+    victim.pause()
+    await asyncio.to_thread(second.start)
     await asyncio.sleep(fault.duration_s)
-    stage.worker.resume()
+    victim.resume()
     await asyncio.sleep(1.0)
-    await asyncio.to_thread(stage.second_worker.stop)
+    if victim.pid is None:
+        # It found that another writes in its place.
+        assert victim.exit_status == EXIT_BROKEN_PROMISE, victim.describe_end()
+        await asyncio.to_thread(victim.start)
+    await asyncio.to_thread(second.stop)
 
 
 async def _join_and_leave(stage: Stage, fault: Fault) -> None:
-    await asyncio.to_thread(stage.second_worker.start)
+    _, second = stage.pair(fault.victim)
+    await asyncio.to_thread(second.start)
     await asyncio.sleep(fault.duration_s)
-    await asyncio.to_thread(stage.second_worker.stop)
+    await asyncio.to_thread(second.stop)
 
 
 async def _flush_redis(stage: Stage, fault: Fault) -> None:
