@@ -32,13 +32,9 @@ class Batch(NamedTuple):
 def batched_topic(app: App, topic: Topic) -> faust.Topic:
     """The channel of a log whose agents take it by `batches`."""
     app.batched_topics.add(topic.name)
-    return app.topic(
-        topic.name,
-        partitions=topic.partitions,
-        maxsize=BATCHES_WAITING_MAX,
-        key_serializer="raw",
-        value_serializer="raw",
-    )
+    channel = app.topic(topic.name, partitions=topic.partitions, key_serializer="raw", value_serializer="raw")
+    channel.maxsize = BATCHES_WAITING_MAX  # `app.topic` takes it as an argument, and forgets it
+    return channel
 
 
 async def batches(stream: faust.Stream[tuple[LogRecord, ...]]) -> AsyncIterator[Batch]:
