@@ -50,6 +50,7 @@ def follower(settings: Settings) -> NoReturn:
     topics = load_topics(settings.kafka_profile)
     group, replication = f"{settings.group_prefix}-followers", topics.results.replication
     app = create_app(settings, group, settings.tables_port, replication)
+    app.fetch_bytes_min = results.FETCH_BYTES_MIN
     log = PartitionLog(settings.kafka(), ends_are_exact=settings.kafka_idempotence)
     tables, breakers = Tables(app, topics), BreakerBoard()
     followers = results.Followers(

@@ -52,6 +52,8 @@ class App(faust.App):
         super().__init__(*args, **options)
         self.batched_topics: set[str] = set()
         """The names of the topics whose records come as they were fetched (agents/batches.py)."""
+        self.fetch_bytes_min = 1
+        """A fetch that brings less waits for more, but no longer than any other (agents/transport.py)."""
 
     @cached_property
     def flow_control(self) -> FlowControlEvent:

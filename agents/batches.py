@@ -32,13 +32,9 @@ class Batch(NamedTuple):
 def batched_topic(app: App, topic: Topic) -> faust.Topic:
     """The channel of a log whose agents take it by `batches`."""
     app.batched_topics.add(topic.name)
-    return app.topic(
-        topic.name,
-        partitions=topic.partitions,
-        maxsize=BATCHES_WAITING_MAX,
-        key_serializer="raw",
-        value_serializer="raw",
-    )
+    channel = app.topic(topic.name, partitions=topic.partitions, key_serializer="raw", value_serializer="raw")
+    channel.maxsize = BATCHES_WAITING_MAX  # `app.topic` takes it as an argument, and forgets it
+    return channel
 
 
 async def batches(stream: faust.Stream[tuple[LogRecord, ...]]) -> AsyncIterator[Batch]:
@@ -54,7 +50,7 @@ async def gathered_batches(
 ) -> AsyncIterator[Batch]:
     """As `batches`, but joined: all that waits, until there are `records_enough`.
 
-    From the end of the work on one batch to the next passes at least `pace_s`, so that small ones can gather; the first
+    One with fewer comes at the earliest `pace_s` after the work on the one before, so that small ones gather; the first
     after a calm is not held up.
     """
     records: tuple[LogRecord, ...] = ()
@@ -65,7 +61,7 @@ async def gathered_batches(
 
     async for batch in batches(stream):
         records += batch.records
-        if is_whole():
+        if len(records) < records_enough and is_whole():
             await asyncio.sleep(next_at_s - time.monotonic())
         if is_whole():
             yield batch._replace(records=records)

@@ -23,8 +23,10 @@ from pipeline.topics import Topics
 logger = logging.getLogger(__name__)
 
 BATCH_RECORDS_ENOUGH = 500
-PACE_S = 0.02
-"""At least this long from one batch to the next: each costs three writes to Kafka, whatever it holds. Nobody waits."""
+PACE_S = 0.1
+"""At least this long from one small batch to the next: each costs three writes to Kafka. Nobody waits for it."""
+FETCH_BYTES_MIN = 65_536
+"""Some 1,000 decisions: so few fetches as that makes are also less work for the broker."""
 LOOK_INTERVAL_S = 1.0
 CHANGELOG_SLOW_AFTER_S = 2.0
 

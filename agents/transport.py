@@ -35,7 +35,9 @@ Fetched = Mapping[Any, list[Any]]
 class _ConsumerThread(driver.AIOKafkaConsumerThread):
     def _create_worker_consumer(self, transport: Any) -> Any:
         consumer = super()._create_worker_consumer(transport)
-        consumer._fetch_max_wait_ms = FETCH_WAIT_MS_MAX  # Faust has no setting for it
+        # Faust has no settings for these.
+        consumer._fetch_max_wait_ms = FETCH_WAIT_MS_MAX
+        consumer._fetch_min_bytes = self.app.fetch_bytes_min
         return consumer
 
     async def _fetch_records(self, *args: Any, **options: Any) -> Fetched:

@@ -354,6 +354,22 @@ def count_of_codes(value: bytes) -> int:
     return 0 if start < 0 else value.count(b",", start, value.index(b"]", start)) + 1
 
 
+def shows_stock(value: bytes) -> bool:
+    """Whether a decision record shows its product on sale with stock left, without parsing it.
+
+    Only the decider's own words count: the command, which stands last, may hold any bytes.
+    """
+    if not value.startswith(b'"type":"purchase"', value.index(b",") + 1):
+        return False
+    start = value.index(b"[") + 1
+    if value.startswith((b"-5", b"-6"), start):
+        return False
+    after = value.index(b"]", start) + 1
+    if value.startswith(b',"held":{', after):
+        after = value.index(b"}", after) + 1
+    return value.startswith(b',"stock":', after) and not value.startswith(b',"stock":0,', after)
+
+
 def decode_result(value: bytes) -> Result:
     """A record of `purchase-results`. Raises ValueError or KeyError on anything that no decider wrote."""
     document = orjson.loads(value)

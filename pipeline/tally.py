@@ -8,6 +8,7 @@ Limiter and breaker are mirrored here, for people to look at; nobody decides by 
 decisions ("level:before:at", as in `domain.limiters`), the breaker from the control topic.
 """
 
+from collections import Counter
 from collections.abc import MutableMapping, Sequence
 from typing import Any, NamedTuple
 
@@ -101,8 +102,8 @@ def _count(row: Row, result: PurchaseResult | OpenResult | CloseResult) -> None:
     row["source_offset"], row["time_ms"] = result.source_offset, result.time_ms
     if isinstance(result, PurchaseResult):
         row["decided"] += len(result.codes)
-        for code in result.codes:
-            row["by_code"][str(code)] = row["by_code"].get(str(code), 0) + 1
+        for code, count in Counter(result.codes).items():
+            row["by_code"][str(code)] = row["by_code"].get(str(code), 0) + count
         if result.stock is not None:
             row["remaining"], row["sold"] = result.stock, result.sold
         if result.limiter is not None:

@@ -1,5 +1,7 @@
 """The sale of a demo: opens a product, lets the crowd in, polls every receipt, counts the orders.
 
+A purchase is accepted with a receipt or, once all is sold, refused at once and for good.
+
 What it finds is put down in `Findings`; whether that is as it should be is the affair of `verdict.py`. A request
 that gets no answer, or a 429 or 503, is sent again: the demo may go on while a process of the system is killed.
 """
@@ -60,10 +62,17 @@ class Plan:
 
 
 class Told(NamedTuple):
-    """What a poll said in the end."""
+    """What a poll said in the end, or the purchase call itself."""
 
     code: int
     order_id: str | None
+
+
+class AtOnce(NamedTuple):
+    """A purchase that was answered without a receipt, since the answer could not change any more."""
+
+    user_id: str
+    told: Told
 
 
 @dataclass(slots=True)
@@ -73,18 +82,24 @@ class Findings:
     refused_rightly: int = 0
     sent_again: int = 0
     accepted: dict[Receipt, str] = field(default_factory=dict)
+    at_once: list[AtOnce] = field(default_factory=list)
     wrong_answers: Counter[str] = field(default_factory=Counter)
     told: dict[Receipt, Told] = field(default_factory=dict)
     contradictions: int = 0
     latencies_ms: list[float] = field(default_factory=list)
     began_at_s: float = 0.0
-    last_accepted_at_s: float = 0.0
+    last_answered_at_s: float = 0.0
     last_decided_at_s: float = 0.0
     decided: int = 0
     sold: int = 0
     remaining: int = 0
     order_ids: set[str] = field(default_factory=set)
     orders_repeated: int = 0
+
+    @property
+    def answered(self) -> int:
+        """Purchases that have a receipt, or the answer itself."""
+        return len(self.accepted) + len(self.at_once)
 
     def take_told(self, receipt: Receipt, told: Told) -> None:
         if self.told.setdefault(receipt, told) != told:
@@ -179,19 +194,22 @@ class Sale:
         findings = self.findings
         for number, attempt in queue:
             answer = await self._insist(connection, attempt.request)
-            if answer is None or answer.status != attempt.status:
+            now_s = time.monotonic()
+            if attempt.user_id is not None and (told := _told_at_once(answer)) is not None:
+                findings.at_once.append(AtOnce(attempt.user_id, told))
+                findings.last_answered_at_s = now_s
+            elif answer is None or answer.status != attempt.status:
                 got = "no answer" if answer is None else f"{answer.status}"
                 findings.wrong_answers[f"{attempt.name}: {got} instead of {attempt.status}"] += 1
             elif attempt.user_id is None:
                 findings.refused_rightly += 1
             else:
-                now_s = time.monotonic()
                 receipt = parse_receipt(orjson.loads(answer.body)["request_id"])
                 if receipt is None or receipt in findings.accepted:
                     findings.wrong_answers["a purchase: 202 without a receipt of its own"] += 1
                     continue
                 findings.accepted[receipt] = attempt.user_id
-                findings.last_accepted_at_s = now_s
+                findings.last_answered_at_s = now_s
                 if number % SAMPLE_EVERY == 0:
                     await self._sample(connection, receipt, now_s)
 
@@ -358,6 +376,16 @@ def _told(answer: Answer) -> Told | None:
         return None
     document: dict[str, Any] = orjson.loads(answer.body)
     if document["status"] != "decided":
+        return None
+    return Told(Code(document["code"]), document["order_id"])
+
+
+def _told_at_once(answer: Answer | None) -> Told | None:
+    """The final refusal in the answer to a purchase, None if it is another answer."""
+    if answer is None or answer.status != 409:
+        return None
+    document: dict[str, Any] = orjson.loads(answer.body)
+    if document["code"] not in (Code.INSUFFICIENT_STOCK, Code.ALREADY_BOUGHT):
         return None
     return Told(Code(document["code"]), document["order_id"])
 

@@ -146,7 +146,8 @@ class _Runs:
         self._runs: OrderedDict[tuple[int, int], tuple[Run, int]] = OrderedDict()
 
     def at(self, partition: int, position: int) -> bytes | None:
-        for place, (run, _) in self._runs.items():
+        # Who steps from record to record is in the last one.
+        for place, (run, _) in reversed(self._runs.items()):
             if place[0] == partition and (value := run.at(position)) is not None:
                 self._runs.move_to_end(place)
                 return value

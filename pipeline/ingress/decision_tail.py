@@ -54,7 +54,8 @@ class DecisionTail:
     def load(self, partition: int, older: Sequence[tuple[int, bytes]]) -> bool:
         """Put (source offset, value) records before what is kept, from the last of them backwards.
 
-        Repeats among them are left out. False if there was no room for all; then nothing older has any either.
+        Repeats among them are left out. False if there was no room for all of them, or none of them stands just before
+        what is kept: then nothing older has a place either.
         """
         wanted, room = self._first[partition] - 1, self._bytes_max - self.bytes
         taken: list[bytes] = []
@@ -72,7 +73,7 @@ class DecisionTail:
         self._first[partition] -= len(taken)
         self._bytes[partition] += size
         self.bytes += size
-        return fits
+        return fits and bool(taken)
 
     def _make_room(self) -> None:
         while self.bytes > self._bytes_min:

@@ -19,8 +19,6 @@ from pipeline.partitionlog import LogUnavailable
 
 LOOK_MS = 50
 """From one look to the next for a decision that the feed has gone past."""
-WAIT_MS_MAX = 5_000
-"""One wait for the feed. Then the log is looked at again: a feed that lost its place would never wake anybody."""
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +83,7 @@ class Decisions:
             if self._waiters.is_past(partition, offset):
                 await asyncio.sleep(min(left_ms, LOOK_MS) / 1_000)
                 continue
-            found = await self._waiters.wait(partition, offset, min(left_ms, WAIT_MS_MAX), poller=True)
+            found = await self._waiters.wait(partition, offset, left_ms, poller=True)
             if found is not None:
                 return found
 

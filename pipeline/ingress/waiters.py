@@ -9,11 +9,12 @@ the acknowledgement of their command was dealt with.
 
 import asyncio
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
 from pipeline.ending import end
 from pipeline.ingress.decided import Asked, Decided
@@ -30,12 +31,18 @@ FETCH_PARTITION_BYTES_MAX = 4 * 1024 * 1024
 """Above the largest decision record: 1,000 purchases with ids and keys of full length."""
 POLL_MS = 1_000
 BACKOFF_S = 0.2
+SILENT_MS_MAX = 3_000
+"""A broker that answered no fetch of a partition for this long may have kept decisions from us."""
 
 log = logging.getLogger(__name__)
 
 
 class TooManyWaiters(Exception):
     """As many wait for a decision as may."""
+
+
+class LostPlace(Exception):
+    """The decision log was cut off at its beginning or its end past the place where the feed was."""
 
 
 class Waiters:
@@ -160,17 +167,24 @@ class ResultsFeed:
     """Brings the decision log to the waiters. After a fault of the broker it goes on where it was."""
 
     def __init__(
-        self, bootstrap: str, topic: str, partitions: int, waiters: Waiters, decisions: DecisionLog
+        self,
+        bootstrap: str,
+        topic: str,
+        partitions: int,
+        waiters: Waiters,
+        decisions: DecisionLog,
+        observe: Callable[[bytes | None, bytes], None],
     ) -> None:
+        """`observe` is given key and value of every record that comes, repeats too, after the waiters had it."""
         self._places = [TopicPartition(topic, partition) for partition in range(partitions)]
         self._waiters = waiters
         self._decisions = decisions
-        # "latest" holds only if the log lost the place where the feed was: what was missed is read from the log.
+        self._observe = observe
         self._consumer = AIOKafkaConsumer(
             bootstrap_servers=bootstrap,
             group_id=None,
             enable_auto_commit=False,
-            auto_offset_reset="latest",
+            auto_offset_reset="none",
             fetch_max_wait_ms=FETCH_WAIT_MS_MAX,
             max_partition_fetch_bytes=FETCH_PARTITION_BYTES_MAX,
         )
@@ -200,6 +214,13 @@ class ResultsFeed:
     def is_alive(self) -> bool:
         return self._task is not None and not self._task.done()
 
+    def is_following(self, partition: int) -> bool:
+        """Whether decisions of this partition come in: the broker answers our fetches."""
+        if not self.is_alive:
+            return False
+        heard_ms: int | None = self._consumer.last_poll_timestamp(self._places[partition])
+        return heard_ms is not None and time.time() * 1_000 - heard_ms <= SILENT_MS_MAX
+
     async def _run(self, starts: Sequence[int]) -> None:
         async with asyncio.TaskGroup() as group:
             group.create_task(load_tail(self._decisions, starts, self._waiters.load))
@@ -210,6 +231,9 @@ class ResultsFeed:
         while True:
             try:
                 batches: dict[Any, list[Any]] = await self._consumer.getmany(timeout_ms=POLL_MS)
+            except OffsetOutOfRangeError as error:
+                # What was missed would be called queued for ever; a process that begins anew knows better.
+                raise LostPlace(f"the decision log has not the place where the feed was: {error}") from error
             except KafkaError as error:
                 log.warning("results feed: %r; trying again", error)
                 await asyncio.sleep(BACKOFF_S)
@@ -218,5 +242,6 @@ class ResultsFeed:
                 for record in records:
                     try:
                         deliver(place.partition, record.value)
+                        self._observe(record.key, record.value)
                     except ValueError as error:
                         log.error("results %s offset %d: %s", place, record.offset, error)

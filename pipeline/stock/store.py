@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
 from redis import exceptions
-from redis.asyncio import Redis
+from redis.asyncio import Connection, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.connection import HiredisRespSerializer
 
 from pipeline.domain import limiters
-from pipeline.domain.product import Win
+from pipeline.domain.finality import Standing
+from pipeline.domain.product import SaleState, Win
 from pipeline.domain.receipts import Receipt
 from pipeline.stock import keys
 from pipeline.stock.scripts import script
@@ -42,6 +44,15 @@ class MayEvict(Exception):
     """This Redis is set up to throw keys away when memory runs short: stock and buyers must not be among them."""
 
 
+class _Connection(Connection):
+    """A connection that packs commands in C. The packing in Python takes longer than the rest of a chunk's call."""
+
+    _serializer = HiredisRespSerializer()
+
+    def pack_command(self, *arguments: Any) -> list[bytes]:
+        return cast("list[bytes]", self._serializer.pack(*arguments))
+
+
 class Command(NamedTuple):
     """A command record for `decide`. `product_id` is None for a malformed one; see `messages.malformed_members`."""
 
@@ -64,6 +75,19 @@ class Cursor:
     settled: int
     results_position: int
     last_answer: list[bytes]
+
+
+class Look(NamedTuple):
+    """One atomic look at a product: the cursor at that moment, and what the commands up to it add up to.
+
+    `offset` is -1 and `time_ms` 0 where nothing is decided. `standing` is None for a product that was never opened;
+    `wins` has each user of whom it was asked, in that order (and is empty for such a product).
+    """
+
+    offset: int
+    time_ms: int
+    standing: Standing | None
+    wins: list[list[Win]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +115,17 @@ class StockStore:
         seconds = timeout_ms / 1_000
         # No retries of the client's own: a repeated decide is the decider's affair, which looks first.
         self._redis = client or Redis.from_url(
-            url, socket_timeout=seconds, socket_connect_timeout=seconds, retry=Retry(NoBackoff(), 0)
+            url,
+            # Not that of a TLS or a Unix socket's address, which brings its own.
+            connection_class=_Connection,
+            socket_timeout=seconds,
+            socket_connect_timeout=seconds,
+            retry=Retry(NoBackoff(), 0),
         )
         self._decide = self._redis.register_script(script("decide"))
         self._replay = self._redis.register_script(script("replay"))
         self._wipe = self._redis.register_script(script("wipe"))
+        self._look = self._redis.register_script(script("look"))
 
     async def close(self) -> None:
         await self._redis.aclose()
@@ -183,6 +213,21 @@ class StockStore:
     async def wins(self, partition: int, product_id: str, user_id: str) -> list[Win]:
         value = await _answer(self._redis.hget(keys.buyers(partition, product_id), user_id))
         return decode_wins(partition, value) if value else []
+
+    async def look(self, partition: int, product_id: str, users: Sequence[str]) -> Look:
+        """The product and the wins of these users (1 to 1,000), as they are at one moment."""
+        names = [
+            keys.cursor(partition),
+            keys.product(partition, product_id),
+            keys.buyers(partition, product_id),
+        ]
+        offset, time_ms, *opened = await _answer(self._look(keys=names, args=users))
+        if not opened:
+            return Look(int(offset or -1), int(time_ms or 0), None, [])
+        (stock, state, start_ms, end_ms, limit), bought = opened
+        standing = Standing(SaleState(state.decode()), int(stock), int(start_ms), int(end_ms), int(limit))
+        wins = [decode_wins(partition, value) if value else [] for value in bought]
+        return Look(int(offset), int(time_ms), standing, wins)
 
 
 def decode_wins(partition: int, value: bytes) -> list[Win]:

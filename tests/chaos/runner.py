@@ -13,14 +13,14 @@ import orjson
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from redis import Redis
 
-from chaos.crowd import CALL_TIMEOUT_S, Crowd
+from chaos.crowd import CALL_TIMEOUT_S, Crowd, Wish
 from chaos.faults import Action, Fault
 from chaos.stage import Stage
 from pipeline.audit import audit
 from pipeline.topics import Topics
 
 EXIT_BROKEN_PROMISE = 70
-BEFORE_S = 0.6
+BEFORE_S = 1.0
 AFTER_S = 0.8
 ARRIVALS_MAX = 12
 DEATH_WITHIN_S = 30.0
@@ -37,7 +37,7 @@ return all
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One try. `violations` is what must be empty.
+    """One try. `violations` is what must be empty. `at_once` counts answers without a receipt.
 
     `pause_ms` is the longest time without a decision between the fault and the last of the crowd's answers.
     """
@@ -45,6 +45,7 @@ class Outcome:
     fault: str
     seed: int
     accepted: int
+    at_once: int
     decided: int
     sold: int
     orders: int
@@ -108,7 +109,7 @@ class Watcher:
 
 async def run_fault(stage: Stage, topics: Topics, fault: Fault, seed: int) -> Outcome:
     rng = random.Random(seed)
-    crowd = Crowd(stage.public, stage.admin, rng, fault.stock)
+    crowd = Crowd(stage.public, stage.admin, rng, fault.stock, topics.requests.partitions)
     if fault.action is Action.KILL_AT_POINT:
         await asyncio.to_thread(stage.arm, fault.victim, fault.point, rng.randrange(2, ARRIVALS_MAX))
     watcher = Watcher(stage.settings.kafka(), topics)
@@ -127,8 +128,9 @@ async def run_fault(stage: Stage, topics: Topics, fault: Fault, seed: int) -> Ou
             await buying
             await crowd.hear(session)
             ended = time.monotonic()
-            stats = await crowd.stats(session)
-            await _sell_out(crowd, session, stats)
+            left = (await crowd.stats(session))["current_stock"]
+            early = _refused_early(crowd, left)
+            await _sell_out(crowd, session, left)
             stats = await crowd.stats(session)
             await watcher.sees(crowd.product_id, stats["sold"])
             await asyncio.sleep(0.3)
@@ -139,7 +141,7 @@ async def run_fault(stage: Stage, topics: Topics, fault: Fault, seed: int) -> Ou
         fault, seed, crowd, stats, watcher, _longest_pause_s(watcher.decision_times, began, ended)
     )
     audited = await _audit(stage, topics, crowd.product_id)
-    return replace(outcome, violations=outcome.violations + audited)
+    return replace(outcome, violations=outcome.violations + early + audited)
 
 
 async def _audit(stage: Stage, topics: Topics, product_id: str) -> list[str]:
@@ -152,13 +154,20 @@ async def _audit(stage: Stage, topics: Topics, product_id: str) -> list[str]:
     ]
 
 
-async def _sell_out(crowd: Crowd, session: aiohttp.ClientSession, stats: dict[str, Any]) -> None:
+def _refused_early(crowd: Crowd, left: int) -> list[str]:
+    """Nobody may hear at once, and for good, that nothing is left while something is."""
+    if left == 0 or not crowd.at_once:
+        return []
+    return [f"{len(crowd.at_once)} were answered at once though {left} pieces are left: {crowd.at_once[0]}"]
+
+
+async def _sell_out(crowd: Crowd, session: aiohttp.ClientSession, left: int) -> None:
     """What is still there goes to new buyers, so that `sold` has to be exactly the stock."""
-    for number in range(stats["current_stock"]):
-        body = {"product_id": crowd.product_id, "user_id": f"late-{number}"}
-        async with session.post(f"{crowd.public}/api/v1/seckill/purchase", json=body) as answer:
+    for number in range(left):
+        wish = Wish(crowd.product_id, f"late-{number}")
+        async with session.post(f"{crowd.public}/api/v1/seckill/purchase", json=wish._asdict()) as answer:
             document = await answer.json()
-            crowd.accepted[document["request_id"]] = f"late-{number}"
+            crowd.accepted[document["request_id"]] = wish
             crowd.answers[document["request_id"]] = {"status": "decided", **document}
 
 
@@ -170,13 +179,12 @@ def _outcome(
     ]
     orders = watcher.orders_of(crowd.product_id)
     for receipt, answer in crowd.answers.items():
-        if (
-            answer["code"] == 1
-            and orders.get(answer["order_id"], {}).get("user_id") != crowd.accepted[receipt]
-        ):
+        wish = crowd.accepted[receipt]
+        if answer["code"] == 1 and _buyer_of(watcher.orders.get(answer["order_id"])) != wish:
             violations.append(f"{receipt} won, but there is no order of its user")
-        if answer["code"] not in (1, -2, -3):
-            violations.append(f"{receipt} got code {answer['code']}")
+        if answer["code"] not in ((1, -2, -3) if wish.product_id == crowd.product_id else (1,)):
+            violations.append(f"{receipt} of {wish} got code {answer['code']}")
+    violations += _wrong_at_once(crowd, watcher.orders)
     violations += [f"order {id_} is there twice" for id_ in watcher.repeated]
     users = [each["user_id"] for each in orders.values()]
     if len(users) != len(set(users)):
@@ -191,12 +199,31 @@ def _outcome(
         fault.name,
         seed,
         len(crowd.accepted),
+        len(crowd.at_once),
         len(crowd.answers),
         stats["sold"],
         len(orders),
         -1 if pause_s is None else round(pause_s * 1_000),
         violations,
     )
+
+
+def _buyer_of(order: dict[str, Any] | None) -> Wish | None:
+    return None if order is None else Wish(order["product_id"], order["user_id"])
+
+
+def _wrong_at_once(crowd: Crowd, orders: dict[str, dict[str, Any]]) -> list[str]:
+    """Who was told at once that nothing is left must have no order, and who was told of one must have that one."""
+    holders = {_buyer_of(order) for order in orders.values()}
+    wrong = []
+    for wish, answer in crowd.at_once:
+        is_right = {
+            -2: wish not in holders,
+            -3: _buyer_of(orders.get(answer["order_id"])) == wish,
+        }
+        if wish.product_id != crowd.product_id or not is_right.get(answer["code"], False):
+            wrong.append(f"{wish} was answered at once with {answer}")
+    return wrong
 
 
 def _longest_pause_s(decision_times: list[float], began: float, ended: float) -> float | None:

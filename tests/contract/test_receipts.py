@@ -11,6 +11,7 @@ from redis import Redis
 
 from contract.serving import REQUESTS, Decider, Reply, Service, StartIngress
 from pipeline.ingress import decision_reader
+from pipeline.ingress.waiters import LostPlace
 from pipeline.partitionlog import PartitionLog
 from pipeline.producer import LogProducer
 from pipeline.topics import partition_of
@@ -57,13 +58,13 @@ class Sold:
 
 @pytest.fixture
 async def sold(service: Service, decider: Decider) -> Sold:
-    """The decider still runs; `service` has seen all decisions."""
+    """The decider still runs; `service` has seen all decisions. Everybody wins and repeats; some stock is left."""
     sold = Sold(service)
-    await service.prewarm(PRODUCT, stock=BUYERS // 2)
+    await service.prewarm(PRODUCT, stock=BUYERS)
     for number in range(BUYERS):
-        bought = (await service.buy(PRODUCT, f"u{number}")).json()
+        bought = (await service.buy(PRODUCT, f"u{number // 2}")).json()
         sold.codes[bought["request_id"]] = bought["code"]
-    assert sorted(sold.codes.values()) == [-2] * (BUYERS // 2) + [1] * (BUYERS // 2)
+    assert sorted(sold.codes.values()) == [-3] * (BUYERS // 2) + [1] * (BUYERS // 2)
     return sold
 
 
@@ -96,7 +97,7 @@ async def test_two_that_keep_nothing_answer_for_each_other(start_ingress: StartI
     first = await start_ingress(results_cache_bytes_max=0)
     second = await start_ingress(topics=first.topics, results_cache_bytes_max=0)
     async with Decider(first.settings, first.topics) as decider:
-        await first.prewarm(PRODUCT, stock=2)
+        await first.prewarm(PRODUCT, stock=5)
         decider.gate.clear()
         waiting = (await second.buy_async(PRODUCT, "u1")).json()["request_id"]
         polls = [asyncio.create_task(each.poll(waiting, 20_000)) for each in (first, second)]
@@ -154,7 +155,22 @@ async def test_only_what_the_log_no_longer_holds_is_gone(
     service = await start_ingress(topics=sold.service.topics)
     assert [(await service.poll(each)).status for each in (receipts[0], receipts[-1])] == [410, 410]
     bought = (await service.buy(PRODUCT, "after")).json()
-    assert (await service.poll(bought["request_id"])).json()["code"] == bought["code"] == -2
+    assert (await service.poll(bought["request_id"])).json()["code"] == bought["code"] == 1
+
+
+@pytest.mark.durable
+async def test_a_feed_whose_place_is_no_longer_in_the_log_ends_the_process(service: Service) -> None:
+    feed = service.ingress._feed
+    assert feed.is_alive
+    feed._consumer.seek(TopicPartition(service.topics.results.name, 0), 1_000_000)
+    assert feed._task is not None
+    await asyncio.wait({feed._task}, timeout=BACK_S_MAX)
+    assert not feed.is_alive
+    with pytest.raises(ExceptionGroup) as ended:
+        feed._task.result()
+    assert ended.group_contains(LostPlace)
+    health = await service.call("GET", "/health/ready")
+    assert health.json()["checks"]["results_feed"] != "ok"
 
 
 @pytest.mark.durable
@@ -187,7 +203,6 @@ async def test_a_burst_of_polls_for_old_receipts_is_bounded(
     start_ingress: StartIngress, sold: Sold, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     service = await start_ingress(topics=sold.service.topics, results_cache_bytes_max=0, lookups_max=3)
-    monkeypatch.setattr(decision_reader, "RUNS_BYTES_MAX", 0)
     monkeypatch.setattr(decision_reader, "REST_FACTOR", 1_000)
     replies = await asyncio.gather(*(service.poll(request_id) for request_id in sold.codes))
     answered = [each for each in replies if each.status == 200]
@@ -199,5 +214,5 @@ async def test_a_burst_of_polls_for_old_receipts_is_bounded(
         assert reply.kind == "application/problem+json"
         assert int(reply.headers["Retry-After"]) >= 1
     # It is over as soon as they are answered, and purchases never notice.
-    assert (await service.buy(PRODUCT, "meanwhile")).json()["code"] == -2
+    assert (await service.buy(PRODUCT, "meanwhile")).json()["code"] == 1
     await check_all(service, sold)

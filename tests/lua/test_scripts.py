@@ -7,10 +7,11 @@ from redis import Redis
 
 from pipeline.domain import product as rules
 from pipeline.domain.codes import DECIDED_CODES
-from pipeline.domain.product import Opening
+from pipeline.domain.finality import Standing
+from pipeline.domain.product import Opening, SaleState
 from pipeline.messages import OpenCommand, decode_result, encode_close, encode_open, encode_purchases
 from pipeline.stock.scripts import script
-from pipeline.stock.store import Command, MayEvict, Stale, StockStore, StockUnavailable
+from pipeline.stock.store import Command, Look, MayEvict, Stale, StockStore, StockUnavailable
 
 PARTITION = 1
 TERMS = Opening(name="n", price="9.90", stock=10_000, start_ms=0, end_ms=10**13, per_user_limit=1)
@@ -108,6 +109,20 @@ async def test_a_chunk_of_as_many_products_as_records(store: StockStore) -> None
     assert len(await store.products(PARTITION)) == 1_000
 
 
+async def test_a_look_is_of_one_moment_and_changes_nothing(store: StockStore, redis_url: str) -> None:
+    assert await store.look(PARTITION, "1001", ["a"]) == Look(-1, 0, None, [])
+    users = [f"user-{number:059d}" for number in range(1_000)]
+    await store.decide(PARTITION, -1, 0, [opening(), purchase(1, users[7])])
+    before = everything(redis_url)
+    look = await store.look(PARTITION, "1001", users)
+    assert (look.offset, look.time_ms) == (1, 1_000)
+    assert look.standing == Standing(SaleState.ACTIVE, 9_999, 0, 10**13, 1)
+    assert [index for index, wins in enumerate(look.wins) if wins] == [7]
+    assert [str(win.receipt) for win in look.wins[7]] == ["1-1-0"]
+    assert await store.look(PARTITION, "p-2", ["a"]) == Look(1, 1_000, None, [])
+    assert everything(redis_url) == before
+
+
 async def test_ids_stay_strings_also_where_they_look_like_large_numbers(store: StockStore) -> None:
     big = "9223372036854775807"
     await store.decide(PARTITION, -1, 0, [opening(0, big), purchase(1, big, "0", product_id=big)])
@@ -185,7 +200,7 @@ def test_codes_and_limits_are_the_same_in_lua() -> None:
     }
 
 
-@pytest.mark.parametrize("name", ["decide", "replay", "wipe"])
+@pytest.mark.parametrize("name", ["decide", "look", "replay", "wipe"])
 def test_every_script_tells_its_keys_arguments_reply_and_errors(name: str) -> None:
     source = script(name)
     assert all(f"-- {word}" in source for word in ("KEYS", "ARGV", "Reply", "Errors"))

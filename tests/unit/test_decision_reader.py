@@ -1,6 +1,7 @@
 """Reading old decisions and loading the tail, from a log in memory: what is shared, bounded, and not read twice."""
 
 import asyncio
+from collections.abc import Iterable
 
 import pytest
 
@@ -69,6 +70,11 @@ async def found(reader: DecisionReader, source_offset: int, partition: int = 0) 
     return decided.value
 
 
+def _fresh(sources: Iterable[int]) -> tuple[Log, DecisionReader]:
+    log = Log(list(sources))
+    return log, DecisionReader(log, 100)  # type: ignore[arg-type]
+
+
 # --- old decisions ---------------------------------------------------------------------------------------------------
 
 
@@ -135,6 +141,10 @@ async def test_fetches_go_one_after_the_other() -> None:
     lookups = [reader.find(0, source_offset) for source_offset in range(0, 400, 4)]
     assert all(isinstance(each, Decided) for each in await asyncio.gather(*lookups))
     assert (len(log.fetched), log.under_way_max) == (100, 1)
+    log, reader = _fresh(range(400))
+    lookups = [reader.find(0, source_offset) for source_offset in range(100, 108)]
+    assert all(isinstance(each, Decided) for each in await asyncio.gather(*lookups))
+    assert len(log.fetched) == 2, "those beside each other came together"
 
 
 async def test_after_a_fetch_the_event_loop_is_left_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,6 +202,15 @@ async def test_the_tail_is_loaded_from_where_the_feed_began() -> None:
     assert kept(waiters, 1) == [0, 1, 2, 3]
     assert waiters.last == [298, 3, -1]
     assert all(waiters.knows_last(partition) for partition in range(3))
+
+
+async def test_no_batch_is_read_twice_for_the_tail(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tail_loader, "WINDOW_RECORDS_FIRST", 6)
+    monkeypatch.setattr(tail_loader, "WINDOW_RECORDS_MAX", 6)
+    log, waiters = Log(list(range(300))), Waiters(1, 10, 1_000_000)
+    await load_tail(log, [299], waiters.load)  # type: ignore[arg-type]
+    assert kept(waiters, 0) == list(range(299))
+    assert len(log.fetched) == len({position // BATCH for _, position in log.fetched}) == 75
 
 
 async def test_no_more_is_loaded_than_is_kept() -> None:
