@@ -100,10 +100,10 @@ class Watcher:
         """By order id."""
         return {id_: each for id_, each in self.orders.items() if each["product_id"] == product_id}
 
-    async def sees(self, product_id: str, orders: int) -> None:
-        """Wait for so many orders; what is missing then is the verdict's affair."""
+    async def sees(self, order_ids: set[str]) -> None:
+        """Wait for these orders; what is missing then is the verdict's affair."""
         deadline = time.monotonic() + ORDERS_WITHIN_S
-        while len(self.orders_of(product_id)) < orders and time.monotonic() < deadline:
+        while order_ids - self.orders.keys() and time.monotonic() < deadline:
             await asyncio.sleep(0.05)
 
 
@@ -132,7 +132,7 @@ async def run_fault(stage: Stage, topics: Topics, fault: Fault, seed: int) -> Ou
             early = _refused_early(crowd, left)
             await _sell_out(crowd, session, left)
             stats = await crowd.stats(session)
-            await watcher.sees(crowd.product_id, stats["sold"])
+            await watcher.sees({each["order_id"] for each in crowd.answers.values() if each["code"] == 1})
             await asyncio.sleep(0.3)
         finally:
             watching.cancel()
