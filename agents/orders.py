@@ -1,7 +1,7 @@
 """Has the orders and dead letters written that follow from the decisions, a partition at a time.
 
-No agent of its own: a second one on the same topic costs 40 to 70 us for every record, and what the stream of the
-results agent brings is enough. A follower needs no acknowledgement, because it keeps its own progress.
+No agent of its own: a second one on the same topic costs 40 to 70 us for every event, and a follower needs neither a
+stream nor acknowledgements, because it keeps its own progress. What the results agent gets is offered to it, too.
 """
 
 import asyncio

@@ -7,8 +7,9 @@ from pipeline.followers.ports import Derived, Log
 from pipeline.messages import PurchaseResult, created_orders, decode_result
 from pipeline.topics import Topics
 
-TAIL_RECORDS = 64
-"""Where the last order is looked for at first; behind it may be what aborted transactions left, up to any length."""
+TAIL_RECORDS = 256
+TAIL_RECORDS_MAX = 16_384
+"""The last order is looked for from the end on, in steps that grow: behind it may be what was aborted."""
 
 
 def orders_of(topics: Topics, partition: int, decision: bytes) -> list[Derived]:
@@ -43,7 +44,7 @@ async def last_order(log: Log, topic: str, partition: int) -> Receipt | None:
             found += [receipt for each in batch if (receipt := _created(each.value)) is not None]
         if found:
             return max(found)
-        stop, records = start, 8 * records
+        stop, records = start, min(16 * records, TAIL_RECORDS_MAX)
     return None
 
 
