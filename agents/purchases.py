@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import faust
-from faust.types import TP
 
 from agents.app import App
 from agents.batches import Batch, batched_topic, batches
@@ -130,16 +129,6 @@ class Deciders:
             healthy = decider.state is State.DECIDING
             checks[f"partition {partition}"] = "ok" if healthy else decider.trouble or decider.state.value
         return checks
-
-
-def log_end_of(app: faust.App, topic: str) -> Callable[[int], int | None]:
-    """By partition, where this topic ended when Faust's consumer last fetched; None while it does not know."""
-
-    def log_end(partition: int) -> int | None:
-        end: int | None = app.consumer.highwater(TP(topic, partition))
-        return end
-
-    return log_end
 
 
 def attach(app: App, topics: Topics, deciders: Deciders) -> None:

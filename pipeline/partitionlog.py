@@ -131,6 +131,8 @@ class _consumer:  # noqa: N801 -- reads as the verb that it is
             group_id=None,
             enable_auto_commit=False,
             auto_offset_reset="earliest",
+            # Orders and dead letters are written in transactions; what one has left that did not end is no record.
+            isolation_level="read_committed",
             fetch_max_wait_ms=100,
             max_partition_fetch_bytes=4 * 1024 * 1024,
             request_timeout_ms=STALLED_AFTER_MS,

@@ -10,15 +10,21 @@ decisions ("level:before:at", as in `domain.limiters`), the breaker from the con
 
 from collections import Counter
 from collections.abc import MutableMapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipeline.domain.breaker import BreakerState
 from pipeline.messages import CloseResult, OpenResult, PurchaseResult, decode_result
-from pipeline.view import Positioned
 
 Row = dict[str, Any]
 
 NEVER_OPENED = "never opened"
+
+
+class Positioned(NamedTuple):
+    """A decision record and where it stands in the decision log."""
+
+    position: int
+    value: bytes
 
 
 class Tally:

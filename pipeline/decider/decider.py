@@ -1,6 +1,6 @@
 """The decider of one partition: takes commands in order, has them decided in Redis, puts the decisions into the log.
 
-    Lua applied -> orders acknowledged -> result records acknowledged (the commit) -> the stream's acknowledgement
+    Lua applied -> decision records acknowledged (the commit) -> the stream's acknowledgement
 
 Whatever goes wrong on the way (Redis away, a lost reply, a broker that does not acknowledge, another decider), there is
 one way back: wait a little, synchronise, go on from there. Nothing is skipped, and nothing gets another outcome.
@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from enum import StrEnum
 
 from pipeline import faultpoints
-from pipeline.decider.emit import Decision, emit
+from pipeline.decider.commit import commit
 from pipeline.decider.intake import Gap, Intake, Prepared, chunk_of, prepare
 from pipeline.decider.ports import Log, Producer, Store
 from pipeline.decider.synchronise import Place, Synchroniser
@@ -206,13 +206,13 @@ class Decider:
         started_ms = _now_ms()
         self._next_chunk_at = _now_s() + self._settings.chunk_pace_ms / 1_000
         commands = [prepared.command for prepared in chunk]
-        decided = await self._store.decide(self.partition, self.position, self._results_end, commands)
+        records = await self._store.decide(self.partition, self.position, self._results_end, commands)
         faultpoints.reach(faultpoints.AFTER_LUA)
         decisions = [
-            Decision(record, prepared.command.product_id, winners, prepared.record)
-            for record, prepared, winners in zip(decided.records, chunk, decided.winners, strict=True)
+            (None if command.product_id is None else command.product_id.encode(), record)
+            for command, record in zip(commands, records, strict=True)
         ]
-        self._results_end = await emit(self._producer, self._topics, self.partition, decisions)
+        self._results_end = await commit(self._producer, self._topics.results.name, self.partition, decisions)
         self.position = chunk[-1].record.offset
         self.decided += len(chunk)
         self._backoff_ms = self._settings.backoff_ms_min

@@ -9,10 +9,19 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from pipeline.messages import TIME_MS_MAX, MalformedCommand, PurchaseCommand, decode_command
+from pipeline.messages import (
+    TIME_MS_MAX,
+    MalformedCommand,
+    PurchaseCommand,
+    RawCommand,
+    decode_command,
+    malformed_members,
+)
 from pipeline.partitionlog import LogRecord
 from pipeline.stock.store import Command
 
+MALFORMED_BYTES_PER_PURCHASE = 1_024
+"""A malformed command passes through Redis whole, whatever its size: so its size counts against the chunk's limit."""
 PREPARED_BYTES_MAX = 32_768
 """Prepared without a break: meanwhile nothing else happens in this process."""
 
@@ -116,12 +125,14 @@ class Intake:
 
 
 def prepare(record: LogRecord) -> Prepared:
-    """The record as the store takes it; one that is no command goes as malformed, with what is wrong with it."""
+    """The record as the store takes it; one that is no command becomes a malformed one."""
     time_ms = min(max(record.time_ms, 0), TIME_MS_MAX)
     try:
         command = decode_command(record.key, record.value)
     except MalformedCommand as error:
-        return Prepared(record, Command(record.offset, time_ms, None, str(error).encode()), 1)
+        members = malformed_members(str(error), RawCommand(record.key, record.value))
+        purchases = 1 + len(members) // MALFORMED_BYTES_PER_PURCHASE
+        return Prepared(record, Command(record.offset, time_ms, None, members), purchases)
     assert record.value is not None  # noqa: S101 -- decode_command refuses None
     purchases = len(command.purchases.users) if isinstance(command, PurchaseCommand) else 1
     return Prepared(record, Command(record.offset, time_ms, command.product_id, record.value), purchases)

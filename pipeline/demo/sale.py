@@ -1,5 +1,7 @@
 """The sale of a demo: opens a product, lets the crowd in, polls every receipt, counts the orders.
 
+A purchase is accepted with a receipt or, once all is sold, refused at once and for good.
+
 What it finds is put down in `Findings`; whether that is as it should be is the affair of `verdict.py`. A request
 that gets no answer, or a 429 or 503, is sent again: the demo may go on while a process of the system is killed.
 """
@@ -26,6 +28,7 @@ from pipeline.orders_feed import OrdersFeed
 DECISION_TIMEOUT_S = 60
 """From the last 202 to the last decision; a receipt without one then has failed."""
 ORDERS_TIMEOUT_S = 30
+ORDERS_WITHIN_S = 10
 ATTEMPTS_MAX = 60
 RETRY_PAUSE_S_MAX = 2
 SAMPLE_EVERY = 20
@@ -59,10 +62,17 @@ class Plan:
 
 
 class Told(NamedTuple):
-    """What a poll said in the end."""
+    """What a poll said in the end, or the purchase call itself."""
 
     code: int
     order_id: str | None
+
+
+class AtOnce(NamedTuple):
+    """A purchase that was answered without a receipt, since the answer could not change any more."""
+
+    user_id: str
+    told: Told
 
 
 @dataclass(slots=True)
@@ -72,18 +82,24 @@ class Findings:
     refused_rightly: int = 0
     sent_again: int = 0
     accepted: dict[Receipt, str] = field(default_factory=dict)
+    at_once: list[AtOnce] = field(default_factory=list)
     wrong_answers: Counter[str] = field(default_factory=Counter)
     told: dict[Receipt, Told] = field(default_factory=dict)
     contradictions: int = 0
     latencies_ms: list[float] = field(default_factory=list)
     began_at_s: float = 0.0
-    last_accepted_at_s: float = 0.0
+    last_answered_at_s: float = 0.0
     last_decided_at_s: float = 0.0
     decided: int = 0
     sold: int = 0
     remaining: int = 0
     order_ids: set[str] = field(default_factory=set)
     orders_repeated: int = 0
+
+    @property
+    def answered(self) -> int:
+        """Purchases that have a receipt, or the answer itself."""
+        return len(self.accepted) + len(self.at_once)
 
     def take_told(self, receipt: Receipt, told: Told) -> None:
         if self.told.setdefault(receipt, told) != told:
@@ -178,19 +194,22 @@ class Sale:
         findings = self.findings
         for number, attempt in queue:
             answer = await self._insist(connection, attempt.request)
-            if answer is None or answer.status != attempt.status:
+            now_s = time.monotonic()
+            if attempt.user_id is not None and (told := _told_at_once(answer)) is not None:
+                findings.at_once.append(AtOnce(attempt.user_id, told))
+                findings.last_answered_at_s = now_s
+            elif answer is None or answer.status != attempt.status:
                 got = "no answer" if answer is None else f"{answer.status}"
                 findings.wrong_answers[f"{attempt.name}: {got} instead of {attempt.status}"] += 1
             elif attempt.user_id is None:
                 findings.refused_rightly += 1
             else:
-                now_s = time.monotonic()
                 receipt = parse_receipt(orjson.loads(answer.body)["request_id"])
                 if receipt is None or receipt in findings.accepted:
                     findings.wrong_answers["a purchase: 202 without a receipt of its own"] += 1
                     continue
                 findings.accepted[receipt] = attempt.user_id
-                findings.last_accepted_at_s = now_s
+                findings.last_answered_at_s = now_s
                 if number % SAMPLE_EVERY == 0:
                     await self._sample(connection, receipt, now_s)
 
@@ -319,17 +338,24 @@ class Sale:
             connection.close()
 
     async def _count_orders(self) -> None:
-        """Orders are written before their decision is told, so at this time they are all there."""
-        findings = self.findings
+        """Orders follow from decisions, so the last ones may be on their way for `ORDERS_WITHIN_S`."""
+        told = {each.order_id for each in self.findings.told.values() if each.order_id is not None}
+        deadline_s = time.monotonic() + ORDERS_WITHIN_S
         try:
             async with asyncio.timeout(ORDERS_TIMEOUT_S):
-                async for batch in self._feed.to_end():
-                    findings.orders_repeated += batch.repeats
-                    for order in batch.orders:
-                        if order.product_id == self.plan.product_id and order.event == "CREATED":
-                            findings.order_ids.add(order.order_id)
+                await self._take_orders()
+                while told - self.findings.order_ids and time.monotonic() < deadline_s:
+                    await asyncio.sleep(POLL_PAUSE_S)
+                    await self._take_orders()
         except TimeoutError:
             raise DemoRefused(f"the orders topic could not be read within {ORDERS_TIMEOUT_S} s") from None
+
+    async def _take_orders(self) -> None:
+        async for batch in self._feed.to_end():
+            self.findings.orders_repeated += batch.repeats
+            for order in batch.orders:
+                if order.product_id == self.plan.product_id and order.event == "CREATED":
+                    self.findings.order_ids.add(order.order_id)
 
     async def _with_connections(
         self, count: int, work: Callable[[Connection], Coroutine[Any, Any, None]]
@@ -350,6 +376,16 @@ def _told(answer: Answer) -> Told | None:
         return None
     document: dict[str, Any] = orjson.loads(answer.body)
     if document["status"] != "decided":
+        return None
+    return Told(Code(document["code"]), document["order_id"])
+
+
+def _told_at_once(answer: Answer | None) -> Told | None:
+    """The final refusal in the answer to a purchase, None if it is another answer."""
+    if answer is None or answer.status != 409:
+        return None
+    document: dict[str, Any] = orjson.loads(answer.body)
+    if document["code"] not in (Code.INSUFFICIENT_STOCK, Code.ALREADY_BOUGHT):
         return None
     return Told(Code(document["code"]), document["order_id"])
 

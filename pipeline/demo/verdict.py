@@ -3,7 +3,7 @@
 from collections import Counter
 from typing import NamedTuple
 
-from pipeline.demo.sale import DECISION_TIMEOUT_S, Findings, Plan
+from pipeline.demo.sale import DECISION_TIMEOUT_S, Findings, Plan, Told
 from pipeline.domain.codes import Code
 
 EXAMPLES_MAX = 3
@@ -19,18 +19,26 @@ class Check(NamedTuple):
 
 def judge(plan: Plan, findings: Findings) -> list[Check]:
     """All that has to hold after the sale."""
-    distinct = len(set(findings.accepted.values()))
+    distinct = len({*findings.accepted.values(), *(user_id for user_id, _ in findings.at_once)})
     wanted = min(plan.stock, distinct)
     winners = order_ids_told(findings)
     undecided = [str(receipt) for receipt in findings.accepted if receipt not in findings.told]
     wrong = [f"{count} x {what}" for what, count in findings.wrong_answers.most_common(EXAMPLES_MAX)]
+    wronged = refused_wrongly(findings)
     sent = plan.buyers + plan.repeats
     return [
         Check(
-            "every purchase got its 202, every bad request its 4xx",
+            "every purchase got its 202 or its answer, every bad request its 4xx",
             not wrong and distinct == plan.buyers,
             "; ".join(wrong)
-            or f"{len(findings.accepted):,} of {sent:,}; {findings.refused_rightly:,} of {plan.bad:,}",
+            or f"{len(findings.accepted):,} + {len(findings.at_once):,} of {sent:,};"
+            f" {findings.refused_rightly:,} of {plan.bad:,}",
+        ),
+        Check(
+            "who was refused at once had not won, and nothing was left",
+            not wronged and (findings.remaining == 0 or not findings.at_once),
+            f"{len(findings.at_once):,} refused at once, {findings.remaining:,} left"
+            + (f"; wrongly: {', '.join(wronged[:EXAMPLES_MAX])}" if wronged else ""),
         ),
         Check(
             f"every 202 has its decision within {DECISION_TIMEOUT_S} s, and only one",
@@ -57,9 +65,34 @@ def by_code(findings: Findings) -> Counter[Code]:
     return Counter(Code(told.code) for told in findings.told.values())
 
 
+def at_once_by_code(findings: Findings) -> Counter[Code]:
+    return Counter(Code(told.code) for _, told in findings.at_once)
+
+
 def order_ids_told(findings: Findings) -> set[str]:
     """Who won, by order id. A -3 tells it too: the buyer's first 202 may have been lost on its way to him."""
-    return {told.order_id for told in findings.told.values() if told.order_id is not None}
+    told = [*findings.told.values(), *(each.told for each in findings.at_once)]
+    return {each.order_id for each in told if each.order_id is not None}
+
+
+def refused_wrongly(findings: Findings) -> list[str]:
+    """The users who were told at once that nothing is left though they won, or of an order that is not theirs."""
+    holders = {
+        told.order_id: findings.accepted[receipt]
+        for receipt, told in findings.told.items()
+        if told.order_id is not None
+    }
+    winners = {
+        *holders.values(),
+        *(each.user_id for each in findings.at_once if each.told.order_id is not None),
+    }
+
+    def is_wrong(user_id: str, told: Told) -> bool:
+        if told.order_id is None:
+            return told.code == Code.ALREADY_BOUGHT or user_id in winners
+        return holders.get(told.order_id, user_id) != user_id
+
+    return [each.user_id for each in findings.at_once if is_wrong(*each)]
 
 
 def _difference(orders: set[str], winners: set[str]) -> str:

@@ -123,13 +123,14 @@ def decide_purchases(
 ) -> Decision:
     """Decide one record of purchases at the (clamped) broker time of the record; changes `product`.
 
-    The checks stand in the order of `_decide_one`. A purchase that the limiter let through counts against it whatever
+    The checks stand in the order of `decide_one`. A purchase that the limiter let through counts against it whatever
     comes of it; one that a check before the limiter answered does not.
     """
     if product is None:
         return Decision([Code.NEVER_OPENED.value] * len(purchases.users), {}, None, None)
-    shut = _shut(product, time_ms)
-    rule = product.opening.rate_limit
+    opening = product.opening
+    shut = shut_code(product.state, opening.start_ms, opening.end_ms, time_ms)
+    rule = opening.rate_limit
     allowed, passed = len(purchases.users), 0
     if rule is not None and shut is None:
         allowed, product.limiter = limiters.admissible(rule, product.limiter, time_ms)
@@ -137,7 +138,15 @@ def decide_purchases(
     held: dict[int, str] = {}
     for index, user in enumerate(purchases.users):
         win = Win(Receipt(partition, offset, index), purchases.quantity(index), purchases.keys.get(index, ""))
-        code, first = _decide_one(product, user, win, shut, limited=passed >= allowed)
+        code, first = decide_one(
+            product.buyers.get(user, ()),
+            win.quantity,
+            win.key,
+            stock=product.stock,
+            per_user_limit=opening.per_user_limit,
+            shut=shut,
+            limited=passed >= allowed,
+        )
         if first is not None:
             held[index] = str(first.receipt)
         new_win = code is Code.SUCCESS and first is None
@@ -158,32 +167,39 @@ def decide_purchases(
     return Decision(codes, held, product.stock, product.sold, retry_after_ms, limited)
 
 
-def _shut(product: Product, time_ms: int) -> Code | None:
-    if product.state is SaleState.CLOSED:
+def shut_code(state: SaleState, start_ms: int, end_ms: int, time_ms: int) -> Code | None:
+    """What everybody hears who buys while the sale is shut; None while it is not."""
+    if state is SaleState.CLOSED:
         return Code.ENDED
-    if product.state is not SaleState.ACTIVE:
+    if state is not SaleState.ACTIVE:
         return Code.NOT_ACTIVE
-    if time_ms < product.opening.start_ms:
+    if time_ms < start_ms:
         return Code.NOT_STARTED
-    return Code.ENDED if time_ms >= product.opening.end_ms else None
+    return Code.ENDED if time_ms >= end_ms else None
 
 
-def _decide_one(
-    product: Product, user: str, wanted: Win, shut: Code | None, *, limited: bool
+def decide_one(
+    wins: Sequence[Win],
+    quantity: int,
+    key: str,
+    *,
+    stock: int,
+    per_user_limit: int,
+    shut: Code | None,
+    limited: bool,
 ) -> tuple[Code, Win | None]:
-    """The code, and the earlier win of this user that it refers to."""
-    wins = product.buyers.get(user, [])
-    if not 1 <= wanted.quantity <= QUANTITY_MAX:
+    """The code for a user who has these wins, and the earlier one of them that it refers to. "" is no key."""
+    if not 1 <= quantity <= QUANTITY_MAX:
         return Code.INVALID_QUANTITY, None
-    if wanted.key and (first := next((win for win in wins if win.key == wanted.key), None)):
+    if key and (first := next((win for win in wins if win.key == key), None)):
         return Code.SUCCESS, first
     if shut is not None:
         return shut, None
     if limited:
         return Code.BUSY, None
     held = sum(win.quantity for win in wins)
-    if held + wanted.quantity > product.opening.per_user_limit or len(wins) >= WINS_PER_USER_MAX:
+    if held + quantity > per_user_limit or len(wins) >= WINS_PER_USER_MAX:
         return Code.ALREADY_BOUGHT, wins[0] if wins else None
-    if product.stock < wanted.quantity:
+    if stock < quantity:
         return Code.INSUFFICIENT_STOCK, None
     return Code.SUCCESS, None

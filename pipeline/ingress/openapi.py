@@ -9,6 +9,7 @@ from aiohttp import web
 from pipeline import __version__
 from pipeline.domain import limiters
 from pipeline.domain.codes import Code
+from pipeline.domain.finality import FINAL_CODES
 from pipeline.domain.ids import INTEGER_ID_MAX
 from pipeline.domain.product import PER_USER_LIMIT_MAX, QUANTITY_MAX, STOCK_MAX
 from pipeline.ingress.openings import STATUS_LENGTH_MAX
@@ -95,22 +96,24 @@ def _purchase_paths() -> Schema:
         "description": "The same key of the same user for the same product gets the first win again.",
         "schema": {"type": "string", "minLength": 1, "maxLength": IDEMPOTENCY_KEY_LENGTH_MAX},
     }
-    decided = {f"_{status}": "PurchaseAnswer" for status in (200, 202, 400, 404, 409, 429, 503)}
+    final = {f"_{status}": "FinalAnswer" for status in (200, 400, 404, 409)}
+    decided = {f"_{status}": "PurchaseAnswer" for status in (202, 429, 503)}
+    either = dict.fromkeys(final, "PurchaseOrFinalAnswer")
     return {
         "/api/v1/seckill/purchase": {
             "post": {
                 "summary": "Buy, and wait for the decision",
                 "parameters": [key],
                 "requestBody": _body("PurchaseRequest"),
-                "responses": _answers(refusals, **decided),
+                "responses": _answers(refusals, **either, **decided),
             }
         },
         "/api/v1/seckill/purchase/async": {
             "post": {
-                "summary": "Buy; answered once the log has it",
+                "summary": "Buy; answered once the log has it, or at once if the answer cannot change",
                 "parameters": [key],
                 "requestBody": _body("PurchaseRequest"),
-                "responses": _answers(refusals, _202="Accepted"),
+                "responses": _answers(refusals, _202="Accepted", **final),
             }
         },
     }
@@ -133,6 +136,7 @@ def _request_paths(settings: Settings) -> Schema:
         "/api/v1/seckill/requests/{request_id}": {
             "get": {
                 "summary": "What became of a request",
+                "description": "Answered from the decision log, as long as that is kept; after that 410.",
                 "parameters": [request_id, wait],
                 "responses": _answers((400, 404, 410, 429, 503), _200="RequestStatus"),
             }
@@ -242,6 +246,18 @@ _SCHEMAS: Schema = {
             "user_id": _reference("Id"),
         }
     ),
+    "FinalAnswer": {
+        "description": "The answer cannot change any more, so it was given without the log: no request id.",
+        **_object(
+            {
+                **_DECISION,
+                "code": {"type": "integer", "enum": [code.value for code in FINAL_CODES]},
+                "product_id": _reference("Id"),
+                "user_id": _reference("Id"),
+            }
+        ),
+    },
+    "PurchaseOrFinalAnswer": {"oneOf": [_reference("PurchaseAnswer"), _reference("FinalAnswer")]},
     "Accepted": _object(
         {
             "message": {"type": "string"},
@@ -285,6 +301,11 @@ _SCHEMAS: Schema = {
             "rejected": {"description": "by code", "type": "object", "additionalProperties": _COUNT},
             "decided": _COUNT,
             "queued": {"description": "in the product's partition, an estimate", **_COUNT},
+            "answered_without_log": {
+                "description": "purchases that this process answered because the answer could not change;"
+                " none of them is in the log, or among those that were decided",
+                **_COUNT,
+            },
         }
     ),
     "Purchased": _object(

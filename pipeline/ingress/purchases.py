@@ -1,8 +1,12 @@
-"""The two purchase calls: into the log, and (the synchronous one) wait for the decision."""
+"""The two purchase calls: into the log, and (the synchronous one) wait for the decision.
+
+Both answer at once where a refusal cannot change any more; such an answer has no request id.
+"""
 
 import time
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from pipeline.control import BreakerBoard
 from pipeline.domain.codes import Code, http_status
@@ -11,6 +15,7 @@ from pipeline.domain.receipts import Receipt
 from pipeline.ingress.answers import decision_fields, decision_headers, json_answer
 from pipeline.ingress.bodies import Purchase, parse_object, parse_purchase, read_body
 from pipeline.ingress.decisions import Decisions
+from pipeline.ingress.final_refusals import FinalRefusals
 from pipeline.ingress.group_commit import GroupCommit
 from pipeline.messages import Answer
 from pipeline.settings import Settings
@@ -30,7 +35,12 @@ class BreakerOpen(Exception):
 
 class PurchaseRoutes:
     def __init__(
-        self, settings: Settings, commits: GroupCommit, decisions: Decisions, breakers: BreakerBoard
+        self,
+        settings: Settings,
+        commits: GroupCommit,
+        decisions: Decisions,
+        breakers: BreakerBoard,
+        refusals: FinalRefusals,
     ) -> None:
         self._body_bytes_max = settings.body_bytes_max
         self._depth_max = settings.json_depth_max
@@ -39,15 +49,22 @@ class PurchaseRoutes:
         self._commits = commits
         self._decisions = decisions
         self._breakers = breakers
+        self._refusals = refusals
+
+    def calls(self) -> dict[str, Handler]:
+        """The handlers by their path; both are for POST."""
+        return {
+            "/api/v1/seckill/purchase": self.purchase,
+            "/api/v1/seckill/purchase/async": self.purchase_async,
+        }
 
     def routes(self) -> list[web.RouteDef]:
-        return [
-            web.post("/api/v1/seckill/purchase", self.purchase),
-            web.post("/api/v1/seckill/purchase/async", self.purchase_async),
-        ]
+        return [web.post(path, handler) for path, handler in self.calls().items()]
 
     async def purchase_async(self, request: web.Request) -> web.Response:
         purchase = await self._wanted(request)
+        if (final := await self._refusals.answer(purchase)) is not None:
+            return _final_answer(purchase, final)
         request_id = str(await self._commits.submit(purchase))
         status_url = REQUESTS_PATH + request_id
         return json_answer(
@@ -64,6 +81,8 @@ class PurchaseRoutes:
 
     async def purchase(self, request: web.Request) -> web.Response:
         purchase = await self._wanted(request)
+        if (final := await self._refusals.answer(purchase)) is not None:
+            return _final_answer(purchase, final)
         self._decisions.check_room()
         receipt = await self._commits.submit(purchase)
         decided = await self._decisions.wait_for_own(receipt, self._wait_timeout_ms)
@@ -73,7 +92,7 @@ class PurchaseRoutes:
         else:
             answer = decided.answer(receipt.index) or Answer(Code.SYSTEM_ERROR, None, None)
             headers = decision_headers(answer, self._retry_after_s)
-        return json_answer(_told(purchase, receipt, answer), http_status(answer.code), headers)
+        return json_answer(_told(purchase, answer, receipt), http_status(answer.code), headers)
 
     async def _wanted(self, request: web.Request) -> Purchase:
         body = await read_body(request, self._body_bytes_max)
@@ -88,10 +107,14 @@ class PurchaseRoutes:
             raise BreakerOpen(wait_ms)
 
 
-def _told(purchase: Purchase, receipt: Receipt, answer: Answer) -> dict[str, object]:
+def _final_answer(purchase: Purchase, answer: Answer) -> web.Response:
+    return json_answer(_told(purchase, answer), http_status(answer.code))
+
+
+def _told(purchase: Purchase, answer: Answer, receipt: Receipt | None = None) -> dict[str, object]:
     return {
         **decision_fields(answer),
-        "request_id": str(receipt),
+        **({} if receipt is None else {"request_id": str(receipt)}),
         "product_id": presented_id(purchase.product_id),
         "user_id": presented_id(purchase.user_id),
     }

@@ -12,6 +12,7 @@ from pipeline.domain.ids import ID_FORM, canonical_id, presented_id
 from pipeline.ingress.admission import Admission
 from pipeline.ingress.answers import json_answer, money, rfc3339
 from pipeline.ingress.decisions import Decisions
+from pipeline.ingress.final_refusals import FinalRefusals
 from pipeline.ingress.group_commit import GroupCommit
 from pipeline.ingress.pace import PaceKeeper
 from pipeline.ingress.polling import PollingRoutes
@@ -35,6 +36,7 @@ class StatsRoutes:
         polling: PollingRoutes,
         admission: Admission,
         breakers: BreakerBoard,
+        refusals: FinalRefusals,
     ) -> None:
         self._store = store
         self._commits = commits
@@ -44,6 +46,7 @@ class StatsRoutes:
         self._polling = polling
         self._admission = admission
         self._breakers = breakers
+        self._refusals = refusals
         self._partitions = commits.partitions
         self._began_at_s = time.monotonic()
 
@@ -72,6 +75,7 @@ class StatsRoutes:
                 },
                 "decided": sum(product.by_code.values()),
                 "queued": self._queued(partition),
+                "answered_without_log": self._refusals.answers_of(product_id),
             }
         )
 
@@ -95,6 +99,9 @@ class StatsRoutes:
                     "uptime_s": round(time.monotonic() - self._began_at_s, 3),
                     "accepted": self._commits.accepted,
                     "records": self._commits.records,
+                    "answered_without_log": {
+                        str(code.value): count for code, count in sorted(self._refusals.by_code.items())
+                    },
                     "refused_by_status": {
                         str(status): count for status, count in sorted(self._admission.refused.items())
                     },

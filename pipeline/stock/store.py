@@ -15,7 +15,8 @@ from redis.backoff import NoBackoff
 from redis.connection import HiredisRespSerializer
 
 from pipeline.domain import limiters
-from pipeline.domain.product import Win
+from pipeline.domain.finality import Standing
+from pipeline.domain.product import SaleState, Win
 from pipeline.domain.receipts import Receipt
 from pipeline.stock import keys
 from pipeline.stock.scripts import script
@@ -53,19 +54,12 @@ class _Connection(Connection):
 
 
 class Command(NamedTuple):
-    """A command record for `decide`. `product_id` is None for a malformed one, whose `value` is then the error."""
+    """A command record for `decide`. `product_id` is None for a malformed one; see `messages.malformed_members`."""
 
     offset: int
     time_ms: int
     product_id: str | None
     value: bytes
-
-
-class Decided(NamedTuple):
-    """The decision records of a chunk, one for each command, and how many winners each has."""
-
-    records: list[bytes]
-    winners: list[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,14 +77,17 @@ class Cursor:
     last_answer: list[bytes]
 
 
-class Viewed(NamedTuple):
-    """How far the polling view of a partition is written.
+class Look(NamedTuple):
+    """One atomic look at a product: the cursor at that moment, and what the commands up to it add up to.
 
-    All decision records up to `source_offset` lie before `results_position` in the decision log.
+    `offset` is -1 and `time_ms` 0 where nothing is decided. `standing` is None for a product that was never opened;
+    `wins` has each user of whom it was asked, in that order (and is empty for such a product).
     """
 
-    source_offset: int
-    results_position: int
+    offset: int
+    time_ms: int
+    standing: Standing | None
+    wins: list[list[Win]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +125,7 @@ class StockStore:
         self._decide = self._redis.register_script(script("decide"))
         self._replay = self._redis.register_script(script("replay"))
         self._wipe = self._redis.register_script(script("wipe"))
+        self._look = self._redis.register_script(script("look"))
 
     async def close(self) -> None:
         await self._redis.aclose()
@@ -163,15 +161,18 @@ class StockStore:
 
     async def decide(
         self, partition: int, after_offset: int, results_position: int, commands: Sequence[Command]
-    ) -> Decided:
-        """Decide a chunk. Raises Stale, or StockUnavailable, after which it may or may not have been decided."""
+    ) -> list[bytes]:
+        """Decide a chunk: a decision record for each command, in order.
+
+        Raises Stale, or StockUnavailable, after which the chunk may or may not have been decided.
+        """
         numbers = _numbers(command.product_id for command in commands)
         argv: list[Any] = [after_offset, results_position, partition, len(numbers), *numbers]
         for offset, time_ms, product_id, value in commands:
             argv += (offset, time_ms, numbers[product_id] if product_id is not None else 0, value)
         reply = await _answer(self._decide(keys=_key_names(partition, numbers), args=argv))
         _raise_if_stale(reply, partition, after_offset)
-        return Decided(reply[1], reply[2])
+        return cast("list[bytes]", reply[1])
 
     async def replay(
         self,
@@ -213,42 +214,20 @@ class StockStore:
         value = await _answer(self._redis.hget(keys.buyers(partition, product_id), user_id))
         return decode_wins(partition, value) if value else []
 
-    async def write_views(
-        self,
-        partition: int,
-        views: Sequence[tuple[int, bytes]],
-        ttl_ms: int,
-        viewed: Viewed | None = None,
-        written: int = -1,
-    ) -> bool:
-        """Write what pollers see: decision records by source offset, in rising order, each for `ttl_ms`.
-
-        Then the mark moves to `viewed`, by default to the last of these views. False if the mark stands below
-        `written`, where the caller left it: Redis has lost the view, and the mark was not moved.
-        """
-        # One transaction: a loss between the views and the mark would leave a mark without views.
-        pipe = self._redis.pipeline(transaction=True)
-        for source_offset, record in views:
-            pipe.set(keys.view(partition, source_offset), record, px=ttl_ms)
-        source_offset, position = viewed or Viewed(views[-1][0], 0)
-        pipe.eval(
-            script("viewed"), 1, keys.viewed(partition), str(written), str(source_offset), str(position)
-        )
-        return bool((await _answer(pipe.execute()))[-1])
-
-    async def view(self, partition: int, source_offset: int) -> bytes | None:
-        return cast("bytes | None", await _answer(self._redis.get(keys.view(partition, source_offset))))
-
-    async def viewed(self, partition: int) -> int:
-        """The highest source offset that was written for pollers, -1 for none."""
-        return (await self.viewed_place(partition)).source_offset
-
-    async def viewed_place(self, partition: int) -> Viewed:
-        value = await _answer(self._redis.get(keys.viewed(partition)))
-        if value is None:
-            return Viewed(-1, 0)
-        source_offset, _, position = value.partition(b":")
-        return Viewed(int(source_offset), int(position or 0))
+    async def look(self, partition: int, product_id: str, users: Sequence[str]) -> Look:
+        """The product and the wins of these users (1 to 1,000), as they are at one moment."""
+        names = [
+            keys.cursor(partition),
+            keys.product(partition, product_id),
+            keys.buyers(partition, product_id),
+        ]
+        offset, time_ms, *opened = await _answer(self._look(keys=names, args=users))
+        if not opened:
+            return Look(int(offset or -1), int(time_ms or 0), None, [])
+        (stock, state, start_ms, end_ms, limit), bought = opened
+        standing = Standing(SaleState(state.decode()), int(stock), int(start_ms), int(end_ms), int(limit))
+        wins = [decode_wins(partition, value) if value else [] for value in bought]
+        return Look(int(offset), int(time_ms), standing, wins)
 
 
 def decode_wins(partition: int, value: bytes) -> list[Win]:

@@ -13,22 +13,23 @@ import orjson
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from redis import Redis
 
-from chaos.crowd import CALL_TIMEOUT_S, Crowd
+from chaos.crowd import CALL_TIMEOUT_S, Crowd, Wish
 from chaos.faults import Action, Fault
 from chaos.stage import Stage
 from pipeline.audit import audit
 from pipeline.topics import Topics
 
-STOCK = 150
-BEFORE_S = 0.6
+EXIT_BROKEN_PROMISE = 70
+BEFORE_S = 1.0
 AFTER_S = 0.8
 ARRIVALS_MAX = 12
 DEATH_WITHIN_S = 30.0
-# All at one moment, as in a snapshot of Redis's own: a mark that is younger than what it marks would be no snapshot.
+ORDERS_WITHIN_S = 30.0
+# All at one moment, as in a snapshot of Redis's own: a cursor that is younger than its products would be no snapshot.
 SNAPSHOT = """
 local all = {}
 for _, key in ipairs(redis.call('KEYS', '*')) do
-  all[#all + 1] = { key, redis.call('PTTL', key), redis.call('DUMP', key) }
+  all[#all + 1] = { key, redis.call('DUMP', key) }
 end
 return all
 """
@@ -36,7 +37,7 @@ return all
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One try. `violations` is what must be empty.
+    """One try. `violations` is what must be empty. `at_once` counts answers without a receipt.
 
     `pause_ms` is the longest time without a decision between the fault and the last of the crowd's answers.
     """
@@ -44,6 +45,7 @@ class Outcome:
     fault: str
     seed: int
     accepted: int
+    at_once: int
     decided: int
     sold: int
     orders: int
@@ -62,11 +64,15 @@ class Watcher:
         self._bootstrap = bootstrap
         self.decision_times: list[float] = []
         self.orders: dict[str, dict[str, Any]] = {}
-        self.differing: list[str] = []
+        self.repeated: list[str] = []
 
     async def run(self) -> None:
         consumer = AIOKafkaConsumer(
-            bootstrap_servers=self._bootstrap, group_id=None, enable_auto_commit=False, fetch_max_wait_ms=20
+            bootstrap_servers=self._bootstrap,
+            group_id=None,
+            enable_auto_commit=False,
+            isolation_level="read_committed",
+            fetch_max_wait_ms=20,
         )
         await consumer.start()
         try:
@@ -86,16 +92,26 @@ class Watcher:
             await consumer.stop()
 
     def _take(self, order: dict[str, Any]) -> None:
-        known = self.orders.setdefault(order["order_id"], order)
-        if known != order:
-            self.differing.append(order["order_id"])
+        if order["order_id"] in self.orders:
+            self.repeated.append(order["order_id"])
+        self.orders[order["order_id"]] = order
+
+    def orders_of(self, product_id: str) -> dict[str, dict[str, Any]]:
+        """By order id."""
+        return {id_: each for id_, each in self.orders.items() if each["product_id"] == product_id}
+
+    async def sees(self, product_id: str, orders: int) -> None:
+        """Wait for so many orders; what is missing then is the verdict's affair."""
+        deadline = time.monotonic() + ORDERS_WITHIN_S
+        while len(self.orders_of(product_id)) < orders and time.monotonic() < deadline:
+            await asyncio.sleep(0.05)
 
 
 async def run_fault(stage: Stage, topics: Topics, fault: Fault, seed: int) -> Outcome:
     rng = random.Random(seed)
-    crowd = Crowd(stage.public, stage.admin, rng, STOCK)
+    crowd = Crowd(stage.public, stage.admin, rng, fault.stock, topics.requests.partitions)
     if fault.action is Action.KILL_AT_POINT:
-        await asyncio.to_thread(stage.arm, fault.point, rng.randrange(2, ARRIVALS_MAX))
+        await asyncio.to_thread(stage.arm, fault.victim, fault.point, rng.randrange(2, ARRIVALS_MAX))
     watcher = Watcher(stage.settings.kafka(), topics)
     watching = asyncio.create_task(watcher.run())
     timeout = aiohttp.ClientTimeout(total=CALL_TIMEOUT_S)
@@ -112,9 +128,11 @@ async def run_fault(stage: Stage, topics: Topics, fault: Fault, seed: int) -> Ou
             await buying
             await crowd.hear(session)
             ended = time.monotonic()
+            left = (await crowd.stats(session))["current_stock"]
+            early = _refused_early(crowd, left)
+            await _sell_out(crowd, session, left)
             stats = await crowd.stats(session)
-            await _sell_out(crowd, session, stats)
-            stats = await crowd.stats(session)
+            await watcher.sees(crowd.product_id, stats["sold"])
             await asyncio.sleep(0.3)
         finally:
             watching.cancel()
@@ -123,7 +141,7 @@ async def run_fault(stage: Stage, topics: Topics, fault: Fault, seed: int) -> Ou
         fault, seed, crowd, stats, watcher, _longest_pause_s(watcher.decision_times, began, ended)
     )
     audited = await _audit(stage, topics, crowd.product_id)
-    return replace(outcome, violations=outcome.violations + audited)
+    return replace(outcome, violations=outcome.violations + early + audited)
 
 
 async def _audit(stage: Stage, topics: Topics, product_id: str) -> list[str]:
@@ -136,13 +154,20 @@ async def _audit(stage: Stage, topics: Topics, product_id: str) -> list[str]:
     ]
 
 
-async def _sell_out(crowd: Crowd, session: aiohttp.ClientSession, stats: dict[str, Any]) -> None:
+def _refused_early(crowd: Crowd, left: int) -> list[str]:
+    """Nobody may hear at once, and for good, that nothing is left while something is."""
+    if left == 0 or not crowd.at_once:
+        return []
+    return [f"{len(crowd.at_once)} were answered at once though {left} pieces are left: {crowd.at_once[0]}"]
+
+
+async def _sell_out(crowd: Crowd, session: aiohttp.ClientSession, left: int) -> None:
     """What is still there goes to new buyers, so that `sold` has to be exactly the stock."""
-    for number in range(stats["current_stock"]):
-        body = {"product_id": crowd.product_id, "user_id": f"late-{number}"}
-        async with session.post(f"{crowd.public}/api/v1/seckill/purchase", json=body) as answer:
+    for number in range(left):
+        wish = Wish(crowd.product_id, f"late-{number}")
+        async with session.post(f"{crowd.public}/api/v1/seckill/purchase", json=wish._asdict()) as answer:
             document = await answer.json()
-            crowd.accepted[document["request_id"]] = f"late-{number}"
+            crowd.accepted[document["request_id"]] = wish
             crowd.answers[document["request_id"]] = {"status": "decided", **document}
 
 
@@ -152,16 +177,15 @@ def _outcome(
     violations = [
         f"{receipt} was accepted and never decided" for receipt in crowd.accepted.keys() - crowd.answers
     ]
-    orders = {id_: each for id_, each in watcher.orders.items() if each["product_id"] == crowd.product_id}
+    orders = watcher.orders_of(crowd.product_id)
     for receipt, answer in crowd.answers.items():
-        if (
-            answer["code"] == 1
-            and orders.get(answer["order_id"], {}).get("user_id") != crowd.accepted[receipt]
-        ):
+        wish = crowd.accepted[receipt]
+        if answer["code"] == 1 and _buyer_of(watcher.orders.get(answer["order_id"])) != wish:
             violations.append(f"{receipt} won, but there is no order of its user")
-        if answer["code"] not in (1, -2, -3):
-            violations.append(f"{receipt} got code {answer['code']}")
-    violations += [f"order {id_} was written with two contents" for id_ in watcher.differing]
+        if answer["code"] not in ((1, -2, -3) if wish.product_id == crowd.product_id else (1,)):
+            violations.append(f"{receipt} of {wish} got code {answer['code']}")
+    violations += _wrong_at_once(crowd, watcher.orders)
+    violations += [f"order {id_} is there twice" for id_ in watcher.repeated]
     users = [each["user_id"] for each in orders.values()]
     if len(users) != len(set(users)):
         violations.append("a user has two orders")
@@ -175,12 +199,31 @@ def _outcome(
         fault.name,
         seed,
         len(crowd.accepted),
+        len(crowd.at_once),
         len(crowd.answers),
         stats["sold"],
         len(orders),
         -1 if pause_s is None else round(pause_s * 1_000),
         violations,
     )
+
+
+def _buyer_of(order: dict[str, Any] | None) -> Wish | None:
+    return None if order is None else Wish(order["product_id"], order["user_id"])
+
+
+def _wrong_at_once(crowd: Crowd, orders: dict[str, dict[str, Any]]) -> list[str]:
+    """Who was told at once that nothing is left must have no order, and who was told of one must have that one."""
+    holders = {_buyer_of(order) for order in orders.values()}
+    wrong = []
+    for wish, answer in crowd.at_once:
+        is_right = {
+            -2: wish not in holders,
+            -3: _buyer_of(orders.get(answer["order_id"])) == wish,
+        }
+        if wish.product_id != crowd.product_id or not is_right.get(answer["code"], False):
+            wrong.append(f"{wish} was answered at once with {answer}")
+    return wrong
 
 
 def _longest_pause_s(decision_times: list[float], began: float, ended: float) -> float | None:
@@ -193,27 +236,34 @@ def _longest_pause_s(decision_times: list[float], began: float, ended: float) ->
 
 
 async def _kill_at_point(stage: Stage, fault: Fault) -> None:
+    victim, _ = stage.pair(fault.victim)
     deadline = time.monotonic() + DEATH_WITHIN_S
-    while stage.worker.pid is not None:
-        assert time.monotonic() < deadline, f"the worker never came to {fault.point}"
+    while victim.pid is not None:
+        assert time.monotonic() < deadline, f"the {fault.victim} never came to {fault.point}"
         await asyncio.sleep(0.005)
-    assert stage.worker.exit_status == -9, stage.worker.describe_end()
-    await asyncio.to_thread(stage.worker.start)
+    assert victim.exit_status == -9, victim.describe_end()
+    await asyncio.to_thread(victim.start)
 
 
 async def _stop_and_continue(stage: Stage, fault: Fault) -> None:
-    stage.worker.pause()
-    await asyncio.to_thread(stage.second_worker.start)
+    victim, second = stage.pair(fault.victim)
+    victim.pause()
+    await asyncio.to_thread(second.start)
     await asyncio.sleep(fault.duration_s)
-    stage.worker.resume()
+    victim.resume()
     await asyncio.sleep(1.0)
-    await asyncio.to_thread(stage.second_worker.stop)
+    if victim.pid is None:
+        # It found that another writes in its place.
+        assert victim.exit_status == EXIT_BROKEN_PROMISE, victim.describe_end()
+        await asyncio.to_thread(victim.start)
+    await asyncio.to_thread(second.stop)
 
 
 async def _join_and_leave(stage: Stage, fault: Fault) -> None:
-    await asyncio.to_thread(stage.second_worker.start)
+    _, second = stage.pair(fault.victim)
+    await asyncio.to_thread(second.start)
     await asyncio.sleep(fault.duration_s)
-    await asyncio.to_thread(stage.second_worker.stop)
+    await asyncio.to_thread(second.stop)
 
 
 async def _flush_redis(stage: Stage, fault: Fault) -> None:
@@ -245,8 +295,8 @@ async def _roll_redis_back(stage: Stage, fault: Fault) -> None:
         await asyncio.sleep(fault.duration_s)
         pipe = client.pipeline(transaction=True)
         pipe.flushall()
-        for key, left_ms, value in snapshot:
-            pipe.restore(key, max(left_ms, 0), value)
+        for key, value in snapshot:
+            pipe.restore(key, 0, value)
         pipe.execute()
 
 

@@ -33,6 +33,7 @@ async def test_stats_count_what_was_decided(service: Service, decider: Decider) 
         "rejected": {"-2": 1, "-3": 1},
         "decided": 4,
         "queued": 0,
+        "answered_without_log": 0,
     }
     bought = (await service.purchased("p-1", "u1")).json()
     assert bought.pop("order_id").endswith("-0")

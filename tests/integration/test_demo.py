@@ -3,6 +3,7 @@
 import asyncio
 import io
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -34,6 +35,9 @@ class StandIn:
         self.busy_every = 0
         self.hang_up_every = 0
         self.orders_twice = False
+        self.answers_at_once = False
+        self.refuses_at_once_with: int | None = None
+        self.last_order_late_s = 0.0
         self._producer = producer
         self._orders_topic = orders_topic
         self._stock = 0
@@ -74,12 +78,24 @@ class StandIn:
         self._asked += 1
         if self.busy_every and self._asked % self.busy_every == 0:
             return web.Response(status=503, headers={"Retry-After": "1"})
+        if self.answers_at_once and (final := self._final(body["user_id"])) is not None:
+            code, order_id = final
+            return web.json_response({"code": code, "order_id": order_id}, status=409)
         index = len(self._answers)
         await self._decide(body["product_id"], body["user_id"], index)
         if self.hang_up_every and self._asked % self.hang_up_every == 0:
             assert request.transport is not None
             request.transport.close()  # the purchase counts, but its 202 is lost
         return web.json_response({"request_id": f"0-{index}-0"}, status=202)
+
+    def _final(self, user_id: str) -> tuple[int, str | None] | None:
+        """The answer that cannot change any more, or the wrong one that a test wants."""
+        if self.refuses_at_once_with is not None and len(self._winners) == self._stock // 2:
+            code, self.refuses_at_once_with = self.refuses_at_once_with, None
+            return code, None
+        if len(self._winners) < self._stock:
+            return None
+        return (-3, self._winners[user_id]) if user_id in self._winners else (-2, None)
 
     async def _decide(self, product_id: str, user_id: str, index: int) -> None:
         if user_id in self._winners:
@@ -98,10 +114,17 @@ class StandIn:
                 "at_ms": 0,
                 "pay_before_ms": None,
             }
-            for _ in range(2 if self.orders_twice else 1):
-                await self._producer.send(self._orders_topic, orjson.dumps(order), partition=0)
+            if self.last_order_late_s and len(self._winners) == self._stock:
+                self._late = asyncio.create_task(self._send(order, self.last_order_late_s))
+            else:
+                await self._send(order)
         else:
             self._answers.append((-2, None))
+
+    async def _send(self, order: dict[str, Any], late_s: float = 0.0) -> None:
+        await asyncio.sleep(late_s)
+        for _ in range(2 if self.orders_twice else 1):
+            await self._producer.send(self._orders_topic, orjson.dumps(order), partition=0)
 
     async def poll(self, request: web.Request) -> web.Response:
         request_id = request.match_info["id"]
@@ -162,6 +185,35 @@ async def test_a_sale_passes_though_answers_are_lost_and_orders_repeated(
     stand_in: StandIn, plan: Plan, feed: OrdersFeed
 ) -> None:
     stand_in.busy_every, stand_in.hang_up_every, stand_in.orders_twice = 50, 17, True
+    assert await failed_checks(plan, feed) == []
+
+
+async def test_a_sale_whose_losers_are_answered_at_once_passes(
+    stand_in: StandIn, plan: Plan, feed: OrdersFeed
+) -> None:
+    stand_in.answers_at_once, stand_in.busy_every, stand_in.hang_up_every = True, 50, 17
+    output = io.StringIO()
+    passed = await asyncio.to_thread(run_demo, plan, feed, Console(file=output, width=120))
+    assert passed, output.getvalue()
+    assert "of them at once, without the log" in output.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("code", "check"), [(-2, "who was refused at once"), (-1, "every purchase got its 202")]
+)
+async def test_a_buyer_who_is_refused_at_once_while_pieces_are_left_fails(
+    stand_in: StandIn, plan: Plan, feed: OrdersFeed, code: int, check: str
+) -> None:
+    # With a piece for each, so that the one who was refused is missed.
+    plan = replace(plan, stock=BUYERS)
+    stand_in.answers_at_once, stand_in.refuses_at_once_with = True, code
+    failed = await failed_checks(plan, feed)
+    assert failed
+    assert failed[0].startswith(check)
+
+
+async def test_orders_that_come_late_are_waited_for(stand_in: StandIn, plan: Plan, feed: OrdersFeed) -> None:
+    stand_in.last_order_late_s = 2.0
     assert await failed_checks(plan, feed) == []
 
 

@@ -3,7 +3,8 @@
 --   wrk -t2 -c64 -d10s --latency -s tests/load/seckill.lua http://127.0.0.1:8083 -- [PRODUCT] [async|sync] [USERS]
 --
 --   PRODUCT  id of an open product; default: the environment's SECKILL_PRODUCT, or 1001
---   async    (default) 202 once the log has the purchase;  sync  waits for the decision
+--   async    (default) 202 once the log has the purchase;  sync  waits for the decision;
+--            both answer at once, without the log, what cannot change any more, such as sold out
 --   USERS    so many different users, drawn at random; default 1,000,000,000, so that hardly one comes twice
 --
 -- Open the product first (administration listener, port 8084):
@@ -12,8 +13,8 @@
 --     "product_id": "1001", "product_name": "phone", "price": "1999.00", "stock": 100, "status": "active",
 --     "start_time": "2026-01-01T00:00:00Z", "end_time": "2030-01-01T00:00:00Z"}'
 --
--- At the end it prints how many answers had each HTTP status and, of those with a decision, each code. wrk calls every
--- status above 399 "Non-2xx"; for sync a 409 is just the answer that the stock is gone.
+-- At the end it prints how many answers had each HTTP status and each code (a 202 has none yet), and how many came at
+-- once without the log. wrk calls every status above 399 "Non-2xx"; a 409 is just the answer that the stock is gone.
 
 local PATHS = { async = '/api/v1/seckill/purchase/async', sync = '/api/v1/seckill/purchase' }
 local threads = {}
@@ -28,7 +29,7 @@ function init(args)
   path = PATHS[mode] or error('the second argument is async or sync, not ' .. mode)
   product = args[1] or os.getenv('SECKILL_PRODUCT') or '1001'
   users = tonumber(args[3] or 1e9) or error('the third argument is a number of users, not ' .. args[3])
-  statuses, codes = {}, {}
+  statuses, codes, without_log = {}, {}, {}
   math.randomseed(os.time() * 1000 + thread_number)
   wrk.method = 'POST'
   wrk.headers['Content-Type'] = 'application/json'
@@ -42,7 +43,12 @@ end
 function response(status, _, body)
   statuses[status] = (statuses[status] or 0) + 1
   local code = string.match(body, '"code":(-?%d+)')
-  if code then codes[code] = (codes[code] or 0) + 1 end
+  if not code then return end
+  codes[code] = (codes[code] or 0) + 1
+  -- Problems have a code too, and a type.
+  if not string.find(body, '"request_id"', 1, true) and not string.find(body, '"type"', 1, true) then
+    without_log[code] = (without_log[code] or 0) + 1
+  end
 end
 
 local function print_counts(name)
@@ -54,11 +60,12 @@ local function print_counts(name)
     end
   end
   table.sort(keys, function(a, b) return tonumber(a) < tonumber(b) end)
-  for _, key in ipairs(keys) do print(string.format('  %-8s %6s %10d', name, key, sum[key])) end
+  for _, key in ipairs(keys) do print(string.format('  %-11s %6s %10d', name, key, sum[key])) end
 end
 
 function done()
   print('Answers:')
   print_counts('statuses')
   print_counts('codes')
+  print_counts('without_log')
 end

@@ -18,9 +18,13 @@ pytestmark = pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not 
 
 
 class Stub:
-    """Answers purchases as the ingress would: a 202, or decisions of which every second says that nothing is left."""
+    """Answers purchases as the ingress would: a 202, or decisions of which every second says that nothing is left.
+
+    Sold out, it says so without the log.
+    """
 
     def __init__(self) -> None:
+        self.is_sold_out = False
         self.asked: list[tuple[str, str, str]] = []
         self.statuses: Counter[int] = Counter()
         self.url = ""
@@ -28,10 +32,12 @@ class Stub:
     async def purchase(self, request: web.Request) -> web.Response:
         body = await request.json()
         self.asked.append((request.path, body["product_id"], body["user_id"]))
+        if self.is_sold_out:
+            return self._answer({"code": -2}, 409)
         if request.path.endswith("/async"):
             return self._answer({"request_id": "0-1-0"}, 202)
-        sold_out = len(self.asked) % 2 == 0
-        return self._answer({"code": -2 if sold_out else 1}, 409 if sold_out else 200)
+        decided = {"code": -2 if len(self.asked) % 2 == 0 else 1, "request_id": "0-1-0"}
+        return self._answer(decided, 409 if decided["code"] == -2 else 200)
 
     def _answer(self, document: dict[str, object], status: int) -> web.Response:
         self.statuses[status] += 1
@@ -81,7 +87,7 @@ async def test_asynchronous_purchases_of_many_users(stub: Stub) -> None:
     found = counts(output, "statuses")
     assert found.keys() == {202}
     assert 0 < found[202] <= stub.statuses[202]
-    assert counts(output, "codes") == {}
+    assert counts(output, "codes") == counts(output, "without_log") == {}
 
 
 async def test_synchronous_purchases_are_counted_by_code(stub: Stub) -> None:
@@ -92,6 +98,16 @@ async def test_synchronous_purchases_are_counted_by_code(stub: Stub) -> None:
     statuses, codes = counts(output, "statuses"), counts(output, "codes")
     assert statuses.keys() == {200, 409}
     assert codes == {1: statuses[200], -2: statuses[409]}
+    assert counts(output, "without_log") == {}
+
+
+@pytest.mark.parametrize("mode", ["async", "sync"])
+async def test_answers_without_the_log_are_counted_apart(stub: Stub, mode: str) -> None:
+    stub.is_sold_out = True
+    status, output = await wrk(stub.url, "1001", mode)
+    assert status == 0, output
+    assert counts(output, "statuses").keys() == {409}
+    assert counts(output, "codes") == counts(output, "without_log") == {-2: counts(output, "statuses")[409]}
 
 
 async def test_an_unknown_mode_is_named(stub: Stub) -> None:

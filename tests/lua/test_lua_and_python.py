@@ -5,14 +5,23 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from commands import Keyed, logs
+from commands import PRODUCTS, USERS, Keyed, logs
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis import Redis
 
 from pipeline.audit.fold import PartitionFold
 from pipeline.decider.intake import prepare
-from pipeline.messages import MalformedResult, OpenResult, Result, decode_result, is_malformed
+from pipeline.domain.finality import Standing
+from pipeline.messages import (
+    MalformedResult,
+    OpenResult,
+    PurchaseResult,
+    Result,
+    decode_result,
+    is_malformed,
+    shows_stock,
+)
 from pipeline.partitionlog import LogRecord
 from pipeline.stock import keys
 from pipeline.stock.store import StockStore, decode_wins
@@ -72,8 +81,7 @@ def timed(log: list[tuple[int, Keyed]]) -> list[LogRecord]:
 def decide(stack: Stack, records: list[LogRecord], sizes: list[int]) -> list[bytes]:
     decisions: list[bytes] = []
     for chunk in chunked([prepare(record).command for record in records], sizes):
-        decided = stack.runner.run(stack.store.decide(PARTITION, chunk[0].offset - 1, 0, chunk))
-        decisions += decided.records
+        decisions += stack.runner.run(stack.store.decide(PARTITION, chunk[0].offset - 1, 0, chunk))
     return decisions
 
 
@@ -85,8 +93,25 @@ def without_terms(result: Result) -> Result | tuple[Any, ...]:
     )
 
 
+def assert_same_look(stack: Stack, fold: PartitionFold, product_id: str) -> None:
+    """A look shows at once what the product's keys show one by one."""
+    look = stack.runner.run(stack.store.look(PARTITION, product_id, USERS))
+    assert (look.offset, look.time_ms) == (fold.offset, fold.time_ms)
+    product = fold.products.get(product_id)
+    if product is None:
+        assert (look.standing, look.wins) == (None, [])
+        return
+    terms = product.opening
+    assert look.standing == Standing(
+        product.state, product.stock, terms.start_ms, terms.end_ms, terms.per_user_limit
+    )
+    assert look.wins == [product.buyers.get(user, []) for user in USERS]
+
+
 def assert_same_state(stack: Stack, fold: PartitionFold) -> None:
     run = stack.runner.run
+    for product_id in PRODUCTS:
+        assert_same_look(stack, fold, product_id)
     cursor = run(stack.store.cursor(PARTITION))
     assert (cursor.offset, cursor.time_ms, cursor.purchases) == (fold.offset, fold.time_ms, fold.purchases)
     assert run(stack.store.products(PARTITION)) == sorted(fold.products)
@@ -131,6 +156,8 @@ def test_lua_decides_what_python_decides_and_replay_makes_the_same(
         expected = fold.decide(*record[:4])
         assert without_terms(decode_result(decision)) == without_terms(expected)
         assert is_malformed(decision) == isinstance(expected, MalformedResult)
+        on_sale = isinstance(expected, PurchaseResult) and expected.codes[0] not in (-5, -6)
+        assert shows_stock(decision) == (on_sale and bool(expected.stock))
     assert_same_state(stack, fold)
 
     decided = stack.dump()

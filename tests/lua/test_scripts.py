@@ -7,10 +7,11 @@ from redis import Redis
 
 from pipeline.domain import product as rules
 from pipeline.domain.codes import DECIDED_CODES
-from pipeline.domain.product import Opening
+from pipeline.domain.finality import Standing
+from pipeline.domain.product import Opening, SaleState
 from pipeline.messages import OpenCommand, decode_result, encode_close, encode_open, encode_purchases
 from pipeline.stock.scripts import script
-from pipeline.stock.store import Command, MayEvict, Stale, StockStore, StockUnavailable
+from pipeline.stock.store import Command, Look, MayEvict, Stale, StockStore, StockUnavailable
 
 PARTITION = 1
 TERMS = Opening(name="n", price="9.90", stock=10_000, start_ms=0, end_ms=10**13, per_user_limit=1)
@@ -29,6 +30,10 @@ async def store(redis_url: str):  # type: ignore[no-untyped-def]
     store = StockStore(redis_url, 5_000)
     yield store
     await store.close()
+
+
+def _codes(record: bytes) -> list[int]:
+    return getattr(decode_result(record), "codes", [])
 
 
 def everything(redis_url: str) -> dict[bytes, bytes]:
@@ -53,12 +58,11 @@ async def test_the_cursor_remembers_the_last_answer_and_what_was_settled(store: 
     first = await store.decide(PARTITION, -1, 0, [opening(), purchase(1, "a", "a")])
     cursor = await store.cursor(PARTITION)
     assert (cursor.offset, cursor.settled, cursor.results_position) == (1, -1, 0)
-    assert cursor.last_answer == first.records
-    assert first.winners == [0, 1]
+    assert cursor.last_answer == first
     second = await store.decide(PARTITION, 1, 7, [purchase(2, "b")])
     cursor = await store.cursor(PARTITION)
     assert (cursor.offset, cursor.settled, cursor.results_position) == (2, 1, 7)
-    assert cursor.last_answer == second.records
+    assert cursor.last_answer == second
     assert await store.cursor_offset(PARTITION) == 2
 
 
@@ -66,7 +70,7 @@ async def test_replay_clears_the_last_answer_and_settles(store: StockStore, redi
     decided = await store.decide(PARTITION, -1, 0, [opening(), purchase(1, "a")])
     with Redis.from_url(redis_url) as client:
         client.flushdb()
-    await store.replay(PARTITION, -1, 9, [("1001", record) for record in decided.records])
+    await store.replay(PARTITION, -1, 9, [("1001", record) for record in decided])
     cursor = await store.cursor(PARTITION)
     assert (cursor.offset, cursor.settled, cursor.results_position, cursor.last_answer) == (1, 1, 9, [])
 
@@ -76,7 +80,7 @@ async def test_a_record_that_no_decider_wrote_is_not_half_replayed(store: StockS
     with Redis.from_url(redis_url) as client:
         client.flushdb()
     with pytest.raises(Exception, match="Expected"):
-        await store.replay(PARTITION, -1, 9, [("1001", decided.records[0]), ("1001", b'{"source_offset":1,')])
+        await store.replay(PARTITION, -1, 9, [("1001", decided[0]), ("1001", b'{"source_offset":1,')])
     assert everything(redis_url) == {}
 
 
@@ -93,7 +97,7 @@ async def test_a_full_chunk_fits_one_call(store: StockStore) -> None:
     decided = await store.decide(
         PARTITION, -1, 0, [opening(), purchase(1, *users[:1_000]), purchase(2, *users[1_000:])]
     )
-    assert decided.winners == [0, 1_000, 1_000]
+    assert [_codes(record) for record in decided] == [[], [1] * 1_000, [1] * 1_000]
     assert await store.buyer_count(PARTITION, "1001") == 2_000
 
 
@@ -101,8 +105,22 @@ async def test_a_chunk_of_as_many_products_as_records(store: StockStore) -> None
     commands = [opening(offset, f"p{offset}") for offset in range(1_000)]
     commands += [purchase(1_000 + offset, "a", product_id=f"p{offset}") for offset in range(1_000)]
     decided = await store.decide(PARTITION, -1, 0, commands)
-    assert sum(decided.winners) == 1_000
+    assert [_codes(record) for record in decided[1_000:]] == [[1]] * 1_000
     assert len(await store.products(PARTITION)) == 1_000
+
+
+async def test_a_look_is_of_one_moment_and_changes_nothing(store: StockStore, redis_url: str) -> None:
+    assert await store.look(PARTITION, "1001", ["a"]) == Look(-1, 0, None, [])
+    users = [f"user-{number:059d}" for number in range(1_000)]
+    await store.decide(PARTITION, -1, 0, [opening(), purchase(1, users[7])])
+    before = everything(redis_url)
+    look = await store.look(PARTITION, "1001", users)
+    assert (look.offset, look.time_ms) == (1, 1_000)
+    assert look.standing == Standing(SaleState.ACTIVE, 9_999, 0, 10**13, 1)
+    assert [index for index, wins in enumerate(look.wins) if wins] == [7]
+    assert [str(win.receipt) for win in look.wins[7]] == ["1-1-0"]
+    assert await store.look(PARTITION, "p-2", ["a"]) == Look(1, 1_000, None, [])
+    assert everything(redis_url) == before
 
 
 async def test_ids_stay_strings_also_where_they_look_like_large_numbers(store: StockStore) -> None:
@@ -117,27 +135,26 @@ async def test_broker_time_that_runs_backwards_is_clamped(store: StockStore) -> 
     late = opening()._replace(time_ms=5_000)
     early = purchase(1, "a")._replace(time_ms=4_000)
     decided = await store.decide(PARTITION, -1, 0, [late, early])
-    assert [decode_result(record).time_ms for record in decided.records] == [5_000, 5_000]
+    assert [decode_result(record).time_ms for record in decided] == [5_000, 5_000]
 
 
 async def test_closing_ends_the_sale(store: StockStore) -> None:
     close = Command(2, 1_000, "1001", encode_close("1001"))
     decided = await store.decide(PARTITION, -1, 0, [opening(), purchase(1, "a"), close, purchase(3, "b")])
-    assert decode_result(decided.records[3]).codes == [-6]  # type: ignore[union-attr]
+    assert decode_result(decided[3]).codes == [-6]  # type: ignore[union-attr]
     product = await store.product(PARTITION, "1001")
     assert product is not None
     assert (product.state, product.sold, product.by_code) == ("closed", 1, {1: 1, -6: 1})
 
 
 async def test_no_key_of_the_fold_has_a_time_to_live(store: StockStore, redis_url: str) -> None:
-    decided = await store.decide(PARTITION, -1, 0, [opening(), purchase(1, "a")])
-    await store.write_views(PARTITION, list(enumerate(decided.records)), 60_000)
+    await store.decide(PARTITION, -1, 0, [opening(), purchase(1, "a")])
     with Redis.from_url(redis_url) as client:
-        ttl = {key.decode(): client.pttl(key) for key in client.scan_iter()}
-    assert {key for key, left in ttl.items() if left >= 0} == {"seckill:{p1}:view:0", "seckill:{p1}:view:1"}
-    assert await store.viewed(PARTITION) == 1
-    assert await store.view(PARTITION, 1) == decided.records[1]
-    assert await store.view(PARTITION, 2) is None
+        left_ms = {key.decode(): client.pttl(key) for key in client.scan_iter()}
+    assert set(left_ms) == {
+        f"seckill:{{p1}}:{key}" for key in ("cursor", "products", "product:1001", "buyers:1001")
+    }
+    assert set(left_ms.values()) == {-1}
 
 
 async def test_a_redis_that_may_evict_is_refused(store: StockStore, redis_url: str) -> None:
@@ -183,7 +200,7 @@ def test_codes_and_limits_are_the_same_in_lua() -> None:
     }
 
 
-@pytest.mark.parametrize("name", ["decide", "replay", "wipe"])
+@pytest.mark.parametrize("name", ["decide", "look", "replay", "wipe"])
 def test_every_script_tells_its_keys_arguments_reply_and_errors(name: str) -> None:
     source = script(name)
     assert all(f"-- {word}" in source for word in ("KEYS", "ARGV", "Reply", "Errors"))

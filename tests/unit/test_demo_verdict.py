@@ -6,8 +6,8 @@ import pytest
 
 from pipeline.demo.connection import Listener
 from pipeline.demo.crowd import make_crowd
-from pipeline.demo.sale import Findings, Plan, Told
-from pipeline.demo.verdict import by_code, judge
+from pipeline.demo.sale import AtOnce, Findings, Plan, Told
+from pipeline.demo.verdict import at_once_by_code, by_code, judge
 from pipeline.domain.codes import Code
 from pipeline.domain.receipts import Receipt
 
@@ -15,7 +15,7 @@ LISTENER = Listener("127.0.0.1", 1)
 PLAN = Plan("p", 2, buyers=3, repeats=1, bad=2, connections=1, public=LISTENER, administration=LISTENER)
 FIRST, SECOND, THIRD, AGAIN = (Receipt(0, 1, index) for index in range(4))
 
-ANSWERED, DECIDED, WINNERS, ORDERS, STOCK = range(5)
+ANSWERED, AT_ONCE, DECIDED, WINNERS, ORDERS, STOCK = range(6)
 
 
 def sound() -> Findings:
@@ -35,6 +35,15 @@ def sound() -> Findings:
     )
 
 
+def sold_out_early() -> Findings:
+    """The same, but the last buyer and the repeat came when all was sold, and were answered at once."""
+    findings = sound()
+    for receipt in (THIRD, AGAIN):
+        user_id, told = findings.accepted.pop(receipt), findings.told.pop(receipt)
+        findings.at_once.append(AtOnce(user_id, told))
+    return findings
+
+
 def failing(findings: Findings) -> list[int]:
     return [number for number, check in enumerate(judge(PLAN, findings)) if not check.holds]
 
@@ -49,6 +58,58 @@ def test_a_win_whose_202_was_lost_counts_by_its_order_id() -> None:
     # The 202 of ann's first purchase never came; she asked again, and that told her of her order.
     del findings.accepted[FIRST], findings.told[FIRST]
     assert failing(findings) == []
+
+
+def test_answers_at_once_count_as_answers() -> None:
+    findings = sold_out_early()
+    assert failing(findings) == []
+    assert findings.answered == 4
+    assert by_code(findings) == Counter({Code.SUCCESS: 2})
+    assert at_once_by_code(findings) == Counter({Code.INSUFFICIENT_STOCK: 1, Code.ALREADY_BOUGHT: 1})
+
+
+def test_a_win_that_only_a_repeat_at_once_tells_of_counts_by_its_order_id() -> None:
+    findings = sold_out_early()
+    del findings.accepted[FIRST], findings.told[FIRST]
+    assert failing(findings) == []
+
+
+@pytest.mark.parametrize(
+    ("user_id", "told"),
+    [
+        ("bob", Told(Code.INSUFFICIENT_STOCK, None)),
+        ("bob", Told(Code.ALREADY_BOUGHT, "0-1-0")),
+        ("cid", Told(Code.ALREADY_BOUGHT, "0-1-1")),
+        ("cid", Told(Code.ALREADY_BOUGHT, None)),
+    ],
+)
+def test_a_winner_who_is_refused_or_told_of_anothers_order_fails(user_id: str, told: Told) -> None:
+    findings = sold_out_early()
+    findings.at_once.append(AtOnce(user_id, told))
+    assert failing(findings) == [AT_ONCE]
+    assert f"wrongly: {user_id}" in judge(PLAN, findings)[AT_ONCE].found
+
+
+def test_who_is_refused_at_once_and_told_of_no_order_has_none() -> None:
+    findings = sold_out_early()
+    findings.at_once.append(AtOnce("ann", Told(Code.INSUFFICIENT_STOCK, None)))
+    del findings.accepted[FIRST], findings.told[FIRST]
+    assert failing(findings) == [AT_ONCE]
+
+
+def test_a_refusal_at_once_while_something_is_left_fails() -> None:
+    findings = sold_out_early()
+    del findings.accepted[SECOND], findings.told[SECOND]
+    findings.at_once.append(AtOnce("bob", Told(Code.INSUFFICIENT_STOCK, None)))
+    findings.order_ids.remove("0-1-1")
+    findings.sold, findings.remaining = 1, 1
+    assert failing(findings) == [AT_ONCE, WINNERS]
+
+
+def test_a_buyer_who_is_nowhere_fails() -> None:
+    findings = sold_out_early()
+    findings.at_once = [each for each in findings.at_once if each.user_id != "cid"]
+    assert failing(findings) == [ANSWERED]
 
 
 def test_a_wrong_answer_fails() -> None:

@@ -12,21 +12,11 @@ from agents.results import Followers
 from agents.tables import Tables
 from pipeline.partitionlog import LogRecord, LogUnavailable, PartitionLog
 from pipeline.settings import Profile, Settings
-from pipeline.stock.store import StockStore, Viewed
-from pipeline.tally import Tally
+from pipeline.tally import Positioned, Tally
 from pipeline.topics import load_topics
-from pipeline.view import Positioned
 
 STEPS = 20
 """So often the loop goes round: more than enough for whatever does not wait."""
-
-
-class Store:
-    async def write_views(self, *_: object) -> bool:
-        return True
-
-    async def viewed_place(self, partition: int) -> Viewed:
-        return Viewed(1_000, 1_000)
 
 
 class Log:
@@ -89,7 +79,6 @@ class Bench:
         self.followers = Followers(
             settings,
             load_topics(Profile.LOCAL),
-            cast("StockStore", Store()),
             cast("PartitionLog", self.log),
             cast("Tables", self.tables),
             lambda _: "closed",

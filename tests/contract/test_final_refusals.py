@@ -1,0 +1,273 @@
+"""Purchases that are answered without the log: what both calls say, and that nobody is refused who could still win."""
+
+import asyncio
+import random
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from contract.serving import PURCHASE, PURCHASE_ASYNC, SYSTEM, Decider, Reply, Service, StartIngress
+from pipeline.partitionlog import PartitionLog
+from pipeline.topics import partition_of
+
+BUYERS = 400
+STOCK = 60
+AT_ONCE = 40
+SETTLED_WITHIN_S = 20
+CALLS = (PURCHASE, PURCHASE_ASYNC)
+
+
+async def commands(service: Service) -> int:
+    """How many records the command log has."""
+    log = PartitionLog(service.settings.kafka(), ends_are_exact=service.settings.kafka_idempotence)
+    topic = service.topics.requests
+    return sum(bounds.end for bounds in (await log.bounds_of(topic.name, range(topic.partitions))).values())
+
+
+async def buy(service: Service, path: str, user_id: str, product_id: int | str = 5, **more: Any) -> Reply:
+    headers = {"Idempotency-Key": more.pop("key")} if "key" in more else {}
+    body = {"product_id": product_id, "user_id": user_id, **more}
+    return await service.call("POST", path, json=body, headers=headers)
+
+
+@pytest.mark.parametrize("path", CALLS)
+async def test_sold_out_is_answered_without_a_record(service: Service, decider: Decider, path: str) -> None:
+    await service.prewarm(5, stock=1)
+    won = (await service.buy(5, "alice")).json()
+    before = await commands(service)
+    late = await buy(service, path, "bob")
+    assert (late.status, late.json()) == (
+        409,
+        {
+            "code": -2,
+            "message": "not enough stock left",
+            "success": False,
+            "remaining_stock": 0,
+            "order_id": None,
+            "product_id": 5,
+            "user_id": "bob",
+        },
+    )
+    again = await buy(service, path, "alice")
+    assert (again.status, again.json()["code"], again.json()["order_id"]) == (409, -3, won["order_id"])
+    assert await commands(service) == before
+    stats = (await service.stats(5)).json()
+    assert (stats["answered_without_log"], stats["decided"], stats["rejected"]) == (2, 1, {})
+    assert (await service.call("GET", SYSTEM)).json()["service_stats"]["answered_without_log"] == {
+        "-3": 1,
+        "-2": 1,
+    }
+
+
+@pytest.mark.parametrize("path", CALLS)
+async def test_a_winner_gets_the_same_win_for_the_same_key(
+    service: Service, decider: Decider, path: str
+) -> None:
+    await service.prewarm(5, stock=1, per_user_limit=5)
+    won = (await buy(service, PURCHASE, "alice", key="k")).json()
+    again = await buy(service, path, "alice", key="k")
+    assert (again.status, again.json()["code"], again.json()["order_id"]) == (200, 1, won["order_id"])
+    assert (await buy(service, path, "alice", key="other")).json()["code"] == -2
+    assert (await buy(service, path, "alice", quantity=5)).json()["code"] == -3
+    assert (await service.call("GET", SYSTEM)).json()["service_stats"]["accepted"] == 1
+
+
+@pytest.mark.parametrize("path", CALLS)
+async def test_closed_and_unknown_products_are_answered_without_a_record(
+    service: Service, decider: Decider, path: str
+) -> None:
+    await service.prewarm(5)
+    await service.call("POST", "/api/v1/seckill/activity/close", admin=True, json={"product_id": 5})
+    partitions = service.topics.requests.partitions
+    unknown = next(
+        f"x{n}" for n in range(99) if partition_of(f"x{n}", partitions) == partition_of("5", partitions)
+    )
+    before = await commands(service)
+    for product_id, status, code in ((5, 400, -6), (unknown, 404, -1)):
+        reply = await buy(service, path, "bob", product_id)
+        assert (reply.status, reply.json()["code"]) == (status, code)
+        assert "request_id" not in reply.json()
+    assert await commands(service) == before
+
+
+async def test_a_paused_product_and_one_with_stock_go_into_the_log(
+    service: Service, decider: Decider
+) -> None:
+    await service.prewarm("paused", stock=0, status="paused")
+    await service.prewarm("open", stock=2)
+    for product_id, code in (("paused", -4), ("open", 1), ("open", 1), ("paused", -4)):
+        reply = await service.buy(product_id, f"u{random.randrange(10**9)}")
+        assert reply.json()["code"] == code
+        assert reply.json()["request_id"]
+    assert (await service.buy("open", "late", quantity=1)).json()["code"] == -2
+
+
+async def test_a_limited_product_that_is_sold_out_takes_no_token(service: Service, decider: Decider) -> None:
+    rule = {"requests_per_second": 1, "algorithm": "fixed_window"}
+    await service.prewarm(5, stock=1, rate_limit=rule)
+    while (await service.buy(5, "alice")).status == 429:
+        await asyncio.sleep(0.05)
+    assert {(await service.buy(5, f"u{number}")).json()["code"] for number in range(5)} == {-2}
+
+
+async def test_the_last_pieces_go_while_hundreds_of_calls_race(start_ingress: StartIngress) -> None:
+    first = await start_ingress()
+    second = await start_ingress(topics=first.topics)
+    async with Decider(first.settings, first.topics):
+        await first.prewarm(5, stock=STOCK)
+        services, rng = (first, second), random.Random(7)
+        users = [f"u{number}" for number in range(BUYERS)] + [f"u{rng.randrange(BUYERS)}" for _ in range(200)]
+        at_once_max = asyncio.Semaphore(AT_ONCE)
+
+        async def come(user: str) -> dict[str, Any]:
+            async with at_once_max:
+                service = rng.choice(services)
+                reply = await buy(service, rng.choice(CALLS), user)
+                if reply.status == 202:
+                    reply = await service.poll(reply.json()["request_id"], 20_000)
+            return {"user": user, **reply.json()}
+
+        answers = await asyncio.gather(*map(come, users))
+        stats = (await first.stats(5)).json()
+    assert (stats["sold"], stats["current_stock"], stats["user_count"]) == (STOCK, 0, STOCK)
+    orders: dict[str, str] = {}
+    for answer in answers:
+        assert answer["code"] in (1, -2, -3)
+        if answer["order_id"] is not None:
+            assert orders.setdefault(answer["order_id"], answer["user"]) == answer["user"]
+    winners = set(orders.values())
+    assert len(orders) == len(winners) == STOCK
+    # A winner is never told that nothing is left for him, neither before nor after.
+    assert not {answer["user"] for answer in answers if answer["code"] == -2} & winners
+    at_once = [answer for answer in answers if "request_id" not in answer]
+    assert {answer["code"] for answer in at_once} <= {-2, -3}
+    assert sum(service.ingress._refusals.by_code.total() for service in services) == len(at_once) > 0
+
+
+async def test_what_another_process_has_just_opened_is_sold(start_ingress: StartIngress) -> None:
+    """Refused as unknown by one process, opened by the other, and bought from the first the moment this is known."""
+    first = await start_ingress()
+    second = await start_ingress(topics=first.topics)
+    async with Decider(first.settings, first.topics):
+        for number in range(first.topics.requests.partitions * 4):
+            # So that every partition has something decided, and Redis something to say.
+            await first.prewarm(f"other-{number}")
+        for number in range(25):
+            product_id = f"p{number}"
+            unknown = await second.buy(product_id, "alice")
+            assert (unknown.status, "request_id" in unknown.json()) == (404, False)
+            hammering = asyncio.create_task(_hammer(second, product_id))
+            assert (await first.prewarm(product_id, stock=1)).status == 200
+            assert (await second.buy(product_id, "alice")).json()["code"] in (1, -2)
+            hammering.cancel()
+            await asyncio.wait({hammering})
+            assert (await first.stats(product_id)).json()["sold"] == 1
+
+
+async def _hammer(service: Service, product_id: str) -> None:
+    while True:
+        assert (await service.buy(product_id, "bob")).json()["code"] in (-1, 1, -2, -3)
+
+
+async def test_redis_is_emptied_and_made_again_piece_by_piece(service: Service, decider: Decider) -> None:
+    partition = partition_of("5", service.topics.requests.partitions)
+    same = [
+        f"q{n}" for n in range(60) if partition_of(f"q{n}", service.topics.requests.partitions) == partition
+    ]
+    await service.prewarm(same[0])
+    await service.prewarm(5, stock=1)
+    won = (await service.buy(5, "alice")).json()
+    await service.prewarm(same[1], stock=3)
+    assert (await service.buy(5, "bob")).json()["code"] == -2
+    log = PartitionLog(service.settings.kafka(), ends_are_exact=service.settings.kafka_idempotence)
+    decisions = [
+        each async for batch in log.read(service.topics.results.name, partition, 0) for each in batch
+    ]
+    async with Redis.from_url(service.settings.redis()) as redis:
+        await redis.flushall()
+    # No decider is asked: what goes into the log from here on stays undecided, and gets a receipt.
+    decider.gate.clear()
+    for after, decision in enumerate(decisions, start=-1):
+        for product_id, user_id in ((5, "bob"), (5, "alice"), (same[1], "alice"), ("never", "alice")):
+            reply = await service.buy_async(product_id, user_id)
+            assert reply.status == 202, f"Redis has {after + 1} of {len(decisions)} decisions"
+        assert decision.key is not None
+        assert decision.value is not None
+        await service.ingress._store.replay(partition, after, 0, [(decision.key.decode(), decision.value)])
+    again = (await service.buy(5, "alice")).json()
+    assert (again["code"], again["order_id"]) == (-3, won["order_id"])
+    assert (await service.buy(5, "bob")).json()["code"] == -2
+    assert (await service.buy_async(same[1], "alice")).status == 202
+
+
+async def test_redis_is_killed_and_purchases_go_on_into_the_log(
+    start_ingress: StartIngress, private_redis: Any
+) -> None:
+    service = await start_ingress(redis_url=private_redis.url)
+    async with Decider(service.settings, service.topics):
+        await service.prewarm(5, stock=1)
+        assert (await service.buy(5, "alice")).json()["code"] == 1
+        assert (await service.buy(5, "bob")).json()["code"] == -2
+    private_redis.process.kill()
+    assert {(await service.buy_async(5, f"u{number}")).status for number in range(5)} == {202}
+    await asyncio.to_thread(private_redis.process.start)
+    async with asyncio.timeout(SETTLED_WITHIN_S):
+        while (reply := await service.buy_async(5, "bob")).status == 202:
+            await asyncio.sleep(0.1)
+    assert reply.json()["code"] == -2
+    assert (await service.buy(5, "alice")).json()["code"] == -3
+
+
+async def test_a_redis_that_hangs_delays_nobody_for_long(
+    start_ingress: StartIngress, private_redis: Any
+) -> None:
+    service = await start_ingress(redis_url=private_redis.url)
+    async with Decider(service.settings, service.topics):
+        await service.prewarm(5, stock=1)
+        await service.buy(5, "alice")
+        assert (await service.buy(5, "bob")).json()["code"] == -2
+    private_redis.process.pause()
+    try:
+        replies = await asyncio.gather(*(service.buy_async(5, f"u{number}") for number in range(50)))
+        assert {reply.status for reply in replies} == {202}
+    finally:
+        private_redis.process.resume()
+    async with asyncio.timeout(SETTLED_WITHIN_S):
+        # The connection that was given up has an answer under way; nobody else may get it.
+        while (reply := await service.buy_async(5, "alice")).status == 202:
+            await asyncio.sleep(0.1)
+    assert reply.json()["code"] == -3
+    assert [(await service.buy_async(5, user)).json()["code"] for user in ("bob", "alice")] == [-2, -3]
+
+
+@pytest.mark.parametrize("path", CALLS)
+async def test_outside_the_window_the_margin_is_the_logs(start_ingress: StartIngress, path: str) -> None:
+    now = datetime.now(UTC)
+    service = await start_ingress(window_margin_ms=600_000)
+    async with Decider(service.settings, service.topics):
+        day, minute = timedelta(days=1), timedelta(minutes=1)
+        begins_soon = {"start_time": (now + 5 * minute).isoformat(), "end_time": (now + day).isoformat()}
+        begins_later = {"start_time": (now + 15 * minute).isoformat(), "end_time": (now + day).isoformat()}
+        just_over = {"start_time": (now - day).isoformat(), "end_time": (now - 5 * minute).isoformat()}
+        long_over = {"start_time": (now - day).isoformat(), "end_time": (now - 15 * minute).isoformat()}
+        for product_id, terms, code, is_final in (
+            ("soon", begins_soon, -5, False),
+            ("later", begins_later, -5, True),
+            ("just", just_over, -6, False),
+            ("long", long_over, -6, True),
+        ):
+            assert (await service.prewarm(product_id, **terms)).status == 200
+            # The first ones tell the broker's time; from then on it is known, and lies outside of the margin or not.
+            placed = [(await service.buy(product_id, "bob")).json() for _ in range(5)]
+            assert {answer["code"] for answer in placed} == {code}
+            if is_final:
+                async with asyncio.timeout(SETTLED_WITHIN_S):
+                    while (reply := await buy(service, path, "bob", product_id)).status == 202:
+                        pass
+                    while "request_id" in reply.json():
+                        reply = await buy(service, path, "bob", product_id)
+                assert (reply.status, reply.json()["code"]) == (400, code)
+            else:
+                assert all("request_id" in answer for answer in placed)

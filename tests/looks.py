@@ -1,0 +1,194 @@
+"""A partition as the ingress sees it, for tests of its final refusals: command log, Redis, decision log, feed, clock.
+
+Nothing happens by itself. What a test wants to happen while somebody waits for Redis or Kafka it puts into `meanwhile`:
+each of these waits takes the next function from it, before it is answered.
+"""
+
+import asyncio
+import copy
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from pipeline.audit.fold import PartitionFold
+from pipeline.domain.finality import Standing
+from pipeline.domain.product import Product
+from pipeline.ingress.bodies import Purchase
+from pipeline.ingress.final_refusals import FinalRefusals, OnSale
+from pipeline.messages import Answer, OpenResult, PurchaseResult, Result
+from pipeline.stock.store import Look
+
+PARTITION = 0
+
+
+@dataclass
+class Moment:
+    """What the commands up to one of them add up to."""
+
+    offset: int
+    time_ms: int
+    products: dict[str, Product]
+
+    def look(self, product_id: str, users: Sequence[str]) -> Look:
+        product = self.products.get(product_id)
+        if product is None:
+            return Look(self.offset, self.time_ms, None, [])
+        terms = product.opening
+        standing = Standing(product.state, product.stock, terms.start_ms, terms.end_ms, terms.per_user_limit)
+        return Look(self.offset, self.time_ms, standing, [product.buyers.get(user, []) for user in users])
+
+
+@dataclass
+class Partition:
+    """The parts that processes share. `redis` is how many commands Redis knows, 0 for an empty one."""
+
+    now_ms: int = 1_000
+    moments: list[Moment] = field(default_factory=lambda: [Moment(-1, 0, {})])
+    records: list[tuple[bytes | None, bytes]] = field(default_factory=list)
+    redis: int = 0
+    committed: int = 0
+    _fold: PartitionFold = field(default_factory=lambda: PartitionFold(PARTITION))
+
+    @property
+    def end(self) -> int:
+        return len(self.records)
+
+    def append(self, key: bytes | None, value: bytes) -> None:
+        """Acknowledge a command at the broker's time."""
+        offset = self.end
+        result = self._fold.decide(offset, self.now_ms, key, value)
+        self.records.append((key, written(result)))
+        self._remember(offset, key)
+
+    def adjust(self, product_id: str, more: int) -> None:
+        """A command that is not there yet: stock comes back."""
+        product = self._fold.products.get(product_id)
+        if product is None:
+            return
+        offset, key = self.end, product_id.encode()
+        product.stock += more
+        self._fold.time_ms = max(self._fold.time_ms, self.now_ms)
+        self.records.append((key, b'{"source_offset":%d,"type":"adjust","command":{"stock":0}}' % offset))
+        self._remember(offset, key)
+
+    def decide(self) -> None:
+        """Redis takes the next command, if it has state, and all decisions before are in the decision log."""
+        if self.redis == self.committed < self.end:
+            self.redis += 1
+
+    def commit(self) -> None:
+        self.committed = max(self.committed, self.redis)
+
+    def replay(self) -> None:
+        """Redis gets back the next decision that it has lost."""
+        if self.redis < self.committed:
+            self.redis += 1
+
+    def lose(self, left: int) -> None:
+        self.redis = min(self.redis, left)
+
+    def settle(self) -> None:
+        """Everything is decided and recorded."""
+        self.redis = self.committed = self.end
+
+    def _remember(self, offset: int, key: bytes | None) -> None:
+        products = dict(self.moments[-1].products)
+        product_id = (key or b"").decode()
+        if (changed := self._fold.products.get(product_id)) is not None:
+            products[product_id] = copy.deepcopy(changed)
+        self.moments.append(Moment(offset, self._fold.time_ms, products))
+
+
+class Ingress:
+    """One process: its results feed begins at the end of the decision log, unless it is given what came before."""
+
+    def __init__(
+        self,
+        partition: Partition,
+        *,
+        margin_ms: int = 0,
+        follows_from: int | None = None,
+        begins: bool = True,
+    ) -> None:
+        self.partition = partition
+        self.fed = partition.committed if follows_from is None else follows_from
+        self.last = [-1]
+        self.ends = [0]
+        self.is_heard = True
+        self.meanwhile: deque[Callable[[], Any]] = deque()
+        self.looks: list[list[str]] = []
+        self.refreshes = 0
+        self.waits = 0
+        self.on_sale = OnSale()
+        self.fault: Exception | None = None
+        self._acknowledged = _Ends([0])
+        parts: list[Any] = [self, self, self._acknowledged, self, self, self.on_sale, margin_ms]
+        self.refusals = FinalRefusals(*parts, clock=lambda: partition.now_ms / 1_000)
+        if begins:
+            self.refusals.begin([partition.end])
+
+    def feed(self) -> None:
+        """The feed brings the next decision."""
+        if self.fed < self.partition.committed:
+            key, record = self.partition.records[self.fed]
+            self.last = [self.fed]
+            self.fed += 1
+            self.on_sale.observe(key, record)
+
+    def feed_all(self) -> None:
+        while self.fed < self.partition.committed:
+            self.feed()
+
+    def is_following(self, partition: int) -> bool:
+        return self.is_heard
+
+    async def look(self, partition: int, product_id: str, users: Sequence[str]) -> Look:
+        self.looks.append(list(users))
+        await self._let_happen()
+        if self.fault is not None:
+            raise self.fault
+        look = self.partition.moments[self.partition.redis].look(product_id, users)
+        await self._let_happen()
+        return look
+
+    async def refresh(self) -> None:
+        self.refreshes += 1
+        await self._let_happen()
+        self.ends = [self.partition.end]
+        await self._let_happen()
+
+    async def wait(self, partition: int, offset: int, timeout_ms: int) -> None:
+        self.waits += 1
+        await self._let_happen()
+
+    async def buy(
+        self, product_id: str, user_id: str, quantity: int = 1, key: str | None = None
+    ) -> Answer | None:
+        return await self.refusals.answer(Purchase(product_id, user_id, quantity, key))
+
+    async def _let_happen(self) -> None:
+        if self.meanwhile:
+            self.meanwhile.popleft()()
+        await asyncio.sleep(0)
+
+
+@dataclass
+class _Ends:
+    ends: list[int]
+
+
+def written(result: Result) -> bytes:
+    """The decision record, as far as anybody looks into it here."""
+    document: dict[str, Any] = {"source_offset": result.source_offset}
+    if isinstance(result, PurchaseResult):
+        document |= {"type": "purchase", "time_ms": result.time_ms, "codes": result.codes}
+        if result.held:
+            document["held"] = {str(index): order_id for index, order_id in result.held.items()}
+        if result.stock is not None:
+            document |= {"stock": result.stock, "sold": result.sold}
+    else:
+        document["type"] = "open" if isinstance(result, OpenResult) else "close"
+    return orjson.dumps({**document, "command": {}})
