@@ -43,7 +43,7 @@ async def load_tail(
             try:
                 older = await part.read()
             except LogUnavailable as error:
-                log.warning("older decisions can not be loaded yet: %s", error)
+                log.warning("older decisions cannot be loaded yet: %s", error)
                 await asyncio.sleep(BACKOFF_MS / 1_000)
                 continue
             records += len(older)
