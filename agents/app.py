@@ -12,6 +12,7 @@ from agents.transport import Transport
 from pipeline.settings import Settings
 
 STREAM_BUFFER_RECORDS_MAX = 65_536
+"""Of what is not consumed in batches, which is the changelogs of tables."""
 FETCH_BYTES_MAX = 4 * 1024 * 1024
 """Of one partition."""
 FETCH_RECORDS_MAX = 512

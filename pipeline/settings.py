@@ -83,7 +83,7 @@ class Settings(BaseSettings):
     poll_wait_ms_max: Annotated[int, Field(ge=1, le=30_000)] = 30_000
     results_cache_bytes_max: Annotated[int, Field(ge=0, le=64 * 1024**3)] = 64 * 1024**2
     """The youngest decisions, which each ingress keeps in memory; older ones are read from the decision log."""
-    lookups_max: Limit = 64
+    lookups_max: Limit = 32
     """So many decisions may wait to be looked up in the log, one after the other; further polls are answered 503."""
     retry_after_s: Annotated[int, Field(ge=1, le=3_600)] = 1
     busy_message: str = "系统繁忙，请稍后重试"

@@ -89,7 +89,6 @@ class Findings:
     latencies_ms: list[float] = field(default_factory=list)
     began_at_s: float = 0.0
     last_answered_at_s: float = 0.0
-    last_decided_at_s: float = 0.0
     decided: int = 0
     sold: int = 0
     remaining: int = 0
@@ -257,7 +256,6 @@ class Sale:
                     await asyncio.sleep(POLL_PAUSE_S)
                     continue
                 if told is not None:
-                    findings.last_decided_at_s = time.monotonic()
                     return
                 await asyncio.sleep(POLL_PAUSE_S)
         finally:

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from pipeline.demo.sale import Findings, Plan, Sale
-from pipeline.demo.verdict import Check, at_once_by_code, by_code, judge
+from pipeline.demo.verdict import Check, by_code, judge
 from pipeline.domain.codes import MESSAGES
 from pipeline.orders_feed import OrdersFeed
 
@@ -68,10 +68,9 @@ def _figures(plan: Plan, findings: Findings) -> Table:
     table.add_column(justify="right")
     table.add_column()
     table.add_row("sold", f"{findings.sold:,}", f"of {plan.stock:,}")
-    decided, at_once = by_code(findings), at_once_by_code(findings)
-    for code, count in sorted((decided + at_once).items(), reverse=True):
-        without_log = f"; {at_once[code]:,} of them at once, without the log" if at_once[code] else ""
-        table.add_row(f"code {code.value}", f"{count:,}", MESSAGES[code] + without_log)
+    for code, count in sorted(by_code(findings).items(), reverse=True):
+        table.add_row(f"code {code.value}", f"{count:,}", MESSAGES[code])
+    table.add_row("of these at once", f"{len(findings.at_once):,}", "without the log, since all was sold")
     table.add_row("refused", f"{findings.refused_rightly:,}", "bad requests, each with its 4xx")
     if findings.sent_again:
         table.add_row("sent again", f"{findings.sent_again:,}", "after no answer, a 429 or a 503")
@@ -82,19 +81,15 @@ def _figures(plan: Plan, findings: Findings) -> Table:
             f"{_percentile(samples, percent):.1f} ms" if samples else "-",
             f"seen by clients, {len(samples):,} long polls",
         )
-    answered, decided_count = findings.answered, len(findings.accepted)
-    table.add_row("answered", _rate(findings, answered, findings.last_answered_at_s), "202 or at once")
-    table.add_row(
-        "decided", _rate(findings, decided_count, findings.last_decided_at_s), "of those with a 202"
-    )
+    table.add_row("answered", _rate(findings), "with a 202 or at once")
     orders = f"{findings.orders_repeated:,} repeats dropped" if findings.orders_repeated else "no repeats"
     table.add_row("orders", f"{len(findings.order_ids):,}", f"in the topic, {orders}")
     return table
 
 
-def _rate(findings: Findings, count: int, ended_at_s: float) -> str:
-    elapsed_s = ended_at_s - findings.began_at_s
-    return f"{count / elapsed_s:,.0f}/s" if elapsed_s > 0 else "-"
+def _rate(findings: Findings) -> str:
+    elapsed_s = findings.last_answered_at_s - findings.began_at_s
+    return f"{findings.answered / elapsed_s:,.0f}/s" if elapsed_s > 0 else "-"
 
 
 def _percentile(rising: Sequence[float], percent: int) -> float:

@@ -62,17 +62,13 @@ def judge(plan: Plan, findings: Findings) -> list[Check]:
 
 
 def by_code(findings: Findings) -> Counter[Code]:
-    return Counter(Code(told.code) for told in findings.told.values())
-
-
-def at_once_by_code(findings: Findings) -> Counter[Code]:
-    return Counter(Code(told.code) for _, told in findings.at_once)
+    """All answers: those that were polled, and those at once."""
+    return Counter(Code(told.code) for told in _told(findings))
 
 
 def order_ids_told(findings: Findings) -> set[str]:
     """Who won, by order id. A -3 tells it too: the buyer's first 202 may have been lost on its way to him."""
-    told = [*findings.told.values(), *(each.told for each in findings.at_once)]
-    return {each.order_id for each in told if each.order_id is not None}
+    return {told.order_id for told in _told(findings) if told.order_id is not None}
 
 
 def refused_wrongly(findings: Findings) -> list[str]:
@@ -93,6 +89,10 @@ def refused_wrongly(findings: Findings) -> list[str]:
         return holders.get(told.order_id, user_id) != user_id
 
     return [each.user_id for each in findings.at_once if is_wrong(*each)]
+
+
+def _told(findings: Findings) -> list[Told]:
+    return [*findings.told.values(), *(each.told for each in findings.at_once)]
 
 
 def _difference(orders: set[str], winners: set[str]) -> str:

@@ -1,13 +1,14 @@
 """Decisions that are too old for memory, read from the decision log: seldom, one fetch at a time, and never in a hurry.
 
-Purchases go before. So after a fetch the event loop is left to them for many times as long as that has used it, and
-whoever comes while as many as may wait already is refused.
+Purchases go before. So after a fetch the event loop is left to them for many times as long as that took, and whoever
+comes while as many as may wait already is refused.
 """
 
 import asyncio
 import logging
 import time
 from collections import OrderedDict
+from functools import partial
 
 from pipeline.ending import end
 from pipeline.ingress.decided import Decided
@@ -23,9 +24,9 @@ FETCHES_MAX = 32
 FETCH_BYTES_MAX = 64 * 1024
 """More than that is fetched where a batch is larger."""
 REST_FACTOR = 11
-"""After a fetch the next one waits this many times the CPU time that went by: lookups have a twelfth of the event loop.
+"""After a fetch the next one waits this many times as long as it took: lookups have a twelfth of the event loop.
 
-What others used meanwhile counts too: the more they have to do, the longer are the rests.
+Not of its CPU time: where others leave this process only a part of a core, that would be a larger part of it.
 """
 REST_MS_MAX = 500
 RUNS_BYTES_MAX = 8 * 1024 * 1024
@@ -66,8 +67,15 @@ class DecisionReader:
                 self._look_up(partition, source_offset), name=f"lookup of {partition}-{source_offset}"
             )
             self._lookups[place] = lookup
-            lookup.add_done_callback(lambda _: self._lookups.pop(place))
+            lookup.add_done_callback(partial(self._looked_up, place))
         return await asyncio.shield(lookup)
+
+    def _looked_up(self, place: tuple[int, int], lookup: asyncio.Task[Decided | NotFound]) -> None:
+        del self._lookups[place]
+        if lookup.cancelled() or (error := lookup.exception()) is None or isinstance(error, LogUnavailable):
+            return
+        # Whoever asked may have gone.
+        log.error("the %s failed", lookup.get_name(), exc_info=error)
 
     async def _look_up(self, partition: int, source_offset: int) -> Decided | NotFound:
         try:
@@ -115,12 +123,12 @@ class DecisionReader:
             if (known := self._known(partition, position)) is not None:
                 return known
             await asyncio.sleep(self._rested_at_s - time.monotonic())
-            began_s = time.thread_time()
+            began_s = time.monotonic()
             try:
                 fetched = await self._log.fetch(partition, position, FETCH_BYTES_MAX)
             finally:
-                rest_s = min(REST_FACTOR * (time.thread_time() - began_s), REST_MS_MAX / 1_000)
-                self._rested_at_s = time.monotonic() + rest_s
+                now_s = time.monotonic()
+                self._rested_at_s = now_s + min(REST_FACTOR * (now_s - began_s), REST_MS_MAX / 1_000)
         if isinstance(fetched, Trimmed):
             self._beginnings[partition] = fetched.beginning
         if isinstance(fetched, End | Trimmed):

@@ -17,7 +17,7 @@ WINDOW_RECORDS_MAX = 2_048
 FETCH_BYTES_MAX = 128 * 1024
 """More than that is fetched where a batch is larger. To unpack it is the longest that the event loop has to wait."""
 REST_FACTOR = 3
-"""After a fetch the next waits this many times the CPU time that went by: loading has a quarter of the event loop."""
+"""After a fetch the next one waits this many times as long as it took: loading has a quarter of the event loop."""
 REST_MS_MAX = 200
 BACKOFF_MS = 500
 
@@ -43,7 +43,7 @@ async def load_tail(
             try:
                 older = await part.read()
             except LogUnavailable as error:
-                log.warning("older decisions can not be loaded yet: %s", error)
+                log.warning("older decisions cannot be loaded yet: %s", error)
                 await asyncio.sleep(BACKOFF_MS / 1_000)
                 continue
             records += len(older)
@@ -77,7 +77,7 @@ class _Part:
         start = at = max(self._beginning, self._position - self._window_records)
         older: Older = []
         while at < self._position:
-            began_s = time.thread_time()
+            began_s = time.monotonic()
             fetched = await self._log.fetch(self.partition, at, FETCH_BYTES_MAX)
             if isinstance(fetched, End):
                 raise LogUnavailable(f"partition {self.partition} ends at {fetched.end}: it lost decisions")
@@ -90,7 +90,7 @@ class _Part:
                 start = at = max(self._beginning, fetched.first)
             older += self._decisions(fetched.values[at - fetched.first : self._position - fetched.first])
             at = fetched.first + len(fetched.values)
-            await asyncio.sleep(min(REST_FACTOR * (time.thread_time() - began_s), REST_MS_MAX / 1_000))
+            await asyncio.sleep(min(REST_FACTOR * (time.monotonic() - began_s), REST_MS_MAX / 1_000))
         self._position = start
         if older:
             record_bytes = sum(len(value) for _, value in older) // len(older)

@@ -101,7 +101,7 @@ class Watcher:
         return {id_: each for id_, each in self.orders.items() if each["product_id"] == product_id}
 
     async def sees(self, order_ids: set[str]) -> None:
-        """Wait for these orders; what is missing in the end is the verdict's affair."""
+        """Wait for these orders; what is missing then is the verdict's affair."""
         deadline = time.monotonic() + ORDERS_WITHIN_S
         while order_ids - self.orders.keys() and time.monotonic() < deadline:
             await asyncio.sleep(0.05)

@@ -103,6 +103,15 @@ def test_what_was_sold_stays_sold_after_a_restart(tmp_path):
         assert buy(system, 7, "bob")[1]["code"] == -2
 
 
+def test_a_crowd_of_which_most_are_refused_at_once_and_the_audit_agrees(tmp_path):
+    with System(tmp_path / "data", "--ingress", "2") as system:
+        demo = system.run("demo", "--buyers", "3000", "--stock", "200")
+        assert demo.returncode == 0, demo.stdout + demo.stderr
+        assert "no violations" in demo.stdout
+        at_once = int(re.search(r"of these at once\D+([\d,]+)", demo.stdout)[1].replace(",", ""))
+        assert at_once > 0
+
+
 def test_no_orphan_after_kill_9(tmp_path):
     system = System(tmp_path / "data", "--ingress", "2", "--workers", "2")
     with system:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from aiokafka import TopicPartition
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from conftest import Kafka
 from followers import own_topics_file
@@ -66,13 +66,15 @@ class Stage:
 
     async def committed(self) -> dict[int, int]:
         """By partition, the offset of the group."""
-        admin = AIOKafkaAdminClient(bootstrap_servers=self.kafka.bootstrap)
-        await admin.start()
-        try:
-            offsets = await admin.list_consumer_group_offsets(f"{GROUP}-{self.topic.name}")
-        finally:
-            await admin.close()
-        return {place.partition: held.offset for place, held in offsets.items() if held.offset >= 0}
+        places = [TopicPartition(self.topic.name, partition) for partition in range(self.topic.partitions)]
+        async with AIOKafkaConsumer(
+            bootstrap_servers=self.kafka.bootstrap,
+            group_id=f"{GROUP}-{self.topic.name}",
+            enable_auto_commit=False,
+        ) as consumer:
+            consumer.assign(places)
+            offsets = {place.partition: await consumer.committed(place) for place in places}
+        return {partition: offset for partition, offset in offsets.items() if offset is not None}
 
 
 @pytest.fixture

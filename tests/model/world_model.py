@@ -124,9 +124,9 @@ class World:
         self.redis = Redis()
 
     def poll(self) -> None:
-        """Somebody looks at his result: what he is told once holds for ever.
+        """Somebody looks at their result: what they are told once holds for ever.
 
-        He is answered from the decision log, by the first decision on his request or by a repeat: whichever is found.
+        They are answered from the decision log, by the first decision on their request or a repeat: whichever is found.
         """
         if self.requests:
             offset = self.rng.randrange(len(self.requests))
