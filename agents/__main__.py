@@ -4,9 +4,10 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-from agents import purchases, results
+from agents import orders, purchases, results
 from agents.app import create_app
 from agents.inspection import Inspection
+from agents.logends import log_end_of
 from agents.owners import Owners
 from agents.ready import attach_ready
 from agents.table_pages import attach_pages
@@ -31,7 +32,7 @@ def decider(settings: Settings) -> NoReturn:
     producer = LogProducer(settings, settings.worker_name, idempotent=False)
     log = PartitionLog(settings.kafka(), ends_are_exact=settings.kafka_idempotence)
     breakers = BreakerReporter(topics.control, producer, settings)
-    log_end = purchases.log_end_of(app, topics.requests.name)
+    log_end = log_end_of(app, topics.requests.name)
     deciders = purchases.Deciders(settings, topics, store, log, producer, log_end, breakers.report)
     purchases.attach(app, topics, deciders)
     attach_ready(app, deciders.checks)
@@ -45,18 +46,20 @@ def decider(settings: Settings) -> NoReturn:
 
 
 def follower(settings: Settings) -> NoReturn:
-    """Follow the decision log: the polling view and the tables."""
+    """Follow the decision log: the tables, orders and dead letters."""
     topics = load_topics(settings.kafka_profile)
     group, replication = f"{settings.group_prefix}-followers", topics.results.replication
     app = create_app(settings, group, settings.tables_port, replication)
-    store = StockStore(settings.redis(), settings.redis_timeout_ms)
+    app.fetch_bytes_min = results.FETCH_BYTES_MIN
     log = PartitionLog(settings.kafka(), ends_are_exact=settings.kafka_idempotence)
     tables, breakers = Tables(app, topics), BreakerBoard()
     followers = results.Followers(
-        settings, topics, store, log, tables, lambda partition: breakers.state(partition).value
+        settings, topics, log, tables, lambda partition: breakers.state(partition).value
     )
-    results.attach(app, topics, followers)
-    attach_ready(app, followers.checks)
+    order_followers = orders.OrderFollowers(settings, topics, log, log_end_of(app, topics.results.name))
+    results.attach(app, topics, followers, order_followers)
+    orders.attach(app, topics, order_followers)
+    attach_ready(app, lambda: {**followers.checks(), **order_followers.checks()})
     inspection = Inspection(
         tables.tally,
         topics.results.partitions,

@@ -2,6 +2,7 @@
 
 import re
 from functools import cached_property
+from typing import Any
 
 import faust
 from faust.tables.manager import TableManager
@@ -11,7 +12,11 @@ from agents.transport import Transport
 from pipeline.settings import Settings
 
 STREAM_BUFFER_RECORDS_MAX = 65_536
+"""Of what is not consumed in batches, which is the changelogs of tables."""
 FETCH_BYTES_MAX = 4 * 1024 * 1024
+"""Of one partition."""
+FETCH_RECORDS_MAX = 512
+"""What the consumer hands over at once. A fetch that holds more is handed over in parts."""
 SESSION_TIMEOUT_S = 6.0
 HEARTBEAT_INTERVAL_S = 1.0
 COMMIT_INTERVAL_S = 0.5
@@ -41,7 +46,16 @@ class _TableManager(TableManager):
         await self.recovery.start()
 
 
-class _App(faust.App):
+class App(faust.App):
+    """Faust's application, for consumers of logs."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.batched_topics: set[str] = set()
+        """The names of the topics whose records come as they were fetched (agents/batches.py)."""
+        self.fetch_bytes_min = 1
+        """A fetch that brings less waits for more, but no longer than any other (agents/transport.py)."""
+
     @cached_property
     def flow_control(self) -> FlowControlEvent:
         return _FlowControl(loop=self.loop)
@@ -59,14 +73,14 @@ def _instance(settings: Settings, web_port: int) -> str:
     return re.sub(r"[^a-zA-Z0-9._-]", "_", f"{settings.worker_name}-{settings.tables_host}-{web_port}")
 
 
-def create_app(settings: Settings, group: str, web_port: int, replication: int = 1) -> faust.App:
+def create_app(settings: Settings, group: str, web_port: int, replication: int = 1) -> App:
     """A Faust application that is the consumer group `group`, with its web pages on `web_port` of `tables_host`.
 
     `replication` is that of the topics which Faust makes itself, the changelogs of tables.
     """
     datadir = settings.data_dir / "faust" / settings.worker_name
     datadir.mkdir(parents=True, exist_ok=True)  # Faust makes the last folder only
-    return _App(
+    return App(
         group,
         broker=[f"kafka://{address}" for address in settings.kafka().split(",")],
         # A worker that comes back under its old name has its partitions back in 2 s, not in 6.
@@ -78,6 +92,7 @@ def create_app(settings: Settings, group: str, web_port: int, replication: int =
         broker_commit_interval=COMMIT_INTERVAL_S,
         consumer_auto_offset_reset="earliest",
         consumer_max_fetch_size=FETCH_BYTES_MAX,
+        broker_max_poll_records=FETCH_RECORDS_MAX,
         stream_buffer_maxsize=STREAM_BUFFER_RECORDS_MAX,
         # What is not acknowledged at a rebalance comes again, and the decider knows it; waiting would only stall it.
         stream_wait_empty=False,

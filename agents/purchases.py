@@ -2,23 +2,50 @@
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import faust
-from faust.types import TP
 
+from agents.app import App
+from agents.batches import Batch, batched_topic, batches
 from agents.process import die_with
-from pipeline.decider import Decider, Incoming
+from pipeline.decider import Decider
 from pipeline.decider.decider import State
 from pipeline.decider.ports import Log, Producer, Store
 from pipeline.domain.breaker import Breaker
 from pipeline.ending import end
+from pipeline.partitionlog import LogRecord
 from pipeline.settings import Settings
 from pipeline.topics import Topics
 
 logger = logging.getLogger(__name__)
+
+
+class _Unacknowledged:
+    """The batches that a decider got and has not decided to their ends."""
+
+    def __init__(self) -> None:
+        self._batches: deque[tuple[int, Callable[[], object]]] = deque()
+
+    def add(self, batch: Batch) -> None:
+        self._batches.append((batch.records[-1].offset, batch.acknowledge))
+
+    def acknowledge(self, position: int) -> None:
+        """Acknowledge those that end at or before `position`."""
+        acknowledge = None
+        while self._batches and self._batches[0][0] <= position:
+            acknowledge = self._batches.popleft()[1]
+        if acknowledge is not None:
+            acknowledge()
+
+
+class _Running(NamedTuple):
+    decider: Decider
+    task: asyncio.Task[None]
+    batches: _Unacknowledged
 
 
 class Deciders:
@@ -41,7 +68,7 @@ class Deciders:
         self._producer = producer
         self._log_end = log_end
         self._on_breaker = on_breaker
-        self._running: dict[int, tuple[Decider, asyncio.Task[None]]] = {}
+        self._running: dict[int, _Running] = {}
         self._changed = asyncio.Condition()
         self.was_assigned = False
 
@@ -49,82 +76,65 @@ class Deciders:
         """Start to decide these partitions, and these only."""
         await self.revoke(set(self._running) - partitions)
         for partition in sorted(partitions - set(self._running)):
-            decider = Decider(
-                partition,
-                self._settings,
-                self._topics,
-                self._store,
-                self._log,
-                self._producer,
-                _acknowledge,
-                partial(self._log_end, partition),
-                self._on_breaker,
-            )
-            task = asyncio.create_task(decider.run(), name=f"decider of partition {partition}")
-            task.add_done_callback(die_with)
-            self._running[partition] = decider, task
+            self._running[partition] = self._start(partition)
         self.was_assigned = True
         async with self._changed:
             self._changed.notify_all()
 
+    def _start(self, partition: int) -> _Running:
+        batches = _Unacknowledged()
+        decider = Decider(
+            partition,
+            self._settings,
+            self._topics,
+            self._store,
+            self._log,
+            self._producer,
+            batches.acknowledge,
+            partial(self._log_end, partition),
+            self._on_breaker,
+        )
+        task = asyncio.create_task(decider.run(), name=f"decider of partition {partition}")
+        task.add_done_callback(die_with)
+        return _Running(decider, task, batches)
+
     async def revoke(self, partitions: set[int]) -> None:
         """Stop to decide these partitions. Where the work stood, their next owner finds out by synchronising."""
-        tasks = [self._running.pop(partition)[1] for partition in partitions & set(self._running)]
-        await asyncio.gather(*map(end, tasks))
+        revoked = [self._running.pop(partition) for partition in partitions & set(self._running)]
+        for each in revoked:
+            each.decider.close()
+        await asyncio.gather(*(end(each.task) for each in revoked))
 
-    async def put(self, partition: int, record: Incoming) -> None:
-        """Give a record to the decider of its partition; waits while there is none, or it has enough."""
-        if partition not in self._running:
-            async with self._changed:
-                await self._changed.wait_for(lambda: partition in self._running)
-        await self._running[partition][0].put(record)
+    async def put(self, batch: Batch) -> None:
+        """Give a batch to the decider of its partition; waits while there is none, or it has enough.
+
+        Faust lets the agent of a partition that stays here live on across a rebalance, which ends the decider. What
+        that one took no more goes to the next.
+        """
+        partition = batch.partition
+        records: Sequence[LogRecord] = batch.records
+        while records:
+            if partition not in self._running:
+                async with self._changed:
+                    await self._changed.wait_for(lambda: partition in self._running)
+            running = self._running[partition]
+            running.batches.add(batch)
+            records = await running.decider.put(records)
 
     def checks(self) -> dict[str, str]:
         """By partition, "ok" or what is wrong."""
         checks = {"assignment": "ok" if self.was_assigned else "no partitions yet"}
-        for partition, (decider, _) in sorted(self._running.items()):
+        for partition, running in sorted(self._running.items()):
+            decider = running.decider
             healthy = decider.state is State.DECIDING
             checks[f"partition {partition}"] = "ok" if healthy else decider.trouble or decider.state.value
         return checks
 
-    def positions(self) -> list[dict[str, Any]]:
-        """What each decider is at, for the inspection page."""
-        return [
-            {
-                "partition": partition,
-                "state": decider.state.value,
-                "position": decider.position,
-                "records_decided": decider.decided,
-                "records_waiting": decider.waiting_records,
-                "breaker": decider.breaker.state.value,
-                "trouble": decider.trouble,
-            }
-            for partition, (decider, _) in sorted(self._running.items())
-        ]
 
-
-def _acknowledge(records: Sequence[Incoming]) -> None:
-    for record in records:
-        if record.delivery is not None:
-            record.delivery.ack()
-
-
-def log_end_of(app: faust.App, topic: str) -> Callable[[int], int | None]:
-    """By partition, where this topic ended when Faust's consumer last fetched; None while it does not know."""
-
-    def log_end(partition: int) -> int | None:
-        end: int | None = app.consumer.highwater(TP(topic, partition))
-        return end
-
-    return log_end
-
-
-def attach(app: faust.App, topics: Topics, deciders: Deciders) -> None:
+def attach(app: App, topics: Topics, deciders: Deciders) -> None:
     """Let this application's share of the partitions of purchase-requests be decided."""
     name = topics.requests.name
-    channel = app.topic(
-        name, partitions=topics.requests.partitions, key_serializer="raw", value_serializer="raw"
-    )
+    channel = batched_topic(app, topics.requests)
 
     @app.on_partitions_assigned.connect
     async def start_deciding(_app: faust.App, assigned: set[Any], **_: Any) -> None:
@@ -135,12 +145,6 @@ def attach(app: faust.App, topics: Topics, deciders: Deciders) -> None:
         await deciders.revoke({place.partition for place in revoked if place.topic == name})
 
     @app.agent(channel, name="purchases", isolated_partitions=True)
-    async def purchases(stream: faust.Stream[bytes]) -> None:
-        # Faust acknowledges in a `finally`, so also what failed. Here only what is decided is acknowledged.
-        stream.enable_acks = False
-        async for event in stream.events():
-            message = event.message
-            record = Incoming(
-                message.offset, round(message.timestamp * 1_000), message.key, message.value, event
-            )
-            await deciders.put(message.partition, record)
+    async def purchases(stream: faust.Stream[tuple[LogRecord, ...]]) -> None:
+        async for batch in batches(stream):
+            await deciders.put(batch)

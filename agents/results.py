@@ -1,29 +1,32 @@
-"""Consumes purchase-results: writes what pollers see, and keeps the tables that operators look into."""
+"""Consumes purchase-results: keeps the tables that operators look into.
+
+What it consumes it also offers to the followers that write the orders (agents/orders.py).
+"""
 
 import asyncio
 import logging
-import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import faust
 
+from agents.app import App
+from agents.batches import Batch, batched_topic, gathered_batches
+from agents.orders import OrderFollowers
 from agents.process import die
 from agents.tables import Sent, Tables
-from pipeline.partitionlog import LogUnavailable, PartitionLog
+from pipeline.partitionlog import LogRecord, LogUnavailable, PartitionLog
 from pipeline.settings import Settings
-from pipeline.stock.store import StockStore, StockUnavailable
+from pipeline.tally import Positioned
 from pipeline.topics import Topics
-from pipeline.view import Positioned, ResultView
 
 logger = logging.getLogger(__name__)
 
-BATCH_RECORDS_MAX = 500
-PACE_S = 0.02
-"""At least this long from one batch to the next: each costs a write to Redis and three to Kafka, whatever it holds.
-
-Nobody waits for it: who waits for a decision hears it from the ingress, not from the view.
-"""
+BATCH_RECORDS_ENOUGH = 500
+PACE_S = 0.1
+"""At least this long from one small batch to the next: each costs three writes to Kafka. Nobody waits for it."""
+FETCH_BYTES_MIN = 65_536
+"""Some 1,000 decisions: so few fetches as that makes are also less work for the broker."""
 LOOK_INTERVAL_S = 1.0
 CHANGELOG_SLOW_AFTER_S = 2.0
 
@@ -35,61 +38,46 @@ class Followers:
         self,
         settings: Settings,
         topics: Topics,
-        store: StockStore,
         log: PartitionLog,
         tables: Tables,
         breaker_of: Callable[[int], str],
     ) -> None:
         self._settings = settings
         self._topics = topics
-        self._store = store
         self._log = log
         self._tables = tables
         self._breaker_of = breaker_of
-        self._views: dict[int, ResultView] = {}
-        self._locks: dict[int, asyncio.Lock] = {}
+        self._followed: frozenset[int] = frozenset()
         self._trouble: dict[int, str] = {}
         self.was_assigned = False
 
     @property
     def partitions(self) -> frozenset[int]:
         """The partitions that are followed here and whose table rows are true now."""
-        return frozenset(self._views) if self._tables.are_true() else frozenset()
+        return self._followed if self._tables.are_true() else frozenset()
 
     def assign(self, partitions: set[int]) -> None:
-        self._views = {
-            partition: self._views.get(partition)
-            or ResultView(
-                partition,
-                self._topics.results.name,
-                self._store,
-                self._log,
-                self._settings.result_ttl_ms,
-            )
-            for partition in partitions
-        }
-        self._locks = {partition: self._locks.get(partition) or asyncio.Lock() for partition in partitions}
+        self._followed = frozenset(partitions)
         self._trouble = {p: trouble for p, trouble in self._trouble.items() if p in partitions}
         self.was_assigned = True
 
-    async def follow(self, partition: int, events: Sequence[Any]) -> None:
-        """Take these events in and acknowledge them, however long Redis or Kafka is away.
+    async def follow(self, batch: Batch) -> None:
+        """Take this batch in and acknowledge it, however long Kafka is away.
 
-        Not those of a partition that is no longer followed here: they come again, to its next follower.
+        Not one of a partition that is no longer followed here: it comes again, to its next follower.
         """
-        records = [Positioned(event.message.offset, event.value) for event in events]
-        await self._insist(partition, lambda view: view.write(records))
+        partition = batch.partition
+        records = [Positioned(record.offset, record.value or b"") for record in batch.records]
         # The offset must not pass the changelog: what is acknowledged does not come again.
         if await self._count(partition, records):
-            for event in events:
-                event.ack()
+            batch.acknowledge()
 
     async def _count(self, partition: int, records: Sequence[Positioned]) -> bool:
         """Whether these records, and all before them, are in the tables and their changelog."""
         filled_to = None
         while True:
             await self._tables.become_true()
-            if partition not in self._views:
+            if partition not in self._followed:
                 return False
             position = self._tables.tally.next_position(partition)
             # Where the log has nothing more in the gap, this is all that there is.
@@ -107,7 +95,7 @@ class Followers:
             async for batch in self._log.read(self._topics.results.name, partition, start, end):
                 await self._tables.become_true()
                 # It may have been taken away, and its rows may be older again, while the log was read.
-                if partition not in self._views or self._tables.tally.next_position(partition) != position:
+                if partition not in self._followed or self._tables.tally.next_position(partition) != position:
                     return None
                 missed = [Positioned(record.offset, record.value or b"") for record in batch]
                 await self._kept(partition, self._tables.take_in(partition, missed))
@@ -118,30 +106,9 @@ class Followers:
             return None
         return position
 
-    async def look(self) -> None:
-        """See whether Redis still has the view, and write again what it lost; and how the breakers stand."""
+    def mirror_breakers(self) -> None:
         for partition in self.partitions:
             self._tables.mirror_breaker(partition, self._breaker_of(partition))
-        await asyncio.gather(*(self._try(partition, _look) for partition in list(self._views)))
-
-    async def _insist(self, partition: int, call: Callable[[ResultView], Awaitable[None]]) -> None:
-        backoff_ms = self._settings.backoff_ms_min
-        while not await self._try(partition, call):
-            await asyncio.sleep(backoff_ms / 1_000)
-            backoff_ms = min(2 * backoff_ms, self._settings.backoff_ms_max)
-
-    async def _try(self, partition: int, call: Callable[[ResultView], Awaitable[None]]) -> bool:
-        """Whether that is done, or this partition is no longer followed here."""
-        if (view := self._views.get(partition)) is None:
-            return True
-        try:
-            async with self._locks[partition]:
-                await call(view)
-        except (StockUnavailable, LogUnavailable) as fault:
-            self._say(partition, str(fault))
-            return False
-        self._trouble.pop(partition, None)
-        return True
 
     async def _kept(self, partition: int, sent: Sent) -> None:
         """Wait until the changelog has these rows. Raises what its producer gave up with."""
@@ -164,20 +131,14 @@ class Followers:
             "assignment": "ok" if self.was_assigned else "no partitions yet",
             "tables": "ok" if self._tables.are_true() else "recovering",
         }
-        checks |= {f"partition {p}": self._trouble.get(p, "ok") for p in sorted(self._views)}
+        checks |= {f"partition {p}": self._trouble.get(p, "ok") for p in sorted(self._followed)}
         return checks
 
 
-async def _look(view: ResultView) -> None:
-    await view.look()
-
-
-def attach(app: faust.App, topics: Topics, followers: Followers) -> None:
+def attach(app: App, topics: Topics, followers: Followers, orders: OrderFollowers) -> None:
     """Let this application follow its share of the partitions of purchase-results."""
     name = topics.results.name
-    channel = app.topic(
-        name, partitions=topics.results.partitions, key_serializer="raw", value_serializer="raw"
-    )
+    channel = batched_topic(app, topics.results)
 
     @app.on_partitions_assigned.connect
     async def start_following(_app: faust.App, assigned: set[Any], **_: Any) -> None:
@@ -185,29 +146,16 @@ def attach(app: faust.App, topics: Topics, followers: Followers) -> None:
 
     @app.timer(LOOK_INTERVAL_S)
     async def look() -> None:
-        await followers.look()
+        followers.mirror_breakers()
 
     @app.agent(channel, name="results", isolated_partitions=True)
-    async def results(stream: faust.Stream[bytes]) -> None:
-        # Acknowledged once it is written; see agents/purchases.py.
-        stream.enable_acks = False
-        events: list[Any] = []
-        written_at_s = 0.0
-
-        def is_batch() -> bool:
-            return len(events) >= BATCH_RECORDS_MAX or bool(stream.channel.queue.empty())
-
+    async def results(stream: faust.Stream[tuple[LogRecord, ...]]) -> None:
         try:
-            async for event in stream.events():
-                events.append(event)
-                if is_batch():
-                    # What has gathered since the last batch is the next; the first after a calm waits for nothing.
-                    await asyncio.sleep(written_at_s + PACE_S - time.monotonic())
-                if is_batch():
-                    await followers.follow(event.message.partition, events)
-                    events, written_at_s = [], time.monotonic()
+            async for batch in gathered_batches(stream, PACE_S, BATCH_RECORDS_ENOUGH):
+                orders.offer(batch.partition, batch.records)
+                await followers.follow(batch)
         except Exception as error:
-            # Faust would start the agent again after the events in its hands.
+            # Faust would start the agent again after the batch in its hands.
             logger.exception("the results agent failed")
             die(f"results agent: {error!r}")
             raise

@@ -6,9 +6,8 @@ from typing import Any
 
 import faust
 
-from pipeline.tally import Row, Tally
+from pipeline.tally import Positioned, Row, Tally
 from pipeline.topics import Topics
-from pipeline.view import Positioned
 
 RECOVERY_LOOK_INTERVAL_S = 0.05
 
@@ -30,6 +29,12 @@ class _Table(faust.Table):
         sent = super().send_changelog(*args, **options)
         self.on_the_way.append(sent)
         return sent
+
+    def _verify_source_topic_partitions(self, source_topic: str) -> None:
+        # The consumer may not know a changelog yet that was made at this start. Then Faust counts 0 partitions, and
+        # raises.
+        if self.app.consumer.topic_partitions(self.changelog_topic_name) != 0:
+            super()._verify_source_topic_partitions(source_topic)
 
     def put(self, partition: int, key: str, row: Row) -> None:
         """Set a row outside the stream's events, for which Faust would ask the partition."""

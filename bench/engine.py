@@ -4,20 +4,23 @@ The floor is one consumer, the same Lua, one producer: no Faust, no groups, no o
 """
 
 import asyncio
+import os
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from statistics import median
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from redis import Redis
+from cpu import Meter, pid_of
 from stage import Stage
 
-from pipeline.decider.emit import Decision, emit
-from pipeline.decider.intake import Incoming, prepare
+from pipeline.decider.commit import commit
+from pipeline.decider.intake import prepare
 from pipeline.domain.limiters import Algorithm, Rule
 from pipeline.domain.product import Opening
+from pipeline.local.process import Process
 from pipeline.messages import OpenCommand, encode_open, encode_purchases, peek_source_offset
+from pipeline.partitionlog import LogRecord
 from pipeline.producer import LogProducer
 from pipeline.stock.store import StockStore
 from pipeline.topics import partition_of
@@ -25,6 +28,7 @@ from pipeline.topics import partition_of
 FAR_MS = 10**13
 CHUNK_PURCHASES_MAX = 2_000
 DECIDED_WITHIN_S = 300.0
+FOLLOWING_WITHIN_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,21 +43,23 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Drain:
+    """`cpu_us` is CPU time for each decision by role, with the sum as "total"."""
+
     decided_per_s: float
-    seconds: float
+    cpu_us: dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """A load, how fast the floor and a worker decided it, and what one decision cost Redis in the worker's run."""
+    """A load, how fast the floor and a worker decided it, and what CPU time a decision took in each run."""
 
     purchases: int
     per_record: int
     winners: int
-    limit: bool
     floor_per_s: float
     engine_per_s: float
-    redis_us: float
+    floor_cpu_us: dict[str, float]
+    engine_cpu_us: dict[str, float]
 
     @property
     def ratio(self) -> float:
@@ -62,13 +68,13 @@ class Engine:
 
 LOADS = (
     Load(1_000_000, 200, 4_000),
-    Load(1_000_000, 200, 4_000, limit=True),
-    Load(1_000_000, 200, 1_000_000),
-    Load(1_000_000, 50, 4_000),
-    Load(1_000_000, 50, 1_000_000),
-    Load(1_000_000, 10, 4_000),
-    Load(1_000_000, 10, 1_000_000),
+    Load(500_000, 200, 500_000),
+    Load(500_000, 50, 4_000),
+    Load(300_000, 50, 300_000),
+    Load(200_000, 10, 4_000),
+    Load(100_000, 10, 100_000),
 )
+"""As many of each as are decided in a few seconds."""
 
 
 async def fill(stage: Stage, load: Load, product_id: str) -> tuple[int, int, int]:
@@ -98,25 +104,36 @@ async def drain(stage: Stage, load: Load, product_id: str, **settings: object) -
     """Fills the log, starts a worker, and times the decisions from the first record to the last."""
     partition, first, last = await fill(stage, load, product_id)
     worker = stage.worker(**settings)
-    following = asyncio.create_task(_times(stage, partition, first, last))
-    await asyncio.sleep(0.5)
+    following = asyncio.create_task(_follow(stage, worker, partition, first, last))
+    await asyncio.sleep(FOLLOWING_WITHIN_S)
     await asyncio.to_thread(worker.spawn)
     try:
         async with asyncio.timeout(DECIDED_WITHIN_S):
-            began, ended = await following
-        return Drain(load.purchases / (ended - began), ended - began)
+            seconds, spent_s = await following
+        return _drain(load, seconds, spent_s)
     finally:
         await asyncio.to_thread(worker.stop)
 
 
-async def _times(stage: Stage, partition: int, first: int, last: int) -> tuple[float, float]:
-    began = 0.0
+async def _follow(
+    stage: Stage, worker: Process, partition: int, first: int, last: int
+) -> tuple[float, dict[str, float]]:
+    """The seconds from the first decision to the last, and the CPU seconds of all who worked meanwhile."""
+    began, meter = 0.0, None
     async for source_offset in _decided(stage, partition):
-        if source_offset >= first and not began:
+        if source_offset >= first and meter is None:
             began = time.perf_counter()
+            meter = Meter({"decider": [pid_of(worker)], **stage.servers()})
         if source_offset >= last:
-            return began, time.perf_counter()
+            assert meter is not None
+            return time.perf_counter() - began, meter.spent_s()
     raise AssertionError("the decision log ended")
+
+
+def _drain(load: Load, seconds: float, spent_s: dict[str, float]) -> Drain:
+    return Drain(
+        load.purchases / seconds, {role: spent * 1e6 / load.purchases for role, spent in spent_s.items()}
+    )
 
 
 async def _decided(stage: Stage, partition: int) -> AsyncIterator[int]:
@@ -143,7 +160,8 @@ async def floor(stage: Stage, load: Load, product_id: str) -> Drain:
     producer = LogProducer(stage.settings, "floor", idempotent=False)
     await producer.start()
     place = TopicPartition(stage.topics.requests.name, partition)
-    position, began = await store.cursor_offset(partition), 0.0
+    position = await store.cursor_offset(partition)
+    began, meter = 0.0, None
     try:
         async with AIOKafkaConsumer(
             bootstrap_servers=stage.settings.kafka(),
@@ -157,58 +175,49 @@ async def floor(stage: Stage, load: Load, product_id: str) -> Drain:
             while position < last:
                 batches = await consumer.getmany(place, timeout_ms=1_000, max_records=records_max)
                 chunk = [
-                    prepare(Incoming(each.offset, each.timestamp, each.key, each.value))
+                    prepare(LogRecord(each.offset, each.timestamp, each.key, each.value))
                     for each in batches.get(place, [])
                 ]
                 if not chunk:
                     continue
-                began = began or time.perf_counter()
-                decided = await store.decide(partition, position, 0, [each.command for each in chunk])
-                decisions = [
-                    Decision(record, each.command.product_id, winners)
-                    for record, each, winners in zip(decided.records, chunk, decided.winners, strict=True)
-                ]
-                await emit(producer, stage.topics, partition, decisions)
+                if meter is None:
+                    began, meter = time.perf_counter(), Meter({"loop": [os.getpid()], **stage.servers()})
+                records = await store.decide(partition, position, 0, [each.command for each in chunk])
+                decisions = [(each.record.key, record) for each, record in zip(chunk, records, strict=True)]
+                await commit(producer, stage.topics.results.name, partition, decisions)
                 position = chunk[-1].record.offset
-        ended = time.perf_counter()
-        return Drain(load.purchases / (ended - began), ended - began)
+        assert meter is not None
+        return _drain(load, time.perf_counter() - began, meter.spent_s())
     finally:
         await producer.stop()
         await store.close()
 
 
-def measure(stage: Stage) -> Iterator[Engine]:
-    """Each load through the floor and through a worker, one after the other on the same broker and Redis."""
-    for number, load in enumerate(LOADS):
-        bare = asyncio.run(floor(stage, load, f"floor-{number}"))
-        with redis_time(stage) as spent:
-            engine = asyncio.run(drain(stage, load, f"engine-{number}"))
-        yield Engine(
-            load.purchases,
-            load.per_record,
-            load.winners,
-            load.limit,
-            bare.decided_per_s,
-            engine.decided_per_s,
-            spent.micros / load.purchases,
-        )
+def measure(stage: Stage, load: Load, number: int) -> Engine:
+    """A load through the floor and through a worker, one after the other on the same broker and Redis."""
+    name = f"{load.per_record}-{load.winners}-{number}"
+    bare = asyncio.run(floor(stage, load, f"floor-{name}"))
+    engine = asyncio.run(drain(stage, load, f"engine-{name}"))
+    return Engine(
+        load.purchases,
+        load.per_record,
+        load.winners,
+        bare.decided_per_s,
+        engine.decided_per_s,
+        bare.cpu_us,
+        engine.cpu_us,
+    )
 
 
-@dataclass(slots=True)
-class Spent:
-    """Microseconds that Redis was busy with scripts."""
-
-    micros: float = 0.0
-
-
-@contextmanager
-def redis_time(stage: Stage) -> Iterator[Spent]:
-    spent = Spent()
-    with Redis.from_url(stage.settings.redis()) as client:
-        client.config_resetstat()
-        yield spent
-        spent.micros = sum(
-            each["usec"]
-            for name, each in client.info("commandstats").items()
-            if name in ("cmdstat_evalsha", "cmdstat_eval")
-        )
+def medians(rounds: Sequence[Engine]) -> Engine:
+    """The median of each figure by itself."""
+    first = rounds[0]
+    return Engine(
+        first.purchases,
+        first.per_record,
+        first.winners,
+        median(each.floor_per_s for each in rounds),
+        median(each.engine_per_s for each in rounds),
+        {role: median(each.floor_cpu_us[role] for each in rounds) for role in first.floor_cpu_us},
+        {role: median(each.engine_cpu_us[role] for each in rounds) for role in first.engine_cpu_us},
+    )

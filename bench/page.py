@@ -1,146 +1,231 @@
-"""The results of `make bench` as a page with a picture."""
+"""The results of `make bench` as a page with a picture. A part that was not measured is left out."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
+
+Row = dict[str, Any]
 
 HEAD = """\
 # How fast
 
 `make bench` wrote this page from one run, on {cpus} cores, with broker, Redis, all our processes and the load
-generator on them, Python {python}. Every figure has its floor beside it, measured in the same run: what the same
-machine does with the least code that could do it. Take the ratios along; the figures are those of the machine.
-
-![Ours beside its floor](benchmark.svg)
+generator on them, Python {python}; every figure is a median. It has its floor beside it, measured in the same run:
+what the same machine does with the least code that could do it. Take the ratios along; the figures are those of the
+machine.
 """
 
+CALLS = """\
+## What a purchase costs
+
+CPU time (user and system) of every process but the load generator, in microseconds for each answer. One *hello* is
+what a bare aiohttp server takes to read the body of a POST and say hello, at {connections} connections,
+{hello_us:.0f} µs here; it is measured again right before each figure. `sync` and `async` purchases win, the `refused`
+ones are decided against the buyer, `sold-out` finds no stock left.
+"""
+
+HOPS = """\
+A bare send takes {acknowledged_ms:.1f} ms until it is acknowledged (p50, one at a time); a synchronous purchase with
+one connection {sync_ms}. It makes these hops, here each by itself and bare: its command is seen by the decider
+({followed_ms:.1f} ms), Redis answers ({redis_ms:.1f} ms), its decision is seen by the ingress: {purchase_ms:.1f} ms.
+"""
+
+ENGINE = """\
+## Engine
+
+One worker drains a log that is full. The floor is one consumer, the same Lua, one producer.
+"""
+
+COLOURS = {
+    "ingress": "#2a7ab9",
+    "decider": "#6aa84f",
+    "follower": "#e69138",
+    "orders": "#cc4125",
+    "kafka": "#8e7cc3",
+    "redis": "#a61c00",
+    "hello": "#b8c4cc",
+}
+OURS, FLOOR = COLOURS["ingress"], COLOURS["hello"]
 BAR_WIDTH, ROW_HEIGHT, LABEL_WIDTH = 420, 44, 250
 
 
-def write(results: dict[str, Any], directory: Path) -> None:
+def write(results: Row, directory: Path) -> None:
     """Writes benchmark.md and benchmark.svg there."""
-    (directory / "benchmark.md").write_text(text(results))
-    (directory / "benchmark.svg").write_text(picture(pairs(results)))
+    (directory / "benchmark.md").write_text(text(results, with_picture=True))
+    (directory / "benchmark.svg").write_text(picture(results))
 
 
-def text(results: dict[str, Any]) -> str:
-    hops, guards = results["hops"], results["guards"]
-    one, two = (each["decided_per_s"] for each in results["workers"])
-    sections = [
-        HEAD.format(**results["machine"]),
-        "## Calls\n\nThe floor is a bare aiohttp server that reads the body of a POST and says hello.\n",
-        _table(
-            ("call", "ingresses", "connections", "answers/s", "floor/s", "ratio", "p50 ms", "p99 ms"),
-            [_call(each, results) for each in results["calls"] if each["mode"] != "hello"],
-        ),
-        f"One synchronous purchase makes these hops, here each by itself and bare: its command is seen by the decider"
-        f" ({hops['followed_ms']:.1f} ms), Redis answers ({hops['redis_ms']:.1f} ms), its order is acknowledged"
-        f" ({hops['acknowledged_ms']:.1f} ms), its result is seen by the ingress: {hops['purchase_ms']:.1f} ms.\n",
-        "## Engine\n\nOne worker drains a log that is full. The floor is one consumer, the same Lua, one producer.\n",
-        _table(
-            ("purchases", "a record", "winners", "limit", "decided/s", "floor/s", "ratio", "Redis µs each"),
-            [_drain(each) for each in results["engine"]],
-        ),
-        f"Limiter and breaker together take {guards['cost']:.1%} of the time (medians of runs in turn; below zero is"
-        f" noise). Two workers decide {two:,.0f} purchases/s of four products while they arrive, one {one:,.0f}.\n",
-        "## Redis\n",
-        _table(
-            ("rebuild of", "winners", "seconds", "bytes a winner (10-byte ids)"),
-            [
-                (
-                    f"{each['purchases']:,}",
-                    f"{each['winners']:,}",
-                    f"{each['seconds']:.1f}",
-                    f"{each['bytes_per_winner']:.0f}" if each["bytes_per_winner"] else "",
-                )
-                for each in results["rebuild"]
-            ],
-        ),
-    ]
+def text(results: Row, *, with_picture: bool = False) -> str:
+    sections = [HEAD.format(**results["machine"])]
+    if with_picture:
+        sections.append("![What it costs](benchmark.svg)\n")
+    sections += _calls(results)
+    if engine := results.get("engine"):
+        sections += [ENGINE, _table(ENGINE_HEAD, map(_drain, engine))]
+    sections += _guards(results)
     return "\n".join(sections)
 
 
-def pairs(results: dict[str, Any]) -> list[tuple[str, float, float]]:
-    """What the picture shows: a label, ours a second, the floor's."""
-    shown = [
-        (
-            f"{each['mode']}, {each['ingresses']} ingress, {each['connections']} conn.",
-            each["per_s"],
-            _floor(each, results),
-        )
-        for each in results["calls"]
-        if each["mode"] != "hello" and each["connections"] == 256
-    ]
-    return shown + [
-        (
-            f"engine, {each['per_record']} a record, {each['winners']:,} win",
-            each["engine_per_s"],
-            each["floor_per_s"],
-        )
-        for each in results["engine"]
-        if not each["limit"]
-    ]
+# --- calls ---------------------------------------------------------------------------------------
 
 
-def picture(rows: Sequence[tuple[str, float, float]]) -> str:
-    """Horizontal bars, each pair scaled to the larger of the two."""
-    height = ROW_HEIGHT * len(rows) + 10
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{LABEL_WIDTH + BAR_WIDTH + 130}" height="{height}"'
-        ' font-family="sans-serif" font-size="13">'
-    ]
-    for number, (label, ours, floor) in enumerate(rows):
-        top, most = ROW_HEIGHT * number + 10, max(ours, floor)
-        parts.append(f'<text x="0" y="{top + 20}" fill="#555">{escape(label)}</text>')
-        for line, (value, colour, name) in enumerate(
-            ((ours, "#2a7ab9", "ours"), (floor, "#b8c4cc", "floor"))
-        ):
-            width = BAR_WIDTH * value / most
-            y = top + 15 * line
-            parts.append(f'<rect x="{LABEL_WIDTH}" y="{y}" width="{width:.0f}" height="13" fill="{colour}"/>')
-            parts.append(
-                f'<text x="{LABEL_WIDTH + width + 6:.0f}" y="{y + 11}" fill="#555">{name} {value:,.0f}/s</text>'
-            )
-    return "\n".join([*parts, "</svg>", ""])
+def _calls(results: Row) -> Iterator[str]:
+    if calls := results.get("calls"):
+        unit = _hello(calls)
+        roles = list(dict.fromkeys(role for each in calls for role in each["cpu_us"] if role != "hello"))
+        roles.remove("total")
+        yield CALLS.format(connections=unit["connections"], hello_us=unit["cpu_us"]["total"])
+        head = ("call", "connections", *(f"{role} µs" for role in roles), "total µs", "hellos", "a record")
+        yield _table((*head, "answers/s", "p50 ms", "p99 ms"), (_call(each, roles) for each in calls))
+        idle = ", ".join(f"{role} {spent:.0f}" for role, spent in results["idle"].items())
+        yield f"While nobody calls, they take so many milliseconds of CPU a second: {idle}.\n"
+    if two := results.get("two_ingresses"):
+        rates = ", ".join(f"{each['per_s']:,.0f} {each['mode']} answers/s" for each in two)
+        yield f"Two ingresses with {two[0]['connections']} connections, on the same cores: {rates}.\n"
+    if hops := results.get("hops"):
+        bare_ms = 2 * hops["followed_ms"] + hops["redis_ms"]
+        yield HOPS.format(**hops, purchase_ms=bare_ms, sync_ms=_sync_alone(results.get("calls", [])))
 
 
-def _call(each: dict[str, Any], results: dict[str, Any]) -> tuple[str, ...]:
-    floor = _floor(each, results)
+def _hello(calls: Sequence[Row]) -> Row:
+    return next(each for each in calls if each["mode"] == "hello")
+
+
+def _call(each: Row, roles: Sequence[str]) -> tuple[str, ...]:
+    spent = each["cpu_us"]
+    per_record = each["purchases_per_record"]
     return (
         each["mode"],
-        str(each["ingresses"]),
         str(each["connections"]),
+        *(f"{spent[role]:,.0f}" if role in spent else "" for role in roles),
+        f"{spent['total']:,.0f}",
+        f"{each['hellos']:.2f}",
+        "" if per_record is None else f"{per_record:,.1f}",
         f"{each['per_s']:,.0f}",
-        f"{floor:,.0f}",
-        f"{each['per_s'] / floor:.2f}",
         f"{each['p50_ms']:.1f}",
         f"{each['p99_ms']:.1f}",
     )
 
 
-def _floor(call: dict[str, Any], results: dict[str, Any]) -> float:
-    same = ("ingresses", "connections")
-    return next(
-        float(each["per_s"])
-        for each in results["calls"]
-        if each["mode"] == "hello" and all(each[key] == call[key] for key in same)
-    )
+def _sync_alone(calls: Sequence[Row]) -> str:
+    alone = [each["p50_ms"] for each in calls if (each["mode"], each["connections"]) == ("sync", 1)]
+    return f"{alone[0]:.1f} ms" if alone else "was not measured"
 
 
-def _drain(each: dict[str, Any]) -> tuple[str, ...]:
+# --- engine and the rest -------------------------------------------------------------------------
+
+ENGINE_HEAD = (
+    "a record",
+    "winners",
+    "of",
+    "decided/s",
+    "floor/s",
+    "ratio",
+    "CPU µs each",
+    "of which",
+    "floor's",
+)
+
+
+def _drain(each: Row) -> tuple[str, ...]:
+    spent = dict(each["engine_cpu_us"])
+    total = spent.pop("total")
     return (
-        f"{each['purchases']:,}",
         str(each["per_record"]),
         f"{each['winners']:,}",
-        "yes" if each["limit"] else "",
+        f"{each['purchases']:,}",
         f"{each['engine_per_s']:,.0f}",
         f"{each['floor_per_s']:,.0f}",
         f"{each['ratio']:.2f}",
-        f"{each['redis_us']:.2f}",
+        f"{total:.1f}",
+        ", ".join(f"{role} {us:.1f}" for role, us in spent.items()),
+        f"{each['floor_cpu_us']['total']:.1f}",
     )
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def _guards(results: Row) -> Iterator[str]:
+    if guards := results.get("guards"):
+        yield (
+            f"Limiter and breaker together take {guards['cost']:.1%} of the time (medians of runs in turn; below zero"
+            " is noise).\n"
+        )
+    if workers := results.get("workers"):
+        one, two = (each["decided_per_s"] for each in workers)
+        yield f"Two workers decide {two:,.0f} purchases/s of four products while they arrive, one {one:,.0f}.\n"
+    if rebuild := results.get("rebuild"):
+        head = ("rebuild of", "winners", "seconds", "bytes a winner (10-byte ids)")
+        yield f"## Redis\n\n{_table(head, map(_rebuilt, rebuild))}"
+
+
+def _rebuilt(each: Row) -> tuple[str, ...]:
+    bytes_per_winner = each["bytes_per_winner"]
+    return (
+        f"{each['purchases']:,}",
+        f"{each['winners']:,}",
+        f"{each['seconds']:.1f}",
+        "" if bytes_per_winner is None else f"{bytes_per_winner:.0f}",
+    )
+
+
+def _table(head: Sequence[str], rows: Any) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+# --- picture -------------------------------------------------------------------------------------
+
+
+def picture(results: Row) -> str:
+    """Horizontal bars: each call in hellos, by process; each engine beside its floor, scaled to the larger."""
+    calls, unit = results["calls"], _hello(results["calls"])
+    shown = [each for each in calls if each["connections"] == unit["connections"]]
+    most = max(each["hellos"] for each in shown)
+    rows = [_spent_bar(each, most) for each in shown] + [_pair_of_bars(each) for each in results["engine"]]
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{LABEL_WIDTH + BAR_WIDTH + 150}"'
+        f' height="{ROW_HEIGHT * (len(rows) + 1)}" font-family="sans-serif" font-size="13">',
+        _legend([role for role in COLOURS if any(role in each["cpu_us"] for each in shown)]),
+    ]
+    for number, row in enumerate(rows, start=1):
+        parts.append(f'<g transform="translate(0 {ROW_HEIGHT * number})">{row}</g>')
+    return "\n".join([*parts, "</svg>", ""])
+
+
+def _legend(roles: Sequence[str]) -> str:
+    step = (LABEL_WIDTH + BAR_WIDTH) // len(roles)
+    return "".join(_bar(step * place, 2, 12, COLOURS[role], role) for place, role in enumerate(roles))
+
+
+def _spent_bar(each: Row, most: float) -> str:
+    spent: Mapping[str, float] = each["cpu_us"]
+    total = each["hellos"]
+    x, parts = float(LABEL_WIDTH), [_label(f"{each['mode']}, {each['connections']} connections")]
+    for role, colour in COLOURS.items():
+        width = BAR_WIDTH * spent.get(role, 0.0) / spent["total"] * total / most
+        parts.append(_bar(x, 8, width, colour, f"{total:.2f} hellos" if role == list(COLOURS)[-1] else ""))
+        x += width
+    return "".join(parts)
+
+
+def _pair_of_bars(each: Row) -> str:
+    most = max(each["engine_per_s"], each["floor_per_s"])
+    who = "all" if each["winners"] == each["purchases"] else f"{each['winners']:,}"
+    parts = [_label(f"engine, {each['per_record']} a record, {who} win")]
+    for y, name, value, colour in (
+        (0, "ours", each["engine_per_s"], OURS),
+        (15, "floor", each["floor_per_s"], FLOOR),
+    ):
+        parts.append(_bar(LABEL_WIDTH, y, BAR_WIDTH * value / most, colour, f"{name} {value:,.0f}/s"))
+    return "".join(parts)
+
+
+def _label(words: str) -> str:
+    return f'<text x="0" y="20" fill="#555">{escape(words)}</text>'
+
+
+def _bar(x: float, y: float, width: float, colour: str, words: str) -> str:
+    bar = f'<rect x="{x:.1f}" y="{y}" width="{width:.1f}" height="13" fill="{colour}"/>'
+    if not words:
+        return bar
+    return bar + f'<text x="{x + width + 6:.1f}" y="{y + 11}" fill="#555">{escape(words)}</text>'

@@ -2,17 +2,22 @@
 
 Each figure stands beside a floor that was measured in the same run: what the same machine does with the least code
 that could do it. The ratio says something elsewhere too; the figures say what this machine was.
+
+Named parts only (`make bench PARTS="sync sold-out --connections 64 --rounds 1"`) are measured and printed, and nothing
+is written: figures of different runs do not belong on one page.
 """
 
+import argparse
 import json
 import os
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import engine
@@ -24,33 +29,120 @@ from stage import stage
 
 ROOT = Path(__file__).parents[1]
 LIBRARIES = Path(os.environ.get("SECKILL_KAFKA_LIBS_DIR", str(ROOT / "data" / "kafka" / "libs")))
+MODES = {mode.name: mode for mode in web.MODES}
+REST = ("two-ingresses", "engine", "guards", "workers", "rebuild")
+SHORTHANDS = {"calls": ("hops", *MODES)}
 
 
 def main() -> None:
-    on = partial(stage, LIBRARIES)
-    results: dict[str, Any] = {"machine": _machine()}
-    with _said("calls"), on() as here:
-        bare = hops.measure(here)
-        results["hops"] = _shown(asdict(bare) | {"purchase_ms": bare.purchase_ms})
-        results["calls"] = [_shown(asdict(each)) for each in web.measure(here)]
-    with _said("engine"), on() as here:
-        results["engine"] = [_shown(asdict(each) | {"ratio": each.ratio}) for each in engine.measure(here)]
-    with _said("limiter and breaker"), on() as here:
-        guards = parts.measure_guards(here)
-        results["guards"] = _shown(asdict(guards) | {"cost": guards.cost})
-    with _said("workers"):
-        results["workers"] = [_shown(asdict(_workers(on, count))) for count in (1, 2)]
-    with _said("rebuild"):
-        results["rebuild"] = [
-            _shown(asdict(parts.measure_rebuild(on, winners))) for winners in (4_000, parts.PURCHASES)
-        ]
-    (ROOT / "bench" / "results.json").write_text(json.dumps(results, indent=1) + "\n")
-    page.write(results, ROOT / "docs")
+    arguments = _arguments()
+    wanted = [part for name in arguments.parts for part in SHORTHANDS.get(name, (name,))]
+    run = Run(set(wanted) or {"hops", *MODES, *REST}, arguments)
+    results = run.measure()
+    print(page.text(results))
+    if not wanted:
+        (ROOT / "bench" / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+        page.write(results, ROOT / "docs")
 
 
-def _workers(on: Any, count: int) -> parts.Workers:
-    with on() as here:
-        return parts.measure_workers(here, count)
+def _arguments() -> argparse.Namespace:
+    names = ("hops", *MODES, *REST, *SHORTHANDS)
+    parser = argparse.ArgumentParser(
+        description="Measures the parts that are named; all of them without a name."
+    )
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"one of {', '.join(names)}")
+    parser.add_argument("--rounds", type=int, default=3, help="medians of so many (default: %(default)s)")
+    parser.add_argument(
+        "--seconds", type=int, default=3, help="of load for each figure (default: %(default)s)"
+    )
+    parser.add_argument("--connections", type=int, nargs="+", default=list(web.CONNECTIONS), metavar="N")
+    parser.add_argument("--per-record", type=int, nargs="+", default=[200, 50, 10], metavar="N")
+    arguments = parser.parse_intermixed_args()
+    if unknown := set(arguments.parts) - set(names):
+        parser.error(f"no part is called {', '.join(sorted(unknown))}; there are {', '.join(names)}")
+    return arguments
+
+
+class Run:
+    def __init__(self, wanted: set[str], arguments: argparse.Namespace) -> None:
+        self._wanted = wanted
+        self._arguments = arguments
+        self._on = partial(stage, LIBRARIES)
+
+    def measure(self) -> dict[str, Any]:
+        """What was wanted, by the names that `page` knows."""
+        results: dict[str, Any] = {"machine": _machine()}
+        modes = [mode for name, mode in MODES.items() if name in self._wanted]
+        if modes or "hops" in self._wanted:
+            results |= self._calls(modes)
+        if "two-ingresses" in self._wanted:
+            results["two_ingresses"] = self._two_ingresses()
+        if "engine" in self._wanted:
+            results["engine"] = self._engine()
+        if "guards" in self._wanted:
+            with _said("limiter and breaker"), self._on() as here:
+                guards = parts.measure_guards(here)
+                results["guards"] = _shown(asdict(guards) | {"cost": guards.cost})
+        if "workers" in self._wanted:
+            with _said("workers"):
+                results["workers"] = [_shown(asdict(self._workers(count))) for count in (1, 2)]
+        if "rebuild" in self._wanted:
+            with _said("rebuild"):
+                results["rebuild"] = [
+                    _shown(asdict(parts.measure_rebuild(self._on, winners)))
+                    for winners in (4_000, parts.PURCHASES)
+                ]
+        return results
+
+    def _calls(self, modes: list[web.Mode]) -> dict[str, Any]:
+        bare: list[hops.Hops] = []
+        idle: list[dict[str, float]] = []
+        rows: dict[tuple[str, int], list[web.Calls]] = {}
+        with _said("calls"), self._on() as here, web.bench(here, 1, self._arguments.seconds) as bench:
+            bench.warm_up(modes)
+            for _ in range(self._arguments.rounds):
+                bare.append(hops.measure(here))
+                idle.append(_shown(bench.idle_ms_per_s()))
+                for mode, connections in _turns(modes, self._arguments.connections):
+                    for calls in bench.measure(mode, connections):
+                        _shown(asdict(calls))
+                        rows.setdefault((calls.mode, calls.connections), []).append(calls)
+        return {
+            "hops": _rounded(asdict(hops.medians(bare))),
+            "idle": _rounded({role: median(each[role] for each in idle) for role in idle[0]}),
+            "calls": [_rounded(asdict(web.medians(each))) for each in rows.values()],
+        }
+
+    def _two_ingresses(self) -> list[dict[str, Any]]:
+        modes = [MODES["async"], MODES["sync"]]
+        connections = max(self._arguments.connections)
+        rows: dict[str, list[web.Calls]] = {}
+        with _said("two ingresses"), self._on() as here, web.bench(here, 2, self._arguments.seconds) as bench:
+            bench.warm_up(modes)
+            for _ in range(self._arguments.rounds):
+                for mode, _ in _turns(modes, [connections]):
+                    rows.setdefault(mode.name, []).append(bench.measure(mode, connections)[1])
+        return [_shown(asdict(web.medians(each))) for each in rows.values()]
+
+    def _engine(self) -> list[dict[str, Any]]:
+        loads = [load for load in engine.LOADS if load.per_record in self._arguments.per_record]
+        rows: dict[engine.Load, list[engine.Engine]] = {}
+        with _said("engine"), self._on() as here:
+            for number in range(self._arguments.rounds):
+                for load in loads:
+                    measured = engine.measure(here, load, number)
+                    _shown(asdict(measured))
+                    rows.setdefault(load, []).append(measured)
+        medians = [engine.medians(each) for each in rows.values()]
+        return [_rounded(asdict(each) | {"ratio": each.ratio}) for each in medians]
+
+    def _workers(self, count: int) -> parts.Workers:
+        with self._on() as here:
+            return parts.measure_workers(here, count)
+
+
+def _turns(modes: Iterable[web.Mode], connections: Iterable[int]) -> list[tuple[web.Mode, int]]:
+    return [(mode, count) for count in connections for mode in modes]
 
 
 def _machine() -> dict[str, Any]:
@@ -64,10 +156,17 @@ def _said(what: str) -> Iterator[None]:
 
 
 def _shown(row: dict[str, Any]) -> dict[str, Any]:
-    """The row as it stands in the results: figures to three places; also printed, so that one sees it go on."""
-    rounded = {key: round(value, 3) if isinstance(value, float) else value for key, value in row.items()}
+    """The row as it stands in the results; also printed, so that one sees it go on."""
+    rounded: dict[str, Any] = _rounded(row)
     print(json.dumps(rounded), flush=True)
     return rounded
+
+
+def _rounded(value: Any) -> Any:
+    """Figures to three places, at any depth."""
+    if isinstance(value, dict):
+        return {key: _rounded(each) for key, each in value.items()}
+    return round(value, 3) if isinstance(value, float) else value
 
 
 if __name__ == "__main__":

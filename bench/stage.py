@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from cpu import pid_of
+
 from pipeline.local.broker import choose, start_of
 from pipeline.local.listen import answers_ok, free_port
 from pipeline.local.process import Part, Process
@@ -26,6 +28,10 @@ class Stage:
     environment: Mapping[str, str]
     redis: Process
     broker: Process
+
+    def servers(self) -> dict[str, list[int]]:
+        """The process ids of what we did not write and yet pay for, by role."""
+        return {"kafka": [pid_of(self.broker)], "redis": [pid_of(self.redis)]}
 
     def worker(self, number: int = 1, **settings: object) -> Process:
         return self._process(f"worker-{number}", ("agents", "decider"), free_port(), "/ready", settings)

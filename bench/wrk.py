@@ -7,6 +7,8 @@ from pathlib import Path
 
 SCRIPT = Path(__file__).parents[1] / "tests" / "load" / "seckill.lua"
 SLACK_S = 30.0
+USERS = 1_000_000_000_000
+"""So many that none comes twice: a user who has bought already is another case than one who has not."""
 
 _UNITS_MS = {"us": 0.001, "ms": 1.0, "s": 1_000.0, "m": 60_000.0}
 
@@ -24,13 +26,17 @@ class Answered:
     p99_ms: float
     statuses: dict[int, int]
 
+    @property
+    def count(self) -> int:
+        return sum(self.statuses.values())
+
 
 def wrk(url: str, product_id: str, mode: str, connections: int, seconds: int) -> Answered:
     """Purchases of new users, as fast as `connections` get their answers. Raises WrkFailed."""
     threads = min(connections, 2)
     command = [
         *("wrk", f"-t{threads}", f"-c{connections}", f"-d{seconds}s", "--timeout", "30s", "--latency"),
-        *("-s", str(SCRIPT), url, "--", product_id, mode),
+        *("-s", str(SCRIPT), url, "--", product_id, mode, str(USERS)),
     ]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds + SLACK_S)

@@ -101,22 +101,27 @@ def check(timeout_ms: int) -> None:
     click.echo(f"all {len(wanted.all())} topics at {settings.kafka()} are as topics.yaml says")
 
 
-@main.command()
-@click.option("--follow", is_flag=True, help="Go on with what comes, until Ctrl-C.")
-@click.option("--from-beginning", is_flag=True, help="With --follow: first all that the topic holds.")
+@main.group()
+def orders() -> None:
+    """The orders, as a consumer of their topic sees them."""
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+
+
+@orders.command()
+@click.option("--from-beginning", is_flag=True, help="First all that the topic holds.")
+@click.option("--to-end", is_flag=True, help="Only all that the topic holds.")
 @click.option("--json", "as_json", is_flag=True, help="The records as they are, one JSON object a line.")
-def orders(follow: bool, from_beginning: bool, as_json: bool) -> None:
-    """Print the orders topic as a Kafka-native consumer sees it, repeats dropped: one line an order."""
+def follow(from_beginning: bool, to_end: bool, as_json: bool) -> None:
+    """Print one line for each order that comes, until Ctrl-C."""
     from pipeline.orders_feed import OrdersFeed, OrdersUnavailable, print_orders
     from pipeline.settings import BadSettings, load_settings
     from pipeline.topics import BadTopics, load_topics
 
-    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     with _refusals(BadSettings, BadTopics, OrdersUnavailable):
         settings = load_settings()
         topic = load_topics(settings.kafka_profile, settings.topics_file).orders.name
-        feed = OrdersFeed(settings.kafka(), topic, from_beginning=from_beginning or not follow)
-        print_orders(feed, follow=follow, as_json=as_json)
+        feed = OrdersFeed(settings.kafka(), topic, from_beginning=from_beginning or to_end)
+        print_orders(feed, follow=not to_end, as_json=as_json)
 
 
 class _Share(click.ParamType):

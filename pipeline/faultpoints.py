@@ -12,10 +12,16 @@ from typing import TypeVar
 T = TypeVar("T")
 
 AFTER_LUA = "after-lua"
-AFTER_ORDERS = "after-orders"
 RESULTS_IN_FLIGHT = "results-in-flight"
 AFTER_RESULTS = "after-results"
-NAMES = (AFTER_LUA, AFTER_ORDERS, RESULTS_IN_FLIGHT, AFTER_RESULTS)
+BEFORE_ORDERS_TRANSACTION = "before-orders-transaction"
+IN_ORDERS_TRANSACTION = "in-orders-transaction"
+ORDERS_COMMIT_IN_FLIGHT = "orders-commit-in-flight"
+AFTER_ORDERS_TRANSACTION = "after-orders-transaction"
+NAMES = (
+    *(AFTER_LUA, RESULTS_IN_FLIGHT, AFTER_RESULTS),
+    *(BEFORE_ORDERS_TRANSACTION, IN_ORDERS_TRANSACTION, ORDERS_COMMIT_IN_FLIGHT, AFTER_ORDERS_TRANSACTION),
+)
 
 _IN_FLIGHT_S = 0.003
 

@@ -2,15 +2,18 @@
 
 Commands (`purchase-requests`) and decisions (`purchase-results`) are JSON objects with a `type`. Ids are JSON strings
 in every topic. A decision record carries the command that it decides, byte for byte, under `command`: so the decision
-log alone is enough to make Redis again, and a follower needs no second topic. `source_offset` is always its first
-field, so that a follower can drop a repeat before it parses anything.
+log alone is enough to rebuild Redis, and a follower needs no second topic. `source_offset` is always its first field,
+so that a follower can drop a repeat before it parses anything.
+
+Version 2 adds key and value of the command to a malformed decision. Version 1 is still read.
 """
 
+import base64
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import orjson
 
@@ -27,7 +30,7 @@ from pipeline.domain.product import (
 )
 from pipeline.domain.receipts import Receipt
 
-VERSION: Final = 1
+VERSION: Final = 2
 PURCHASES_PER_RECORD_MAX = 1_000
 IDEMPOTENCY_KEY_LENGTH_MAX = 128
 NAME_LENGTH_MAX = 200
@@ -296,11 +299,21 @@ class CloseResult:
     refusal: Refusal | None
 
 
+class RawCommand(NamedTuple):
+    """Key and value of a command record as they came."""
+
+    key: bytes | None
+    value: bytes | None
+
+
 @dataclass(frozen=True, slots=True)
 class MalformedResult:
+    """The decision on a record that is no command. `command` is None in a decision of version 1."""
+
     source_offset: int
     time_ms: int
     error: str
+    command: RawCommand | None
 
 
 Result = PurchaseResult | OpenResult | CloseResult | MalformedResult
@@ -313,10 +326,26 @@ def peek_source_offset(value: bytes) -> int:
     return int(value[len(_SOURCE_OFFSET) : value.index(b",", len(_SOURCE_OFFSET))])
 
 
+def malformed_members(error: str, command: RawCommand) -> bytes:
+    """The members of a malformed decision that the command determines, as JSON without the braces."""
+    key, value = (None if part is None else base64.b64encode(part).decode() for part in command)
+    return orjson.dumps({"error": error, "key": key, "value": value})[1:-1]
+
+
 def is_malformed(value: bytes) -> bool:
     """Whether this decision record says of its command that it is none."""
     kind = value.index(b",") + 1
     return value.startswith(b'"type":"malformed"', kind)
+
+
+def has_winner(value: bytes) -> bool:
+    """Whether this decision record may have a winner, without parsing it. (A repeated win has the same code.)"""
+    start = value.find(b'"codes":[')
+    if start < 0:
+        return False
+    end = value.index(b"]", start)
+    # The code of a win is the only positive one.
+    return value.find(b"[1", start, end) >= 0 or value.find(b",1", start, end) >= 0
 
 
 def count_of_codes(value: bytes) -> int:
@@ -347,7 +376,7 @@ def decode_result(value: bytes) -> Result:
     source_offset, time_ms = document["source_offset"], document["time_ms"]
     kind = document["type"]
     if kind == "malformed":
-        return MalformedResult(source_offset, time_ms, document["error"])
+        return MalformedResult(source_offset, time_ms, document["error"], _raw_command(document))
     command = document["command"]
     refusal = Refusal(document["refusal"]) if document.get("refusal") else None
     if kind == "open":
@@ -376,30 +405,39 @@ def decode_result(value: bytes) -> Result:
     )
 
 
+def _raw_command(document: Mapping[str, Any]) -> RawCommand | None:
+    if "value" not in document:
+        return None
+    key, value = (
+        None if text is None else base64.b64decode(text, validate=True)
+        for text in (document["key"], document["value"])
+    )
+    return RawCommand(key, value)
+
+
 # --- orders ----------------------------------------------------------------------------------------------------------
 
 
-def created_orders(result: PurchaseResult, partition: int) -> Iterator[bytes]:
+def created_orders(result: PurchaseResult, partition: int) -> list[bytes]:
     """The CREATED records of the orders topic for the winners of this decision, in its order."""
     if result.price is None:
-        return
-    # Formatted by hand, because all that varies is an id or a number and there may be 400,000 of them a second.
+        return []
+    # Formatted by hand, because all that varies is an id or a number and there may be 200,000 of them a second.
     prefix = '{"event":"CREATED","order_id":"%d-%d-' % (partition, result.source_offset)
     middle = '","product_id":"%s","user_id":"' % result.product_id
     tail = ',"at_ms":%d,"pay_before_ms":null}' % result.time_ms
-    price = Decimal(result.price)
-    single = '","quantity":1,"price":"%s","amount":"%s"' % (result.price, result.price) + tail
-    users = result.purchases.users
-    for index in result.winners():
-        quantity = result.purchases.quantity(index)
-        if quantity == 1:
-            rest = single
-        else:
-            rest = (
-                '","quantity":%d,"price":"%s","amount":"%s"' % (quantity, result.price, price * quantity)
-                + tail
-            )
-        yield (prefix + str(index) + middle + users[index] + rest).encode()
+    price, purchases = Decimal(result.price), result.purchases
+
+    def rest(quantity: int) -> str:
+        return '","quantity":%d,"price":"%s","amount":"%s"%s' % (
+            *(quantity, result.price, price * quantity),
+            tail,
+        )
+
+    single, users = rest(1), purchases.users
+    if purchases.quantities is None:
+        return [f"{prefix}{i}{middle}{users[i]}{single}".encode() for i in result.winners()]
+    return [f"{prefix}{i}{middle}{users[i]}{rest(purchases.quantity(i))}".encode() for i in result.winners()]
 
 
 # --- dead letters ----------------------------------------------------------------------------------------------------

@@ -1,8 +1,9 @@
 """The orders topic as a Kafka-native consumer sees it: all partitions, no group, repeats dropped by order id.
 
-The topic has each order at least once. The ids of created orders (partition-offset-index) first appear in
-rising order within their partition, whatever was written twice: so one receipt a partition is all the memory
-that dropping repeats needs. Other events of an order's life are passed on as they come.
+To a `read_committed` consumer each order is there once. A broker without transactions may have it again. The ids of
+created orders (partition-offset-index) first appear in rising order within their partition, whatever was written
+twice: so one receipt a partition is all the memory that dropping repeats needs. Other events of an order's life are
+passed on as they come.
 """
 
 import asyncio
@@ -106,6 +107,7 @@ class OrdersFeed(AbstractAsyncContextManager["OrdersFeed"]):
             group_id=None,
             enable_auto_commit=False,
             auto_offset_reset="earliest",
+            isolation_level="read_committed",
             request_timeout_ms=CONNECT_TIMEOUT_MS,
         )
         try:

@@ -13,7 +13,9 @@ from aiokafka.errors import KafkaError
 
 STALLED_AFTER_MS = 10_000
 """A read that brings nothing for this long, although the log goes on, is given up: the caller tries again."""
-_POLL_MS = 500
+_POLL_MS = 25
+"""Where the last of a range is no record (the end of a transaction), a poll brings nothing and takes this long."""
+_END_POLL_MS = 500
 _BATCH_RECORDS_MAX = 2_000
 
 
@@ -62,7 +64,7 @@ class PartitionLog:
         if not self._ends_are_exact and end > beginning:
             consumer.assign([place])
             consumer.seek(place, end - 1)
-            await _called(consumer.getmany(place, timeout_ms=_POLL_MS))
+            await _called(consumer.getmany(place, timeout_ms=_END_POLL_MS))
             end = max(end, consumer.highwater(place) or 0)
         return Bounds(beginning, end)
 
@@ -131,6 +133,8 @@ class _consumer:  # noqa: N801 -- reads as the verb that it is
             group_id=None,
             enable_auto_commit=False,
             auto_offset_reset="earliest",
+            # Orders and dead letters are written in transactions; what one has left that did not end is no record.
+            isolation_level="read_committed",
             fetch_max_wait_ms=100,
             max_partition_fetch_bytes=4 * 1024 * 1024,
             request_timeout_ms=STALLED_AFTER_MS,

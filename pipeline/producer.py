@@ -14,7 +14,7 @@ Without idempotence (the in-memory broker) a retry could put a purchase into the
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -275,21 +275,35 @@ class LogProducer:
 
     async def _end(self, session: _Session) -> None:
         """Give what is owed `SESSION_END_MS` to be acknowledged, then fail it."""
-        closing = asyncio.ensure_future(session.producer.stop())
-        await asyncio.wait({closing}, timeout=SESSION_END_MS / 1_000)
-        if not closing.done():
+
+        def give_up() -> None:
             log.error("the producer %s gives up %d records", self._origin, len(session.owed))
             for acknowledged in session.owed:
                 if not acknowledged.done():
                     acknowledged.set_exception(KafkaTimeoutError())
-            # stop() waits for batches that never expire, or for its own sender; without that one it goes on.
-            sender = session.producer._sender.sender_task
-            while not sender.done():
-                sender.cancel()
-                await asyncio.wait({sender}, timeout=SESSION_PAUSE_MS_MIN / 1_000)
-            await asyncio.wait({closing}, timeout=SESSION_END_MS / 1_000)
-        if closing.done() and not closing.cancelled() and (error := closing.exception()):
+
+        if error := await end_producer(session.producer, SESSION_END_MS, give_up):
             log.warning("the producer %s ended a session badly: %r", self._origin, error)
+
+
+async def end_producer(
+    producer: AIOKafkaProducer, grace_ms: int, give_up: Callable[[], None] = lambda: None
+) -> BaseException | None:
+    """Stop an aiokafka producer, which by itself waits for ever for a broker that is away.
+
+    `give_up` hears that what is on its way will not arrive. Returns what the stop raised. Takes `grace_ms` twice.
+    """
+    closing = asyncio.ensure_future(producer.stop())
+    await asyncio.wait({closing}, timeout=grace_ms / 1_000)
+    if not closing.done():
+        give_up()
+        # stop() waits for batches that never expire, or for its own sender; without that one it goes on.
+        sender = producer._sender.sender_task
+        while not sender.done():
+            sender.cancel()
+            await asyncio.wait({sender}, timeout=SESSION_PAUSE_MS_MIN / 1_000)
+        await asyncio.wait({closing}, timeout=grace_ms / 1_000)
+    return closing.exception() if closing.done() and not closing.cancelled() else None
 
 
 def _check_size(topic: str, key: bytes | None, value: bytes, headers: Sequence[Header]) -> None:

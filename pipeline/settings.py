@@ -75,11 +75,16 @@ class Settings(BaseSettings):
     waiters_max: Limit = 20_000
     event_streams_max: Limit = 2_000
     send_timeout_ms: Annotated[int, Field(ge=100, le=60_000)] = 4_500
+    gather_ms_max: Annotated[int, Field(ge=0, le=100)] = 40
+    """Purchases wait for others at most this long, and never longer than the record before was on its way."""
     wait_timeout_ms: Annotated[int, Field(ge=1, le=30_000)] = 5_000
     window_margin_ms: Annotated[int, Field(ge=0, le=3_600_000)] = 2_000
     """This near to the start and the end of a sale, purchases are decided by the log even if it looks shut."""
     poll_wait_ms_max: Annotated[int, Field(ge=1, le=30_000)] = 30_000
-    result_ttl_ms: Annotated[int, Field(ge=1_000, le=30 * 24 * 3_600_000)] = 24 * 3_600_000
+    results_cache_bytes_max: Annotated[int, Field(ge=0, le=64 * 1024**3)] = 64 * 1024**2
+    """The youngest decisions, which each ingress keeps in memory; older ones are read from the decision log."""
+    lookups_max: Limit = 32
+    """So many decisions may wait to be looked up in the log, one after the other; further polls are answered 503."""
     retry_after_s: Annotated[int, Field(ge=1, le=3_600)] = 1
     busy_message: str = "系统繁忙，请稍后重试"
 
@@ -96,6 +101,10 @@ class Settings(BaseSettings):
     """So many failures or slow calls of Redis or the producer in a row, and the partition is not consumed."""
     breaker_recovery_timeout_ms: Milliseconds = 60_000
     breaker_slow_call_ms: Milliseconds = 1_000
+    orders_pace_ms: Annotated[int, Field(ge=1, le=10_000)] = 200
+    """At least this long from one transaction of a partition's orders to the next: each costs as much as 4,000 orders.
+
+    The first after a calm waits for nothing, and no buyer waits for any."""
     stop_deadline_ms: Milliseconds = 5_000
     """A worker that is still there after this long from being told to stop ends itself."""
 

@@ -8,16 +8,23 @@ Limiter and breaker are mirrored here, for people to look at; nobody decides by 
 decisions ("level:before:at", as in `domain.limiters`), the breaker from the control topic.
 """
 
+from collections import Counter
 from collections.abc import MutableMapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipeline.domain.breaker import BreakerState
 from pipeline.messages import CloseResult, OpenResult, PurchaseResult, decode_result
-from pipeline.view import Positioned
 
 Row = dict[str, Any]
 
 NEVER_OPENED = "never opened"
+
+
+class Positioned(NamedTuple):
+    """A decision record and where it stands in the decision log."""
+
+    position: int
+    value: bytes
 
 
 class Tally:
@@ -95,8 +102,8 @@ def _count(row: Row, result: PurchaseResult | OpenResult | CloseResult) -> None:
     row["source_offset"], row["time_ms"] = result.source_offset, result.time_ms
     if isinstance(result, PurchaseResult):
         row["decided"] += len(result.codes)
-        for code in result.codes:
-            row["by_code"][str(code)] = row["by_code"].get(str(code), 0) + 1
+        for code, count in Counter(result.codes).items():
+            row["by_code"][str(code)] = row["by_code"].get(str(code), 0) + count
         if result.stock is not None:
             row["remaining"], row["sold"] = result.stock, result.sold
         if result.limiter is not None:

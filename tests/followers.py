@@ -19,11 +19,10 @@ from pipeline.local.process import Part, Process
 from pipeline.messages import OpenCommand, decode_command, encode_open
 from pipeline.producer import LogProducer
 from pipeline.stock.store import Command, StockStore
-from pipeline.tally import Tally
+from pipeline.tally import Positioned, Tally
 from pipeline.topics import Topics, partition_of
-from pipeline.view import Positioned
 
-REDIS_TIMEOUT_MS = 2_000
+NO_REDIS = "redis://127.0.0.1:1/0"
 
 
 def own_topics_file(directory: Path) -> Path:
@@ -40,18 +39,17 @@ def own_topics_file(directory: Path) -> Path:
 class Follower(Process):
     """A follower that is started, killed and asked. As a context manager: ready inside."""
 
-    def __init__(self, name: str, kafka: Kafka, redis_url: str, topics_file: Path, group_prefix: str) -> None:
+    def __init__(self, name: str, kafka: Kafka, topics_file: Path, group_prefix: str) -> None:
         self.port = free_port()
         directory = topics_file.parent
         settings = {
             **kafka.settings(),
-            "redis_url": redis_url,
+            "redis_url": NO_REDIS,
             "topics_file": topics_file,
             "group_prefix": group_prefix,
             "worker_name": name,
             "tables_port": self.port,
             "data_dir": directory / "data",
-            "redis_timeout_ms": REDIS_TIMEOUT_MS,
         }
         part = Part(
             name=name,
@@ -120,9 +118,9 @@ class Decisions:
             assert decode_command(product_id.encode(), value).product_id == product_id
             commands.append(Command(offset, now_ms, product_id, value))
         after = await self._store.cursor_offset(partition)
-        decided = await self._store.decide(partition, after, 0, commands)
+        records = await self._store.decide(partition, after, 0, commands)
         written = self.written.setdefault(partition, {})
-        for command, record in zip(commands, decided.records, strict=True):
+        for command, record in zip(commands, records, strict=True):
             assert command.product_id is not None
             written[command.offset] = record
             await self.write(partition, command.product_id, record)

@@ -42,5 +42,7 @@ def malformed(offset: int, time_ms: int = 1_000) -> bytes:
         "type": "malformed",
         "time_ms": time_ms,
         "error": "key: not the product_id",
+        "key": None,
+        "value": "e30=",
     }
     return json.dumps(document, separators=(",", ":")).encode()

@@ -6,7 +6,9 @@ A fault is charged once, to the check that says most about it: a decision that b
 is not charged by `outcome` a second time. All that comes after a wrong outcome may differ from what is recomputed, too.
 """
 
+import base64
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -108,11 +110,24 @@ def read_result(value: bytes, offset: int) -> Result | None:
     return result if is_sound else None
 
 
+def in_version_of(recorded: bytes, expected: Result) -> Result:
+    """The recomputed decision in the format version of the recorded one: version 1 kept no malformed command."""
+    if isinstance(expected, MalformedResult) and b'"value":' not in recorded:
+        return replace(expected, command=None)
+    return expected
+
+
 def encode_result(result: Result, command: bytes | None) -> bytes:
     """The bytes of a decision record, written by nothing that the deciders use."""
     document: dict[str, Any] = {"source_offset": result.source_offset, "type": "", "time_ms": result.time_ms}
     if isinstance(result, MalformedResult):
-        return orjson.dumps(document | {"type": "malformed", "error": result.error})
+        document |= {"type": "malformed", "error": result.error}
+        if result.command is not None:
+            key, value = (
+                None if part is None else base64.b64encode(part).decode() for part in result.command
+            )
+            document |= {"key": key, "value": value}
+        return orjson.dumps(document)
     if isinstance(result, PurchaseResult):
         document |= {"type": "purchase", "codes": result.codes}
         if result.held:
@@ -199,8 +214,3 @@ def _text(value: bytes | None) -> str:
 def expires(key: str, ttl_ms: int) -> str | None:
     """`ttl_ms` as PTTL says it: -1 for none, -2 for a key that is gone."""
     return f"{key} expires in {ttl_ms} ms" if ttl_ms >= 0 else None
-
-
-def view_differs(offset: int, first: int, value: bytes) -> str | None:
-    """A view against the digest of the first decision on that command."""
-    return None if digest(value) == first else f"the view of command {offset} is not the first decision on it"

@@ -1,5 +1,7 @@
 """Dead letters against malformed commands: each has one, as it came, and nothing else has.
 
+A broker without transactions may hold a letter more than once.
+
 Kept for each malformed command: one digest, some 150 bytes. (No process of this system makes malformed commands.)
 """
 
@@ -13,11 +15,14 @@ from pipeline.topics import Topic
 class DeadLetterBook:
     """The letters of one partition. Partitions share a grave (a partition of dead letters) if there are fewer."""
 
-    def __init__(self, finding: Finding, requests: Topic, graves: int, partition: int) -> None:
+    def __init__(
+        self, finding: Finding, requests: Topic, graves: int, partition: int, repeats_allowed: bool
+    ) -> None:
         self._finding = finding
         self._requests = requests
         self._graves = graves
         self._partition = partition
+        self._repeats_allowed = repeats_allowed
         self._expected: dict[int, int] = {}
         self._seen: set[int] = set()
         self._decided = -1
@@ -52,9 +57,11 @@ class DeadLetterBook:
         offset = headers.get("offset", b"")
         at = int(offset) if offset.isdigit() else -1
         if at in self._expected:
-            self._seen.add(at)
             if _digest(key, value or b"", headers.get("error", b"")) != self._expected[at]:
                 self._finding.charge(f"the letter of command {at} is not the command as it came", place)
+            elif at in self._seen and not self._repeats_allowed:
+                self._finding.charge(f"a second letter of command {at}", place)
+            self._seen.add(at)
         elif at <= self._decided or at >= commands_end:
             self._finding.charge(f"a letter of command {offset!r}, which is not malformed", place)
 

@@ -1,11 +1,10 @@
-"""The first decision on each command of a partition, as a digest: so that repeats and views can be held against it.
+"""The first decision on each command of a partition, as a digest: so that repeats can be held against it.
 
 Kept for each command: 16 bytes, a digest of the decision record and its time. 160 MB for 10M commands of one purchase
 each; commands of 200 purchases need a two-hundredth of that.
 """
 
 from array import array
-from bisect import bisect_left
 from hashlib import blake2b
 
 
@@ -39,7 +38,3 @@ class FirstDecisions:
     def time_ms(self, offset: int) -> int:
         """The time of this decision; without one, that of the one before."""
         return self._times[offset]
-
-    def since(self, time_ms: int) -> int:
-        """The first offset whose decision is as young as that."""
-        return bisect_left(self._times, time_ms)

@@ -1,10 +1,11 @@
-"""Orders against wins: every win has its CREATED order, no order is without a win, repeats are the same bytes.
+"""Orders against wins: every win has its CREATED order, once, in the order of the decisions, and no order is without.
 
-The orders of a partition are read beside its decisions. They come in the order of the decisions, except for repeats:
-of a chunk that was written twice, or by a decider that lost its partition long ago. So hardly more is kept than the
-wins of one decision; for a repeat the order is made again from the win that the fold of the decisions holds.
+The orders of a partition are read beside its decisions, at most one ahead of them. So hardly more is kept than the wins
+of one decision. A broker without transactions may hold an order more than once: then the repeat is made again from
+the win that the fold of the decisions holds, and has to be the same bytes.
 """
 
+from collections import deque
 from decimal import Decimal
 from typing import NamedTuple
 
@@ -18,111 +19,132 @@ from pipeline.messages import PurchaseResult
 from pipeline.stock.store import decode_wins
 
 OUTSTANDING_MAX = 10_000
-EARLY_MAX = 10_000
-"""A chunk decides up to 2,000 purchases, so its orders come at most that far before its decisions."""
 
 
 class _Win(NamedTuple):
     receipt: Receipt
     key: bytes
+    order: bytes
+    place: Place
+
+
+class _Order(NamedTuple):
+    receipt: Receipt
+    key: bytes | None
+    value: bytes
     place: Place
 
 
 class OrderBook:
     def __init__(
-        self, finding: Finding, partition: int, stock: StockFold, first_decisions: FirstDecisions
+        self,
+        finding: Finding,
+        partition: int,
+        stock: StockFold,
+        first_decisions: FirstDecisions,
+        repeats_allowed: bool,
     ) -> None:
         self._finding = finding
         self._partition = partition
         self._stock = stock
         self._first_decisions = first_decisions
-        self._outstanding: dict[bytes, _Win] = {}
-        self._early: dict[int, list[tuple[bytes | None, bytes, Place]]] = {}
-        self._early_count = 0
+        self._repeats_allowed = repeats_allowed
+        self._outstanding: deque[_Win] = deque()
+        self._ahead: _Order | None = None
+        self._last = Receipt(partition, -1, -1)
 
     @property
     def wants_orders(self) -> bool:
-        """Whether a win waits for its order, and there is room for more orders."""
-        return bool(self._outstanding) and self._early_count < EARLY_MAX
+        """Whether a win waits for its order, and the next order is not one of a later decision."""
+        return bool(self._outstanding) and self._ahead is None
 
     def __len__(self) -> int:
         """How many wins and orders wait here for each other."""
-        return len(self._outstanding) + self._early_count
+        return len(self._outstanding) + (self._ahead is not None)
 
     def decided(self, offset: int, result: PurchaseResult | None, place: Place) -> None:
         """The decision at this offset, which the fold has taken in; `result` is None for one without purchases."""
         if result is not None and result.price is not None:
-            price = Decimal(result.price)
+            key, price = result.product_id.encode(), Decimal(result.price)
             for index in result.winners():
                 self._finding.examined += 1
                 receipt = Receipt(self._partition, offset, index)
                 user, quantity = result.purchases.users[index], result.purchases.quantity(index)
                 order = _order(receipt, result.product_id, user, quantity, price, result.time_ms)
-                self._outstanding[order] = _Win(receipt, result.product_id.encode(), place)
-        for key, value, order_place in self._early.pop(offset, ()):
-            self._early_count -= 1
-            self._take(key, value, order_place)
+                self._outstanding.append(_Win(receipt, key, order, place))
+        if self._ahead is not None and self._ahead.receipt.offset <= self._stock.offset:
+            order_ahead, self._ahead = self._ahead, None
+            self._take(order_ahead)
         while len(self._outstanding) > OUTSTANDING_MAX:
-            self._charge_missing(self._outstanding.pop(next(iter(self._outstanding))))
+            self._charge_missing(self._outstanding.popleft())
 
-    def order(self, key: bytes | None, value: bytes | None, place: Place) -> None:
-        """The next record of the orders topic."""
+    def order(self, key: bytes | None, value: bytes | None, place: Place, commands_end: int) -> None:
+        """The next record of the orders topic. One of a command above the last decision is not judged."""
         self._finding.examined += 1
-        self._take(key, value or b"", place)
-
-    def finish(self, commands_end: int) -> None:
-        """No more is to come. Orders of commands above the last decision are not judged, if there are such commands."""
-        for win in self._outstanding.values():
-            self._charge_missing(win)
-        for offset, orders in self._early.items():
-            if offset <= self._stock.offset or offset >= commands_end:
-                for _, _, place in orders:
-                    self._finding.charge(f"an order of command {offset}, which nobody won", place)
-        self._outstanding, self._early, self._early_count = {}, {}, 0
-
-    def _take(self, key: bytes | None, value: bytes, place: Place) -> None:
-        if (win := self._outstanding.pop(value, None)) is not None:
-            if key != win.key:
-                self._finding.charge(f"order {win.receipt}: key {key!r} instead of {win.key!r}", place)
-            return
-        document = _document(value)
-        receipt = parse_receipt(str(document.get("order_id")))
+        receipt = parse_receipt(str(_document(value or b"").get("order_id")))
         if receipt is None or receipt.partition != self._partition:
-            self._finding.charge(f"not an order of this partition: {value[:100]!r}", place)
+            self._finding.charge(f"not an order of this partition: {(value or b'')[:100]!r}", place)
+        elif receipt.offset >= commands_end:
+            self._finding.charge(f"order {receipt}: there is no such command", place)
         elif receipt.offset > self._stock.offset:
-            self._early.setdefault(receipt.offset, []).append((key, value, place))
-            self._early_count += 1
-        elif wrong := self._wrong(receipt, document, key, value):
-            self._finding.charge(f"order {receipt}: {wrong}", place)
+            self._ahead = _Order(receipt, key, value or b"", place)
+        else:
+            self._take(_Order(receipt, key, value or b"", place))
 
-    def _wrong(
-        self, receipt: Receipt, document: dict[str, object], key: bytes | None, value: bytes
-    ) -> str | None:
-        """What is wrong with an order that is not one of the outstanding: it has to be a repeat."""
-        for order, win in self._outstanding.items():
-            if win.receipt == receipt:
-                del self._outstanding[order]
-                return f"{value[:200]!r} instead of {order[:200]!r}"
+    def finish(self) -> None:
+        """No more is to come."""
+        while self._outstanding:
+            self._charge_missing(self._outstanding.popleft())
+        self._ahead = None
+
+    def _take(self, order: _Order) -> None:
+        """An order of a decision that was taken in: that of the next win, or a repeat."""
+        if order.receipt <= self._last:
+            if wrong := self._wrong_repeat(order):
+                self._finding.charge(f"order {order.receipt}: {wrong}", order.place)
+            return
+        self._last = order.receipt
+        while self._outstanding and self._outstanding[0].receipt < order.receipt:
+            self._charge_missing(self._outstanding.popleft(), f" before {order.receipt}")
+        if not self._outstanding or self._outstanding[0].receipt != order.receipt:
+            self._finding.charge(f"order {order.receipt}: there is no such win", order.place)
+            return
+        win = self._outstanding.popleft()
+        if order.value != win.order:
+            wrong = f"{order.value[:200]!r} instead of {win.order[:200]!r}"
+            self._finding.charge(f"order {order.receipt}: {wrong}", order.place)
+        elif order.key != win.key:
+            wrong = f"key {order.key!r} instead of {win.key!r}"
+            self._finding.charge(f"order {order.receipt}: {wrong}", order.place)
+
+    def _wrong_repeat(self, order: _Order) -> str | None:
+        if not self._repeats_allowed:
+            return (
+                f"stands there a second time, or behind its place: orders up to {self._last} stand before it"
+            )
+        document = _document(order.value)
         product_id, user = str(document.get("product_id")), str(document.get("user_id"))
         product = self._stock.products.get(product_id)
         wins = (
             decode_wins(self._partition, product.buyers[user]) if product and user in product.buyers else []
         )
         for won in wins:
-            if won.receipt == receipt and product is not None:
-                time_ms, price = self._first_decisions.time_ms(receipt.offset), Decimal(product.opening.price)
-                order = _order(receipt, product_id, user, won.quantity, price, time_ms)
-                return None if (value, key) == (order, product_id.encode()) else "a repeat that differs"
+            if won.receipt == order.receipt and product is not None:
+                time_ms = self._first_decisions.time_ms(order.receipt.offset)
+                price = Decimal(product.opening.price)
+                expected = _order(order.receipt, product_id, user, won.quantity, price, time_ms)
+                is_same = (order.value, order.key) == (expected, product_id.encode())
+                return None if is_same else "a repeat that differs"
         return "there is no such win"
 
-    def _charge_missing(self, win: _Win) -> None:
-        self._finding.charge(f"the win {win.receipt} has no order", win.place)
+    def _charge_missing(self, win: _Win, where: str = "") -> None:
+        self._finding.charge(f"the win {win.receipt} has no order{where}", win.place)
 
 
 def _order(
     receipt: Receipt, product_id: str, user_id: str, quantity: int, price: Decimal, time_ms: int
 ) -> bytes:
-    """The bytes of a CREATED order, written by nothing that the deciders use."""
+    """The bytes of a CREATED order, written by nothing that the followers use."""
     return orjson.dumps(
         {
             "event": "CREATED",

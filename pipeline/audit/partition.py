@@ -1,7 +1,8 @@
 """The logs of one partition, read side by side up to its cut, and what they must have left in Redis."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing
 
 from pipeline.audit import checks
@@ -16,6 +17,13 @@ from pipeline.messages import MalformedResult, PurchaseResult, Result, peek_sour
 from pipeline.partitionlog import Bounds, LogRecord
 from pipeline.topics import Topic, Topics
 
+FOLLOWED_WITHIN_MS = 15_000
+"""Orders come up to a second after their decisions; where the process that writes them died, a restart later."""
+LOOK_INTERVAL_MS = 100
+
+Followed = Callable[[int], Awaitable[int]]
+"""By partition, the position in the decision log up to which orders and dead letters are written."""
+
 
 class LogsTruncated(Exception):
     """A log no longer has its beginning: what it led to can not be recomputed."""
@@ -26,9 +34,19 @@ class PartitionAudit:
 
     The cut is the highest command that the decision log answers at the start; its end is read before the other
     logs' ends, so that all that its decisions follow from, and all that follows from them, lies before those.
+    Without transactions (`repeats_allowed`) orders and dead letters may be there more than once.
     """
 
-    def __init__(self, partition: int, topics: Topics, log: Logs, findings: Findings) -> None:
+    def __init__(
+        self,
+        partition: int,
+        topics: Topics,
+        log: Logs,
+        findings: Findings,
+        followed: Followed,
+        *,
+        repeats_allowed: bool = False,
+    ) -> None:
         self.partition = partition
         self.stock = StockFold()
         self.first_decisions = FirstDecisions()
@@ -39,9 +57,13 @@ class PartitionAudit:
         self._log = log
         self._findings = findings
         self._commands = PartitionFold(partition)
-        self._orders = OrderBook(findings[Check.ORDERS], partition, self.stock, self.first_decisions)
+        self._followed = followed
+        self._orders = OrderBook(
+            findings[Check.ORDERS], partition, self.stock, self.first_decisions, repeats_allowed
+        )
         self._letters = DeadLetterBook(
-            findings[Check.DEAD_LETTERS], topics.requests, topics.dead_letters.partitions, partition
+            *(findings[Check.DEAD_LETTERS], topics.requests, topics.dead_letters.partitions),
+            *(partition, repeats_allowed),
         )
 
     @property
@@ -61,6 +83,7 @@ class PartitionAudit:
     async def read_logs(self) -> None:
         """Every check that needs no Redis. Raises LogUnavailable or LogsTruncated."""
         results = await self._whole(self._topics.results, self.partition)
+        await self._wait_for_orders(results.end)
         grave = self.partition % self._topics.dead_letters.partitions
         orders, letters, requests = await asyncio.gather(
             self._whole(self._topics.orders, self.partition),
@@ -77,8 +100,21 @@ class PartitionAudit:
             while await self._next_order():
                 pass
         self.cut = self.stock.offset
-        self._orders.finish(self.commands_end)
+        self._orders.finish()
         await self._dead_letters(grave, letters)
+
+    async def _wait_for_orders(self, results_end: int) -> None:
+        """Wait until all that follows from the decisions below that position is written, and say if it is not."""
+        deadline_s = time.monotonic() + FOLLOWED_WITHIN_MS / 1_000
+        while results_end > 0 and (position := await self._followed(self.partition)) < results_end:
+            if time.monotonic() > deadline_s:
+                self._findings[Check.ORDERS].charge(
+                    f"orders and dead letters are written up to the decision at {position} only, of {results_end}, "
+                    f"and were not in {FOLLOWED_WITHIN_MS} ms",
+                    Place(self._topics.results.name, self.partition, position),
+                )
+                return
+            await asyncio.sleep(LOOK_INTERVAL_MS / 1_000)
 
     def results_since(self, start: int) -> AsyncGenerator[list[LogRecord], None]:
         """What the decision log holds from this position on, up to where it ends now."""
@@ -134,7 +170,7 @@ class PartitionAudit:
 
     async def _decision(self, request: LogRecord, record: LogRecord, place: Place) -> None:
         value = record.value or b""
-        expected = self._commands.decide(*request)
+        expected = checks.in_version_of(value, self._commands.decide(*request))
         is_expected = value == checks.encode_result(expected, request.value)
         result = expected if is_expected else checks.read_result(value, request.offset) or expected
         self.first_decisions.add(request.offset, value, result.time_ms)
@@ -171,7 +207,7 @@ class PartitionAudit:
         record = await self._order_stream.take()
         if record is not None:
             place = Place(self._topics.orders.name, self.partition, record.offset)
-            self._orders.order(record.key, record.value, place)
+            self._orders.order(record.key, record.value, place, self.commands_end)
         return record is not None
 
     async def _dead_letters(self, grave: int, bounds: Bounds) -> None:

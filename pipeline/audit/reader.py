@@ -149,25 +149,6 @@ class StockReader:
             if cursor == 0:
                 return
 
-    async def viewed(self, partition: int) -> int:
-        value = await _answer(self._redis.get(keys.viewed(partition)))
-        mark = (value or b"-1").partition(b":")[0]
-        return int(mark) if mark.isdigit() else -1
-
-    async def views_exist(self, partition: int, offsets: Sequence[int]) -> list[bool]:
-        pipe = self._redis.pipeline(transaction=False)
-        for offset in offsets:
-            pipe.exists(keys.view(partition, offset))
-        return [bool(each) for each in await _answer(pipe.execute())]
-
-    async def values(self, names: Sequence[str]) -> list[bytes | None]:
-        """The values of these string keys, None for one that is gone; b"" for one of another type."""
-        pipe = self._redis.pipeline(transaction=False)
-        for name in names:
-            pipe.get(name)
-        found = await _answer(pipe.execute(raise_on_error=False))
-        return [b"" if isinstance(each, Exception) else each for each in found]
-
     async def ttls_ms(self, names: Sequence[str]) -> list[int]:
         """As PTTL says it: -1 for none, -2 for a key that is gone."""
         pipe = self._redis.pipeline(transaction=False)

@@ -7,7 +7,6 @@ told by its offset, and not looked at.
 """
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import aclosing
 from typing import NamedTuple
@@ -23,8 +22,6 @@ from pipeline.partitionlog import LogRecord
 TRIES_MAX = 6
 TRY_AGAIN_MS = 500
 """What differs is looked at again: Redis may have lost state just now. An idle decider looks for that each second."""
-CLOCKS_APART_MS = 5_000
-"""A view that goes within this time is not missed: the clocks of broker, Redis and audit are not one."""
 PER_CALL_MAX = 1_000
 STRANGERS_MAX = 1_000
 
@@ -38,18 +35,20 @@ class _Try(NamedTuple):
 
 
 class RedisAudit:
-    """Compares one partition, whose logs were read. Its methods raise RedisUnavailable or LogUnavailable."""
+    """Compares one partition, whose logs were read."""
 
-    def __init__(self, audited: PartitionAudit, reader: StockReader, result_ttl_ms: int) -> None:
+    def __init__(self, audited: PartitionAudit, reader: StockReader) -> None:
         self._audited = audited
         self._partition = audited.partition
         self._fold = audited.stock
         self._reader = reader
-        self._result_ttl_ms = result_ttl_ms
         self._results_position = audited.results_end
 
     async def compare_stock(self, finding: Finding) -> None:
-        """Cursor, set of products, every product and every buyer against the decisions."""
+        """Cursor, set of products, every product and every buyer against the decisions.
+
+        Raises RedisUnavailable or LogUnavailable.
+        """
         last, stands_still = await self._try(), True
         for _ in range(TRIES_MAX - 1):
             if not last.finding.violations:
@@ -139,41 +138,7 @@ class RedisAudit:
             if len(found) > STRANGERS_MAX:
                 return
 
-    # --- the polling view --------------------------------------------------------------------------------------------
-
-    async def compare_view(self, finding: Finding) -> None:
-        """Every decision that is young enough, and was shown to pollers, still is. (What is shown: see keys.py.)"""
-        for _ in range(TRIES_MAX):
-            mark = await self._reader.viewed(self._partition)
-            attempt = Finding()
-            await self._look_for_views(mark, attempt)
-            # Redis may have lost the view meanwhile: then the mark fell too, and it is being written again.
-            if not attempt.violations or await self._reader.viewed(self._partition) >= mark:
-                finding.take_over(attempt)
-                return
-            await asyncio.sleep(TRY_AGAIN_MS / 1_000)
-        finding.skipped.append(f"partition {self._partition}: Redis keeps losing the view")
-
-    async def _look_for_views(self, mark: int, finding: Finding) -> None:
-        first = self._audited.first_decisions
-        young = first.since(self._oldest_ms())
-        for offsets in _ranges(young, min(self._audited.cut, mark) + 1):
-            exist = await self._reader.views_exist(self._partition, offsets)
-            still_young = first.since(self._oldest_ms())
-            for offset, exists in zip(offsets, exist, strict=True):
-                if first.digest(offset) and offset >= still_young:
-                    wrong = None if exists else f"command {offset}: its decision is not shown to pollers"
-                    finding.look(wrong, Place("redis", self._partition, offset))
-
-    def _oldest_ms(self) -> int:
-        return int(time.time() * 1_000) - self._result_ttl_ms + CLOCKS_APART_MS
-
 
 def _parts(users: Sequence[str]) -> Iterator[Sequence[str]]:
     for start in range(0, len(users), PER_CALL_MAX):
         yield users[start : start + PER_CALL_MAX]
-
-
-def _ranges(start: int, end: int) -> Iterator[range]:
-    for first in range(start, end, PER_CALL_MAX):
-        yield range(first, min(end, first + PER_CALL_MAX))

@@ -1,4 +1,4 @@
-"""Every key of the partitions in Redis, by its name: what must not be there, what must not expire, what pollers see."""
+"""Every key of the partitions in Redis, by its name: what must not be there, and what must not expire."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -6,16 +6,16 @@ from typing import NamedTuple
 
 from pipeline.audit import checks
 from pipeline.audit.partition import PartitionAudit
-from pipeline.audit.reader import Logs, StockReader
+from pipeline.audit.reader import StockReader
 from pipeline.audit.report import Check, Findings, Place
 from pipeline.topics import Topics
 
-_KEY = re.compile(r"seckill:\{p(\d{1,9})\}:(cursor|products|viewed|product|buyers|view)(?::(.+))?", re.ASCII)
-_NAMELESS = frozenset({"cursor", "products", "viewed"})
+_KEY = re.compile(r"seckill:\{p(\d{1,9})\}:(cursor|products|product|buyers)(?::(.+))?", re.ASCII)
+_NAMELESS = frozenset({"cursor", "products"})
 
 
 class _Key(NamedTuple):
-    """`kind` is the second part of the name, `rest` what follows (product id, source offset)."""
+    """`kind` is the second part of the name, `rest` what follows (the product id)."""
 
     name: str
     partition: int
@@ -24,27 +24,23 @@ class _Key(NamedTuple):
 
 
 class KeyAudit:
-    """Of the partitions whose logs were read. Raises RedisUnavailable or LogUnavailable."""
+    """Of the partitions whose logs were read. Raises RedisUnavailable."""
 
     def __init__(
         self,
         audited: Mapping[int, PartitionAudit],
         topics: Topics,
-        log: Logs,
         reader: StockReader,
         findings: Findings,
     ) -> None:
         self._audited = audited
         self._topics = topics
-        self._log = log
         self._reader = reader
         self._findings = findings
 
     async def look_at_all(self) -> None:
         async for names in self._reader.keys():
-            keys = [key for name in names if (key := self._own(name))]
-            await self._look_at_fold([key for key in keys if key.kind not in ("view", "viewed")])
-            await self._look_at_views([key for key in keys if key.kind == "view"])
+            await self._look_at([key for name in names if (key := self._own(name))])
 
     def _own(self, name: str) -> _Key | None:
         """The key's parts, if it is one of an audited partition; one that nobody writes is charged."""
@@ -56,14 +52,13 @@ class KeyAudit:
         if partition not in self._audited:
             return None
         key = _Key(name, partition, match[2], match[3])
-        has_its_form = (key.rest is None) is (key.kind in _NAMELESS)
-        if not has_its_form or (key.kind == "view" and not (key.rest or "").isdigit()):
+        if (key.rest is None) is not (key.kind in _NAMELESS):
             place = Place("redis", partition, None)
             self._findings[Check.REDIS].look(f"{name}: nobody writes such a key", place)
             return None
         return key
 
-    async def _look_at_fold(self, keys: Sequence[_Key]) -> None:
+    async def _look_at(self, keys: Sequence[_Key]) -> None:
         ttls_ms = await self._reader.ttls_ms([key.name for key in keys])
         for key, ttl_ms in zip(keys, ttls_ms, strict=True):
             place = Place("redis", key.partition, None)
@@ -78,25 +73,3 @@ class KeyAudit:
             return False
         is_product = await self._reader.is_product(key.partition, product_id)
         return not is_product or await self._reader.cursor_offset(key.partition) <= fold.offset
-
-    async def _look_at_views(self, keys: Sequence[_Key]) -> None:
-        values = await self._reader.values([key.name for key in keys])
-        for key, value in zip(keys, values, strict=True):
-            offset, audited = int(key.rest or -1), self._audited[key.partition]
-            place = Place("redis", key.partition, offset)
-            if value is None:
-                continue
-            if offset <= audited.cut:
-                # Where there is no decision, that was charged already.
-                if first := audited.first_decisions.digest(offset):
-                    self._findings[Check.VIEW].look(checks.view_differs(offset, first, value), place)
-            elif not await self._exists(key.partition, offset):
-                self._findings[Check.VIEW].look(f"a view of command {offset}, which there is not", place)
-
-    async def _exists(self, partition: int, offset: int) -> bool:
-        """Whether the command log has come this far by now; what was decided above the cut is not judged."""
-        audited = self._audited[partition]
-        if offset >= audited.commands_end:
-            bounds = await self._log.bounds(self._topics.requests.name, partition)
-            audited.commands_end = max(audited.commands_end, bounds.end)
-        return offset < audited.commands_end

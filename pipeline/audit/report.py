@@ -20,7 +20,6 @@ class Check(StrEnum):
     USER_LIMIT = "user_limit"
     ORDERS = "orders"
     WINDOW = "window"
-    VIEW = "view"
     NO_TTL = "no_ttl"
     DEAD_LETTERS = "dead_letters"
 
@@ -32,9 +31,8 @@ PROMISES: Mapping[Check, str] = {
     Check.REDIS: "Redis holds what the decisions add up to",
     Check.STOCK: "remaining + sold = opened, never below 0",
     Check.USER_LIMIT: "no user over his limit",
-    Check.ORDERS: "orders are the wins",
+    Check.ORDERS: "orders are the wins, each once, in order",
     Check.WINDOW: "no win while the sale is shut",
-    Check.VIEW: "pollers see the first decision",
     Check.NO_TTL: "nothing of the stock expires",
     Check.DEAD_LETTERS: "dead letters are the malformed commands",
 }

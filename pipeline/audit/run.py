@@ -13,6 +13,7 @@ from pipeline.audit.reader import RedisUnavailable, StockReader
 from pipeline.audit.redis_checks import RedisAudit
 from pipeline.audit.redis_keys import KeyAudit
 from pipeline.audit.report import Check, Findings, Report
+from pipeline.followers.progress import group_of, read_progress
 from pipeline.partitionlog import LogUnavailable, PartitionLog
 from pipeline.settings import Settings
 from pipeline.topics import BrokerAway, Topics, TopicsRefused, partition_of, require_topics
@@ -59,17 +60,23 @@ async def _audit(
     started_s = time.monotonic()
     findings: Findings = fresh_findings()
     log = PartitionLog(settings.kafka(), ends_are_exact=settings.kafka_idempotence)
+    group = group_of(settings.group_prefix)
+
+    async def followed(partition: int) -> int:
+        return (await read_progress(settings.kafka(), group, topics.results.name, partition)).position
+
     audited: dict[int, PartitionAudit] = {}
     for partition in partitions:
-        audit_of_logs = audited[partition] = PartitionAudit(partition, topics, log, findings)
+        audit_of_logs = audited[partition] = PartitionAudit(
+            partition, topics, log, findings, followed, repeats_allowed=not settings.kafka_idempotence
+        )
         say(f"partition {partition}: logs")
         await audit_of_logs.read_logs()
         say(f"partition {partition}: Redis")
-        audit_of_redis = RedisAudit(audit_of_logs, reader, settings.result_ttl_ms)
+        audit_of_redis = RedisAudit(audit_of_logs, reader)
         await audit_of_redis.compare_stock(findings[Check.REDIS])
-        await audit_of_redis.compare_view(findings[Check.VIEW])
         audit_of_logs.forget_buyers()
     say("the keys in Redis")
-    await KeyAudit(audited, topics, log, reader, findings).look_at_all()
+    await KeyAudit(audited, topics, reader, findings).look_at_all()
     cuts = [each.summary() for each in audited.values()]
     return Report(findings, cuts, time.monotonic() - started_s)

@@ -1,7 +1,6 @@
 """The decider of one partition, and the protocol that makes it safe (docs/protocol.md)."""
 
 from pipeline.decider.decider import Decider
-from pipeline.decider.intake import Incoming
 from pipeline.decider.synchronise import LogsDisagree
 
-__all__ = ["Decider", "Incoming", "LogsDisagree"]
+__all__ = ["Decider", "LogsDisagree"]

@@ -1,6 +1,6 @@
 """The decider of one partition: takes commands in order, has them decided in Redis, puts the decisions into the log.
 
-    Lua applied -> orders acknowledged -> result records acknowledged (the commit) -> the stream's acknowledgement
+    Lua applied -> decision records acknowledged (the commit) -> the stream's acknowledgement
 
 Whatever goes wrong on the way (Redis away, a lost reply, a broker that does not acknowledge, another decider), there is
 one way back: wait a little, synchronise, go on from there. Nothing is skipped, and nothing gets another outcome.
@@ -12,12 +12,12 @@ from collections.abc import Callable, Sequence
 from enum import StrEnum
 
 from pipeline import faultpoints
-from pipeline.decider.emit import Decision, emit
-from pipeline.decider.intake import Gap, Incoming, Intake, Prepared, chunk_of, prepare
+from pipeline.decider.commit import commit
+from pipeline.decider.intake import Gap, Intake, Prepared, chunk_of, prepare
 from pipeline.decider.ports import Log, Producer, Store
-from pipeline.decider.synchronise import Place, Synchroniser, incoming
+from pipeline.decider.synchronise import Place, Synchroniser
 from pipeline.domain.breaker import Breaker, BreakerRule, BreakerState, failed, look, succeeded, wait_ms
-from pipeline.partitionlog import LogUnavailable
+from pipeline.partitionlog import LogRecord, LogUnavailable
 from pipeline.producer import SendFailed
 from pipeline.settings import Settings
 from pipeline.stock.store import Stale, StockUnavailable
@@ -40,7 +40,7 @@ class State(StrEnum):
 class Decider:
     """Decides one partition from `run` being started until it is cancelled; `put` feeds it.
 
-    `on_decided` gets the records whose decisions are in the log, in order: now the stream may acknowledge them.
+    `on_decided` gets the offset up to which the decisions are in the log: so far the stream may acknowledge.
     `log_end` tells where the command log ended when the stream last looked, if it knows. `on_breaker` hears of every
     change of the circuit breaker's state, and of the first one.
     """
@@ -53,7 +53,7 @@ class Decider:
         store: Store,
         log: Log,
         producer: Producer,
-        on_decided: Callable[[Sequence[Incoming]], None],
+        on_decided: Callable[[int], None],
         log_end: Callable[[], int | None] = lambda: None,
         on_breaker: Callable[[int, Breaker], None] = lambda _partition, _breaker: None,
     ) -> None:
@@ -87,9 +87,13 @@ class Decider:
     def waiting_records(self) -> int:
         return len(self._intake)
 
-    async def put(self, record: Incoming) -> None:
-        """Take a record from the stream; waits while this decider has enough."""
-        await self._intake.put(record)
+    async def put(self, records: Sequence[LogRecord]) -> Sequence[LogRecord]:
+        """Take records from the stream; waits while this decider has enough. Returns what it takes no more."""
+        return await self._intake.put(records)
+
+    def close(self) -> None:
+        """Take nothing more: this decider is done with, or about to be."""
+        self._intake.close()
 
     async def run(self) -> None:
         """Decide until cancelled. Raises LogsDisagree, and whatever nobody foresaw: then the process has to end."""
@@ -183,7 +187,7 @@ class Decider:
         """The records that the stream left out, from the log itself; if the log has none there, on to where it does."""
         found: list[Prepared] = []
         async for batch in self._log.read(self._topics.requests.name, self.partition, gap.start, gap.end):
-            found += [prepare(incoming(record)) for record in batch]
+            found += map(prepare, batch)
             if len(found) >= self._settings.decider_buffer_records_max:
                 break
         start = found[0].record.offset if found else gap.end
@@ -202,13 +206,13 @@ class Decider:
         started_ms = _now_ms()
         self._next_chunk_at = _now_s() + self._settings.chunk_pace_ms / 1_000
         commands = [prepared.command for prepared in chunk]
-        decided = await self._store.decide(self.partition, self.position, self._results_end, commands)
+        records = await self._store.decide(self.partition, self.position, self._results_end, commands)
         faultpoints.reach(faultpoints.AFTER_LUA)
         decisions = [
-            Decision(record, prepared.command.product_id, winners, prepared.record)
-            for record, prepared, winners in zip(decided.records, chunk, decided.winners, strict=True)
+            (None if command.product_id is None else command.product_id.encode(), record)
+            for command, record in zip(commands, records, strict=True)
         ]
-        self._results_end = await emit(self._producer, self._topics, self.partition, decisions)
+        self._results_end = await commit(self._producer, self._topics.results.name, self.partition, decisions)
         self.position = chunk[-1].record.offset
         self.decided += len(chunk)
         self._backoff_ms = self._settings.backoff_ms_min
@@ -219,8 +223,8 @@ class Decider:
             self._set_breaker(succeeded(self.breaker))
 
     def _acknowledge(self, position: int) -> None:
-        if dropped := self._intake.drop_decided(position):
-            self._on_decided(dropped)
+        if self._intake.drop_decided(position):
+            self._on_decided(position)
 
 
 def _now_s() -> float:

@@ -6,27 +6,30 @@ does not trust it: a chunk holds records whose offsets follow one another; where
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
-from pipeline.messages import TIME_MS_MAX, MalformedCommand, PurchaseCommand, decode_command
+from pipeline.messages import (
+    TIME_MS_MAX,
+    MalformedCommand,
+    PurchaseCommand,
+    RawCommand,
+    decode_command,
+    malformed_members,
+)
+from pipeline.partitionlog import LogRecord
 from pipeline.stock.store import Command
 
-
-class Incoming(NamedTuple):
-    """A command record, and what the stream needs to acknowledge it (None if it was read from the log directly)."""
-
-    offset: int
-    time_ms: int
-    key: bytes | None
-    value: bytes | None
-    delivery: Any = None
+MALFORMED_BYTES_PER_PURCHASE = 1_024
+"""A malformed command passes through Redis whole, whatever its size: so its size counts against the chunk's limit."""
+PREPARED_BYTES_MAX = 32_768
+"""Prepared without a break: meanwhile nothing else happens in this process."""
 
 
 class Prepared(NamedTuple):
     """A record as the store takes it, and how many purchases it counts for."""
 
-    record: Incoming
+    record: LogRecord
     command: Command
     purchases: int
 
@@ -48,20 +51,48 @@ class Intake:
         self._records: deque[Prepared] = deque()
         self._arrived = asyncio.Event()
         self._room = asyncio.Event()
+        self._is_closed = False
 
     def __len__(self) -> int:
         return len(self._records)
 
-    async def put(self, record: Incoming) -> None:
-        """Take one record from the stream; waits while the intake is full, and so the stream stops reading."""
-        while len(self._records) >= self._records_max:
-            self._room.clear()
-            await self._room.wait()
-        prepared = prepare(record)
-        self._records.append(prepared)
-        self.purchases += prepared.purchases
+    async def put(self, records: Sequence[LogRecord]) -> Sequence[LogRecord]:
+        """Take records from the stream; waits while the intake is full, and so the stream stops reading.
+
+        Returns those that were not taken, because it was closed.
+        """
+        taken = 0
+        while taken < len(records):
+            if self._is_closed:
+                return records[taken:]
+            if len(self._records) >= self._records_max:
+                self._room.clear()
+                await self._room.wait()
+                continue
+            taken += self._take(records, taken)
+            self._arrived.set()
+            if taken < len(records):
+                await asyncio.sleep(0)
+        return ()
+
+    def _take(self, records: Sequence[LogRecord], start: int) -> int:
+        """Take some, from the index `start` on: one at least. Returns how many."""
+        size = 0
+        for index in range(start, min(len(records), start + self._records_max - len(self._records))):
+            record = records[index]
+            prepared = prepare(record)
+            self._records.append(prepared)
+            self.purchases += prepared.purchases
+            size += len(record.value or b"")
+            if size >= PREPARED_BYTES_MAX:
+                break
         self.last_offset = record.offset
-        self._arrived.set()
+        return index + 1 - start
+
+    def close(self) -> None:
+        """Nobody takes anything out any more: whoever waits in `put`, or comes, has their records back."""
+        self._is_closed = True
+        self._room.set()
 
     async def wait(self, timeout_s: float) -> bool:
         """Whether there is a record, after waiting for one at most this long."""
@@ -75,15 +106,13 @@ class Intake:
                 return False
         return True
 
-    def drop_decided(self, position: int) -> list[Incoming]:
-        """Take out what is at or below `position` at the head: decided already."""
-        dropped = []
+    def drop_decided(self, position: int) -> bool:
+        """Take out what is at or below `position` at the head: decided already. Whether there was any."""
+        count = len(self._records)
         while self._records and self._records[0].record.offset <= position:
-            prepared = self._records.popleft()
-            self.purchases -= prepared.purchases
-            dropped.append(prepared.record)
+            self.purchases -= self._records.popleft().purchases
         self._room.set()
-        return dropped
+        return len(self._records) < count
 
     def gap(self, position: int) -> Gap | None:
         """What is missing between `position` and the first record here, if anything."""
@@ -95,13 +124,15 @@ class Intake:
         return chunk_of(self._records, position, purchases_max)
 
 
-def prepare(record: Incoming) -> Prepared:
-    """The record as the store takes it; one that is no command goes as malformed, with what is wrong with it."""
+def prepare(record: LogRecord) -> Prepared:
+    """The record as the store takes it; one that is no command becomes a malformed one."""
     time_ms = min(max(record.time_ms, 0), TIME_MS_MAX)
     try:
         command = decode_command(record.key, record.value)
     except MalformedCommand as error:
-        return Prepared(record, Command(record.offset, time_ms, None, str(error).encode()), 1)
+        members = malformed_members(str(error), RawCommand(record.key, record.value))
+        purchases = 1 + len(members) // MALFORMED_BYTES_PER_PURCHASE
+        return Prepared(record, Command(record.offset, time_ms, None, members), purchases)
     assert record.value is not None  # noqa: S101 -- decode_command refuses None
     purchases = len(command.purchases.users) if isinstance(command, PurchaseCommand) else 1
     return Prepared(record, Command(record.offset, time_ms, command.product_id, record.value), purchases)

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
 from pipeline.partitionlog import Bounds, LogRecord
-from pipeline.stock.store import Command, Cursor, Decided
+from pipeline.stock.store import Command, Cursor
 
 Keyed = tuple[bytes | None, bytes]
 """The key and the value of a record to be written."""
@@ -16,7 +16,7 @@ class Store(Protocol):
     async def cursor_offset(self, partition: int) -> int: ...
     async def decide(
         self, partition: int, after_offset: int, results_position: int, commands: Sequence[Command]
-    ) -> Decided: ...
+    ) -> list[bytes]: ...
     async def replay(
         self,
         partition: int,
@@ -35,12 +35,4 @@ class Log(Protocol):
 
 
 class Producer(Protocol):
-    async def send(
-        self,
-        topic: str,
-        partition: int,
-        key: bytes | None,
-        value: bytes,
-        headers: Sequence[tuple[str, bytes]] = ...,
-    ) -> int: ...
     async def send_all(self, topic: str, partition: int, records: Sequence[Keyed]) -> int: ...

@@ -6,6 +6,8 @@ from pipeline.partitionlog import LogRecord
 
 REPLAY_PURCHASES_MAX = 2_000
 REPLAY_RECORDS_MAX = 500
+REPLAY_BYTES_MAX = 4_000_000
+"""Some 200 bytes a purchase; malformed decisions hold commands of any size and count no purchases."""
 
 
 class Replay:
@@ -26,6 +28,7 @@ class Replay:
         self._results_position = 0
         self._decisions: list[tuple[str | None, bytes]] = []
         self._purchases = 0
+        self._bytes = 0
 
     async def add(self, record: LogRecord) -> None:
         """Take this decision in, unless it is a repeat."""
@@ -33,12 +36,17 @@ class Replay:
         source_offset, purchases = peek_source_offset(record.value), count_of_codes(record.value)
         if source_offset <= self.last:
             return
-        is_full = self._purchases + purchases > REPLAY_PURCHASES_MAX
-        if self._decisions and (is_full or len(self._decisions) >= REPLAY_RECORDS_MAX):
+        is_full = (
+            self._purchases + purchases > REPLAY_PURCHASES_MAX
+            or self._bytes + len(record.value) > REPLAY_BYTES_MAX
+            or len(self._decisions) >= REPLAY_RECORDS_MAX
+        )
+        if is_full:
             await self.flush()
         product_id = None if is_malformed(record.value) or record.key is None else record.key.decode()
         self._decisions.append((product_id, record.value))
         self._purchases += purchases
+        self._bytes += len(record.value)
         self.records += 1
         self.last, self._results_position = source_offset, record.offset + 1
 
@@ -46,4 +54,4 @@ class Replay:
         """Do in Redis what was taken in since the last call."""
         if self._decisions:
             await self._store.replay(self._partition, self.position, self._results_position, self._decisions)
-            self.position, self._decisions, self._purchases = self.last, [], 0
+            self.position, self._decisions, self._purchases, self._bytes = self.last, [], 0, 0

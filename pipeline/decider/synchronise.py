@@ -10,12 +10,11 @@ only the log's tail from there has to be read; with an empty Redis that is the w
 import logging
 from typing import NamedTuple
 
-from pipeline.decider.emit import Decision, emit
-from pipeline.decider.intake import Incoming
+from pipeline.decider.commit import commit
 from pipeline.decider.ports import Log, Producer, Store
 from pipeline.decider.replay import Replay
 from pipeline.messages import MalformedResult, decode_result, peek_source_offset
-from pipeline.partitionlog import Bounds, LogRecord
+from pipeline.partitionlog import Bounds
 from pipeline.stock.store import Cursor, Stale
 from pipeline.topics import Topics
 
@@ -106,24 +105,10 @@ class Synchroniser:
     async def _repeat_last_answer(self, cursor: Cursor, above: int) -> int:
         """A crash fell between Lua and the commit: what Redis decided last goes into the log now."""
         logger.warning("partition %d: repeating the last answer above %d", self._partition, above)
-        decisions = []
-        for record in cursor.last_answer:
-            if (source_offset := peek_source_offset(record)) > above:
-                decisions.append(await self._decision(source_offset, record))
-        return await emit(self._producer, self._topics, self._partition, decisions)
-
-    async def _decision(self, source_offset: int, record: bytes) -> Decision:
-        result = decode_result(record)
-        if not isinstance(result, MalformedResult):
-            return Decision(record, result.product_id, None)
-        async for records in self._log.read(
-            self._topics.requests.name, self._partition, source_offset, source_offset + 1
-        ):
-            return Decision(record, None, 0, incoming(records[0]))
-        raise LogsDisagree(
-            f"partition {self._partition}: {self._topics.requests.name} has no record at {source_offset}, "
-            "which Redis has decided as malformed"
-        )
+        decisions = [
+            (_key(record), record) for record in cursor.last_answer if peek_source_offset(record) > above
+        ]
+        return await commit(self._producer, self._topics.results.name, self._partition, decisions)
 
     async def _start_over(self, cursor: Cursor, why: str) -> None:
         logger.error(
@@ -136,6 +121,6 @@ class Synchroniser:
         raise Stale(f"partition {self._partition}: starting over")
 
 
-def incoming(record: LogRecord) -> Incoming:
-    """A record that was read from the log directly, as the intake knows it."""
-    return Incoming(record.offset, record.time_ms, record.key, record.value)
+def _key(decision: bytes) -> bytes | None:
+    result = decode_result(decision)
+    return None if isinstance(result, MalformedResult) else result.product_id.encode()

@@ -28,6 +28,7 @@ from pipeline.orders_feed import OrdersFeed
 DECISION_TIMEOUT_S = 60
 """From the last 202 to the last decision; a receipt without one then has failed."""
 ORDERS_TIMEOUT_S = 30
+ORDERS_WITHIN_S = 10
 ATTEMPTS_MAX = 60
 RETRY_PAUSE_S_MAX = 2
 SAMPLE_EVERY = 20
@@ -335,17 +336,24 @@ class Sale:
             connection.close()
 
     async def _count_orders(self) -> None:
-        """Orders are written before their decision is told, so at this time they are all there."""
-        findings = self.findings
+        """Orders follow from decisions, so the last ones may be on their way for `ORDERS_WITHIN_S`."""
+        told = {each.order_id for each in self.findings.told.values() if each.order_id is not None}
+        deadline_s = time.monotonic() + ORDERS_WITHIN_S
         try:
             async with asyncio.timeout(ORDERS_TIMEOUT_S):
-                async for batch in self._feed.to_end():
-                    findings.orders_repeated += batch.repeats
-                    for order in batch.orders:
-                        if order.product_id == self.plan.product_id and order.event == "CREATED":
-                            findings.order_ids.add(order.order_id)
+                await self._take_orders()
+                while told - self.findings.order_ids and time.monotonic() < deadline_s:
+                    await asyncio.sleep(POLL_PAUSE_S)
+                    await self._take_orders()
         except TimeoutError:
             raise DemoRefused(f"the orders topic could not be read within {ORDERS_TIMEOUT_S} s") from None
+
+    async def _take_orders(self) -> None:
+        async for batch in self._feed.to_end():
+            self.findings.orders_repeated += batch.repeats
+            for order in batch.orders:
+                if order.product_id == self.plan.product_id and order.event == "CREATED":
+                    self.findings.order_ids.add(order.order_id)
 
     async def _with_connections(
         self, count: int, work: Callable[[Connection], Coroutine[Any, Any, None]]

@@ -9,6 +9,7 @@ import sys
 import uvloop
 from aiohttp.http_exceptions import HttpProcessingError
 
+from pipeline.collector import spare_what_stays
 from pipeline.ending import end
 from pipeline.ingress.app import Ingress, StartFailed
 from pipeline.settings import BadSettings, Settings, load_settings
@@ -49,6 +50,7 @@ async def _serve(settings: Settings, topics: Topics) -> int:
         await end(starting)
         return await _end(ingress, 0)
     feed = starting.result()
+    spare_what_stays()
     log.info(
         "%s takes purchases on %s:%d, administration on %s:%d",
         *(settings.worker_name, settings.public_host, settings.public_port),

@@ -5,21 +5,20 @@ What a handler raises becomes a problem document here; what it did not mean to r
 
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable
 
 from aiohttp import web
-from aiohttp.typedefs import Middleware
+from aiohttp.typedefs import Handler, Middleware
 
 from pipeline.domain.codes import Code
+from pipeline.ingress.decision_reader import TooManyLookups
 from pipeline.ingress.group_commit import LogAway, NotAcknowledged, TooManyWaiting
 from pipeline.ingress.logends import EndsUnknown
 from pipeline.ingress.problems import Kind, Problem, not_found
 from pipeline.ingress.purchases import BreakerOpen
 from pipeline.ingress.waiters import TooManyWaiters
+from pipeline.partitionlog import LogUnavailable
 from pipeline.settings import Settings
 from pipeline.stock.store import StockUnavailable
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 NEVER_REFUSED = ("/health",)
 """Paths that answer also when there is too much to do: whoever asks there decides whether this process lives."""
@@ -28,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 class Admission:
-    """An aiohttp middleware, and the counters that `system/stats` shows."""
+    """What each request goes through, as a method and as an aiohttp middleware; and counters for `system/stats`."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -37,24 +36,27 @@ class Admission:
         """Answers of 400 and above by status: problems, and decisions against the buyer."""
 
     def middleware(self) -> Middleware:
-        in_flight_max = self._settings.requests_in_flight_max
-
         @web.middleware
         async def admit(request: web.Request, handler: Handler) -> web.StreamResponse:
-            if self.in_flight >= in_flight_max and not request.path.startswith(NEVER_REFUSED):
-                return self._refuse(self.busy(in_flight_max))
-            self.in_flight += 1
-            try:
-                response = await handler(request)
-            except Exception as error:  # noqa: BLE001 -- the edge: everything is told to the client, and logged
-                return self._refuse(self._problem(request, error))
-            finally:
-                self.in_flight -= 1
-            if response.status >= 400:
-                self.refused[response.status] += 1
-            return response
+            return await self.admit(request, handler)
 
         return admit
+
+    async def admit(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """What `handler` answers, or the problem that it raised as an answer; a refusal if there is no room."""
+        in_flight_max = self._settings.requests_in_flight_max
+        if self.in_flight >= in_flight_max and not request.path.startswith(NEVER_REFUSED):
+            return self._refuse(self.busy(in_flight_max))
+        self.in_flight += 1
+        try:
+            response = await handler(request)
+        except Exception as error:  # noqa: BLE001 -- the edge: everything is told to the client, and logged
+            return self._refuse(self._problem(request, error))
+        finally:
+            self.in_flight -= 1
+        if response.status >= 400:
+            self.refused[response.status] += 1
+        return response
 
     def busy(self, limit: int) -> Problem:
         settings = self._settings
@@ -96,7 +98,9 @@ class Admission:
                 return self.busy(self._settings.purchases_waiting_max)
             case TooManyWaiters():
                 return self.busy(self._settings.waiters_max)
-            case StockUnavailable() | EndsUnknown():
+            case TooManyLookups():
+                return self.unavailable("too many old decisions are being read from the log at this time")
+            case StockUnavailable() | EndsUnknown() | LogUnavailable():
                 log.warning("%s %s: %s", request.method, request.path, error)
                 return self.unavailable(
                     "what this answer is read from can not be reached at this time; purchases are not affected"

@@ -2,8 +2,11 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
+from functools import partial
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 from aiokafka.errors import KafkaError
 
 from pipeline.control import BreakerBoard, follow_control
@@ -11,6 +14,8 @@ from pipeline.ending import end
 from pipeline.ingress import administration
 from pipeline.ingress.administration import AdministrationRoutes
 from pipeline.ingress.admission import Admission
+from pipeline.ingress.decision_log import DecisionLog
+from pipeline.ingress.decision_reader import DecisionReader
 from pipeline.ingress.decisions import Decisions
 from pipeline.ingress.final_refusals import FinalRefusals, OnSale
 from pipeline.ingress.group_commit import GroupCommit
@@ -20,6 +25,7 @@ from pipeline.ingress.openapi import OPENAPI_PATH, openapi_document
 from pipeline.ingress.pace import PaceKeeper
 from pipeline.ingress.polling import PollingRoutes
 from pipeline.ingress.purchases import PurchaseRoutes
+from pipeline.ingress.shortcut import shortcut
 from pipeline.ingress.stats import StatsRoutes
 from pipeline.ingress.waiters import ResultsFeed, Waiters
 from pipeline.producer import LogProducer, SendFailed
@@ -54,9 +60,12 @@ class Ingress:
         self._keeper = PaceKeeper(self._store, self._ends, partitions)
         self._breakers = BreakerBoard()
         self._control: asyncio.Task[None] | None = None
-        self._waiters = Waiters(partitions, settings.waiters_max)
+        self._waiters = Waiters(partitions, settings.waiters_max, settings.results_cache_bytes_max)
+        self._decision_log = DecisionLog(bootstrap, topics.results.name)
         on_sale = OnSale()
-        self._feed = ResultsFeed(bootstrap, topics.results.name, partitions, self._waiters, on_sale.observe)
+        self._feed = ResultsFeed(
+            bootstrap, topics.results.name, partitions, self._waiters, self._decision_log, on_sale.observe
+        )
         self._commits = GroupCommit(
             self._producer,
             requests,
@@ -64,9 +73,11 @@ class Ingress:
             purchases_per_record_max=settings.purchases_per_record_max,
             waiting_max=settings.purchases_waiting_max,
             send_timeout_ms=settings.send_timeout_ms,
+            gather_ms_max=settings.gather_ms_max,
         )
+        self._older = DecisionReader(self._decision_log, settings.lookups_max)
         self._decisions = Decisions(
-            self._store, self._waiters, self._feed, self._commits, self._ends, self._keeper
+            self._waiters, self._feed, self._older, self._commits, self._ends, self._keeper
         )
         self._refusals = FinalRefusals(
             self._store,
@@ -93,6 +104,7 @@ class Ingress:
             await require_topics(settings.kafka(), self._topics)
             await self._producer.start()
             await self._ends.start()
+            await self._decision_log.start()
             feed = await self._feed.start()
             await self._ends.refresh()
             self._refusals.begin(self._ends.ends)
@@ -100,7 +112,8 @@ class Ingress:
             self._control = asyncio.create_task(
                 follow_control(settings, self._topics.control, self._breakers), name="control topic"
             )
-            await self._listen(self._public_app(), settings.public_host, settings.public_port)
+            app, shorten = self._public_app()
+            await self._listen(app, settings.public_host, settings.public_port, shorten)
             await self._listen(self._admin_app(), settings.admin_host, settings.admin_port)
         except (TopicsRefused, BrokerAway, SendFailed, KafkaError, EndsUnknown, OSError) as error:
             await self.stop()
@@ -130,7 +143,7 @@ class Ingress:
         if self._control is not None:
             self._stopping = "control topic"
             await end(self._control)
-        for part in (self._keeper, self._feed, self._ends, self._producer):
+        for part in (self._keeper, self._feed, self._older, self._decision_log, self._ends, self._producer):
             self._stopping = type(part).__name__
             await part.stop()
         self._stopping = "stock store"
@@ -140,7 +153,8 @@ class Ingress:
         self._waiters.let_all_go()
         self._commits.let_all_go()
 
-    def _public_app(self) -> web.Application:
+    def _public_app(self) -> tuple[web.Application, Callable[[Handler], Handler]]:
+        """The application, and what puts the short way of the purchases before its handler."""
         settings, admission = self._settings, Admission(self._settings)
         app = web.Application(middlewares=[admission.middleware()], client_max_size=settings.body_bytes_max)
         polling = PollingRoutes(settings, self._decisions, admission)
@@ -162,7 +176,7 @@ class Ingress:
         app.add_routes(self._health.routes())
         app.add_routes([web.get(OPENAPI_PATH, openapi_document(settings))])
         app.add_routes([web.route("*", administration.PATH + "{call}", administration.refuse)])
-        return app
+        return app, partial(shortcut, purchases.calls(), admission)
 
     def _admin_app(self) -> web.Application:
         settings, admission = self._settings, Admission(self._settings)
@@ -173,7 +187,13 @@ class Ingress:
         app.add_routes(routes.routes())
         return app
 
-    async def _listen(self, app: web.Application, host: str, port: int) -> None:
+    async def _listen(
+        self,
+        app: web.Application,
+        host: str,
+        port: int,
+        shorten: Callable[[Handler], Handler] | None = None,
+    ) -> None:
         runner = web.AppRunner(
             app,
             # A client that hangs up frees his place at once.
@@ -185,4 +205,7 @@ class Ingress:
         )
         self._runners.append(runner)
         await runner.setup()
+        if shorten is not None:
+            assert runner.server is not None  # noqa: S101 -- setup has made it
+            runner.server.request_handler = shorten(runner.server.request_handler)  # type: ignore[assignment]
         await web.TCPSite(runner, host, port, reuse_port=True, backlog=BACKLOG_CONNECTIONS_MAX).start()

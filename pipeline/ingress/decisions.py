@@ -1,25 +1,24 @@
-"""Finds the decision on a request: among those that just came, in the polling view, or by waiting for it.
+"""Finds the decision on a request: among those in memory, by waiting for it, or in the decision log.
 
-Also tells apart what has no decision: waiting its turn, never given, or kept for its time and gone.
+Also tells apart what has no decision: waiting its turn, never given, or gone with the beginning of the log.
 """
 
 import asyncio
 import logging
 
 from pipeline.domain.receipts import Receipt
+from pipeline.ingress.decided import Decided
+from pipeline.ingress.decision_reader import DecisionReader, TooManyLookups
+from pipeline.ingress.decision_search import NotFound
 from pipeline.ingress.group_commit import GroupCommit
 from pipeline.ingress.logends import EndsUnknown, LogEnds
 from pipeline.ingress.pace import Estimate, PaceKeeper
 from pipeline.ingress.problems import Kind, Problem, not_found
-from pipeline.ingress.waiters import Decided, ResultsFeed, TooManyWaiters, Waiters
-from pipeline.stock.store import StockStore, StockUnavailable
+from pipeline.ingress.waiters import ResultsFeed, TooManyWaiters, Waiters
+from pipeline.partitionlog import LogUnavailable
 
-VIEW_READS_MAX = 64
-"""Reads of the polling view that run at once: each has a connection to Redis of its own."""
-VIEW_LOOK_MS = 50
-"""From one look to the next for a decision that the feed has gone past and the view has not yet."""
-WAIT_MS_MAX = 5_000
-"""One wait for the feed. Then the view is looked at again: a feed that lost its place would never wake anybody."""
+LOOK_MS = 50
+"""From one look to the next for a decision that the feed has gone past."""
 
 log = logging.getLogger(__name__)
 
@@ -27,20 +26,19 @@ log = logging.getLogger(__name__)
 class Decisions:
     def __init__(
         self,
-        store: StockStore,
         waiters: Waiters,
         feed: ResultsFeed,
+        older: DecisionReader,
         commits: GroupCommit,
         ends: LogEnds,
         keeper: PaceKeeper,
     ) -> None:
-        self._store = store
         self._waiters = waiters
         self._feed = feed
+        self._older = older
         self._commits = commits
         self._ends = ends
         self._keeper = keeper
-        self._view_reads = asyncio.Semaphore(VIEW_READS_MAX)
         self.is_stopping = False
 
     def stop(self) -> None:
@@ -64,7 +62,7 @@ class Decisions:
             decided = await self._waiters.wait(receipt.partition, receipt.offset, wait_ms)
             if decided is None and self._waiters.is_past(receipt.partition, receipt.offset):
                 decided = await self.wait(receipt, int((deadline_s - loop.time()) * 1_000))
-        except (TooManyWaiters, StockUnavailable, EndsUnknown, Problem) as error:
+        except (TooManyWaiters, TooManyLookups, LogUnavailable, EndsUnknown, Problem) as error:
             log.warning("request %s: can not wait for the decision: %r", receipt, error)
             return None
         return decided
@@ -72,7 +70,7 @@ class Decisions:
     async def wait(self, receipt: Receipt, wait_ms: int) -> Decided | None:
         """The decision, None if there is none within `wait_ms`.
 
-        Raises Problem (404, 410), StockUnavailable, EndsUnknown, TooManyWaiters.
+        Raises Problem (404, 410), LogUnavailable, EndsUnknown, TooManyLookups, TooManyWaiters.
         """
         loop = asyncio.get_running_loop()
         partition, offset, _ = receipt
@@ -83,9 +81,9 @@ class Decisions:
             if found is not None or left_ms <= 0 or self.is_stopping:
                 return found
             if self._waiters.is_past(partition, offset):
-                await asyncio.sleep(min(left_ms, VIEW_LOOK_MS) / 1_000)
+                await asyncio.sleep(min(left_ms, LOOK_MS) / 1_000)
                 continue
-            found = await self._waiters.wait(partition, offset, min(left_ms, WAIT_MS_MAX), poller=True)
+            found = await self._waiters.wait(partition, offset, left_ms, poller=True)
             if found is not None:
                 return found
 
@@ -96,18 +94,16 @@ class Decisions:
             raise not_found(f"{receipt} was never given: there is no partition {partition}")
         if (found := self._waiters.recent(partition, offset)) is not None:
             return found
-        if self._is_ahead_of_feed(partition, offset):
-            await self._check_given(receipt)
-            return None
-        if (found := await self._view(partition, offset)) is not None:
-            return found
         await self._check_given(receipt)
-        if offset > await self._store.viewed(partition):
+        if self._is_ahead_of_feed(partition, offset):
             return None
-        # It may have been written between the two looks.
-        if (found := await self._view(partition, offset)) is not None:
-            return found
-        raise Problem(Kind.GONE, f"the decision on {receipt} was kept for its time, and is gone")
+        older = await self._older.find(partition, offset)
+        if older is NotFound.TRIMMED:
+            raise Problem(Kind.GONE, f"the log no longer holds the decision on {receipt}")
+        if isinstance(older, NotFound):
+            return None
+        self._waiters.note_asked(older)
+        return older
 
     def estimate(self, receipt: Receipt) -> Estimate:
         partition, offset, index = receipt
@@ -124,13 +120,11 @@ class Decisions:
 
     def _is_ahead_of_feed(self, partition: int, offset: int) -> bool:
         # Decisions come in the order of their commands, so what the feed has not reached has no decision yet.
-        last = self._waiters.last[partition]
-        return self._feed.is_alive and last >= 0 and offset > last
-
-    async def _view(self, partition: int, offset: int) -> Decided | None:
-        async with self._view_reads:
-            value = await self._store.view(partition, offset)
-        return None if value is None else Decided(partition, offset, value)
+        return (
+            self._feed.is_alive
+            and self._waiters.knows_last(partition)
+            and not self._waiters.is_past(partition, offset)
+        )
 
     async def _check_given(self, receipt: Receipt) -> None:
         if receipt.offset < self.log_end(receipt.partition):

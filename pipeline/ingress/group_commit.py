@@ -1,7 +1,8 @@
 """Group commit: many purchases of a product become one record of the command log, and wait for one acknowledgement.
 
 Per product: nothing in flight, send at once; else collect until the acknowledgement comes, then send all that has
-gathered. So a calm product costs one acknowledgement, and under load the records grow by themselves.
+gathered. So a calm product costs one acknowledgement, and under load the records grow by themselves; where more are to
+be expected, they are given a moment (`gathering.py`).
 
 What it promises to each buyer, within `send_timeout_ms` of his coming: a receipt (his purchase is in the log, at that
 place), or `NotAcknowledged` (it may be in the log), or `LogAway` (it is not, and will not be). A buyer who goes away
@@ -20,9 +21,13 @@ from typing import Protocol
 
 from pipeline.domain.receipts import Receipt
 from pipeline.ingress.bodies import Purchase
+from pipeline.ingress.gathering import Round, gathering
 from pipeline.messages import encode_purchases
 from pipeline.producer import SendFailed
 from pipeline.topics import partition_of
+
+PRODUCTS_REMEMBERED_MAX = 1_000
+"""Of whose last record is known what to expect of the next; the next of any other is sent at once."""
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +56,7 @@ _Buyers = dict[asyncio.Future[Receipt], Purchase]
 class _Lane:
     """The purchases of one product, from the first that comes until none is left."""
 
-    __slots__ = ("gathered", "gathered_since_s", "in_flight", "partition", "product_id")
+    __slots__ = ("awaited", "enough", "gathered", "gathered_since_s", "in_flight", "partition", "product_id")
 
     def __init__(self, product_id: str, partition: int) -> None:
         self.product_id = product_id
@@ -59,6 +64,9 @@ class _Lane:
         self.gathered: _Buyers = {}
         self.gathered_since_s = 0.0
         self.in_flight: _Buyers = {}
+        self.awaited = 0
+        """How many have to gather for `enough`; 0 while nothing waits for them."""
+        self.enough = asyncio.Event()
 
 
 class GroupCommit:
@@ -71,14 +79,18 @@ class GroupCommit:
         purchases_per_record_max: int,
         waiting_max: int,
         send_timeout_ms: int,
+        gather_ms_max: int,
     ) -> None:
         self._producer = producer
         self._topic = topic
         self._batch_max = purchases_per_record_max
         self._waiting_max = waiting_max
         self._send_timeout_s = send_timeout_ms / 1_000
+        self._gather_s_max = gather_ms_max / 1_000
         self._lanes: dict[str, _Lane] = {}
         self._driving: set[asyncio.Task[None]] = set()
+        self._rounds: dict[str, Round] = {}
+        """The last record of each product that had more than one buyer of late."""
         self._overdue = [0] * partitions
         self.partitions = partitions
         self.ends = [0] * partitions
@@ -101,6 +113,8 @@ class GroupCommit:
             lane.gathered_since_s = loop.time()
         future: asyncio.Future[Receipt] = loop.create_future()
         lane.gathered[future] = purchase
+        if len(lane.gathered) == lane.awaited:
+            lane.enough.set()
         self.waiting += 1
         try:
             return await future
@@ -142,13 +156,38 @@ class GroupCommit:
         loop = asyncio.get_running_loop()
         try:
             while lane.gathered:
+                await self._gather(loop, lane)
                 deadline_s = lane.gathered_since_s + self._send_timeout_s
                 lane.in_flight = self._take(lane)
-                await self._send(loop, lane, deadline_s)
+                if lane.in_flight:
+                    await self._send(loop, lane, deadline_s)
         finally:
             # Also on the way of a fault: nobody is left waiting, and the next purchase opens a new lane.
             del self._lanes[lane.product_id]
             _give_up(lane)
+
+    async def _gather(self, loop: asyncio.AbstractEventLoop, lane: _Lane) -> None:
+        """Wait for the purchases that are worth it, see `gathering`."""
+        last = self._rounds.get(lane.product_id)
+        wanted = gathering(last, lane.gathered_since_s, self._batch_max, self._gather_s_max)
+        if len(lane.gathered) >= wanted.purchases or loop.time() >= wanted.until_s:
+            return
+        lane.awaited = wanted.purchases
+        lane.enough.clear()
+        timer = loop.call_at(wanted.until_s, lane.enough.set)
+        try:
+            await lane.enough.wait()
+        finally:
+            timer.cancel()
+            lane.awaited = 0
+
+    def _remember(self, product_id: str, last: Round) -> None:
+        # The newest last: a dict keeps its order.
+        self._rounds.pop(product_id, None)
+        if last.purchases + last.gathered > 1:
+            self._rounds[product_id] = last
+            if len(self._rounds) > PRODUCTS_REMEMBERED_MAX:
+                del self._rounds[next(iter(self._rounds))]
 
     def _take(self, lane: _Lane) -> _Buyers:
         if len(lane.gathered) <= self._batch_max:
@@ -181,6 +220,7 @@ class GroupCommit:
             _give_up(lane)
 
         timer = loop.call_at(deadline_s, give_up)
+        sent_s = loop.time()
         try:
             offset = await self._producer.send(
                 self._topic, partition, lane.product_id.encode(), _envelope(lane.product_id, buyers.values())
@@ -191,6 +231,7 @@ class GroupCommit:
             )
             _fail(buyers, NotAcknowledged)
         else:
+            self._remember(lane.product_id, Round(sent_s, loop.time(), len(buyers), len(lane.gathered)))
             self.records += 1
             self.accepted += len(buyers)
             self.note_end(partition, offset + 1)

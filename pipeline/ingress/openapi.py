@@ -136,6 +136,7 @@ def _request_paths(settings: Settings) -> Schema:
         "/api/v1/seckill/requests/{request_id}": {
             "get": {
                 "summary": "What became of a request",
+                "description": "Answered from the decision log, as long as that is kept; after that 410.",
                 "parameters": [request_id, wait],
                 "responses": _answers((400, 404, 410, 429, 503), _200="RequestStatus"),
             }

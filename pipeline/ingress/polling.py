@@ -10,12 +10,14 @@ from aiohttp import web
 from pipeline.domain.receipts import Receipt, parse_receipt
 from pipeline.ingress.admission import Admission
 from pipeline.ingress.answers import decision_fields, json_answer
+from pipeline.ingress.decided import Decided
+from pipeline.ingress.decision_reader import TooManyLookups
 from pipeline.ingress.decisions import Decisions
 from pipeline.ingress.logends import EndsUnknown
 from pipeline.ingress.problems import Problem, invalid, not_found
-from pipeline.ingress.waiters import Decided, TooManyWaiters
+from pipeline.ingress.waiters import TooManyWaiters
+from pipeline.partitionlog import LogUnavailable
 from pipeline.settings import Settings
-from pipeline.stock.store import StockUnavailable
 
 EVENT_PAUSE_MS = 1_000
 """From one word to the next on an event stream while the request waits its turn."""
@@ -86,7 +88,7 @@ class PollingRoutes:
                 return
             try:
                 decided = await self._decisions.wait(receipt, EVENT_PAUSE_MS)
-            except (StockUnavailable, EndsUnknown, TooManyWaiters) as error:
+            except (LogUnavailable, EndsUnknown, TooManyLookups, TooManyWaiters) as error:
                 log.warning("the event stream of %s has to wait: %r", receipt, error)
                 await asyncio.sleep(EVENT_PAUSE_MS / 1_000)
         await response.write(_event("decided", _decided(receipt, decided)))

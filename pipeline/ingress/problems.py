@@ -24,7 +24,7 @@ class Kind(Enum):
     METHOD_NOT_ALLOWED = ("method-not-allowed", "This path does not take that method", 405)
     TOO_SLOW = ("too-slow", "The body took too long to come", 408)
     CONFLICT = ("conflict", "The product is not in a state for this", 409)
-    GONE = ("gone", "The answer was kept for its time, and is gone", 410)
+    GONE = ("gone", "The decision log no longer holds it", 410)
     TOO_LARGE = ("too-large", "The body is too large", 413)
     UNSUPPORTED_MEDIA_TYPE = ("unsupported-media-type", "The body must be plain application/json", 415)
     BUSY = ("busy", "Too many requests", 429)

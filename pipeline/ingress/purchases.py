@@ -6,6 +6,7 @@ Both answer at once where a refusal cannot change any more; such an answer has n
 import time
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from pipeline.control import BreakerBoard
 from pipeline.domain.codes import Code, http_status
@@ -50,11 +51,15 @@ class PurchaseRoutes:
         self._breakers = breakers
         self._refusals = refusals
 
+    def calls(self) -> dict[str, Handler]:
+        """The handlers by their path; both are for POST."""
+        return {
+            "/api/v1/seckill/purchase": self.purchase,
+            "/api/v1/seckill/purchase/async": self.purchase_async,
+        }
+
     def routes(self) -> list[web.RouteDef]:
-        return [
-            web.post("/api/v1/seckill/purchase", self.purchase),
-            web.post("/api/v1/seckill/purchase/async", self.purchase_async),
-        ]
+        return [web.post(path, handler) for path, handler in self.calls().items()]
 
     async def purchase_async(self, request: web.Request) -> web.Response:
         purchase = await self._wanted(request)

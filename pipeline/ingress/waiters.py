@@ -1,29 +1,30 @@
 """The results feed: follows the decision log and wakes whoever waits for a decision.
 
 Each ingress process reads all partitions of `purchase-results`, without a group, from where they end when it starts.
-A record is parsed only if somebody waits for it. The first decision for a command counts; a repeat is dropped.
+A record is parsed only if somebody asks for it. The first decision for a command counts; a repeat is dropped.
 
-A decision can be here before the acknowledgement of its command was dealt with. So the last `RECENT_RECORDS_MAX`
-records of each partition are kept for those who come late; whoever comes later than that asks the polling view.
+What came is kept, as far as `results_cache_bytes_max` goes: for pollers, and for buyers whose decision is here before
+the acknowledgement of their command was dealt with.
 """
 
 import asyncio
 import logging
 import time
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
-from pipeline.domain.codes import Code
-from pipeline.domain.receipts import Receipt
 from pipeline.ending import end
-from pipeline.messages import Answer, PurchaseResult, Result, decode_result, peek_source_offset
+from pipeline.ingress.decided import Asked, Decided
+from pipeline.ingress.decision_log import DecisionLog
+from pipeline.ingress.decision_tail import DecisionTail
+from pipeline.ingress.tail_loader import load_tail
+from pipeline.messages import peek_source_offset
 
-RECENT_RECORDS_MAX = 512
-"""A partition. At 16,000 records a second these are 32 ms; an acknowledgement is dealt with in far less."""
+ASKED_BYTES_MAX = 2 * 1024 * 1024
+"""Records that were asked for are kept parsed: up to this many bytes of them, which take about six times that."""
 FETCH_WAIT_MS_MAX = 500
 """How long the broker holds back a fetch while there is nothing; a new record is answered at once."""
 FETCH_PARTITION_BYTES_MAX = 4 * 1024 * 1024
@@ -40,63 +41,20 @@ class TooManyWaiters(Exception):
     """As many wait for a decision as may."""
 
 
-class Decided:
-    """A decision record, parsed when first asked, and then once for all of its buyers."""
-
-    __slots__ = ("_remaining", "_result", "partition", "source_offset", "value")
-
-    def __init__(self, partition: int, source_offset: int, value: bytes) -> None:
-        self.partition = partition
-        self.source_offset = source_offset
-        self.value = value
-        self._result: Result | None = None
-        self._remaining: list[int] | None = None
-
-    def result(self) -> Result:
-        """Raises ValueError or KeyError for a record that no decider wrote."""
-        if self._result is None:
-            self._result = decode_result(self.value)
-        return self._result
-
-    def answer(self, index: int) -> Answer | None:
-        """What the buyer at this place of the record is told; None if no purchase is there."""
-        result = self.result()
-        if type(result) is not PurchaseResult or index >= len(result.codes):
-            return None
-        if result.stock is None:
-            return result.answer(self.partition, index)
-        if self._remaining is None:
-            self._remaining = _remaining(result)
-        # As PurchaseResult.answer, which walks over all winners: too long for each buyer of a long record.
-        code = Code(result.codes[index])
-        order_id = result.held.get(index)
-        if order_id is None and code is Code.SUCCESS:
-            order_id = str(Receipt(self.partition, self.source_offset, index))
-        retry_after_ms = result.retry_after_ms if code is Code.BUSY else None
-        return Answer(code, self._remaining[index], order_id, retry_after_ms)
-
-
-def _remaining(result: PurchaseResult) -> list[int]:
-    """The stock that was left after each purchase of the record, in its order."""
-    stock = result.stock or 0
-    remaining = [0] * len(result.codes)
-    winners = set(result.winners())
-    for index in reversed(range(len(remaining))):
-        remaining[index] = stock
-        if index in winners:
-            stock += result.purchases.quantity(index)
-    return remaining
+class LostPlace(Exception):
+    """The decision log was cut off at its beginning or its end past the place where the feed was."""
 
 
 class Waiters:
     """Who waits for which decision, and the decisions of late. No I/O: `deliver` is told, `wait` waits."""
 
-    def __init__(self, partitions: int, waiters_max: int) -> None:
+    def __init__(self, partitions: int, waiters_max: int, cache_bytes_max: int) -> None:
         self._waiters_max = waiters_max
         self._waiting: list[dict[int, set[asyncio.Future[Decided | None]]]] = [{} for _ in range(partitions)]
-        self._recent: list[dict[int, Decided]] = [{} for _ in range(partitions)]
-        self._order: list[deque[int]] = [deque() for _ in range(partitions)]
+        self._tail = DecisionTail(partitions, cache_bytes_max)
+        self._asked = Asked(ASKED_BYTES_MAX)
         self._pollers: set[asyncio.Future[Decided | None]] = set()
+        self._joined = [False] * partitions
         self.last = [-1] * partitions
         """By partition, the highest source offset that was seen; -1 for none."""
         self.count = 0
@@ -107,18 +65,44 @@ class Waiters:
         if source_offset <= self.last[partition]:
             return
         self.last[partition] = source_offset
-        decided = Decided(partition, source_offset, value)
-        recent, order = self._recent[partition], self._order[partition]
-        if len(order) == RECENT_RECORDS_MAX:
-            del recent[order.popleft()]
-        order.append(source_offset)
-        recent[source_offset] = decided
-        for future in self._waiting[partition].pop(source_offset, ()):
-            if not future.done():
-                future.set_result(decided)
+        self._tail.append(partition, source_offset, value)
+        if (futures := self._waiting[partition].pop(source_offset, None)) is not None:
+            decided = Decided(partition, source_offset, value)
+            self._asked.add(decided)
+            for future in futures:
+                if not future.done():
+                    future.set_result(decided)
+
+    def load(self, partition: int, older: Sequence[tuple[int, bytes]]) -> bool:
+        """Records that stand in the log before all that was delivered or loaded: source offset and value, in its order.
+
+        False if there was no room for all.
+        """
+        self._joined[partition] = True
+        highest = max((source_offset for source_offset, _ in older), default=-1)
+        if highest > self.last[partition]:
+            # All that was delivered so far were repeats.
+            self.last[partition] = highest
+            self._tail.begin(partition, highest + 1)
+        return self._tail.load(partition, older)
+
+    def knows_last(self, partition: int) -> bool:
+        """Whether `last` is what was decided last; not so before the end of what stood before the feed was loaded."""
+        return self._joined[partition]
 
     def recent(self, partition: int, offset: int) -> Decided | None:
-        return self._recent[partition].get(offset)
+        """The decision on this command, if it is still kept."""
+        if (found := self._asked.get(partition, offset)) is not None:
+            return found
+        if (value := self._tail.get(partition, offset)) is None:
+            return None
+        found = Decided(partition, offset, value)
+        self._asked.add(found)
+        return found
+
+    def note_asked(self, decided: Decided) -> None:
+        """Keep a decision that was read elsewhere for the next who asks for it."""
+        self._asked.add(decided)
 
     def is_past(self, partition: int, offset: int) -> bool:
         """Whether the feed has gone past the decision on this command: it will not come any more."""
@@ -188,18 +172,19 @@ class ResultsFeed:
         topic: str,
         partitions: int,
         waiters: Waiters,
+        decisions: DecisionLog,
         observe: Callable[[bytes | None, bytes], None],
     ) -> None:
-        """`observe` is given key and value of every record, repeats too, after the waiters had it."""
+        """`observe` is given key and value of every record that comes, repeats too, after the waiters had it."""
         self._places = [TopicPartition(topic, partition) for partition in range(partitions)]
         self._waiters = waiters
+        self._decisions = decisions
         self._observe = observe
-        # "latest" holds only if the log lost the place where the feed was: what was missed is in the polling view.
         self._consumer = AIOKafkaConsumer(
             bootstrap_servers=bootstrap,
             group_id=None,
             enable_auto_commit=False,
-            auto_offset_reset="latest",
+            auto_offset_reset="none",
             fetch_max_wait_ms=FETCH_WAIT_MS_MAX,
             max_partition_fetch_bytes=FETCH_PARTITION_BYTES_MAX,
         )
@@ -208,14 +193,16 @@ class ResultsFeed:
     async def start(self) -> asyncio.Task[None]:
         """Take the place at the end of the log, and follow. Raises KafkaError.
 
-        The task ends only by `stop`, or by a fault of our own, which then ends the process.
+        What stands before that place is loaded meanwhile. The task ends only by `stop`, or by a fault of our own, which
+        then ends the process.
         """
         await self._consumer.start()
         self._consumer.assign(self._places)
         ends = await self._consumer.end_offsets(self._places)
         for place, offset in ends.items():
             self._consumer.seek(place, offset)
-        self._task = asyncio.create_task(self._follow(), name="results feed")
+        starts = [ends[place] for place in self._places]
+        self._task = asyncio.create_task(self._run(starts), name="results feed")
         return self._task
 
     async def stop(self) -> None:
@@ -234,11 +221,19 @@ class ResultsFeed:
         heard_ms: int | None = self._consumer.last_poll_timestamp(self._places[partition])
         return heard_ms is not None and time.time() * 1_000 - heard_ms <= SILENT_MS_MAX
 
+    async def _run(self, starts: Sequence[int]) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(load_tail(self._decisions, starts, self._waiters.load))
+            await self._follow()
+
     async def _follow(self) -> None:
         deliver = self._waiters.deliver
         while True:
             try:
                 batches: dict[Any, list[Any]] = await self._consumer.getmany(timeout_ms=POLL_MS)
+            except OffsetOutOfRangeError as error:
+                # What was missed would be called queued for ever; a process that begins anew knows better.
+                raise LostPlace(f"the decision log has not the place where the feed was: {error}") from error
             except KafkaError as error:
                 log.warning("results feed: %r; trying again", error)
                 await asyncio.sleep(BACKOFF_S)

@@ -220,7 +220,7 @@ def _welcome(settings: Settings, elapsed_s: float) -> str:
             f"ready in {elapsed_s:.1f} s; Ctrl-C stops everything. To copy:",
             _curl(f"{admin}/api/v1/seckill/activity/prewarm", sale),
             _curl(f"{public}/api/v1/seckill/purchase", {"product_id": 1001, "user_id": "alice"}),
-            f"  {shlex.quote(sys.argv[0])} orders --follow",
+            f"  {shlex.quote(sys.argv[0])} orders follow",
         )
     )
 

@@ -15,11 +15,3 @@ def product(partition: int, product_id: str) -> str:
 
 def buyers(partition: int, product_id: str) -> str:
     return f"seckill:{{p{partition}}}:buyers:{product_id}"
-
-
-def view(partition: int, source_offset: int) -> str:
-    return f"seckill:{{p{partition}}}:view:{source_offset}"
-
-
-def viewed(partition: int) -> str:
-    return f"seckill:{{p{partition}}}:viewed"

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
 from redis import exceptions
-from redis.asyncio import Redis
+from redis.asyncio import Connection, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.connection import HiredisRespSerializer
 
 from pipeline.domain import limiters
 from pipeline.domain.finality import Standing
@@ -43,20 +44,22 @@ class MayEvict(Exception):
     """This Redis is set up to throw keys away when memory runs short: stock and buyers must not be among them."""
 
 
+class _Connection(Connection):
+    """A connection that packs commands in C. The packing in Python takes longer than the rest of a chunk's call."""
+
+    _serializer = HiredisRespSerializer()
+
+    def pack_command(self, *arguments: Any) -> list[bytes]:
+        return cast("list[bytes]", self._serializer.pack(*arguments))
+
+
 class Command(NamedTuple):
-    """A command record for `decide`. `product_id` is None for a malformed one, whose `value` is then the error."""
+    """A command record for `decide`. `product_id` is None for a malformed one; see `messages.malformed_members`."""
 
     offset: int
     time_ms: int
     product_id: str | None
     value: bytes
-
-
-class Decided(NamedTuple):
-    """The decision records of a chunk, one for each command, and how many winners each has."""
-
-    records: list[bytes]
-    winners: list[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,16 +90,6 @@ class Look(NamedTuple):
     wins: list[list[Win]]
 
 
-class Viewed(NamedTuple):
-    """How far the polling view of a partition is written.
-
-    All decision records up to `source_offset` lie before `results_position` in the decision log.
-    """
-
-    source_offset: int
-    results_position: int
-
-
 @dataclass(frozen=True, slots=True)
 class ProductStock:
     """A product as Redis holds it. `by_code` counts decided purchases; `limiter` is "level:before:at"."""
@@ -122,7 +115,12 @@ class StockStore:
         seconds = timeout_ms / 1_000
         # No retries of the client's own: a repeated decide is the decider's affair, which looks first.
         self._redis = client or Redis.from_url(
-            url, socket_timeout=seconds, socket_connect_timeout=seconds, retry=Retry(NoBackoff(), 0)
+            url,
+            # Not that of a TLS or a Unix socket's address, which brings its own.
+            connection_class=_Connection,
+            socket_timeout=seconds,
+            socket_connect_timeout=seconds,
+            retry=Retry(NoBackoff(), 0),
         )
         self._decide = self._redis.register_script(script("decide"))
         self._replay = self._redis.register_script(script("replay"))
@@ -163,15 +161,18 @@ class StockStore:
 
     async def decide(
         self, partition: int, after_offset: int, results_position: int, commands: Sequence[Command]
-    ) -> Decided:
-        """Decide a chunk. Raises Stale, or StockUnavailable, after which it may or may not have been decided."""
+    ) -> list[bytes]:
+        """Decide a chunk: a decision record for each command, in order.
+
+        Raises Stale, or StockUnavailable, after which the chunk may or may not have been decided.
+        """
         numbers = _numbers(command.product_id for command in commands)
         argv: list[Any] = [after_offset, results_position, partition, len(numbers), *numbers]
         for offset, time_ms, product_id, value in commands:
             argv += (offset, time_ms, numbers[product_id] if product_id is not None else 0, value)
         reply = await _answer(self._decide(keys=_key_names(partition, numbers), args=argv))
         _raise_if_stale(reply, partition, after_offset)
-        return Decided(reply[1], reply[2])
+        return cast("list[bytes]", reply[1])
 
     async def replay(
         self,
@@ -227,43 +228,6 @@ class StockStore:
         standing = Standing(SaleState(state.decode()), int(stock), int(start_ms), int(end_ms), int(limit))
         wins = [decode_wins(partition, value) if value else [] for value in bought]
         return Look(int(offset), int(time_ms), standing, wins)
-
-    async def write_views(
-        self,
-        partition: int,
-        views: Sequence[tuple[int, bytes]],
-        ttl_ms: int,
-        viewed: Viewed | None = None,
-        written: int = -1,
-    ) -> bool:
-        """Write what pollers see: decision records by source offset, in rising order, each for `ttl_ms`.
-
-        Then the mark moves to `viewed`, by default to the last of these views. False if the mark stands below
-        `written`, where the caller left it: Redis has lost the view, and the mark was not moved.
-        """
-        # One transaction: a loss between the views and the mark would leave a mark without views.
-        pipe = self._redis.pipeline(transaction=True)
-        for source_offset, record in views:
-            pipe.set(keys.view(partition, source_offset), record, px=ttl_ms)
-        source_offset, position = viewed or Viewed(views[-1][0], 0)
-        pipe.eval(
-            script("viewed"), 1, keys.viewed(partition), str(written), str(source_offset), str(position)
-        )
-        return bool((await _answer(pipe.execute()))[-1])
-
-    async def view(self, partition: int, source_offset: int) -> bytes | None:
-        return cast("bytes | None", await _answer(self._redis.get(keys.view(partition, source_offset))))
-
-    async def viewed(self, partition: int) -> int:
-        """The highest source offset that was written for pollers, -1 for none."""
-        return (await self.viewed_place(partition)).source_offset
-
-    async def viewed_place(self, partition: int) -> Viewed:
-        value = await _answer(self._redis.get(keys.viewed(partition)))
-        if value is None:
-            return Viewed(-1, 0)
-        source_offset, _, position = value.partition(b":")
-        return Viewed(int(source_offset), int(position or 0))
 
 
 def decode_wins(partition: int, value: bytes) -> list[Win]:

@@ -33,7 +33,6 @@ async def undecided(empty_sale: Sale) -> Sale:
 
 @pytest.fixture
 async def sold(undecided: Sale) -> Sale:
-    """The whole sale, decided and shown to pollers."""
+    """The whole sale, decided."""
     await undecided.decide()
-    await undecided.view()
     return undecided

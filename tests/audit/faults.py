@@ -177,7 +177,7 @@ def _and_order(old: bytes, new: bytes, first: bool = False) -> Callable[[list[Ke
 
 
 def _twice(records: list[Any]) -> list[Any]:
-    """A chunk of which a part arrived, all of it again, and a zombie's very old part at the end."""
+    """A part, all of it again, and at the end a very old part: what crashes and a zombie leave."""
     return records[:5] + records + records[2:4]
 
 
@@ -197,7 +197,9 @@ def _with_headers(name: str, content: bytes) -> Callable[[list[Letter]], list[Le
 # --- the faults ------------------------------------------------------------------------------------------------------
 
 NONE = Fault(None)
-REPEATED = Fault(None, results=_twice, orders=_twice, letters=_twice)
+REPEATED = Fault(None, results=_twice)
+ALL_REPEATED = Fault(None, results=_twice, orders=_twice, letters=_twice)
+"""Without transactions."""
 
 FAULTS: dict[str, Fault] = {
     "a hole": Fault(Check.DECISIONS, "no decision on this command before that on 5", results=without(4)),
@@ -276,14 +278,25 @@ FAULTS: dict[str, Fault] = {
     "the last order missing": Fault(Check.ORDERS, "has no order", orders=lambda records: records[:-1]),
     "no orders": Fault(Check.ORDERS, "the win 1-1-0 has no order", orders=lambda records: []),
     "another order": Fault(Check.ORDERS, "19.81", orders=_other_amount),
-    "another order as a repeat": Fault(
-        Check.ORDERS, "a repeat that differs", orders=lambda records: records + _other_amount(records)[1:2]
+    "an order a second time": Fault(
+        Check.ORDERS,
+        "order 1-1-1: stands there a second time",
+        orders=lambda records: [*records[:2], records[1], *records[2:]],
+        is_tried_for_real=True,
+    ),
+    "all orders a second time": Fault(Check.ORDERS, "a second time", orders=lambda records: 2 * records),
+    "two orders in disorder": Fault(
+        Check.ORDERS,
+        "the win 1-1-0 has no order before 1-1-1",
+        orders=lambda records: [records[1], records[0], *records[2:]],
     ),
     "an order of a loser": Fault(Check.ORDERS, "there is no such win", orders=_and_order(b"1-1-0", b"1-7-2")),
     "an early order of a loser": Fault(
-        Check.ORDERS, "there is no such win", orders=_and_order(b"1-1-0", b"1-14-0", first=True)
+        Check.ORDERS,
+        "the win 1-1-0 has no order before 1-14-0",
+        orders=_and_order(b"1-1-0", b"1-14-0", first=True),
     ),
-    "an order of no command": Fault(Check.ORDERS, "nobody won", orders=_and_order(b"1-1-0", b"1-77-0")),
+    "an order of no command": Fault(Check.ORDERS, "no such command", orders=_and_order(b"1-1-0", b"1-77-0")),
     "an order of another partition": Fault(
         Check.ORDERS, "not an order of this", orders=_and_order(b'"1-1-0', b'"0-1-0')
     ),
@@ -299,6 +312,12 @@ FAULTS: dict[str, Fault] = {
     ),
     "another letter": Fault(
         Check.DEAD_LETTERS, "as it came", letters=replaced(b"sell", b"buy"), is_tried_for_real=True
+    ),
+    "a letter a second time": Fault(
+        Check.DEAD_LETTERS,
+        "a second letter of command 5",
+        letters=lambda letters: 2 * letters,
+        is_tried_for_real=True,
     ),
     "another error in a letter": Fault(
         Check.DEAD_LETTERS, "as it came", letters=_with_headers("error", b"type: what?")

@@ -6,13 +6,15 @@ from typing import Self
 
 from redis import Redis
 
-from audit.faults import PARTITION, PLAIN, Fault, Letter, written
-from pipeline.decider.emit import Decision, emit
+from audit.faults import PARTITION, PLAIN, Fault, Written, written
+from pipeline.decider.commit import commit
 from pipeline.decider.intake import Prepared, prepare
 from pipeline.decider.ports import Keyed
 from pipeline.decider.replay import Replay
-from pipeline.decider.synchronise import incoming
-from pipeline.messages import encode_purchases, peek_source_offset
+from pipeline.followers import Progress
+from pipeline.followers.ports import Derived
+from pipeline.followers.writers import writer_of
+from pipeline.messages import encode_purchases
 from pipeline.partitionlog import LogRecord, PartitionLog
 from pipeline.producer import LogProducer
 from pipeline.settings import Settings
@@ -30,6 +32,7 @@ class Sale:
         self.redis: Redis = Redis.from_url(settings.redis())
         self.log = PartitionLog(settings.kafka(), ends_are_exact=settings.kafka_idempotence)
         self.producer = LogProducer(settings, "test", idempotent=False)
+        self.writer = writer_of(settings, topics, PARTITION)
         self.results_end = 0
         self.decided = -1
         self.records: list[bytes] = []
@@ -37,9 +40,11 @@ class Sale:
 
     async def __aenter__(self) -> Self:
         await self.producer.start()
+        await self.writer.open()
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        await self.writer.close()
         await self.producer.stop()
         await self.store.close()
         self.redis.close()
@@ -47,29 +52,31 @@ class Sale:
     async def send(self, some: Sequence[Keyed]) -> None:
         await self.producer.send_all(self.topics.requests.name, PARTITION, some)
 
-    async def decide(self) -> None:
-        """Decide all that is there, in one chunk, as a decider does."""
+    async def followed(self, partition: int) -> int:
+        """Up to where in the decision log orders and dead letters are written."""
+        return self.results_end
+
+    async def decide(self, *, follow: bool = True) -> None:
+        """Decide all that is there, in one chunk, as a decider does, and write what follows from the decisions."""
         if prepared := await self.decide_in_redis():
             decisions = [
-                Decision(record, each.command.product_id, None, each.record)
+                (each.command.product_id and each.record.key, record)
                 for record, each in zip(self.records[-len(prepared) :], prepared, strict=True)
             ]
-            self.results_end = await emit(self.producer, self.topics, PARTITION, decisions)
+            self.results_end = await commit(self.producer, self.topics.results.name, PARTITION, decisions)
+            requests = [each.record for each in prepared]
+            if follow:
+                records = [record for _, record in decisions]
+                await self._follow(written(self.topics, requests, records, Fault(None)))
 
     async def decide_in_redis(self) -> list[Prepared]:
         """Decide all that is there, and write none of it into the log."""
-        prepared = [prepare(incoming(request)) for request in await self._requests()]
+        prepared = [prepare(request) for request in await self._requests()]
         if prepared:
             chunk = [each.command for each in prepared]
-            decided = await self.store.decide(PARTITION, self.decided, self.results_end, chunk)
-            self.records += decided.records
+            self.records += await self.store.decide(PARTITION, self.decided, self.results_end, chunk)
             self.decided += len(chunk)
         return prepared
-
-    async def view(self) -> None:
-        """Show every decision to pollers, as the follower does."""
-        views = [(peek_source_offset(record), record) for record in self.records]
-        await self.store.write_views(PARTITION, views, self.settings.result_ttl_ms)
 
     async def forge(self, fault: Fault) -> None:
         """Decide all that is there, and let the world look as this fault has it."""
@@ -77,14 +84,22 @@ class Sale:
         await self.decide_in_redis()
         bent = written(self.topics, requests, self.records, fault)
         self.records = bent.decisions
-        for letter in bent.letters:
-            await self.bury(letter)
-        await self.producer.send_all(self.topics.orders.name, PARTITION, bent.orders)
         end = 1 + await self.producer.send_all(self.topics.results.name, PARTITION, bent.results)
         self.results_end = end
+        await self._follow(bent)
         await self.store.wipe(PARTITION, self.decided)
         await self.replay([request.key for request in requests])
-        await self.view()
+
+    async def _follow(self, decided: Written) -> None:
+        """Write what was derived, and that it was."""
+        derived = [
+            *(Derived(self.topics.orders.name, PARTITION, key, [order]) for key, order in decided.orders),
+            *(
+                Derived(self.topics.dead_letters.name, PARTITION, each.key, [each.value], each.headers)
+                for each in decided.letters
+            ),
+        ]
+        await self.writer.write(derived, Progress(self.results_end, self.decided))
 
     async def replay(self, product_keys: Sequence[bytes | None]) -> None:
         """Make Redis, which has nothing, of the records."""
@@ -92,10 +107,6 @@ class Sale:
         for offset, (key, record) in enumerate(zip(product_keys, self.records, strict=True)):
             await replay.add(LogRecord(offset, 0, key, record))
         await replay.flush()
-
-    async def bury(self, letter: Letter) -> None:
-        topic = self.topics.dead_letters.name
-        await self.producer.send(topic, PARTITION, letter.key, letter.value, letter.headers)
 
     async def _requests(self) -> list[LogRecord]:
         batches = self.log.read(self.topics.requests.name, PARTITION, self.decided + 1)
@@ -111,6 +122,4 @@ async def sell_on(sale: Sale, stop: asyncio.Event) -> int:
             await sale.send([(PLAIN.encode(), encode_purchases(PLAIN, users))])
             count += 1
         await sale.decide()
-        if count % 9 == 0:
-            await sale.view()
     return count

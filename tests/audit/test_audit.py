@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from aiokafka import AIOKafkaProducer
 
 from audit.faults import (
     FAULTS,
@@ -18,7 +19,7 @@ from audit.faults import (
     commands,
 )
 from audit.sale import Sale, sell_on
-from pipeline.audit import CanNotAudit, Check, Report, audit
+from pipeline.audit import CanNotAudit, Check, Report, audit, partition
 from pipeline.audit.partition import PartitionAudit, fresh_findings
 from pipeline.audit.reader import StockReader
 from pipeline.audit.redis_checks import RedisAudit
@@ -73,11 +74,9 @@ async def test_what_a_decider_writes_twice_is_clean(undecided: Sale) -> None:
 
 
 async def test_what_is_on_its_way_is_no_violation(sold: Sale) -> None:
-    # Decided in Redis, but not in the log yet; shown to pollers, but not all of it; not decided at all.
+    # Decided in Redis, but not in the log yet; not decided at all.
     await sold.send([(SHUT.encode(), encode_close(SHUT))])
     await sold.decide_in_redis()
-    sold.redis.set(keys.viewed(PARTITION), "9:10")
-    sold.redis.delete(*(view_key(offset) for offset in range(10, 15)))
     await sold.send([(PLAIN.encode(), JUNK)] * 2)
     report = await audited(sold)
     assert not told(report.findings)
@@ -95,6 +94,28 @@ async def test_a_fault_in_the_topics_is_told_by_its_check_and_no_other(undecided
     await assert_fails(undecided, fault.check, fault.example)
 
 
+async def test_orders_that_do_not_follow_are_told(undecided: Sale, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(partition, "FOLLOWED_WITHIN_MS", 300)
+    await undecided.decide(follow=False)
+    report = await audited(undecided)
+    assert set(report.failed) == {Check.ORDERS, Check.DEAD_LETTERS}
+    place, what = report.findings[Check.ORDERS].first  # type: ignore[misc]
+    assert "written up to the decision at 0 only, of 15" in what
+    assert place == (undecided.topics.results.name, PARTITION, 0)
+
+
+@pytest.mark.durable
+async def test_what_a_transaction_left_that_did_not_end_is_no_order(sold: Sale) -> None:
+    producer = AIOKafkaProducer(bootstrap_servers=sold.settings.kafka(), transactional_id="audit-test")
+    await producer.start()
+    await producer.begin_transaction()
+    await producer.send_and_wait(sold.topics.orders.name, b"junk", partition=PARTITION)
+    assert not told((await audited(sold)).findings)
+    await producer.abort_transaction()
+    await producer.stop()
+    assert not told((await audited(sold)).findings)
+
+
 # --- Redis -----------------------------------------------------------------------------------------------------------
 
 
@@ -104,10 +125,6 @@ def product_key(product_id: str) -> str:
 
 def buyers_key(product_id: str) -> str:
     return keys.buyers(PARTITION, product_id)
-
-
-def view_key(offset: int) -> str:
-    return keys.view(PARTITION, offset)
 
 
 CURSOR, PRODUCTS = keys.cursor(PARTITION), keys.products(PARTITION)
@@ -151,17 +168,6 @@ REDIS_FAULTS: dict[str, tuple[Check, str, Spoil]] = {
     "cursor ahead": (Check.REDIS, "cursor: offset is '99'", lambda redis: redis.hset(CURSOR, "offset", 99)),
     "cursor back": (Check.REDIS, "the cursor is at 3, the", lambda redis: redis.hset(CURSOR, "offset", 3)),
     "cursor lost": (Check.REDIS, "the cursor is at -1, the", lambda redis: redis.delete(CURSOR)),
-    "other view": (
-        Check.VIEW,
-        "the view of command 7 is not the first decision",
-        lambda redis: redis.append(view_key(7), " "),
-    ),
-    "view gone": (Check.VIEW, "command 3: its decision is not", lambda redis: redis.delete(view_key(3))),
-    "view of nothing": (
-        Check.VIEW,
-        "a view of command 99, which there is not",
-        lambda redis: redis.set(view_key(99), "x", px=60_000),
-    ),
     "cursor expires": (Check.NO_TTL, "cursor expires in", lambda redis: redis.expire(CURSOR, 3_600)),
     "set expires": (Check.NO_TTL, "products expires in", lambda redis: redis.expire(PRODUCTS, 3_600)),
     "product expires": (
@@ -177,7 +183,7 @@ REDIS_FAULTS: dict[str, tuple[Check, str, Spoil]] = {
 }
 
 
-@pytest.mark.parametrize("name", ["buyer more", "view gone", "product expires"])
+@pytest.mark.parametrize("name", ["buyer more", "product expires"])
 async def test_a_fault_in_redis_is_told_by_its_check_and_no_other(sold: Sale, name: str) -> None:
     check, example, spoil = REDIS_FAULTS[name]
     spoil(sold.redis)
@@ -186,16 +192,15 @@ async def test_a_fault_in_redis_is_told_by_its_check_and_no_other(sold: Sale, na
 
 async def test_every_fault_in_redis_is_told_by_its_check_and_no_other(sold: Sale) -> None:
     # The logs are read once; then one fault after the other is made, told and mended.
-    audit_of_logs = PartitionAudit(PARTITION, sold.topics, sold.log, fresh_findings())
+    audit_of_logs = PartitionAudit(PARTITION, sold.topics, sold.log, fresh_findings(), sold.followed)
     await audit_of_logs.read_logs()
     reader = StockReader(sold.settings.redis(), sold.settings.redis_timeout_ms)
 
     async def findings_now() -> Findings:
         findings = fresh_findings()
-        audit_of_redis = RedisAudit(audit_of_logs, reader, sold.settings.result_ttl_ms)
+        audit_of_redis = RedisAudit(audit_of_logs, reader)
         await audit_of_redis.compare_stock(findings[Check.REDIS])
-        await audit_of_redis.compare_view(findings[Check.VIEW])
-        await KeyAudit({PARTITION: audit_of_logs}, sold.topics, sold.log, reader, findings).look_at_all()
+        await KeyAudit({PARTITION: audit_of_logs}, sold.topics, reader, findings).look_at_all()
         return findings
 
     whole = {key: (sold.redis.dump(key), max(0, sold.redis.pttl(key))) for key in sold.redis.scan_iter()}
@@ -214,13 +219,11 @@ async def test_every_fault_in_redis_is_told_by_its_check_and_no_other(sold: Sale
 
 async def test_redis_that_was_emptied_and_is_being_mended_is_clean(sold: Sale) -> None:
     await sold.store.wipe(PARTITION, sold.decided)
-    audit_of_logs = PartitionAudit(PARTITION, sold.topics, sold.log, fresh_findings())
+    audit_of_logs = PartitionAudit(PARTITION, sold.topics, sold.log, fresh_findings(), sold.followed)
     await audit_of_logs.read_logs()
     reader = StockReader(sold.settings.redis(), sold.settings.redis_timeout_ms)
     findings = fresh_findings()
-    comparing = asyncio.create_task(
-        RedisAudit(audit_of_logs, reader, 1_000).compare_stock(findings[Check.REDIS])
-    )
+    comparing = asyncio.create_task(RedisAudit(audit_of_logs, reader).compare_stock(findings[Check.REDIS]))
     await asyncio.sleep(0.04)
     await sold.replay([key for key, _ in commands()])
     await comparing

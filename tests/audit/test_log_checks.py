@@ -1,14 +1,27 @@
 """Every check that needs no Redis, over logs in memory: each fault of faults.py is told, by its check and no other."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Sequence
 
 import pytest
 
-from audit.faults import FAULTS, NONE, PARTITION, PLAIN, REPEATED, Fault, commands, letter, written
-from pipeline.audit import Check
+from audit.faults import (
+    ALL_REPEATED,
+    FAULTS,
+    NONE,
+    PARTITION,
+    PLAIN,
+    REPEATED,
+    Fault,
+    commands,
+    letter,
+    replaced,
+    written,
+)
+from pipeline.audit import Check, partition
 from pipeline.audit.checks import encode_result
 from pipeline.audit.fold import PartitionFold
-from pipeline.audit.orders import EARLY_MAX, OUTSTANDING_MAX
+from pipeline.audit.orders import OUTSTANDING_MAX
 from pipeline.audit.partition import LogsTruncated, PartitionAudit, fresh_findings
 from pipeline.audit.report import Finding, Findings
 from pipeline.decider.ports import Keyed
@@ -20,6 +33,7 @@ from pipeline.topics import load_topics
 
 TOPICS = load_topics(Profile.LOCAL)
 BATCH = 7
+REPEATS = ("an order a second time", "all orders a second time", "a letter a second time")
 
 
 class MemoryLogs:
@@ -39,6 +53,10 @@ class MemoryLogs:
         self.audit: PartitionAudit | None = None
         self.widest = 0
         self.beginning = 0
+        self.followed_to = len(bent.results)
+
+    async def followed(self, partition: int) -> int:
+        return self.followed_to
 
     async def bounds(self, topic: str, partition: int) -> Bounds:
         return Bounds(self.beginning, len(self.topics[topic]))
@@ -69,9 +87,11 @@ def decided(some: Sequence[Keyed], fault: Fault = NONE) -> MemoryLogs:
     return MemoryLogs(requests, truth, fault)
 
 
-async def audited(logs: MemoryLogs) -> Findings:
+async def audited(logs: MemoryLogs, *, repeats_allowed: bool = False) -> Findings:
     findings = fresh_findings()
-    logs.audit = PartitionAudit(PARTITION, TOPICS, logs, findings)
+    logs.audit = PartitionAudit(
+        PARTITION, TOPICS, logs, findings, logs.followed, repeats_allowed=repeats_allowed
+    )
     await logs.audit.read_logs()
     return findings
 
@@ -97,13 +117,44 @@ async def test_a_fault_is_told_by_its_check_and_no_other(name: str) -> None:
     assert first[0].offset is not None
 
 
-@pytest.mark.parametrize("name", FAULTS)
+async def test_without_transactions_orders_and_letters_may_be_there_again() -> None:
+    assert not failed(await audited(decided(commands(), ALL_REPEATED), repeats_allowed=True))
+
+
+@pytest.mark.parametrize("name", [name for name in FAULTS if name not in REPEATS])
 async def test_a_fault_is_still_told_when_all_is_written_twice(name: str) -> None:
     fault = FAULTS[name]
     twice = fault._replace(
         results=lambda records: 2 * fault.results(records), orders=lambda records: 2 * fault.orders(records)
     )
-    assert fault.check in failed(await audited(decided(commands(), twice)))
+    assert fault.check in failed(await audited(decided(commands(), twice), repeats_allowed=True))
+
+
+async def test_a_repeated_order_has_to_be_the_same() -> None:
+    change = replaced(b'"amount":"19.80"', b'"amount":"19.81"')
+    fault = Fault(None, orders=lambda records: records + change(records)[1:2])
+    found = failed(await audited(decided(commands(), fault), repeats_allowed=True))
+    assert list(found) == [Check.ORDERS]
+    assert "a repeat that differs" in str(found[Check.ORDERS].first)
+
+
+async def test_orders_that_do_not_come_are_told_with_their_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(partition, "FOLLOWED_WITHIN_MS", 50)
+    logs = decided(commands())
+    logs.followed_to = 3
+    found = failed(await audited(logs))
+    assert list(found) == [Check.ORDERS]
+    assert found[Check.ORDERS].violations == 1
+    place, what = found[Check.ORDERS].first or (None, "")
+    assert "written up to the decision at 3 only, of 15" in what
+    assert place == (TOPICS.results.name, PARTITION, 3)
+
+
+async def test_orders_that_come_late_are_waited_for() -> None:
+    logs = decided(commands())
+    logs.followed_to = 3
+    asyncio.get_running_loop().call_later(0.15, setattr, logs, "followed_to", 15)
+    assert not failed(await audited(logs))
 
 
 async def test_what_is_undecided_is_no_violation() -> None:
@@ -170,7 +221,7 @@ async def test_what_is_kept_is_bounded_when_orders_are_missing_or_too_many() -> 
     missing = decided(some, Fault(None, orders=lambda records: records[1:]))
     findings = await audited(missing)
     assert findings[Check.ORDERS].violations == 1
-    assert missing.widest <= EARLY_MAX + OUTSTANDING_MAX + BATCH
+    assert missing.widest <= OUTSTANDING_MAX + 100 + BATCH
     none = decided(some, Fault(None, orders=lambda records: []))
     findings = await audited(none)
     assert findings[Check.ORDERS].violations == 15_000

@@ -7,9 +7,9 @@ from pipeline import faultpoints
 
 
 class Action(StrEnum):
-    KILL_AT_POINT = "the worker ends itself at a fault point, as kill -9 would, and is started again"
-    STOP_AND_CONTINUE = "SIGSTOP the worker, another takes over, SIGCONT: two deciders on one partition"
-    JOIN_AND_LEAVE = "a second worker joins, then leaves"
+    KILL_AT_POINT = "the process ends itself at a fault point, as kill -9 would, and is started again"
+    STOP_AND_CONTINUE = "SIGSTOP the process, another takes over, SIGCONT: two on one partition"
+    JOIN_AND_LEAVE = "a second process joins, then leaves"
     FLUSH_REDIS = "FLUSHALL"
     RESTART_REDIS = "Redis is told to end, and started again"
     KILL_REDIS = "kill -9 Redis, start it again"
@@ -21,21 +21,36 @@ class Action(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """`duration_s` is how long the victim is away, or the second worker there; `point` is for KILL_AT_POINT."""
+    """`duration_s` is how long the victim is away, or the second process there; `point` is for KILL_AT_POINT."""
 
     name: str
     action: Action
     duration_s: float = 0.0
     point: str = ""
+    victim: str = "worker"
+    stock: int = 150
 
+
+ORDERS_STOCK = 1_500
+"""There are to be orders under way when the follower is hit."""
 
 FAULTS = (
     Fault("worker-killed-after-lua", Action.KILL_AT_POINT, point=faultpoints.AFTER_LUA),
-    Fault("worker-killed-after-orders", Action.KILL_AT_POINT, point=faultpoints.AFTER_ORDERS),
     Fault("worker-killed-before-results-ack", Action.KILL_AT_POINT, point=faultpoints.RESULTS_IN_FLIGHT),
     Fault("worker-killed-after-results-ack", Action.KILL_AT_POINT, point=faultpoints.AFTER_RESULTS),
     Fault("two-deciders", Action.STOP_AND_CONTINUE, duration_s=1.0),
     Fault("second-worker-joins-and-leaves", Action.JOIN_AND_LEAVE, duration_s=1.0),
+    *(
+        Fault(f"follower-killed-{point}", Action.KILL_AT_POINT, 0.0, point, "follower", ORDERS_STOCK)
+        for point in (
+            faultpoints.BEFORE_ORDERS_TRANSACTION,
+            faultpoints.IN_ORDERS_TRANSACTION,
+            faultpoints.ORDERS_COMMIT_IN_FLIGHT,
+            faultpoints.AFTER_ORDERS_TRANSACTION,
+        )
+    ),
+    Fault("two-followers-on-a-partition", Action.STOP_AND_CONTINUE, 1.0, "", "follower", ORDERS_STOCK),
+    Fault("second-follower-joins-and-leaves", Action.JOIN_AND_LEAVE, 1.0, "", "follower", ORDERS_STOCK),
     Fault("redis-flushall", Action.FLUSH_REDIS),
     Fault("redis-restarted", Action.RESTART_REDIS, duration_s=0.5),
     Fault("redis-killed", Action.KILL_REDIS, duration_s=0.5),

@@ -11,8 +11,6 @@ from pipeline.local.process import Part, Process
 from pipeline.settings import Settings
 
 START_TIMEOUT_S = 90.0
-RESULT_TTL_MS = 120_000
-"""The views of all tries are in each snapshot and in each audit: those of the last two minutes will do."""
 
 
 class Stage:
@@ -27,7 +25,6 @@ class Stage:
             redis_url=redis.url,
             public_port=self.public_port,
             admin_port=self.admin_port,
-            result_ttl_ms=RESULT_TTL_MS,
         )
         self._logs = directory / "logs"
         environment = {
@@ -35,15 +32,17 @@ class Stage:
             "SECKILL_REDIS_URL": redis.url,
             "SECKILL_PUBLIC_PORT": str(self.public_port),
             "SECKILL_ADMIN_PORT": str(self.admin_port),
-            "SECKILL_RESULT_TTL_MS": str(RESULT_TTL_MS),
             # With the default a fault that lasts would be followed by a minute in which nothing may be tried.
             "SECKILL_BREAKER_RECOVERY_TIMEOUT_MS": "2000",
+            # A stock that is sold at once would be a single transaction.
+            "SECKILL_ORDERS_PACE_MS": "20",
             **{f"SECKILL_{name.upper()}": str(value) for name, value in kafka.settings().items()},
         }
         self.ingress = self._process(
             "ingress-1", ("pipeline.ingress",), self.public_port, "/health/ready", environment
         )
         self.follower = self._agent("follower-1", "follower", environment)
+        self.second_follower = self._agent("follower-2", "follower", environment)
         self.worker = self._agent("worker-1", "decider", environment)
         self.second_worker = self._agent("worker-2", "decider", environment)
 
@@ -55,16 +54,23 @@ class Stage:
     def admin(self) -> str:
         return f"http://127.0.0.1:{self.admin_port}"
 
-    def arm(self, point: str, arrivals: int) -> None:
-        """Start the worker again, such that it ends itself at this fault point."""
+    def pair(self, victim: str) -> tuple[Process, Process]:
+        """The "worker" or the "follower", and the one that can take over from it."""
+        if victim == "worker":
+            return self.worker, self.second_worker
+        return self.follower, self.second_follower
+
+    def arm(self, victim: str, point: str, arrivals: int) -> None:
+        """Start this process again, such that it ends itself at this fault point."""
+        process, _ = self.pair(victim)
         armed = replace(
-            self.worker.part,
-            environment={**self.worker.part.environment, "SECKILL_FAULT_POINT": f"{point}:{arrivals}"},
+            process.part,
+            environment={**process.part.environment, "SECKILL_FAULT_POINT": f"{point}:{arrivals}"},
         )
-        plain, self.worker.part = self.worker.part, armed
-        self.worker.kill()
-        self.worker.start()
-        self.worker.part = plain
+        plain, process.part = process.part, armed
+        process.kill()
+        process.start()
+        process.part = plain
 
     def _agent(self, name: str, role: str, environment: dict[str, str]) -> Process:
         port = free_port()
@@ -94,6 +100,8 @@ class Stage:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for process in (self.ingress, self.second_worker, self.worker, self.follower):
+        for process in (
+            *(self.ingress, self.second_worker, self.worker, self.second_follower, self.follower),
+        ):
             process.resume()
             process.stop()

@@ -13,7 +13,7 @@ from jsonschema import Draft202012Validator
 from pipeline.ending import end
 from pipeline.ingress.app import Ingress
 from pipeline.ingress.openapi import describe
-from pipeline.messages import MalformedCommand, decode_command
+from pipeline.messages import MalformedCommand, RawCommand, decode_command, malformed_members
 from pipeline.producer import LogProducer
 from pipeline.settings import Settings
 from pipeline.stock.store import Command, StockStore
@@ -30,20 +30,17 @@ CLOSE = "/api/v1/seckill/activity/close"
 
 
 class Decider:
-    """Decides all partitions in order with the real scripts, and writes results and views: no fault is its business.
+    """Decides all partitions in order with the real scripts, and writes results: no fault is its business.
 
-    `gate` closed, nothing is decided; `repeats` has every result written twice; `writes_views` off, only the log
-    has the decisions.
+    `gate` closed, nothing is decided; `repeats` has every result written twice.
     """
 
     def __init__(self, settings: Settings, topics: Topics) -> None:
         self.gate = asyncio.Event()
         self.gate.set()
         self.repeats = False
-        self.writes_views = True
         self.commands: list[tuple[int, int, bytes]] = []
         self._topics = topics
-        self._settings = settings
         self._store = StockStore(settings.redis(), settings.redis_timeout_ms)
         self._producer = LogProducer(settings, "decider", idempotent=settings.kafka_idempotence)
         self._consumer = AIOKafkaConsumer(
@@ -89,14 +86,12 @@ class Decider:
                 record.value,
             )
         except MalformedCommand as error:
-            command = Command(record.offset, record.timestamp, None, str(error).encode())
-        decided = await self._store.decide(partition, self._after[partition], 0, [command])
+            members = malformed_members(str(error), RawCommand(record.key, record.value))
+            command = Command(record.offset, record.timestamp, None, members)
+        (decision,) = await self._store.decide(partition, self._after[partition], 0, [command])
         self._after[partition] = record.offset
         for _ in range(2 if self.repeats else 1):
-            await self._producer.send(self._topics.results.name, partition, record.key, decided.records[0])
-        if self.writes_views:
-            views = [(record.offset, decided.records[0])]
-            await self._store.write_views(partition, views, self._settings.result_ttl_ms)
+            await self._producer.send(self._topics.results.name, partition, record.key, decision)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What became of a request: one look, a long poll, a stream of events; and what was never given, or is gone."""
+"""What became of a request: one look, a long poll, a stream of events; and what was never given."""
 
 import asyncio
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import aiohttp
 import orjson
 
-from contract.serving import REQUESTS, Decider, Service, StartIngress
+from contract.serving import REQUESTS, Decider, Service
 
 EVENTS = REQUESTS + "{request_id}/events"
 
@@ -78,25 +78,6 @@ async def test_a_bad_wait_names_field_and_limit(service: Service) -> None:
         template = REQUESTS + "{request_id}"
         reply = await service.call("GET", f"{REQUESTS}0-0-0", template=template, params={"wait_ms": text})
         assert (reply.status, reply.json()["field"], reply.json()["limit"]) == (400, "wait_ms", 30_000), text
-
-
-async def test_another_process_answers_and_what_was_kept_for_its_time_is_gone(
-    start_ingress: StartIngress,
-) -> None:
-    first = await start_ingress(result_ttl_ms=1_500)
-    async with Decider(first.settings, first.topics):
-        bought = (await first.buy(5, "u1")).json()
-        # It began after the decision, so all it has is the polling view.
-        second = await start_ingress(topics=first.topics)
-        decided = await second.poll(bought["request_id"], 1_000)
-        assert decided.status in (200, 410)
-        async with asyncio.timeout(10):
-            while (reply := await second.poll(bought["request_id"])).status == 200:
-                assert reply.json()["code"] == bought["code"]
-                await asyncio.sleep(0.1)
-        assert (reply.status, reply.json()["type"]) == (410, "urn:seckill:problem:gone")
-        stream = await second.call("GET", f"{REQUESTS}{bought['request_id']}/events", template=EVENTS)
-        assert stream.status == 410
 
 
 async def _events(service: Service, request_id: str) -> list[tuple[str, Any]]:

@@ -52,6 +52,28 @@ async def test_odd_requests_are_refused(service: Service) -> None:
         writer.close()
 
 
+async def test_a_purchase_past_the_shortcut_gets_the_same(service: Service) -> None:
+    """What is not a plain POST to exactly the path goes through the application."""
+    expects = b"Expect: 100-continue\r\n"
+    with_query = with_body(BODY).replace(b" HTTP/1.1", b"?a=b HTTP/1.1")
+    for data, head, status in (
+        (with_body(BODY), b"", 202),
+        (with_query, b"", 202),
+        (with_body(BODY, expects), b"HTTP/1.1 100 Continue\r\n\r\n", 202),
+        (with_body(b"{", expects), b"HTTP/1.1 100 Continue\r\n\r\n", 400),
+        (with_body(BODY).replace(b"POST", b"PUT"), b"", 405),
+        (with_body(BODY).replace(b"/async", b"/asynchronous"), b"", 404),
+    ):
+        reader, writer = await send(service, data)
+        async with asyncio.timeout(10):
+            answer = await reader.read(-1)
+        assert answer.startswith(head + b"HTTP/1.1 %d " % status), (data, answer)
+        writer.close()
+    counts = (await service.call("GET", SYSTEM)).json()["service_stats"]
+    assert counts["accepted"] == 3
+    assert counts["refused_by_status"] == {"400": 1, "404": 1, "405": 1}
+
+
 async def test_a_body_that_does_not_come_gets_408(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bodies, "BODY_TIMEOUT_MS", 50)
     reader, writer = await send(service, POST + b"Content-Length: 100\r\n\r\n" + BODY)

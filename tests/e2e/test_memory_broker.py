@@ -1,8 +1,9 @@
 """A whole sale where there is no Java: on the in-memory broker, whatever broker the other tests have."""
 
+import json
 from datetime import UTC, datetime, timedelta
 
-from system import System
+from system import System, wait_until
 
 BUYERS = 60
 STOCK = 10
@@ -56,3 +57,16 @@ def test_a_whole_sale_on_the_in_memory_broker(tmp_path):
         status, stats = system.public("/api/v1/seckill/stats/1001")
         assert (status, stats["current_stock"], stats["user_count"]) == (200, 0, STOCK)
         assert stats["answered_without_log"] == len(at_once) + 1
+
+        # Without transactions: at least once, which says so.
+        system.environment["SECKILL_KAFKA_IDEMPOTENCE"] = "false"
+        wait_until(lambda: len(orders(system)) == STOCK, "the orders")
+        assert orders(system) == winners
+        assert "written at least once" in (system.data_dir / "logs" / "follower-1.log").read_text()
+        answer = system.run("audit")
+        assert answer.returncode == 0, answer.stdout
+
+
+def orders(system):
+    lines = system.run("orders", "follow", "--to-end", "--json").stdout.splitlines()
+    return [json.loads(line)["order_id"] for line in lines]

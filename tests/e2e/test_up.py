@@ -61,7 +61,7 @@ def test_a_sale_with_what_was_printed(tmp_path):
         assert copied(prewarm)[0] == 200
         status, answer = copied(purchase)
         assert (status, answer["code"], answer["success"]) == (200, 1, True)
-        assert orders.endswith("orders --follow")
+        assert orders.endswith("orders follow")
 
         second = System(tmp_path / "data")
         second.begin()

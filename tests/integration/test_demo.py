@@ -38,6 +38,7 @@ class StandIn:
         self.orders_twice = False
         self.answers_at_once = False
         self.refuses_at_once_with: int | None = None
+        self.last_order_late_s = 0.0
         self._producer = producer
         self._orders_topic = orders_topic
         self._stock = 0
@@ -114,10 +115,17 @@ class StandIn:
                 "at_ms": 0,
                 "pay_before_ms": None,
             }
-            for _ in range(2 if self.orders_twice else 1):
-                await self._producer.send(self._orders_topic, orjson.dumps(order), partition=0)
+            if self.last_order_late_s and len(self._winners) == self._stock:
+                self._late = asyncio.create_task(self._send(order, self.last_order_late_s))
+            else:
+                await self._send(order)
         else:
             self._answers.append((-2, None))
+
+    async def _send(self, order: dict[str, Any], late_s: float = 0.0) -> None:
+        await asyncio.sleep(late_s)
+        for _ in range(2 if self.orders_twice else 1):
+            await self._producer.send(self._orders_topic, orjson.dumps(order), partition=0)
 
     async def poll(self, request: web.Request) -> web.Response:
         request_id = request.match_info["id"]
@@ -203,6 +211,11 @@ async def test_a_buyer_who_is_refused_at_once_while_pieces_are_left_fails(
     failed = await failed_checks(plan, feed)
     assert failed
     assert failed[0].startswith(check)
+
+
+async def test_orders_that_come_late_are_waited_for(stand_in: StandIn, plan: Plan, feed: OrdersFeed) -> None:
+    stand_in.last_order_late_s = 2.0
+    assert await failed_checks(plan, feed) == []
 
 
 async def test_an_oversold_sale_fails(stand_in: StandIn, plan: Plan, feed: OrdersFeed) -> None:

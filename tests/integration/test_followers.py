@@ -1,4 +1,4 @@
-"""The followers on a real broker and a real Redis, as processes: killed, joined, and left without Redis."""
+"""The followers on a real broker, as processes: killed, and joined. They have no Redis, and need none."""
 
 import asyncio
 import uuid
@@ -30,23 +30,21 @@ _users = count()
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """What all tests of this module share. The followers' Redis is `redis`, the decisions are made on another."""
+    """What all tests of this module share."""
 
     kafka: Kafka
-    redis: RedisServer
     decider_url: str
     topics_file: Path
     topics: Topics
     group_prefix: str
 
     def follower(self, name: str) -> Follower:
-        return Follower(name, self.kafka, self.redis.url, self.topics_file, self.group_prefix)
+        return Follower(name, self.kafka, self.topics_file, self.group_prefix)
 
 
 @pytest.fixture(scope="module")
 def stage(
     kafka: Kafka,
-    module_redis: RedisServer,
     redis_server: RedisServer,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Stage:
@@ -55,7 +53,7 @@ def stage(
     asyncio.run(create_topics(kafka.bootstrap, topics))
     with Redis.from_url(redis_server.url) as client:
         client.flushall()
-    return Stage(kafka, module_redis, redis_server.url, topics_file, topics, f"t{uuid.uuid4().hex[:8]}")
+    return Stage(kafka, redis_server.url, topics_file, topics, f"t{uuid.uuid4().hex[:8]}")
 
 
 @pytest.fixture(scope="module")
@@ -168,28 +166,11 @@ async def shows_all(follower: Follower, decisions: Decisions) -> None:
     await eventually(are_right, "right tables", lambda: left)
 
 
-def shows_views(stage: Stage, decisions: Decisions) -> bool:
-    """Whether Redis has every decision for pollers, and knows how far it has them."""
-    with Redis.from_url(stage.redis.url) as client:
-        for partition, written in decisions.written.items():
-            if client.mget([f"seckill:{{p{partition}}}:view:{offset}" for offset in written]) != list(
-                written.values()
-            ):
-                return False
-            mark = client.get(f"seckill:{{p{partition}}}:viewed")
-            if mark is None or int(mark.split(b":")[0]) != max(written):
-                return False
-    return True
-
-
-async def test_tables_and_view_come_to_what_was_decided(
-    stage: Stage, follower: Follower, decisions: Decisions
-) -> None:
+async def test_tables_come_to_what_was_decided(follower: Follower, decisions: Decisions) -> None:
     await buy_all(decisions)
     await decisions.decide(encode_close("p-2"))
     await buy(decisions, "p-2")
     await shows_all(follower, decisions)
-    await eventually(lambda: shows_views(stage, decisions), "all views")
 
     status, row = follower.json("/tables/products/phone_x")
     assert (status, row["product_id"], row["state"], row["opened"]) == (200, "phone_x", "active", 17)
@@ -290,7 +271,7 @@ def test_what_is_not_there_is_refused_in_words(
 
 
 async def test_a_follower_killed_in_mid_stream_counts_all_once(
-    stage: Stage, follower: Follower, decisions: Decisions
+    follower: Follower, decisions: Decisions
 ) -> None:
     async with crowd(decisions):
         for _ in range(2):
@@ -298,38 +279,6 @@ async def test_a_follower_killed_in_mid_stream_counts_all_once(
             await asyncio.to_thread(follower.kill)
             await asyncio.to_thread(follower.start)
     await shows_all(follower, decisions)
-    await eventually(lambda: shows_views(stage, decisions), "all views")
-
-
-async def test_a_view_that_redis_lost_is_written_again(
-    stage: Stage, follower: Follower, decisions: Decisions
-) -> None:
-    await eventually(lambda: shows_views(stage, decisions), "all views")
-    with Redis.from_url(stage.redis.url) as client:
-        client.flushall()
-    await eventually(lambda: shows_views(stage, decisions), "all views, without a new decision")
-
-    async with crowd(decisions):
-        with Redis.from_url(stage.redis.url) as client:
-            for _ in range(30):
-                await asyncio.sleep(0.1)
-                client.flushall()
-    await eventually(lambda: shows_views(stage, decisions), "all views, in the middle of decisions")
-
-
-async def test_without_redis_it_is_not_ready_and_loses_nothing(
-    stage: Stage, follower: Follower, decisions: Decisions
-) -> None:
-    stage.redis.process.kill()
-    try:
-        await buy_all(decisions)
-        await eventually(lambda: follower.json("/ready")[0] == 503, "not ready")
-        assert "Redis" in str(follower.json("/ready")[1]["checks"])
-    finally:
-        stage.redis.process.start()
-    await eventually(lambda: follower.json("/ready")[0] == 200, "ready again")
-    await shows_all(follower, decisions)
-    await eventually(lambda: shows_views(stage, decisions), "all views")
 
 
 def local_partitions(follower: Follower) -> set[int]:
@@ -377,6 +326,5 @@ async def test_two_followers_share_the_partitions_and_answer_for_each_other(
         await eventually(lambda: local_partitions(follower) == everything, "all partitions with the one left")
         await buy_all(decisions)
         await shows_all(follower, decisions)
-        await eventually(lambda: shows_views(stage, decisions), "all views")
     finally:
         second.kill()

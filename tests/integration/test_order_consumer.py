@@ -33,7 +33,7 @@ def orders_of(offset: int, users: list[str]) -> list[bytes]:
 
 
 FIRST, SECOND, THIRD = orders_of(4, ["ann", "bob"]), orders_of(5, ["cid"]), orders_of(9, ["dan"])
-# What a crash between the orders and their commit leaves: the chunk again, from its beginning.
+# What a crash leaves on a broker without transactions: some orders again.
 WRITTEN = [*FIRST, *SECOND, *FIRST, *SECOND, *THIRD]
 IDS = ["0-4-0", "0-4-1", "0-5-0", "0-9-0"]
 
@@ -100,6 +100,28 @@ async def test_the_feed_drops_repeats_and_names_what_is_no_order(kafka: Kafka, f
     assert strangers[1] == f"{topic}/0 at 8: not an order: order_id: missing"
 
 
+@pytest.mark.durable
+async def test_a_transaction_that_did_not_end_is_not_seen(kafka: Kafka, fresh_topics: Topics) -> None:
+    topic = fresh_topics.orders.name
+    producer = AIOKafkaProducer(bootstrap_servers=kafka.bootstrap, transactional_id=topic)
+    await producer.start()
+    async with producer.transaction():
+        await producer.send_and_wait(topic, FIRST[0], key=b"p1", partition=0)
+    await producer.begin_transaction()
+    await producer.send_and_wait(topic, SECOND[0], key=b"p1", partition=0)
+    async with OrdersFeed(kafka.bootstrap, topic, from_beginning=True) as feed:
+        assert await seen(feed) == ["0-4-0"]
+        await producer.abort_transaction()
+        async with producer.transaction():
+            await producer.send_and_wait(topic, THIRD[0], key=b"p1", partition=0)
+        assert await seen(feed) == ["0-9-0"]
+    await producer.stop()
+
+
+async def seen(feed: OrdersFeed) -> list[str]:
+    return [order.order_id async for batch in feed.to_end() for order in batch.orders]
+
+
 async def test_the_feed_begins_at_the_end_unless_told_otherwise(kafka: Kafka, fresh_topics: Topics) -> None:
     topic = fresh_topics.orders.name
     await write(kafka, topic, FIRST)
@@ -131,7 +153,7 @@ async def test_the_command_follows_until_interrupted(
     kafka: Kafka, fresh_topics: Topics, orders_environment: dict[str, str]
 ) -> None:
     await write(kafka, fresh_topics.orders.name, WRITTEN)
-    arguments = ("-m", "pipeline.cli", "orders", "--follow", "--from-beginning")
+    arguments = ("-m", "pipeline.cli", "orders", "follow", "--from-beginning")
     async with program(*arguments, **orders_environment) as process:
         lines = await read_lines(process, len(IDS))
         await write(kafka, fresh_topics.orders.name, [*THIRD, *orders_of(11, ["eve"])])
@@ -143,13 +165,25 @@ async def test_the_command_follows_until_interrupted(
     assert (rest, errors, process.returncode) == (b"", b"", 0)
 
 
+async def test_the_command_prints_all_that_there_is(
+    kafka: Kafka, fresh_topics: Topics, orders_environment: dict[str, str]
+) -> None:
+    await write(kafka, fresh_topics.orders.name, WRITTEN)
+    async with program(
+        *("-m", "pipeline.cli", "orders", "follow", "--to-end", "--json"), **orders_environment
+    ) as process:
+        output, errors = await asyncio.wait_for(process.communicate(), START_TIMEOUT_S)
+    assert [orjson.loads(line)["order_id"] for line in output.splitlines()] == IDS
+    assert (errors, process.returncode) == (b"", 0)
+
+
 async def test_the_command_ends_when_nobody_reads_it(
     kafka: Kafka, fresh_topics: Topics, orders_environment: dict[str, str]
 ) -> None:
     await write(kafka, fresh_topics.orders.name, FIRST)
     reading, writing = os.pipe()
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "pipeline.cli", "orders", "--follow", "--from-beginning", "--json"),
+        *(sys.executable, "-m", "pipeline.cli", "orders", "follow", "--from-beginning", "--json"),
         env={**os.environ, **orders_environment, "PYTHONPATH": str(ROOT)},
         stdout=writing,
         stderr=asyncio.subprocess.PIPE,

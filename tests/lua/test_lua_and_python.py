@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from redis import Redis
 
 from pipeline.audit.fold import PartitionFold
-from pipeline.decider.intake import Incoming, prepare
+from pipeline.decider.intake import prepare
 from pipeline.domain.finality import Standing
 from pipeline.messages import (
     MalformedResult,
@@ -22,6 +22,7 @@ from pipeline.messages import (
     is_malformed,
     shows_stock,
 )
+from pipeline.partitionlog import LogRecord
 from pipeline.stock import keys
 from pipeline.stock.store import StockStore, decode_wins
 
@@ -69,19 +70,18 @@ def chunked(records: list[Any], sizes: list[int]) -> Iterator[list[Any]]:
         start, turn = start + size, turn + 1
 
 
-def timed(log: list[tuple[int, Keyed]]) -> list[Incoming]:
+def timed(log: list[tuple[int, Keyed]]) -> list[LogRecord]:
     records, at = [], 1_000
     for offset, (later, (key, value)) in enumerate(log):
         at += later
-        records.append(Incoming(offset, at, key, value))
+        records.append(LogRecord(offset, at, key, value))
     return records
 
 
-def decide(stack: Stack, records: list[Incoming], sizes: list[int]) -> list[bytes]:
+def decide(stack: Stack, records: list[LogRecord], sizes: list[int]) -> list[bytes]:
     decisions: list[bytes] = []
     for chunk in chunked([prepare(record).command for record in records], sizes):
-        decided = stack.runner.run(stack.store.decide(PARTITION, chunk[0].offset - 1, 0, chunk))
-        decisions += decided.records
+        decisions += stack.runner.run(stack.store.decide(PARTITION, chunk[0].offset - 1, 0, chunk))
     return decisions
 
 

@@ -22,27 +22,13 @@ class Violation(Exception):
 
 @dataclass(slots=True)
 class Redis:
-    """`settled` and `hint`: all decisions up to that offset lie before that position in the decision log.
-
-    The views are not part of the fold, but go with it when Redis is emptied.
-    """
+    """`settled` and `hint`: all decisions up to that offset lie before that position in the decision log."""
 
     sale: Sale = field(default_factory=Sale)
     cursor: int = -1
     settled: int = -1
     hint: int = 0
     last_answer: tuple[Recorded, ...] = ()
-    views: dict[int, Decision] = field(default_factory=dict)
-    viewed: int = -1
-    viewed_place: int = 0
-    """Decisions above `viewed` lie from here on in the decision log."""
-
-    def write_views(self, recorded: Sequence[Recorded], place: int) -> None:
-        """The views of these decisions, and the mark after them; repeats are dropped."""
-        for offset, decision in recorded:
-            if offset > self.viewed:
-                self.views[offset] = decision
-                self.viewed, self.viewed_place = offset, place
 
     def copy(self) -> "Redis":
         return Redis(
@@ -51,9 +37,6 @@ class Redis:
             self.settled,
             self.hint,
             self.last_answer,
-            dict(self.views),
-            self.viewed,
-            self.viewed_place,
         )
 
 
@@ -67,8 +50,11 @@ class World:
         self.results: list[Recorded] = []
         self.late: list[list[Recorded]] = []
         """Sent, given up by their decider, and still on the way."""
-        self.orders: set[Order] = set()
-        self.dead_letters: set[int] = set()
+        self.orders: list[Order] = []
+        """What a `read_committed` consumer sees."""
+        self.orders_progress = (0, -1)
+        """Where the orders agent goes on in the decision log, and the highest source offset before that."""
+        self.orders_epoch = 0
         self.redis = Redis()
         self.snapshots = deque([Redis()], maxlen=SNAPSHOTS_MAX)
         self.told: dict[int, Decision] = {}
@@ -119,9 +105,13 @@ class World:
     def wipe(self, at: int) -> None:
         """Forget the fold, if the cursor is still there."""
         if self.redis.cursor == at:
-            redis = self.redis
-            self.redis = Redis(views=redis.views, viewed=redis.viewed, viewed_place=redis.viewed_place)
+            self.redis = Redis()
         raise Stale
+
+    def open_orders(self) -> int:
+        """Open the transactional id of the orders: its earlier owners cannot commit any more."""
+        self.orders_epoch += 1
+        return self.orders_epoch
 
     def deliver_late(self) -> None:
         if self.late:
@@ -134,9 +124,14 @@ class World:
         self.redis = Redis()
 
     def poll(self) -> None:
-        """Somebody looks at his result: what he is told once holds for ever."""
+        """Somebody looks at their result: what they are told once holds for ever.
+
+        They are answered from the decision log, by the first decision on their request or a repeat: whichever is found.
+        """
         if self.requests:
             offset = self.rng.randrange(len(self.requests))
-            view = self.redis.views.get(offset)
-            if view is not None and self.told.setdefault(offset, view) != view:
-                raise Violation("a decision changed after it was told")
+            decisions = [decision for decided, decision in self.results if decided == offset]
+            if decisions:
+                found = self.rng.choice(decisions)
+                if self.told.setdefault(offset, found) != found:
+                    raise Violation("a decision changed after it was told")

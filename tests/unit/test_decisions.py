@@ -7,11 +7,17 @@ from typing import Any
 import pytest
 
 from pipeline.domain.receipts import Receipt
-from pipeline.ingress import decisions
+from pipeline.ingress.decided import Decided
+from pipeline.ingress.decision_reader import TooManyLookups
+from pipeline.ingress.decision_search import NotFound
 from pipeline.ingress.decisions import Decisions
 from pipeline.ingress.problems import Kind, Problem
-from pipeline.ingress.waiters import RECENT_RECORDS_MAX, TooManyWaiters, Waiters
-from pipeline.stock.store import StockUnavailable
+from pipeline.ingress.waiters import TooManyWaiters, Waiters
+from pipeline.partitionlog import LogUnavailable
+
+KEPT_BYTES_MAX = 10_000
+NOT_KEPT = 500
+"""So many records later a record is not kept any more."""
 
 
 def record(source_offset: int) -> bytes:
@@ -19,36 +25,38 @@ def record(source_offset: int) -> bytes:
 
 
 class World:
-    """One partition: a polling view, a log with an end that only a refresh brings to light, and the feed."""
+    """One partition: a decision log, a command log with an end that only a refresh brings to light, and the feed."""
 
     def __init__(self, waiters_max: int = 10) -> None:
-        self.views: dict[int, bytes] = {}
-        self.viewed_offset = -1
-        self.redis_is_away = False
+        self.decided: dict[int, bytes] = {}
+        self.trimmed_below = 0
+        self.trouble: Exception | None = None
         self.log_end = 0
         self.looks = 0
-        self.waiters = Waiters(1, waiters_max)
+        self.lookups: list[int] = []
+        self.waiters = Waiters(1, waiters_max, KEPT_BYTES_MAX)
         self.commits = SimpleNamespace(ends=[0])
         self.ends = SimpleNamespace(ends=[0], refresh=self._refresh)
         self.feed = SimpleNamespace(is_alive=True)
-        parts: list[Any] = [self, self.waiters, self.feed, self.commits, self.ends, None]
+        parts: list[Any] = [self.waiters, self.feed, self, self.commits, self.ends, None]
         self.decisions = Decisions(*parts)
 
-    async def view(self, partition: int, source_offset: int) -> bytes | None:
-        self._check_redis()
-        return self.views.get(source_offset)
+    async def find(self, partition: int, source_offset: int) -> Decided | NotFound:
+        """As the reader of old decisions."""
+        if self.trouble is not None:
+            raise self.trouble
+        self.lookups.append(source_offset)
+        if (value := self.decided.get(source_offset)) is not None:
+            return Decided(partition, source_offset, value)
+        return NotFound.TRIMMED if source_offset < self.trimmed_below else NotFound.UNDECIDED
 
-    async def viewed(self, partition: int) -> int:
-        self._check_redis()
-        return self.viewed_offset
+    def deliver(self, *offsets: int) -> None:
+        for offset in offsets:
+            self.waiters.deliver(0, record(offset))
 
     async def _refresh(self) -> None:
         self.looks += 1
         self.ends.ends = [self.log_end]
-
-    def _check_redis(self) -> None:
-        if self.redis_is_away:
-            raise StockUnavailable("away")
 
 
 async def refusal(world: World, receipt: Receipt) -> Kind:
@@ -69,50 +77,66 @@ async def test_the_broker_is_asked_before_an_id_is_denied_and_only_then() -> Non
     world.commits.ends[0] = 6
     assert await world.decisions.find(Receipt(0, 5, 0)) is None, "what this process gave it knows"
     assert world.looks == 2
+    assert 5 not in world.lookups[:2], "the decision log is not searched for what was never given"
 
 
-async def test_what_was_viewed_and_is_not_there_is_gone() -> None:
+async def test_what_was_trimmed_is_gone_and_nothing_else_is() -> None:
     world = World()
-    world.log_end, world.viewed_offset, world.views = 9, 5, {5: record(5)}
+    world.log_end, world.trimmed_below, world.decided = 9, 5, {5: record(5)}
     found = await world.decisions.find(Receipt(0, 5, 0))
     assert found is not None
     assert found.value == record(5)
     assert await refusal(world, Receipt(0, 4, 0)) is Kind.GONE
     assert await world.decisions.find(Receipt(0, 6, 0)) is None
+    assert world.lookups == [5, 4, 6]
+    assert await world.decisions.find(Receipt(0, 5, 0)) is found, "read once for all who ask"
+    assert world.lookups == [5, 4, 6]
 
 
-async def test_redis_is_not_asked_for_what_the_feed_brought_or_has_not_reached() -> None:
+async def test_the_log_is_not_read_for_what_the_feed_brought_or_has_not_reached() -> None:
     world = World()
-    world.log_end, world.redis_is_away = 9, True
-    with pytest.raises(StockUnavailable):
-        await world.decisions.find(Receipt(0, 5, 0))
-    world.waiters.deliver(0, record(5))
-    found = await world.decisions.find(Receipt(0, 5, 0))
-    assert found is not None
-    assert await world.decisions.find(Receipt(0, 6, 0)) is None
+    world.log_end = 9
+    world.deliver(5)
+    assert await world.decisions.find(Receipt(0, 5, 0)) is not None
+    assert world.lookups == []
+    # That may have been a repeat: what was decided last is known when it was loaded what stood before the feed.
+    assert await world.decisions.find(Receipt(0, 7, 0)) is None
+    assert world.lookups == [7]
+    world.waiters.load(0, [(offset, record(offset)) for offset in (5, 6)])
+    assert await world.decisions.find(Receipt(0, 7, 0)) is None
+    assert world.lookups == [7]
     # A feed that has ended says nothing any more of what is not there.
     world.feed.is_alive = False
-    with pytest.raises(StockUnavailable):
-        await world.decisions.find(Receipt(0, 6, 0))
+    assert await world.decisions.find(Receipt(0, 7, 0)) is None
+    assert world.lookups == [7, 7]
 
 
-async def test_a_wait_ends_with_the_feed_or_with_the_view() -> None:
+@pytest.mark.parametrize("trouble", [LogUnavailable("away"), TooManyLookups()])
+async def test_what_can_not_be_looked_up_is_not_denied(trouble: Exception) -> None:
+    world = World()
+    world.log_end, world.trouble = 9, trouble
+    with pytest.raises(type(trouble)):
+        await world.decisions.find(Receipt(0, 3, 0))
+    with pytest.raises(type(trouble)):
+        await world.decisions.wait(Receipt(0, 3, 0), 60_000)
+
+
+async def test_a_wait_ends_with_the_feed_or_with_the_log() -> None:
     world = World()
     world.log_end = 2_000
+    world.waiters.load(0, [])
     by_feed = asyncio.create_task(world.decisions.wait(Receipt(0, 0, 0), 60_000))
     await asyncio.sleep(0.01)
-    world.waiters.deliver(0, record(0))
+    world.deliver(0)
     assert await by_feed is not None
-    for offset in range(1, RECENT_RECORDS_MAX + 2):
-        world.waiters.deliver(0, record(offset))
-    # Record 1 has passed by, and its view is late: the feed will not bring it again.
-    by_view = asyncio.create_task(world.decisions.wait(Receipt(0, 1, 0), 60_000))
-    own = asyncio.create_task(world.decisions.wait_for_own(Receipt(0, 1, 0), 60_000))
-    await asyncio.sleep(0.01)
-    assert not by_view.done()
-    world.views[1] = record(1)
-    for waiter in (by_view, own):
-        found = await waiter
+    assert world.lookups == []
+    world.deliver(*range(1, NOT_KEPT + 2))
+    # Record 1 has passed by: the feed will not bring it again.
+    world.decided[1] = record(1)
+    for found in (
+        await world.decisions.wait(Receipt(0, 1, 0), 60_000),
+        await world.decisions.wait_for_own(Receipt(0, 1, 0), 60_000),
+    ):
         assert found is not None
         assert found.value == record(1)
     assert await world.decisions.wait(Receipt(0, 1_500, 0), 1) is None
@@ -123,16 +147,13 @@ async def test_who_has_bought_is_never_told_of_a_fault() -> None:
     with pytest.raises(TooManyWaiters):
         world.decisions.check_room()
     assert await world.decisions.wait_for_own(Receipt(0, 600, 0), 60_000) is None
-    for offset in range(RECENT_RECORDS_MAX + 1):
-        world.waiters.deliver(0, record(offset))
-    world.redis_is_away = True
-    assert await world.decisions.wait_for_own(Receipt(0, 0, 0), 60_000) is None
-    world.redis_is_away, world.viewed_offset = False, 0
-    assert await world.decisions.wait_for_own(Receipt(0, 0, 0), 60_000) is None
+    world.deliver(*range(NOT_KEPT + 1))
+    for trouble in (LogUnavailable("away"), TooManyLookups(), None):
+        world.trouble, world.trimmed_below = trouble, 1
+        assert await world.decisions.wait_for_own(Receipt(0, 0, 0), 60_000) is None
 
 
-async def test_pollers_are_answered_when_the_process_stops(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decisions, "WAIT_MS_MAX", 60_000)
+async def test_pollers_are_answered_when_the_process_stops() -> None:
     world = World()
     world.log_end = 10
     poller = asyncio.create_task(world.decisions.wait(Receipt(0, 5, 0), 60_000))

@@ -1,4 +1,4 @@
-"""What a follower does with the events of a stream: what it counts, when it acknowledges, what it makes of gaps."""
+"""What a follower does with the batches of a stream: what it counts, when it acknowledges, what it makes of gaps."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -7,25 +7,16 @@ from typing import Any, cast
 import pytest
 from records import bought
 
+from agents.batches import Batch
 from agents.results import Followers
 from agents.tables import Tables
 from pipeline.partitionlog import LogRecord, LogUnavailable, PartitionLog
 from pipeline.settings import Profile, Settings
-from pipeline.stock.store import StockStore, Viewed
-from pipeline.tally import Tally
+from pipeline.tally import Positioned, Tally
 from pipeline.topics import load_topics
-from pipeline.view import Positioned
 
 STEPS = 20
 """So often the loop goes round: more than enough for whatever does not wait."""
-
-
-class Store:
-    async def write_views(self, *_: object) -> bool:
-        return True
-
-    async def viewed_place(self, partition: int) -> Viewed:
-        return Viewed(1_000, 1_000)
 
 
 class Log:
@@ -65,14 +56,15 @@ class FakeTables:
         return [self.kept]
 
 
-class Event:
-    def __init__(self, position: int) -> None:
-        self.value = record_at(position)
-        self.message = self
-        self.offset = position
-        self.acknowledged = False
+class Fetched:
+    """A batch of the records at these positions."""
 
-    def ack(self) -> None:
+    def __init__(self, *positions: int) -> None:
+        self.acknowledged = False
+        records = tuple(LogRecord(position, 0, b"1", record_at(position)) for position in positions)
+        self.batch = Batch(0, records, self._acknowledge)
+
+    def _acknowledge(self) -> None:
         self.acknowledged = True
 
 
@@ -87,7 +79,6 @@ class Bench:
         self.followers = Followers(
             settings,
             load_topics(Profile.LOCAL),
-            cast("StockStore", Store()),
             cast("PartitionLog", self.log),
             cast("Tables", self.tables),
             lambda _: "closed",
@@ -108,57 +99,57 @@ async def steps() -> None:
         await asyncio.sleep(0)
 
 
-async def test_events_are_acknowledged_when_the_changelog_has_their_rows(bench: Bench) -> None:
-    event = Event(0)
-    following = asyncio.create_task(bench.followers.follow(0, [event]))
+async def test_a_batch_is_acknowledged_when_the_changelog_has_its_rows(bench: Bench) -> None:
+    fetched = Fetched(0)
+    following = asyncio.create_task(bench.followers.follow(fetched.batch))
     await steps()
-    assert (bench.counted(), event.acknowledged) == (1, False)
+    assert (bench.counted(), fetched.acknowledged) == (1, False)
     bench.tables.kept.set_result(None)
     await following
-    assert event.acknowledged
+    assert fetched.acknowledged
 
 
 async def test_a_row_that_the_changelog_never_gets_is_no_row(bench: Bench) -> None:
     bench.tables.kept.set_exception(RuntimeError("gave up"))
-    event = Event(0)
+    fetched = Fetched(0)
     with pytest.raises(RuntimeError, match="gave up"):
-        await bench.followers.follow(0, [event])
-    assert not event.acknowledged
+        await bench.followers.follow(fetched.batch)
+    assert not fetched.acknowledged
 
 
 async def test_nothing_is_counted_while_the_changelog_is_read(bench: Bench) -> None:
     bench.tables.kept.set_result(None)
     bench.tables.true.clear()
-    event = Event(0)
-    following = asyncio.create_task(bench.followers.follow(0, [event]))
+    fetched = Fetched(0)
+    following = asyncio.create_task(bench.followers.follow(fetched.batch))
     await steps()
-    assert (bench.counted(), event.acknowledged) == (0, False)
+    assert (bench.counted(), fetched.acknowledged) == (0, False)
     assert bench.followers.partitions == frozenset()
     assert bench.followers.checks()["tables"] == "recovering"
     bench.tables.true.set()
     await following
-    assert (bench.counted(), event.acknowledged) == (1, True)
+    assert (bench.counted(), fetched.acknowledged) == (1, True)
     assert bench.followers.partitions == {0}
 
 
 async def test_a_partition_that_was_taken_away_is_neither_counted_nor_acknowledged(bench: Bench) -> None:
     bench.tables.true.clear()
-    event = Event(0)
-    following = asyncio.create_task(bench.followers.follow(0, [event]))
+    fetched = Fetched(0)
+    following = asyncio.create_task(bench.followers.follow(fetched.batch))
     await steps()
     bench.followers.assign({1})
     bench.tables.true.set()
     await following
-    assert (bench.counted(), event.acknowledged) == (0, False)
+    assert (bench.counted(), fetched.acknowledged) == (0, False)
 
 
 @pytest.mark.parametrize("failures", [0, 2])
 async def test_what_the_stream_left_out_is_counted_from_the_log(bench: Bench, failures: int) -> None:
     bench.tables.kept.set_result(None)
     bench.log.records = {position: record_at(position) for position in range(6)}
-    await bench.followers.follow(0, [Event(0)])
+    await bench.followers.follow(Fetched(0).batch)
     bench.log.failures = failures
-    await bench.followers.follow(0, [Event(4), Event(5)])
+    await bench.followers.follow(Fetched(4, 5).batch)
     assert bench.counted() == 6
     assert bench.tables.tally.products["1"]["decided"] == 6
 
@@ -167,22 +158,22 @@ async def test_what_the_log_has_no_longer_is_not_waited_for(bench: Bench) -> Non
     bench.tables.kept.set_result(None)
     for kept in ({}, {6: record_at(6)}):
         bench.log.records = kept
-        event = Event(7)
-        await bench.followers.follow(0, [event])
-        assert event.acknowledged
+        fetched = Fetched(7)
+        await bench.followers.follow(fetched.batch)
+        assert fetched.acknowledged
     assert bench.counted() == 1
 
 
 async def test_what_the_log_has_only_the_end_of_is_counted_from_there(bench: Bench) -> None:
     bench.tables.kept.set_result(None)
     bench.log.records = {position: record_at(position) for position in (5, 6)}
-    await bench.followers.follow(0, [Event(7)])
+    await bench.followers.follow(Fetched(7).batch)
     assert bench.counted() == 3
 
 
 async def test_repeats_are_no_gap(bench: Bench) -> None:
     bench.tables.kept.set_result(None)
-    await bench.followers.follow(0, [Event(0), Event(1), Event(2)])
+    await bench.followers.follow(Fetched(0, 1, 2).batch)
     bench.log.failures = 1
-    await bench.followers.follow(0, [Event(1), Event(2), Event(3)])
+    await bench.followers.follow(Fetched(1, 2, 3).batch)
     assert (bench.counted(), bench.log.failures) == (4, 1)

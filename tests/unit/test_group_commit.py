@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 
+from pipeline.ingress import group_commit
 from pipeline.ingress.bodies import Purchase
+from pipeline.ingress.gathering import Round
 from pipeline.ingress.group_commit import GroupCommit, LogAway, NotAcknowledged, TooManyWaiting
 from pipeline.messages import PurchaseCommand, decode_command
 from pipeline.producer import SendFailed
@@ -37,7 +39,12 @@ class Producer:
 
 
 def commit_to(producer: Producer, **limits: Any) -> GroupCommit:
-    defaults = {"purchases_per_record_max": 3, "waiting_max": 100, "send_timeout_ms": 60_000}
+    defaults = {
+        "purchases_per_record_max": 3,
+        "waiting_max": 100,
+        "send_timeout_ms": 60_000,
+        "gather_ms_max": 0,
+    }
     return GroupCommit(producer, "requests", 4, **{**defaults, **limits})
 
 
@@ -165,3 +172,87 @@ async def test_no_more_wait_than_may_and_all_can_be_let_go() -> None:
     assert [type(each) for each in told] == [NotAcknowledged, LogAway]
     assert commits.waiting == 0
     await producer.acknowledge()
+
+
+def commit_after(producer: Producer, purchases: int, took_s: float) -> GroupCommit:
+    """As it is when a record of so many purchases of product 5 was acknowledged just now."""
+    commits = commit_to(producer, purchases_per_record_max=10, gather_ms_max=60_000)
+    now_s = asyncio.get_running_loop().time()
+    commits._rounds["5"] = Round(now_s - took_s, now_s, purchases, 0)
+    return commits
+
+
+async def test_as_many_as_the_last_round_had_are_waited_for() -> None:
+    producer = Producer()
+    commits = commit_after(producer, 3, took_s=60)
+    buyers = submit(commits, "a", "b")
+    await settle()
+    assert producer.users() == [], "the third is expected"
+    buyers += submit(commits, "c", "d")
+    await settle()
+    assert producer.users() == [["a", "b", "c", "d"]], "with the third they go, and who came with it"
+    buyers += submit(commits, "e", "f")
+    await settle()
+    await producer.acknowledge()
+    assert producer.users() == [["a", "b", "c", "d"]], "six were there"
+    buyers += submit(commits, "g", "h", "i", "j")
+    await settle()
+    assert producer.users()[1:] == [["e", "f", "g", "h", "i", "j"]]
+    await producer.acknowledge()
+    await asyncio.gather(*buyers)
+
+
+async def test_who_does_not_come_is_not_waited_for_again() -> None:
+    producer = Producer()
+    commits = commit_after(producer, 3, took_s=0.01)
+    (buyer,) = submit(commits, "a")
+    async with asyncio.timeout(10):
+        while not producer.records:
+            await asyncio.sleep(0.001)
+    await producer.acknowledge()
+    await buyer
+    (buyer,) = submit(commits, "b")
+    await settle()
+    assert producer.users() == [["a"], ["b"]], "the last round had one only"
+    await producer.acknowledge()
+    await buyer
+    assert commits._rounds == {}
+
+
+async def test_who_gathers_can_go_away_and_be_let_go() -> None:
+    producer = Producer()
+    commits = commit_after(producer, 2, took_s=0.05)
+    (left,) = submit(commits, "a")
+    await settle()
+    left.cancel()
+    await settle()
+    (told,) = submit(commits, "b")
+    await settle()
+    commits.let_all_go()
+    with pytest.raises(LogAway):
+        await told
+    assert commits.waiting == 0
+    await asyncio.gather(*commits._driving)
+    assert producer.records == [], "an empty record is not sent"
+
+
+async def test_a_product_is_not_waited_for_because_of_another_one() -> None:
+    producer = Producer()
+    commits = commit_after(producer, 3, took_s=60)
+    (buyer,) = submit(commits, "z", product_id="6")
+    await settle()
+    assert producer.users() == [["z"]]
+    await producer.acknowledge()
+    await buyer
+
+
+async def test_no_more_products_are_remembered_than_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(group_commit, "PRODUCTS_REMEMBERED_MAX", 2)
+    producer = Producer()
+    commits = commit_to(producer)
+    for product_id in ("6", "7", "6", "8"):
+        buyers = submit(commits, "a", "b", product_id=product_id)
+        await settle()
+        await producer.acknowledge()
+        await asyncio.gather(*buyers)
+    assert list(commits._rounds) == ["6", "8"]

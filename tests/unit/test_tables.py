@@ -6,8 +6,7 @@ import pytest
 from records import bought, closed, malformed, opened
 
 from pipeline.domain.limiters import Algorithm, Rule
-from pipeline.tally import NEVER_OPENED, Tally
-from pipeline.view import Positioned
+from pipeline.tally import NEVER_OPENED, Positioned, Tally
 
 PARTITION = 3
 

@@ -9,10 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.domain.product import Opening, Product, Purchases, SaleState, decide_purchases
-from pipeline.ingress.waiters import RECENT_RECORDS_MAX, Decided, TooManyWaiters, Waiters
+from pipeline.ingress.decided import Decided
+from pipeline.ingress.decision_tail import RECORD_OVERHEAD_BYTES
+from pipeline.ingress.waiters import TooManyWaiters, Waiters
 from pipeline.messages import PurchaseResult, decode_result, encode_close
 
 LONG_MS = 60_000
+CACHE_BYTES_MAX = 1_000_000
 
 
 def record(source_offset: int, users: int = 1) -> bytes:
@@ -38,7 +41,7 @@ async def settle() -> None:
 
 
 async def test_a_record_wakes_all_who_wait_for_it_and_nobody_else() -> None:
-    waiters = Waiters(2, 10)
+    waiters = Waiters(2, 10, CACHE_BYTES_MAX)
     first, second, other = wait(waiters, 7), wait(waiters, 7), wait(waiters, 8)
     elsewhere = asyncio.create_task(waiters.wait(1, 7, LONG_MS))
     await settle()
@@ -55,21 +58,22 @@ async def test_a_record_wakes_all_who_wait_for_it_and_nobody_else() -> None:
     assert waiters.count == 0
 
 
-async def test_a_decision_that_came_before_its_waiter_is_found_while_it_is_recent() -> None:
-    waiters = Waiters(1, 10)
-    for offset in range(RECENT_RECORDS_MAX + 2):
+async def test_a_decision_that_came_before_its_waiter_is_found_while_it_is_kept() -> None:
+    waiters = Waiters(1, 10, 7 * (len(record(10)) + RECORD_OVERHEAD_BYTES) // 2)
+    for offset in range(10, 14):
         waiters.deliver(0, record(offset))
-    late = await waiters.wait(0, 2, LONG_MS)
+    late = await waiters.wait(0, 11, LONG_MS)
     assert late is not None
-    assert late.source_offset == 2
-    assert waiters.recent(0, 1) is None, "no more are kept than may"
-    assert await waiters.wait(0, 1, LONG_MS) is None, "what the feed has gone past is not waited for"
-    assert waiters.is_past(0, 1)
-    assert not waiters.is_past(0, RECENT_RECORDS_MAX + 2)
+    assert late.value == record(11)
+    assert waiters.recent(0, 11) is late, "parsed once for all who ask"
+    assert waiters.recent(0, 10) is None, "no more are kept than may"
+    assert await waiters.wait(0, 10, LONG_MS) is None, "what the feed has gone past is not waited for"
+    assert waiters.is_past(0, 10)
+    assert not waiters.is_past(0, 14)
 
 
 async def test_the_first_decision_counts_and_a_repeat_is_dropped() -> None:
-    waiters = Waiters(1, 10)
+    waiters = Waiters(1, 10, CACHE_BYTES_MAX)
     waiters.deliver(0, record(5))
     waiters.deliver(0, record(6))
     waiters.deliver(0, record(5, users=2))
@@ -81,8 +85,40 @@ async def test_the_first_decision_counts_and_a_repeat_is_dropped() -> None:
         waiters.deliver(0, b"{}")
 
 
+async def test_what_stood_before_the_feed_is_loaded_and_tells_what_was_decided_last() -> None:
+    waiters = Waiters(2, 10, CACHE_BYTES_MAX)
+    # A decider that had lost its partition wrote these again, after 7.
+    waiters.deliver(0, record(4))
+    waiters.deliver(0, record(5))
+    assert not waiters.knows_last(0)
+    assert waiters.load(0, [(offset, record(offset)) for offset in (5, 6, 7)])
+    assert (waiters.knows_last(0), waiters.knows_last(1)) == (True, False)
+    assert waiters.last == [7, -1]
+    assert waiters.load(0, [(offset, record(offset)) for offset in (3, 4)])
+    waiters.deliver(0, record(6))
+    waiters.deliver(0, record(8))
+    assert [offset for offset in range(12) if waiters.recent(0, offset)] == [3, 4, 5, 6, 7, 8]
+
+
+async def test_loading_goes_on_before_what_the_feed_has_brought_meanwhile() -> None:
+    waiters = Waiters(1, 10, CACHE_BYTES_MAX)
+    waiters.deliver(0, record(8))
+    assert waiters.load(0, [(offset, record(offset)) for offset in (6, 7)])
+    waiters.deliver(0, record(9))
+    assert waiters.last == [9]
+    assert [offset for offset in range(12) if waiters.recent(0, offset)] == [6, 7, 8, 9]
+
+
+async def test_a_decision_that_was_read_elsewhere_is_kept_for_the_next_who_asks() -> None:
+    waiters = Waiters(1, 10, CACHE_BYTES_MAX)
+    waiters.deliver(0, record(8))
+    old = Decided(0, 2, record(2))
+    waiters.note_asked(old)
+    assert waiters.recent(0, 2) is old
+
+
 async def test_places_are_given_back_by_time_outs_and_by_those_who_leave() -> None:
-    waiters = Waiters(1, 2)
+    waiters = Waiters(1, 2, CACHE_BYTES_MAX)
     leaves, stays = wait(waiters, 1), wait(waiters, 1)
     await settle()
     assert not waiters.has_room
@@ -99,7 +135,7 @@ async def test_places_are_given_back_by_time_outs_and_by_those_who_leave() -> No
 
 
 async def test_pollers_are_let_go_first() -> None:
-    waiters = Waiters(1, 10)
+    waiters = Waiters(1, 10, CACHE_BYTES_MAX)
     buyer, poller = wait(waiters, 1), wait(waiters, 1, poller=True)
     await settle()
     waiters.let_pollers_go()

@@ -7,8 +7,8 @@
 -- ARGV  1 after_offset: where the caller believes the cursor to be
 --       2 results_position: the end of the decision log as the caller knows it: all results up to after_offset lie before
 --       3 partition   4 P   then P product ids
---       then for each record: offset, time_ms, product 1..P (0: malformed), the command as it came (malformed: the error)
--- Reply {1, {decision records}, {number of winners in each}}
+--       then for each record: offset, time_ms, product 1..P (0: malformed), the command as it came (malformed: the members of its decision, messages.py:malformed_members)
+-- Reply {1, {decision records}}
 --       {0, cursor}  STALE: the cursor is elsewhere; nothing was written
 -- Errors: none of its own. The commands have passed pipeline/messages.py:decode_command, which is the only gate.
 -- include: codes
@@ -70,12 +70,12 @@ local function decide_one(product, shut, limited, wins, quantity, key)
   return CODE.SUCCESS, nil, true
 end
 
--- decide_columns(...) -> codes and held as JSON parts, number of winners, number that the limiter let through
+-- decide_columns(...) -> codes and held as JSON parts, number that the limiter let through
 local function decide_columns(product, offset, command, shut, allowed)
   local users, quantities, keys = command.users, command.quantities, command.keys
   local bought = {}
   if keys or not shut then bought = redis.call('HMGET', product.buyers_key, unpack(users)) end
-  local codes, held, winners, passed = {}, {}, 0, 0
+  local codes, held, passed = {}, {}, 0
   local fresh, order, counts, prefix = product.fresh, product.order, product.counts, offset .. ':'
   -- Nearly all are one unit, no key, nothing won before: those are decided right here.
   local plain = not shut and not quantities and not keys
@@ -102,22 +102,21 @@ local function decide_columns(product, offset, command, shut, allowed)
       if wins then win = wins .. '\n' .. win end
       fresh[user] = win
       product.stock, product.sold = product.stock - quantity, product.sold + quantity
-      winners = winners + 1
     end
     codes[i] = TEXT[code]
     counts[code] = (counts[code] or 0) + 1
   end
-  return codes, held, winners, passed
+  return codes, held, passed
 end
 
 local function decide_purchases(product, offset, command, value)
-  local codes, held, winners = {}, {}, 0
+  local codes, held = {}, {}
   local rule, level, before, moment
   if product.opened then
     local shut, allowed, passed = shut_code(product), #command.users, nil
     if not shut then rule = product.rule end
     if rule then allowed, level, before, moment = limiter_admissible(rule, product.limiter, time_ms) end
-    codes, held, winners, passed = decide_columns(product, offset, command, shut, allowed)
+    codes, held, passed = decide_columns(product, offset, command, shut, allowed)
     if rule then level = level + passed * (rule.algorithm == 'token_bucket' and 1000 or 1) end
   else
     for i = 1, #command.users do codes[i] = TEXT[CODE.NEVER_OPENED] end
@@ -137,7 +136,7 @@ local function decide_purchases(product, offset, command, value)
   end
   parts[#parts + 1] = ',"command":' .. value .. '}'
   purchases = purchases + #command.users
-  return table.concat(parts), winners
+  return table.concat(parts)
 end
 
 local function decide_open(product, offset, command, value)
@@ -162,25 +161,25 @@ local function decide_close(product, offset, value)
   return head(offset, 'close') .. refusal .. ',"command":' .. value .. '}'
 end
 
-local decisions, winners, last_offset = {}, {}, ARGV[1]
+local decisions, last_offset = {}, ARGV[1]
 for i = 5 + product_count, #ARGV, 4 do
   local offset, value = ARGV[i], ARGV[i + 3]
   local product = products[tonumber(ARGV[i + 2])]
   time_ms = math.max(time_ms, tonumber(ARGV[i + 1]))
-  local decision, won = nil, 0
+  local decision
   if not product then
-    decision = head(offset, 'malformed') .. ',"error":"' .. value .. '"}'
+    decision = head(offset, 'malformed') .. ',' .. value .. '}'
   else
     local command = cjson.decode(value)
     if command.type == 'purchase' then
-      decision, won = decide_purchases(product, offset, command, value)
+      decision = decide_purchases(product, offset, command, value)
     elseif command.type == 'open' then
       decision = decide_open(product, offset, command, value)
     else
       decision = decide_close(product, offset, value)
     end
   end
-  decisions[#decisions + 1], winners[#winners + 1] = decision, won
+  decisions[#decisions + 1] = decision
   last_offset = offset
 end
 
@@ -188,4 +187,4 @@ for i = 1, product_count do product_write(products[i], KEYS[2]) end
 redis.call('HSET', KEYS[1],
   'offset', last_offset, 'time_ms', time_ms, 'purchases', purchases, 'records', records + #decisions,
   'settled', ARGV[1], 'results_position', ARGV[2], 'last_answer', table.concat(decisions, '\n'))
-return { 1, decisions, winners }
+return { 1, decisions }

@@ -1,0 +1,136 @@
+"""Derived records and progress in one Kafka transaction: for `read_committed` consumers every record is there once.
+
+The transactional id is that of the partition. Whoever opens it fences the one who had it before, whose open
+transaction is aborted, and who can write nothing any more, however long it goes on without knowing that.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+from typing import Any
+
+from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.errors import KafkaError, ProducerFenced
+
+from pipeline import faultpoints, messages
+from pipeline.followers.ports import Derived, Fenced, WriteFailed
+from pipeline.followers.progress import Progress, committed, read_progress
+from pipeline.producer import BATCH_BYTES_MAX, RECORD_BYTES_MAX, end_producer
+from pipeline.settings import Settings
+
+OPEN_TIMEOUT_MS = 30_000
+REQUEST_TIMEOUT_MS = 10_000
+TRANSACTION_TIMEOUT_MS = 10_000
+"""What a killed process leaves open holds up all `read_committed` consumers of its partition for so long, at most."""
+WRITE_TIMEOUT_MS = 9_000
+"""Below the other: what is given up here is written again, what the broker aborts is the end of this process."""
+STILL_MS_MAX = 1_000
+CLOSE_WITHIN_MS = 500
+
+logger = logging.getLogger(__name__)
+
+
+class ExactlyOnce:
+    """Writes what is derived from one partition of `results_topic`; its progress is that of `group`."""
+
+    def __init__(self, settings: Settings, results_topic: str, partition: int, group: str) -> None:
+        self._settings = settings
+        self._source = TopicPartition(results_topic, partition)
+        self._group = group
+        self._transactional_id = f"{group}-{partition}"
+        # A list, because aiokafka's compiled record writer takes nothing else.
+        self._headers = list(messages.headers(settings.worker_name))
+        self._producer: AIOKafkaProducer | None = None
+
+    async def open(self) -> Progress:
+        """Fence whoever wrote before, then read how far that one came. Raises WriteFailed or LogUnavailable."""
+        await self.close()
+        self._producer = AIOKafkaProducer(
+            bootstrap_servers=self._settings.kafka(),
+            client_id=f"seckill-{self._transactional_id}",
+            transactional_id=self._transactional_id,
+            transaction_timeout_ms=TRANSACTION_TIMEOUT_MS,
+            linger_ms=0,
+            max_batch_size=BATCH_BYTES_MAX,
+            max_request_size=2 * RECORD_BYTES_MAX,
+            request_timeout_ms=REQUEST_TIMEOUT_MS,
+        )
+        try:
+            async with asyncio.timeout(OPEN_TIMEOUT_MS / 1_000):
+                await self._producer.start()
+        except TimeoutError:
+            raise WriteFailed(f"Kafka took no transactional producer within {OPEN_TIMEOUT_MS} ms") from None
+        except (KafkaError, OSError) as error:
+            raise WriteFailed(f"Kafka takes no transactional producer: {error!r}") from error
+        return await read_progress(self._settings.kafka(), self._group, *self._source)
+
+    async def write(self, derived: Sequence[Derived], progress: Progress) -> None:
+        """One transaction. Raises Fenced, after which this process must end, or WriteFailed."""
+        if self._producer is None:
+            raise WriteFailed("the transactional producer is not open")
+        began_s = time.monotonic()
+        try:
+            async with asyncio.timeout(WRITE_TIMEOUT_MS / 1_000):
+                await self._write(self._producer, derived, progress)
+        except ProducerFenced as error:
+            raise Fenced(
+                f"{self._transactional_id}: another process writes the orders of this partition"
+            ) from error
+        except KafkaError as error:
+            raise WriteFailed(f"{self._transactional_id}: {error!r}; the transaction is given up") from error
+        except TimeoutError:
+            took_ms = round(1_000 * (time.monotonic() - began_s))
+            if took_ms > WRITE_TIMEOUT_MS + STILL_MS_MAX:
+                # By opening again it would fence its successor.
+                raise Fenced(
+                    f"{self._transactional_id}: this process stood still for {took_ms} ms in a transaction; "
+                    "another one may write the orders of this partition"
+                ) from None
+            raise WriteFailed(
+                f"{self._transactional_id}: not done within {WRITE_TIMEOUT_MS} ms; the transaction is given up"
+            ) from None
+
+    async def _write(
+        self, producer: AIOKafkaProducer, derived: Sequence[Derived], progress: Progress
+    ) -> None:
+        await producer.begin_transaction()
+        if not derived:
+            await producer.send_offsets_to_transaction({self._source: committed(progress)}, self._group)
+            await producer.commit_transaction()
+            return
+        faultpoints.reach(faultpoints.BEFORE_ORDERS_TRANSACTION)
+        await self._send(producer, derived)
+        faultpoints.reach(faultpoints.IN_ORDERS_TRANSACTION)
+        await producer.send_offsets_to_transaction({self._source: committed(progress)}, self._group)
+        await faultpoints.in_flight(faultpoints.ORDERS_COMMIT_IN_FLIGHT, producer.commit_transaction())
+        faultpoints.reach(faultpoints.AFTER_ORDERS_TRANSACTION)
+
+    async def close(self) -> None:
+        """What is open is aborted by whoever opens next, or after `TRANSACTION_TIMEOUT_MS`."""
+        producer, self._producer = self._producer, None
+        if producer is not None and (error := await end_producer(producer, CLOSE_WITHIN_MS)):
+            logger.info("%s: the producer ended badly: %r", self._transactional_id, error)
+
+    async def _send(self, producer: AIOKafkaProducer, derived: Sequence[Derived]) -> None:
+        """Wait until all are in the log. Raises KafkaError: aiokafka would commit what else there is."""
+        sent = []
+        for (topic, partition), records in groupby(derived, key=lambda each: (each.topic, each.partition)):
+            for batch in self._batches(producer, records):
+                sent.append(await producer.send_batch(batch, topic, partition=partition))
+        await asyncio.gather(*sent)
+
+    def _batches(self, producer: AIOKafkaProducer, derived: Iterable[Derived]) -> Iterator[Any]:
+        """These records in batches of up to `BATCH_BYTES_MAX`; a larger record has one of its own."""
+        timestamp_ms = int(time.time() * 1_000)
+        batch = producer.create_batch()
+        for _, _, key, values, headers in derived:
+            all_headers = [*self._headers, *headers] if headers else self._headers
+            for value in values:
+                if batch.append(key=key, value=value, timestamp=timestamp_ms, headers=all_headers) is None:
+                    yield batch
+                    batch = producer.create_batch()
+                    batch.append(key=key, value=value, timestamp=timestamp_ms, headers=all_headers)
+        batch.close()
+        yield batch

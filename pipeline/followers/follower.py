@@ -1,0 +1,247 @@
+"""Follows the decisions of one partition, and has what they lead to written: every decision once, in order.
+
+The stream offers records; it may leave some out, bring them again, or bring nothing. Which come next is told by their
+offsets, and what is missing is read from the log. So the stream only saves the follower from reading: nothing depends
+on its offsets.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+from pipeline.domain.receipts import Receipt
+from pipeline.ending import end
+from pipeline.followers.derived import derive
+from pipeline.followers.orders import last_order, without_written
+from pipeline.followers.ports import Derived, Log, WriteFailed, Writer
+from pipeline.followers.progress import BEGINNING, Progress
+from pipeline.messages import peek_source_offset
+from pipeline.partitionlog import LogRecord, LogUnavailable
+from pipeline.settings import Settings
+from pipeline.topics import Topics
+
+logger = logging.getLogger(__name__)
+
+RECORDS_PER_WRITE_MAX = 20_000
+"""Orders in a transaction; those of the decision that passes this are in it, too."""
+RECORDS_PER_TURN_MAX = 2_000
+"""After so many, everybody else in this process has a turn."""
+OFFERED_BYTES_MAX = 16 * 1024 * 1024
+"""What is offered beyond that is let go, and read from the log when its time has come."""
+OFFERED_BYTES_ENOUGH = 2 * 1024 * 1024
+"""With so much to do the pace is not kept."""
+LOOK_INTERVAL_S = 1.0
+PROGRESS_INTERVAL_S = 1.0
+"""Between two commits of a progress that nothing was derived from: a restart reads this much again."""
+PROGRESS_RENEWAL_S = 3_600.0
+"""A progress that stays the same is committed again: Kafka forgets an offset, and a transactional id, after a week."""
+SLOW_AFTER_S = 2.0
+STOP_WITHIN_S = 1.0
+
+
+class Follower:
+    """One partition, from `start` to `stop`. `log_end` tells where the decision log ends, None if nobody knows."""
+
+    def __init__(
+        self,
+        partition: int,
+        settings: Settings,
+        topics: Topics,
+        log: Log,
+        writer: Writer,
+        log_end: Callable[[], int | None],
+    ) -> None:
+        self._partition = partition
+        self._settings = settings
+        self._topics = topics
+        self._log = log
+        self._writer = writer
+        self._log_end = log_end
+        self._offered: list[LogRecord] = []
+        self._offered_bytes = 0
+        self._was_offered = asyncio.Event()
+        self._has_enough = asyncio.Event()
+        self._is_ending = False
+        self._read = self._written = BEGINNING
+        """How far the decisions are taken in, and how far all that they lead to is written."""
+        self._derived: list[Derived] = []
+        self._derived_records = 0
+        self._last_order: Receipt | None = None
+        self._gathered_at_s = self._written_at_s = float("-inf")
+        self._writes_since_s: float | None = None
+        self._backoff_ms = settings.backoff_ms_min
+        self._trouble = "not open yet"
+
+    def start(self, on_end: Callable[["asyncio.Task[None]"], None]) -> None:
+        """Begin to follow. `on_end` hears how it ended, where it did before `stop`: that is a broken promise."""
+        self._task: asyncio.Task[None] = asyncio.create_task(
+            self._run(), name=f"follower of partition {self._partition}"
+        )
+        self._task.add_done_callback(on_end)
+
+    async def stop(self) -> None:
+        """Let what is being written be finished, for `STOP_WITHIN_S` at most; after that it is the next owner's."""
+        self._is_ending = True
+        self._was_offered.set()
+        self._has_enough.set()
+        await asyncio.wait({self._task}, timeout=STOP_WITHIN_S)
+        await end(self._task)
+        await self._writer.close()
+
+    def offer(self, records: Sequence[LogRecord]) -> None:
+        """The next records of the stream, in order. Never waits: what there is no room for is read from the log."""
+        if self._offered_bytes >= OFFERED_BYTES_MAX:
+            return
+        self._offered += records
+        self._offered_bytes += sum(len(record.value or b"") for record in records)
+        self._was_offered.set()
+        if self._offered_bytes >= OFFERED_BYTES_ENOUGH:
+            self._has_enough.set()
+
+    def check(self) -> str:
+        """ "ok", or what is wrong."""
+        if not self._trouble and self._writes_since_s is not None:
+            waited_s = time.monotonic() - self._writes_since_s
+            if waited_s >= SLOW_AFTER_S:
+                return f"Kafka has not taken the orders for {waited_s:.0f} s"
+        return self._trouble or "ok"
+
+    # --- the loop ----------------------------------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        while not self._is_ending:
+            try:
+                await self._open()
+                await self._follow()
+            except (LogUnavailable, WriteFailed) as fault:
+                self._trouble = str(fault)
+                logger.warning("orders of partition %d: %s; trying again", self._partition, fault)
+                await self._writer.close()
+                await asyncio.sleep(self._backoff_ms / 1_000)
+                self._backoff_ms = min(2 * self._backoff_ms, self._settings.backoff_ms_max)
+
+    async def _open(self) -> None:
+        """Become the one that writes the orders of this partition, and find out where the last one stopped.
+
+        In this order: the progress is true only when nobody else can write any more.
+        """
+        progress = await self._writer.open()
+        last = await last_order(self._log, self._topics.orders.name, self._partition)
+        if last is not None and last.offset > progress.source_offset:
+            # Kafka has forgotten the progress, or these orders are older than it. (A decision never stands before the
+            # offset of its command.)
+            logger.warning(
+                "orders of partition %d: the progress is at command %d, but there are orders up to %s; "
+                "going on after these",
+                *(self._partition, progress.source_offset, last),
+            )
+            progress = Progress(max(progress.position, last.offset), last.offset - 1)
+        self._read = self._written = progress
+        self._last_order = last
+        self._derived, self._derived_records = [], 0
+        self._written_at_s = float("-inf")
+        self._trouble = ""
+
+    async def _follow(self) -> None:
+        while not self._is_ending:
+            records = await self._gather()
+            for run in _runs(records):
+                if run[0].offset > self._read.position:
+                    await self._fill(run[0].offset)
+                await self._take(run)
+            if not records and (self._log_end() or 0) > self._read.position:
+                await self._fill(None)
+            if self._derived or time.monotonic() - self._written_at_s >= PROGRESS_RENEWAL_S:
+                await self._write()
+            else:
+                await self._write_progress()
+
+    async def _gather(self) -> list[LogRecord]:
+        """What was offered, or nothing after `LOOK_INTERVAL_S`. The first after a calm waits for nothing."""
+        self._has_enough.clear()
+        if self._offered_bytes < OFFERED_BYTES_ENOUGH and not self._is_ending:
+            pace_s = self._settings.orders_pace_ms / 1_000
+            await _happens(self._has_enough, self._gathered_at_s + pace_s - time.monotonic())
+            await _happens(self._was_offered, LOOK_INTERVAL_S)
+        self._gathered_at_s = time.monotonic()
+        records, self._offered, self._offered_bytes = self._offered, [], 0
+        self._was_offered.clear()
+        return records
+
+    async def _fill(self, stop: int | None) -> None:
+        """Take in what the stream left out, up to `stop` or the end of the log."""
+        async for batch in self._log.read(
+            self._topics.results.name, self._partition, self._read.position, stop
+        ):
+            await self._take(batch)
+            await self._write_progress()
+        if stop is not None and self._read.position < stop:
+            logger.warning(
+                "orders of partition %d: the log has no results from %d to %d",
+                *(self._partition, self._read.position, stop - 1),
+            )
+            self._read = self._read._replace(position=stop)
+
+    async def _take(self, records: Sequence[LogRecord]) -> None:
+        """Take in records in log order; written is only what becomes too much."""
+        position, source_offset = self._read
+        turn_ends_at = self._derived_records + RECORDS_PER_TURN_MAX
+        for offset, _, _, value in records:
+            if offset < position:
+                continue
+            position = offset + 1
+            # What is not above the highest is a repeat.
+            if value is None or (at := peek_source_offset(value)) <= source_offset:
+                continue
+            source_offset = at
+            self._derive(at, value)
+            if self._derived_records >= turn_ends_at:
+                self._read = Progress(position, source_offset)
+                if self._derived_records >= RECORDS_PER_WRITE_MAX:
+                    await self._write()
+                turn_ends_at = self._derived_records + RECORDS_PER_TURN_MAX
+                await asyncio.sleep(0)
+        self._read = Progress(position, source_offset)
+
+    def _derive(self, source_offset: int, value: bytes) -> None:
+        derived = derive(self._topics, self._partition, value)
+        if self._last_order is not None and source_offset <= self._last_order.offset:
+            derived = without_written(derived, self._last_order)
+        self._derived += derived
+        self._derived_records += sum(len(each.values) for each in derived)
+
+    async def _write_progress(self) -> None:
+        """Write where it stands, now and then: nobody should have to read all of this again."""
+        is_due = time.monotonic() - self._written_at_s >= PROGRESS_INTERVAL_S
+        if is_due and self._read != self._written:
+            await self._write()
+
+    async def _write(self) -> None:
+        self._written_at_s = self._writes_since_s = time.monotonic()
+        try:
+            await self._writer.write(self._derived, self._read)
+        finally:
+            self._writes_since_s = None
+        self._written, self._derived, self._derived_records = self._read, [], 0
+        self._backoff_ms = self._settings.backoff_ms_min
+
+
+def _runs(records: Sequence[LogRecord]) -> Iterator[Sequence[LogRecord]]:
+    """The records, cut where one is missing."""
+    first = 0
+    for index in range(1, len(records)):
+        if records[index].offset > records[index - 1].offset + 1:
+            yield records[first:index]
+            first = index
+    if records:
+        yield records[first:]
+
+
+async def _happens(event: asyncio.Event, within_s: float) -> None:
+    """Wait for it, but not longer than that."""
+    try:
+        async with asyncio.timeout(max(within_s, 0.0)):
+            await event.wait()
+    except TimeoutError:
+        return

@@ -1,0 +1,59 @@
+"""The CREATED orders of a decision, and how far they are written already."""
+
+import orjson
+
+from pipeline.domain.receipts import Receipt, parse_receipt
+from pipeline.followers.ports import Derived, Log
+from pipeline.messages import PurchaseResult, created_orders, decode_result
+from pipeline.topics import Topics
+
+TAIL_RECORDS = 256
+TAIL_RECORDS_MAX = 16_384
+"""The last order is looked for from the end on, in steps that grow: behind it may be what was aborted."""
+
+
+def orders_of(topics: Topics, partition: int, decision: bytes) -> list[Derived]:
+    """An order for each winner, in their order. A repeated win, which took no stock, makes none."""
+    result = decode_result(decision)
+    if not isinstance(result, PurchaseResult):
+        return []
+    orders = created_orders(result, partition)
+    return [Derived(topics.orders.name, partition, result.product_id.encode(), orders)] if orders else []
+
+
+def without_written(derived: list[Derived], last: Receipt) -> list[Derived]:
+    """The same without the orders up to `last`."""
+    left = (
+        each._replace(values=[value for value in each.values if (_created(value) or last) > last])
+        for each in derived
+    )
+    return [each for each in left if each.values]
+
+
+async def last_order(log: Log, topic: str, partition: int) -> Receipt | None:
+    """The receipt of the last CREATED order that read_committed consumers see. Raises LogUnavailable.
+
+    Orders are written in the order of their receipts, so up to this one all are there.
+    """
+    beginning, stop = await log.bounds(topic, partition)
+    records = TAIL_RECORDS
+    while stop > beginning:
+        start = max(beginning, stop - records)
+        found: list[Receipt] = []
+        async for batch in log.read(topic, partition, start, stop):
+            found += [receipt for each in batch if (receipt := _created(each.value)) is not None]
+        if found:
+            return max(found)
+        stop, records = start, min(16 * records, TAIL_RECORDS_MAX)
+    return None
+
+
+def _created(value: bytes | None) -> Receipt | None:
+    """The receipt of a CREATED order; None for any other record."""
+    try:
+        document = orjson.loads(value or b"")
+    except orjson.JSONDecodeError:
+        return None
+    if type(document) is not dict or document.get("event") != "CREATED":
+        return None
+    return parse_receipt(str(document.get("order_id")))

@@ -1,0 +1,42 @@
+"""What a follower needs of the world; the real ones are ExactlyOnce or AtLeastOnce, and PartitionLog."""
+
+from collections.abc import AsyncGenerator, Sequence
+from typing import NamedTuple, Protocol
+
+from pipeline.followers.progress import Progress
+from pipeline.partitionlog import Bounds, LogRecord
+
+
+class Derived(NamedTuple):
+    """Records that follow from one decision. `headers` come after those that all records have."""
+
+    topic: str
+    partition: int
+    key: bytes | None
+    values: list[bytes]
+    headers: Sequence[tuple[str, bytes]] = ()
+
+
+class Fenced(Exception):
+    """Another process writes in the place of this one, which has to end."""
+
+
+class WriteFailed(Exception):
+    """It may be written or not: `open` tells which. A later try may succeed."""
+
+
+class Writer(Protocol):
+    async def open(self) -> Progress:
+        """Become the one that writes, and learn how far the last one came. Raises WriteFailed or LogUnavailable."""
+
+    async def write(self, derived: Sequence[Derived], progress: Progress) -> None:
+        """Write these records and this progress. Raises Fenced or WriteFailed; then it has to be opened again."""
+
+    async def close(self) -> None: ...
+
+
+class Log(Protocol):
+    async def bounds(self, topic: str, partition: int) -> Bounds: ...
+    def read(
+        self, topic: str, partition: int, start: int, end: int | None = None
+    ) -> AsyncGenerator[list[LogRecord], None]: ...

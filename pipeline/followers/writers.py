@@ -1,0 +1,13 @@
+"""The writer that fits the broker."""
+
+from pipeline.followers.at_least_once import AtLeastOnce
+from pipeline.followers.exactly_once import ExactlyOnce
+from pipeline.followers.progress import group_of
+from pipeline.settings import Settings
+from pipeline.topics import Topics
+
+
+def writer_of(settings: Settings, topics: Topics, partition: int) -> ExactlyOnce | AtLeastOnce:
+    """Writes what is derived from this partition of the decision log: at least once where there are no transactions."""
+    kind = ExactlyOnce if settings.kafka_idempotence else AtLeastOnce
+    return kind(settings, topics.results.name, partition, group_of(settings.group_prefix))

@@ -1,0 +1,105 @@
+"""Fills the tail of the decision log at the start, backwards from where the feed began, beside everything else."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+from pipeline.ingress.decision_log import DecisionLog
+from pipeline.ingress.decision_search import End, Trimmed
+from pipeline.messages import peek_source_offset
+from pipeline.partitionlog import LogUnavailable
+
+WINDOW_BYTES = 256 * 1024
+"""About so much is read of one partition before it is the next one's turn."""
+WINDOW_RECORDS_FIRST = 256
+WINDOW_RECORDS_MAX = 2_048
+FETCH_BYTES_MAX = 128 * 1024
+"""More than that is fetched where a batch is larger. To unpack it is the longest that the event loop has to wait."""
+REST_FACTOR = 3
+"""After a fetch the next one waits this many times as long as it took: loading has a quarter of the event loop."""
+REST_MS_MAX = 200
+BACKOFF_MS = 500
+
+log = logging.getLogger(__name__)
+
+
+Older = list[tuple[int, bytes]]
+"""Source offset and value of records, in the order of the log."""
+
+
+async def load_tail(
+    decisions: DecisionLog, starts: Sequence[int], load: Callable[[int, Older], bool]
+) -> None:
+    """Read what stands before these positions, one for each partition, until the log begins.
+
+    `load` is given a partition and what stands just before the last; where it says that it has no room, that was all.
+    The partitions take turns, so each has its share of the room. While Kafka is away this waits.
+    """
+    began_s, records = time.monotonic(), 0
+    parts = [_Part(decisions, partition, start) for partition, start in enumerate(starts)]
+    while parts:
+        for part in list(parts):
+            try:
+                older = await part.read()
+            except LogUnavailable as error:
+                log.warning("older decisions cannot be loaded yet: %s", error)
+                await asyncio.sleep(BACKOFF_MS / 1_000)
+                continue
+            records += len(older)
+            # Where all was trimmed, nothing tells what was decided last.
+            has_room = load(part.partition, older) if older or not part.is_trimmed else False
+            if not has_room or part.is_read:
+                parts.remove(part)
+    log.info("read %d older decisions in %d ms", records, (time.monotonic() - began_s) * 1_000)
+
+
+class _Part:
+    """One partition, of which everything from `position` on was read."""
+
+    def __init__(self, decisions: DecisionLog, partition: int, position: int) -> None:
+        self._log = decisions
+        self._window_records = WINDOW_RECORDS_FIRST
+        self._beginning = 0
+        self._position = position
+        self.partition = partition
+
+    @property
+    def is_trimmed(self) -> bool:
+        return self._beginning > 0
+
+    @property
+    def is_read(self) -> bool:
+        return self._position <= self._beginning
+
+    async def read(self) -> Older:
+        """Some records before those that were read. Raises LogUnavailable."""
+        start = at = max(self._beginning, self._position - self._window_records)
+        older: Older = []
+        while at < self._position:
+            began_s = time.monotonic()
+            fetched = await self._log.fetch(self.partition, at, FETCH_BYTES_MAX)
+            if isinstance(fetched, End):
+                raise LogUnavailable(f"partition {self.partition} ends at {fetched.end}: it lost decisions")
+            if isinstance(fetched, Trimmed):
+                start = at = self._beginning = fetched.beginning
+                older.clear()
+                continue
+            if not older:
+                # The batch begins before the place that was asked for.
+                start = at = max(self._beginning, fetched.first)
+            older += self._decisions(fetched.values[at - fetched.first : self._position - fetched.first])
+            at = fetched.first + len(fetched.values)
+            await asyncio.sleep(min(REST_FACTOR * (time.monotonic() - began_s), REST_MS_MAX / 1_000))
+        self._position = start
+        if older:
+            record_bytes = sum(len(value) for _, value in older) // len(older)
+            self._window_records = min(WINDOW_BYTES // max(1, record_bytes) + 1, WINDOW_RECORDS_MAX)
+        return older
+
+    def _decisions(self, values: Sequence[bytes]) -> Iterator[tuple[int, bytes]]:
+        for value in values:
+            try:
+                yield peek_source_offset(value), value
+            except ValueError as error:
+                log.error("partition %d of the decision log: %s", self.partition, error)

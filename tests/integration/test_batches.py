@@ -1,0 +1,231 @@
+"""Faust with our transport on a real broker: what the agents get of a log, and what is committed for what they did."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
+from conftest import Kafka
+from followers import own_topics_file
+
+from agents.app import FETCH_RECORDS_MAX, App, create_app
+from agents.batches import BATCHES_WAITING_MAX, Batch, batched_topic, batches
+from pipeline.local.listen import free_port
+from pipeline.partitionlog import LogRecord
+from pipeline.producer import LogProducer
+from pipeline.settings import Profile, Settings
+from pipeline.topics import Topic, create_topics, load_topics
+
+GROUP = "batches"
+WITHIN_S = 30.0
+LOOK_S = 0.02
+
+
+@dataclass
+class Stage:
+    """A log of its own, and the application that consumes it."""
+
+    kafka: Kafka
+    settings: Settings
+    topic: Topic
+    producer: LogProducer
+    got: dict[int, list[Batch]] = field(default_factory=lambda: defaultdict(list))
+
+    async def write(self, partition: int, count: int, size: int = 10) -> None:
+        await self.producer.send_all(self.topic.name, partition, [(b"k", bytes(size))] * count)
+
+    def offsets(self, partition: int) -> list[int]:
+        """Of the records that came, in their order."""
+        return [record.offset for batch in self.got[partition] for record in batch.records]
+
+    @asynccontextmanager
+    async def consuming(
+        self, take: Callable[[Batch], Awaitable[None]], name: str = "worker-1"
+    ) -> AsyncIterator[App]:
+        """Inside, batches go to `got` and `take`."""
+        settings = self.settings.model_copy(update={"worker_name": name})
+        app = create_app(settings, f"{GROUP}-{self.topic.name}", free_port())
+
+        @app.agent(batched_topic(app, self.topic), name="agent", isolated_partitions=True)
+        async def agent(stream: object) -> None:
+            async for batch in batches(stream):  # type: ignore[arg-type]
+                self.got[batch.partition].append(batch)
+                await take(batch)
+
+        app.finalize()
+        await app.start()
+        try:
+            yield app
+        finally:
+            await app.stop()
+
+    async def committed(self) -> dict[int, int]:
+        """By partition, the offset of the group."""
+        places = [TopicPartition(self.topic.name, partition) for partition in range(self.topic.partitions)]
+        async with AIOKafkaConsumer(
+            bootstrap_servers=self.kafka.bootstrap,
+            group_id=f"{GROUP}-{self.topic.name}",
+            enable_auto_commit=False,
+        ) as consumer:
+            consumer.assign(places)
+            offsets = {place.partition: await consumer.committed(place) for place in places}
+        return {partition: offset for partition, offset in offsets.items() if offset is not None}
+
+
+@pytest.fixture
+async def stage(kafka: Kafka, tmp_path: Path) -> AsyncIterator[Stage]:
+    topics = load_topics(Profile.LOCAL, own_topics_file(tmp_path))
+    await create_topics(kafka.bootstrap, topics)
+    settings = Settings(**kafka.settings(), data_dir=tmp_path)
+    producer = LogProducer(settings, "test", idempotent=False)
+    await producer.start()
+    yield Stage(kafka, settings, topics.requests, producer)
+    await producer.stop()
+
+
+async def acknowledge(batch: Batch) -> None:
+    batch.acknowledge()
+
+
+async def nothing(_: Batch) -> None:
+    pass
+
+
+async def eventually(holds: Callable[[], bool], what: str) -> None:
+    try:
+        async with asyncio.timeout(WITHIN_S):
+            while not holds():
+                await asyncio.sleep(LOOK_S)
+    except TimeoutError:
+        pytest.fail(f"not within {WITHIN_S} s: {what}")
+
+
+async def test_a_log_comes_whole_and_in_order_in_bounded_batches(stage: Stage) -> None:
+    counts = {partition: 700 * partition for partition in range(stage.topic.partitions)}
+    for partition, count in counts.items():
+        await stage.write(partition, count)
+    async with stage.consuming(acknowledge):
+        await eventually(lambda: all(len(stage.offsets(p)) >= counts[p] for p in counts), "all records")
+        await stage.write(1, 1)
+        await eventually(lambda: len(stage.offsets(1)) > counts[1], "one more")
+    for partition, count in counts.items():
+        assert stage.offsets(partition) == list(range(count + (partition == 1)))
+    sizes = [len(batch.records) for each in stage.got.values() for batch in each]
+    assert max(sizes) <= FETCH_RECORDS_MAX
+    assert len(sizes) < sum(counts.values()) / 20
+    last = stage.got[1][-1].records[-1]
+    assert isinstance(last, LogRecord)
+    assert (last.key, last.value) == (b"k", bytes(10))
+    assert last.time_ms > 1_600_000_000_000
+    # What was acknowledged is committed on the way out.
+    assert await stage.committed() == {p: count + (p == 1) for p, count in counts.items() if count}
+
+
+async def test_what_was_not_acknowledged_comes_again(stage: Stage) -> None:
+    await stage.write(0, 3 * FETCH_RECORDS_MAX)
+
+    async def only_the_second(batch: Batch) -> None:
+        if len(stage.got[0]) == 2:
+            batch.acknowledge()
+
+    async with stage.consuming(only_the_second):
+        await eventually(lambda: len(stage.offsets(0)) >= 3 * FETCH_RECORDS_MAX, "all records")
+    end_of_second = stage.got[0][1].records[-1].offset + 1
+    assert await stage.committed() == {0: end_of_second}
+    stage.got.clear()
+    async with stage.consuming(nothing):
+        await eventually(lambda: bool(stage.got[0]), "records that come again")
+    assert stage.got[0][0].records[0].offset == end_of_second
+    assert await stage.committed() == {0: end_of_second}
+
+
+@pytest.mark.parametrize("held", [{0}, {0, 1, 2, 3}])
+async def test_a_partition_whose_agent_has_enough_is_held_and_the_others_go_on(
+    stage: Stage, held: set[int]
+) -> None:
+    gate = asyncio.Event()
+
+    async def pass_the_gate(batch: Batch) -> None:
+        if batch.partition in held:
+            await gate.wait()
+
+    def waiting(app: App) -> dict[int, int]:
+        """By partition, how many batches wait for its agent."""
+        return {
+            place.partition: channel.queue.qsize()
+            for channel in app.topics
+            for place in channel.active_partitions or ()
+        }
+
+    part = BATCHES_WAITING_MAX * FETCH_RECORDS_MAX
+    async with stage.consuming(pass_the_gate) as app:
+        for rounds in range(1, 4):
+            for partition in range(stage.topic.partitions):
+                await stage.write(partition, part if partition in held else 1)
+            for partition in set(range(stage.topic.partitions)) - held:
+                await eventually(lambda: len(stage.offsets(partition)) == rounds, "the others")  # noqa: B023
+        await eventually(lambda: min(waiting(app)[p] for p in held) >= BATCHES_WAITING_MAX / 2, "enough")
+        assert max(waiting(app).values()) <= BATCHES_WAITING_MAX
+        assert {len(stage.got[partition]) for partition in held} == {1}
+        gate.set()
+        await eventually(lambda: all(len(stage.offsets(p)) == 3 * part for p in held), "what was held")
+    assert all(stage.offsets(p) == list(range(3 * part)) for p in held)
+
+
+@pytest.mark.durable
+async def test_what_the_log_has_deleted_holds_no_offset_back(stage: Stage) -> None:
+    await stage.write(0, 100)
+    async with stage.consuming(acknowledge):
+        await eventually(lambda: len(stage.offsets(0)) == 100, "all records")
+    stage.got.clear()
+    await stage.write(0, 100)
+    admin = AIOKafkaAdminClient(bootstrap_servers=stage.kafka.bootstrap)
+    await admin.start()
+    await admin.delete_records({TopicPartition(stage.topic.name, 0): RecordsToDelete(150)})
+    await admin.close()
+    async with stage.consuming(acknowledge):
+        await eventually(lambda: len(stage.offsets(0)) == 50, "what is left")
+    assert stage.offsets(0) == list(range(150, 200))
+    assert await stage.committed() == {0: 200}
+
+
+async def test_a_second_process_takes_over_its_share(stage: Stage) -> None:
+    others: dict[int, list[Batch]] = defaultdict(list)
+
+    async def there(batch: Batch) -> None:
+        others[batch.partition].append(batch)
+        batch.acknowledge()
+
+    partitions = range(stage.topic.partitions)
+    async with stage.consuming(acknowledge):
+        for partition in partitions:
+            await stage.write(partition, 10)
+        await eventually(lambda: all(len(stage.offsets(p)) == 10 for p in partitions), "the first")
+        second = Stage(stage.kafka, stage.settings, stage.topic, stage.producer)
+        async with second.consuming(there, "worker-2"):
+            seen: set[tuple[int, int]] = set()
+
+            def is_shared() -> bool:
+                return bool(others) and len(others) < len(partitions)
+
+            while not is_shared():
+                for partition in partitions:
+                    await stage.write(partition, 1)
+                await asyncio.sleep(LOOK_S)
+            for partition in partitions:
+                await stage.write(partition, 1)
+            ends = {}
+            for partition in partitions:
+                ends[partition] = await stage.producer.send(stage.topic.name, partition, b"k", b"last")
+
+            def have_all() -> bool:
+                seen.update((p, o) for p in partitions for o in stage.offsets(p) + second.offsets(p))
+                return all((p, o) in seen for p, end in ends.items() for o in range(end + 1))
+
+            await eventually(have_all, "every record, with one of the two")
+    assert await stage.committed() == {p: end + 1 for p, end in ends.items()}

@@ -1,0 +1,150 @@
+"""Old decisions and the tail, read from logs on a real broker: in batches, with repeats, with the beginning deleted."""
+
+import random
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from aiokafka import TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
+
+from pipeline.ingress import decision_reader, tail_loader
+from pipeline.ingress.decided import Decided
+from pipeline.ingress.decision_log import DecisionLog, Run
+from pipeline.ingress.decision_reader import DecisionReader
+from pipeline.ingress.decision_search import End, NotFound, Trimmed
+from pipeline.ingress.tail_loader import load_tail
+from pipeline.ingress.waiters import Waiters
+from pipeline.producer import LogProducer
+from pipeline.settings import Settings
+from pipeline.topics import Topics
+
+COMMANDS = 3_000
+PARTITION = 2
+
+
+def record(source_offset: int) -> bytes:
+    return b'{"source_offset":%d,"type":"malformed","time_ms":1,"error":"%s"}' % (
+        source_offset,
+        b"x" * (source_offset % 97),
+    )
+
+
+class Written:
+    """A decision log as deciders leave it: `sources` are its source offsets, in batches of up to 40."""
+
+    def __init__(self, kafka: Any, topics: Topics) -> None:
+        self.bootstrap = kafka.bootstrap
+        self.topic = topics.results.name
+        self.sources: list[int] = []
+        self._settings = Settings(**kafka.settings())
+
+    async def write(self) -> None:
+        rng = random.Random(7)
+        producer = LogProducer(self._settings, "test", idempotent=False)
+        await producer.start()
+        decided = 0
+        while decided < COMMANDS:
+            chunk = list(range(decided, min(decided + rng.randrange(1, 40), COMMANDS)))
+            decided += len(chunk)
+            late = rng.randrange(max(0, decided - 300), decided)
+            for batch in (
+                chunk,
+                chunk if rng.random() < 0.05 else [],
+                range(late, min(late + 20, decided)) if rng.random() < 0.05 else [],
+            ):
+                records = [(b"1", record(source_offset)) for source_offset in batch]
+                await producer.send_all(self.topic, PARTITION, records)
+                self.sources += batch
+        await producer.stop()
+
+    async def trim(self, before: int) -> None:
+        admin = AIOKafkaAdminClient(bootstrap_servers=self.bootstrap)
+        await admin.start()
+        await admin.delete_records({TopicPartition(self.topic, PARTITION): RecordsToDelete(before)})
+        await admin.close()
+
+
+@pytest.fixture
+async def written(kafka: Any, fresh_topics: Topics) -> Written:
+    written = Written(kafka, fresh_topics)
+    await written.write()
+    return written
+
+
+@pytest.fixture
+async def decisions(written: Written) -> AsyncIterator[DecisionLog]:
+    decisions = DecisionLog(written.bootstrap, written.topic)
+    await decisions.start()
+    yield decisions
+    await decisions.stop()
+
+
+@pytest.fixture(autouse=True)
+def _in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decision_reader, "REST_FACTOR", 0)
+    monkeypatch.setattr(decision_reader, "FETCH_BYTES_MAX", 2_000)
+    monkeypatch.setattr(decision_reader, "RUNS_BYTES_MAX", 20_000)
+    monkeypatch.setattr(tail_loader, "REST_FACTOR", 0)
+    monkeypatch.setattr(tail_loader, "FETCH_BYTES_MAX", 2_000)
+    monkeypatch.setattr(tail_loader, "WINDOW_RECORDS_FIRST", 10)
+    monkeypatch.setattr(tail_loader, "WINDOW_BYTES", 9_000)
+
+
+async def test_every_old_decision_is_found(decisions: DecisionLog) -> None:
+    reader = DecisionReader(decisions, 10)
+    offsets = list(range(COMMANDS))
+    random.Random(3).shuffle(offsets)
+    for source_offset in offsets[:1_000]:
+        found = await reader.find(PARTITION, source_offset)
+        assert isinstance(found, Decided)
+        assert found.value == record(source_offset)
+    assert await reader.find(PARTITION, COMMANDS) is NotFound.UNDECIDED
+    assert await reader.find(PARTITION, 10 * COMMANDS) is NotFound.UNDECIDED
+    assert await reader.find(PARTITION + 1, 0) is NotFound.UNDECIDED
+
+
+async def test_the_tail_is_what_stands_last(decisions: DecisionLog, written: Written) -> None:
+    starts = [0, 0, len(written.sources), 0]
+    for bytes_max in (20_000, 10_000_000):
+        waiters = Waiters(4, 10, bytes_max)
+        await load_tail(decisions, starts, waiters.load)
+        kept = [offset for offset in range(COMMANDS) if waiters.recent(PARTITION, offset)]
+        assert kept == list(range(kept[0], COMMANDS))
+        assert (kept[0] > 0) is (bytes_max < 100_000)
+        for offset in kept:
+            found = waiters.recent(PARTITION, offset)
+            assert found is not None
+            assert found.value == record(offset)
+        assert waiters.last == [-1, -1, COMMANDS - 1, -1]
+
+
+@pytest.mark.durable
+async def test_a_cut_in_the_middle_of_a_batch(decisions: DecisionLog, written: Written) -> None:
+    cut = next(position for position in range(900, COMMANDS) if _is_first(written.sources, position, 5))
+    await written.trim(cut)
+    end = len(written.sources)
+    assert await decisions.fetch(PARTITION, cut - 1, 1_000) == Trimmed(cut)
+    assert await decisions.fetch(PARTITION, end, 1_000) == End(end)
+    assert await decisions.fetch(PARTITION, end + 1, 1_000) == End(end)
+    run = await decisions.fetch(PARTITION, cut, 1_000)
+    assert isinstance(run, Run)
+    assert run.first < cut, "a broker sends whole batches"
+    reader = DecisionReader(decisions, 10)
+    last_gone = written.sources[cut] - 1
+    for source_offset in (0, last_gone // 2, last_gone - 3, last_gone):
+        assert await reader.find(PARTITION, source_offset) is NotFound.TRIMMED
+    for source_offset in range(last_gone + 1, last_gone + 200):
+        assert isinstance(await reader.find(PARTITION, source_offset), Decided), source_offset
+
+    waiters = Waiters(4, 10, 10_000_000)
+    await load_tail(decisions, [0, 0, end, 0], waiters.load)
+    assert waiters.recent(PARTITION, last_gone) is None
+    assert all(waiters.recent(PARTITION, offset) for offset in range(last_gone + 1, COMMANDS))
+
+
+def _is_first(sources: list[int], position: int, around: int) -> bool:
+    """Whether this stands in a row of decisions that nobody had made before."""
+    row = sources[position - around : position + around]
+    higher = max(sources[: position - around])
+    return row == list(range(higher + 1, higher + 1 + 2 * around))

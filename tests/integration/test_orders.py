@@ -1,0 +1,338 @@
+"""Orders and dead letters in Kafka: each once for `read_committed` consumers, whatever happens to who writes them."""
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+import orjson
+import pytest
+from aiokafka import AIOKafkaProducer
+from conftest import Kafka
+from followers import Follower as FollowerProcess
+from followers import own_topics_file
+from order_log import DecisionLog, crowd, eventually
+
+from pipeline import faultpoints
+from pipeline.followers import Follower, Progress, exactly_once, group_of
+from pipeline.followers.exactly_once import ExactlyOnce
+from pipeline.followers.ports import Derived, Fenced, WriteFailed
+from pipeline.followers.progress import BEGINNING, read_progress
+from pipeline.partitionlog import PartitionLog
+from pipeline.producer import LogProducer
+from pipeline.settings import Profile, Settings
+from pipeline.topics import create_topics, load_topics
+
+pytestmark = pytest.mark.durable
+
+EXIT_BROKEN_PROMISE = 70
+AMID_S = 0.5
+
+
+@pytest.fixture
+def settings(module_kafka: Kafka) -> Settings:
+    """A consumer group of this test's own."""
+    return Settings(**module_kafka.settings(), group_prefix=f"test-{uuid.uuid4().hex[:8]}")
+
+
+@pytest.fixture
+def topics_file(tmp_path: Path) -> Path:
+    return own_topics_file(tmp_path)
+
+
+@pytest.fixture
+async def decisions(settings: Settings, topics_file: Path) -> AsyncIterator[DecisionLog]:
+    """Topics of this test's own."""
+    topics = load_topics(Profile.LOCAL, topics_file)
+    await create_topics(settings.kafka(), topics)
+    producer = LogProducer(settings, "test", idempotent=True)
+    await producer.start()
+    yield DecisionLog(topics, PartitionLog(settings.kafka()), producer)
+    await producer.stop()
+
+
+async def progress(settings: Settings, decisions: DecisionLog, partition: int) -> Progress:
+    group, topic = group_of(settings.group_prefix), decisions.topics.results.name
+    return await read_progress(settings.kafka(), group, topic, partition)
+
+
+# --- processes -------------------------------------------------------------------------------------------------------
+
+MakeFollower = Callable[..., FollowerProcess]
+
+
+@pytest.fixture
+def follower(module_kafka: Kafka, settings: Settings, topics_file: Path) -> Iterator[MakeFollower]:
+    """Makes follower processes of one group, not started yet; `point` is where one ends itself."""
+    with ExitStack() as stack:
+
+        def make(name: str = "follower-1", point: str | None = None) -> FollowerProcess:
+            each = FollowerProcess(name, module_kafka, topics_file, settings.group_prefix)
+            if point is not None:
+                environment = {**each.part.environment, "SECKILL_FAULT_POINT": point}
+                each.part = replace(each.part, environment=environment)
+            stack.callback(each.stop)
+            return each
+
+        yield make
+
+
+async def test_orders_and_letters_follow_from_the_decisions(
+    settings: Settings, decisions: DecisionLog, follower: MakeFollower
+) -> None:
+    await decisions.decide(0, [1, -2, 1], [-2, -2], [1])
+    await asyncio.to_thread(follower().start)
+    await decisions.repeat(0, 3)
+    await decisions.decide_malformed(1)
+    await decisions.decide(0, [-3, -2], [1, 1])
+    await decisions.leads_to_its_orders()
+    assert (await decisions.orders())[0] == ["0-0-0", "0-0-2", "0-2-0", "0-4-0", "0-4-1"]
+    # The progress passes what leads to nothing, too.
+    await decisions.decide(0, [-2])
+    async with asyncio.timeout(10):
+        while await progress(settings, decisions, 0) != (9, 5):
+            await asyncio.sleep(0.1)
+
+
+@pytest.mark.parametrize(
+    "point",
+    [
+        faultpoints.BEFORE_ORDERS_TRANSACTION,
+        faultpoints.IN_ORDERS_TRANSACTION,
+        faultpoints.ORDERS_COMMIT_IN_FLIGHT,
+        faultpoints.AFTER_ORDERS_TRANSACTION,
+    ],
+)
+async def test_a_follower_killed_around_a_transaction(
+    decisions: DecisionLog, follower: MakeFollower, point: str
+) -> None:
+    victim = follower(point=f"{point}:3")
+    async with crowd(decisions):
+        await asyncio.to_thread(victim.spawn)
+        await eventually(lambda: victim.exit_status is not None, "its end")
+        assert victim.exit_status == -9, victim.describe_end()
+    await asyncio.to_thread(follower().start)
+    await decisions.leads_to_its_orders()
+
+
+async def test_a_follower_killed_at_any_moment(decisions: DecisionLog, follower: MakeFollower) -> None:
+    victim = follower()
+    async with crowd(decisions):
+        for pause_s in (0.1, 0.35, 0.7):
+            await asyncio.to_thread(victim.start)
+            await asyncio.sleep(pause_s)
+            victim.kill()
+        await asyncio.to_thread(victim.start)
+    await decisions.leads_to_its_orders()
+
+
+async def test_a_zombie_writes_nothing_twice(decisions: DecisionLog, follower: MakeFollower) -> None:
+    zombie, successor = follower("follower-1"), follower("follower-2")
+    async with crowd(decisions):
+        await asyncio.to_thread(zombie.start)
+        await asyncio.sleep(AMID_S)
+        zombie.pause()
+        await asyncio.to_thread(successor.start)
+        await asyncio.sleep(AMID_S)
+        zombie.resume()
+        await asyncio.sleep(AMID_S)
+    await decisions.leads_to_its_orders()
+    assert successor.pid is not None, successor.log_tail()
+    # It may hear that it lost its partitions before it tries to write.
+    assert zombie.exit_status in (None, EXIT_BROKEN_PROMISE), zombie.log_tail()
+    if zombie.exit_status is not None:
+        assert "the orders of this partition; this process ends" in zombie.log_tail()
+
+
+async def test_followers_that_join_and_leave(decisions: DecisionLog, follower: MakeFollower) -> None:
+    first, second = follower("follower-1"), follower("follower-2")
+    async with crowd(decisions):
+        await asyncio.to_thread(first.start)
+        for _ in range(2):
+            await asyncio.to_thread(second.start)
+            await asyncio.sleep(AMID_S)
+            await asyncio.to_thread(second.stop)
+            await asyncio.sleep(AMID_S)
+    await decisions.leads_to_its_orders()
+    assert first.pid is not None, first.log_tail()
+    assert second.exit_status == 0, second.log_tail()
+
+
+async def test_a_broker_that_is_away_is_seen_and_waited_for(
+    module_kafka: Kafka, decisions: DecisionLog, follower: MakeFollower
+) -> None:
+    process = follower()
+    await asyncio.to_thread(process.start)
+    async with crowd(decisions):
+        await asyncio.sleep(AMID_S)
+        module_kafka.process.kill()
+        await eventually(
+            lambda: any(
+                name.startswith("orders") and check != "ok"
+                for name, check in process.json("/ready")[1]["checks"].items()
+            ),
+            "an order follower that is not ready",
+        )
+        await asyncio.to_thread(module_kafka.process.start)
+        await asyncio.sleep(AMID_S)
+    await eventually(lambda: process.json("/ready")[0] == 200, "ready again")
+    await decisions.leads_to_its_orders()
+
+
+# --- in this process -------------------------------------------------------------------------------------------------
+
+
+class HeldWriter(ExactlyOnce):
+    """Stops in mid-transaction, with its orders in the log, until it is let go."""
+
+    def __init__(self, settings: Settings, results_topic: str, partition: int, group: str) -> None:
+        super().__init__(settings, results_topic, partition, group)
+        self.is_in_transaction = asyncio.Event()
+        self.may_continue = asyncio.Event()
+
+    async def _send(self, producer: AIOKafkaProducer, derived: Sequence[Derived]) -> None:
+        await super()._send(producer, derived)
+        self.is_in_transaction.set()
+        await self.may_continue.wait()
+
+
+Made = TypeVar("Made", bound=ExactlyOnce)
+
+
+@pytest.fixture
+async def writer(settings: Settings, decisions: DecisionLog) -> AsyncIterator[Callable[[type[Made]], Made]]:
+    """Makes writers of partition 0."""
+    made: list[ExactlyOnce] = []
+
+    def make(kind: type[Made]) -> Made:
+        made.append(kind(settings, decisions.topics.results.name, 0, group_of(settings.group_prefix)))
+        return made[-1]  # type: ignore[return-value]
+
+    yield make
+    for each in made:
+        await each.close()
+
+
+MakeWriter = Callable[[type[Made]], Made]
+
+
+def derived(decisions: DecisionLog, *orders: str) -> list[Derived]:
+    values = [orjson.dumps({"event": "CREATED", "order_id": each}) for each in orders]
+    return [Derived(decisions.topics.orders.name, 0, b"p", values)]
+
+
+async def test_a_fenced_writer_can_not_finish_its_transaction(
+    settings: Settings, decisions: DecisionLog, writer: MakeWriter
+) -> None:
+    zombie, successor = writer(HeldWriter), writer(ExactlyOnce)
+    assert await zombie.open() == BEGINNING
+    writing = asyncio.create_task(zombie.write(derived(decisions, "0-0-0", "0-0-1"), Progress(1, 0)))
+    await zombie.is_in_transaction.wait()
+    assert await successor.open() == BEGINNING
+    await successor.write(derived(decisions, "0-0-0", "0-0-1"), Progress(1, 0))
+    zombie.may_continue.set()
+    with pytest.raises(Fenced, match="another process writes the orders of this partition"):
+        await writing
+    assert (await decisions.orders())[0] == ["0-0-0", "0-0-1"]
+    assert await progress(settings, decisions, 0) == (1, 0)
+    await successor.write(derived(decisions, "0-1-0"), Progress(2, 1))
+    assert (await decisions.orders())[0] == ["0-0-0", "0-0-1", "0-1-0"]
+
+
+async def test_a_broker_that_restarts_with_a_transaction_open(
+    module_kafka: Kafka, settings: Settings, decisions: DecisionLog, writer: MakeWriter
+) -> None:
+    first, second = writer(HeldWriter), writer(ExactlyOnce)
+    await first.open()
+    writing = asyncio.create_task(first.write(derived(decisions, "0-0-0"), Progress(1, 0)))
+    await first.is_in_transaction.wait()
+    module_kafka.process.kill()
+    await asyncio.to_thread(module_kafka.process.start)
+    assert (await decisions.orders())[0] == []
+    first.may_continue.set()
+    # Committed, or given up because it was open for too long.
+    with suppress(Fenced, WriteFailed):
+        await writing
+    assert await second.open() in (BEGINNING, Progress(1, 0))
+    if await progress(settings, decisions, 0) == BEGINNING:
+        assert (await decisions.orders())[0] == []
+        await second.write(derived(decisions, "0-0-0"), Progress(1, 0))
+    assert (await decisions.orders())[0] == ["0-0-0"]
+
+
+async def test_a_transaction_that_is_not_done_in_time_is_given_up(
+    decisions: DecisionLog, writer: MakeWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exactly_once, "WRITE_TIMEOUT_MS", 200)
+    held = writer(HeldWriter)
+    await held.open()
+    with pytest.raises(WriteFailed, match="not done within 200 ms"):
+        await held.write(derived(decisions, "0-0-0"), Progress(1, 0))
+    held.may_continue.set()
+    assert await held.open() == BEGINNING
+    await held.write(derived(decisions, "0-0-0"), Progress(1, 0))
+    assert (await decisions.orders())[0] == ["0-0-0"]
+
+
+async def test_a_process_that_stood_still_does_not_fence_its_successor(
+    decisions: DecisionLog, writer: MakeWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exactly_once, "WRITE_TIMEOUT_MS", 200)
+    monkeypatch.setattr(exactly_once, "STILL_MS_MAX", 200)
+    held = writer(HeldWriter)
+    await held.open()
+    writing = asyncio.create_task(held.write(derived(decisions, "0-0-0"), Progress(1, 0)))
+    await held.is_in_transaction.wait()
+    time.sleep(0.6)  # noqa: ASYNC251 -- so does SIGSTOP
+    with pytest.raises(Fenced, match="this process stood still for"):
+        await writing
+
+
+def follow(settings: Settings, decisions: DecisionLog, writer: ExactlyOnce) -> Follower:
+    """A follower of partition 0, started."""
+    each = Follower(0, settings, decisions.topics, decisions.log, writer, lambda: decisions.end(0))
+    each.start(lambda task: None)
+    return each
+
+
+async def is_at_the_end(settings: Settings, decisions: DecisionLog) -> None:
+    async with asyncio.timeout(30):
+        while (await progress(settings, decisions, 0)).position != decisions.end(0):
+            await asyncio.sleep(0.1)
+
+
+async def test_a_partition_that_is_revoked_in_mid_transaction(
+    settings: Settings, decisions: DecisionLog, writer: MakeWriter
+) -> None:
+    await decisions.decide(0, [1, 1])
+    held = writer(HeldWriter)
+    each = follow(settings, decisions, held)
+    await held.is_in_transaction.wait()
+    async with asyncio.timeout(5):
+        await each.stop()
+    assert (await decisions.orders())[0] == []
+    each = follow(settings, decisions, writer(ExactlyOnce))
+    await is_at_the_end(settings, decisions)
+    await each.stop()
+    assert await decisions.orders() == decisions.wins
+
+
+async def test_a_progress_that_kafka_has_forgotten(
+    settings: Settings, decisions: DecisionLog, writer: MakeWriter
+) -> None:
+    await decisions.decide(0, [1, 1], [-2], [1, -2, 1], [-2])
+    each = follow(settings, decisions, writer(ExactlyOnce))
+    await is_at_the_end(settings, decisions)
+    await each.stop()
+    await decisions.decide(0, [-2, 1])
+    # Nobody has ever committed anything in this one.
+    other = settings.model_copy(update={"group_prefix": f"{settings.group_prefix}-other"})
+    second = ExactlyOnce(other, decisions.topics.results.name, 0, group_of(other.group_prefix))
+    each = follow(other, decisions, second)
+    await is_at_the_end(other, decisions)
+    await each.stop()
+    assert await decisions.orders() == decisions.wins

@@ -1,0 +1,109 @@
+"""How small batches are joined for those who pay by the batch."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from agents.batches import Batch, batches, gathered_batches
+from pipeline.partitionlog import LogRecord
+
+STEPS = 20
+"""So often the loop goes round: more than enough for whatever does not wait."""
+FOR_EVER_S = 3_600.0
+ENOUGH = 5
+
+
+class Stream:
+    """Faust's stream of one partition: what is put here comes in events."""
+
+    def __init__(self) -> None:
+        self.enable_acks = True
+        self.acknowledged: list[int] = []
+        self.queue: asyncio.Queue[Any] = asyncio.Queue()
+        self.channel = SimpleNamespace(queue=self.queue)
+
+    def fetched(self, *offsets: int) -> None:
+        def acknowledge() -> None:
+            self.acknowledged.append(offsets[-1])
+
+        records = tuple(LogRecord(offset, 0, b"k", b"v") for offset in offsets)
+        self.queue.put_nowait(
+            SimpleNamespace(message=SimpleNamespace(partition=3), value=records, ack=acknowledge)
+        )
+
+    async def events(self) -> AsyncIterator[Any]:
+        while True:
+            yield await self.queue.get()
+
+
+@pytest.fixture
+async def stream() -> Stream:
+    return Stream()
+
+
+class Agent:
+    """Takes batches; `got` has their offsets."""
+
+    def __init__(self, source: AsyncIterator[Batch]) -> None:
+        self.got: list[list[int]] = []
+        self.last: Batch | None = None
+        self._task = asyncio.create_task(self._take(source))
+
+    async def _take(self, source: AsyncIterator[Batch]) -> None:
+        async for batch in source:
+            self.last = batch
+            self.got.append([record.offset for record in batch.records])
+
+    async def gets(self) -> list[list[int]]:
+        for _ in range(STEPS):
+            await asyncio.sleep(0)
+        if self._task.done():
+            self._task.result()
+        return self.got
+
+
+def gathering(stream: Stream, pace_s: float) -> Agent:
+    return Agent(gathered_batches(cast("Any", stream), pace_s, ENOUGH))
+
+
+async def test_batches_come_as_they_were_fetched_and_faust_acknowledges_none(stream: Stream) -> None:
+    agent = Agent(batches(cast("Any", stream)))
+    stream.fetched(0, 1)
+    stream.fetched(2)
+    assert await agent.gets() == [[0, 1], [2]]
+    assert (stream.enable_acks, stream.acknowledged) == (False, [])
+    assert agent.last is not None
+    assert agent.last.partition == 3
+    agent.last.acknowledge()
+    assert stream.acknowledged == [2]
+
+
+async def test_what_waits_is_joined_until_it_is_enough(stream: Stream) -> None:
+    for offset in range(0, 14, 2):
+        stream.fetched(offset, offset + 1)
+    agent = gathering(stream, 0.0)
+    assert await agent.gets() == [[0, 1, 2, 3, 4, 5], [6, 7, 8, 9, 10, 11], [12, 13]]
+    assert agent.last is not None
+    agent.last.acknowledge()
+    assert stream.acknowledged == [13]
+
+
+async def test_after_a_calm_the_first_is_not_held_up_and_the_next_gathers(stream: Stream) -> None:
+    agent = gathering(stream, FOR_EVER_S)
+    stream.fetched(0)
+    assert await agent.gets() == [[0]]
+    stream.fetched(1)
+    stream.fetched(2)
+    assert await agent.gets() == [[0]]
+
+
+async def test_what_is_enough_waits_for_nothing(stream: Stream) -> None:
+    agent = gathering(stream, FOR_EVER_S)
+    stream.fetched(0)
+    assert await agent.gets() == [[0]]
+    stream.fetched(1, 2, 3)
+    stream.fetched(4, 5)
+    assert await agent.gets() == [[0], [1, 2, 3, 4, 5]]

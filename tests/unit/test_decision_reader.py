@@ -1,0 +1,235 @@
+"""Reading old decisions and loading the tail, from a log in memory: what is shared, bounded, and not read twice."""
+
+import asyncio
+from collections.abc import Iterable
+
+import pytest
+
+from pipeline.ingress import decision_reader, tail_loader
+from pipeline.ingress.decided import Decided
+from pipeline.ingress.decision_log import Run
+from pipeline.ingress.decision_reader import DecisionReader, TooManyLookups
+from pipeline.ingress.decision_search import End, NotFound, Trimmed
+from pipeline.ingress.tail_loader import load_tail
+from pipeline.ingress.waiters import Waiters
+from pipeline.partitionlog import LogUnavailable
+
+BATCH = 4
+"""Records, unless a test says otherwise."""
+
+
+def record(source_offset: int) -> bytes:
+    return b'{"source_offset":%d,"type":"malformed","time_ms":1,"error":"x"}' % source_offset
+
+
+class Log:
+    """Partitions in memory, in batches of a fixed number of records. `gate` closed, no fetch comes back."""
+
+    def __init__(self, *partitions: list[int]) -> None:
+        self.values = [[record(each) for each in sources] for sources in partitions]
+        self.beginning = 0
+        self.failures = 0
+        self.fetched: list[tuple[int, int]] = []
+        self.under_way = self.under_way_max = 0
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def fetch(self, partition: int, position: int, bytes_max: int) -> Run | End | Trimmed:
+        self.fetched.append((partition, position))
+        self.under_way += 1
+        self.under_way_max = max(self.under_way, self.under_way_max)
+        try:
+            await self.gate.wait()
+            await asyncio.sleep(0)
+        finally:
+            self.under_way -= 1
+        if self.failures:
+            self.failures -= 1
+            raise LogUnavailable("away")
+        values = self.values[partition]
+        if position < self.beginning:
+            return Trimmed(self.beginning)
+        if position >= len(values):
+            return End(len(values))
+        first = position // BATCH * BATCH
+        return Run(first, values[first : first + BATCH])
+
+
+@pytest.fixture(autouse=True)
+def _in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decision_reader, "REST_FACTOR", 0)
+    monkeypatch.setattr(tail_loader, "REST_FACTOR", 0)
+    monkeypatch.setattr(tail_loader, "BACKOFF_MS", 1)
+
+
+async def found(reader: DecisionReader, source_offset: int, partition: int = 0) -> bytes | NotFound:
+    decided = await reader.find(partition, source_offset)
+    if isinstance(decided, NotFound):
+        return decided
+    assert (decided.partition, decided.source_offset) == (partition, source_offset)
+    return decided.value
+
+
+def _fresh(sources: Iterable[int]) -> tuple[Log, DecisionReader]:
+    log = Log(list(sources))
+    return log, DecisionReader(log, 100)  # type: ignore[arg-type]
+
+
+# --- old decisions ---------------------------------------------------------------------------------------------------
+
+
+async def test_what_came_with_a_fetch_is_not_fetched_again() -> None:
+    log = Log(list(range(40)), list(range(4)))
+    reader = DecisionReader(log, 10)  # type: ignore[arg-type]
+    assert await found(reader, 22) == record(22)
+    assert await found(reader, 20) == record(20)
+    assert await found(reader, 2, partition=1) == record(2)
+    assert await found(reader, 23) == record(23)
+    assert log.fetched == [(0, 22), (1, 2)]
+    assert await found(reader, 40) is NotFound.UNDECIDED
+
+
+async def test_no_more_is_kept_of_fetches_than_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decision_reader, "RUNS_BYTES_MAX", 2 * decision_reader.FETCH_BYTES_MAX)
+    log = Log(list(range(40)))
+    reader = DecisionReader(log, 10)  # type: ignore[arg-type]
+    for source_offset in (0, 10, 0, 20, 0, 10):
+        assert await found(reader, source_offset) == record(source_offset)
+    assert log.fetched == [(0, 0), (0, 10), (0, 20), (0, 10)]
+
+
+async def test_repeats_are_stepped_over_and_a_stranger_among_them() -> None:
+    log = Log([0, 1, 2, 3, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9])
+    log.values[0].insert(6, b"no decision")
+    reader = DecisionReader(log, 10)  # type: ignore[arg-type]
+    for source_offset in range(10):
+        assert await found(reader, source_offset) == record(source_offset)
+
+
+async def test_where_the_log_begins_is_asked_once() -> None:
+    log = Log(list(range(40)))
+    log.beginning = 13
+    reader = DecisionReader(log, 10)  # type: ignore[arg-type]
+    assert await found(reader, 3) is NotFound.TRIMMED
+    fetches = len(log.fetched)
+    assert await found(reader, 12) is NotFound.TRIMMED
+    assert await found(reader, 13) == record(13)
+    assert len(log.fetched) == fetches
+
+
+async def test_all_who_ask_for_one_decision_share_the_lookup() -> None:
+    log = Log(list(range(40)))
+    log.gate.clear()
+    reader = DecisionReader(log, 1)  # type: ignore[arg-type]
+    first, leaves, last = (asyncio.create_task(reader.find(0, 5)) for _ in range(3))
+    await asyncio.sleep(0)
+    leaves.cancel()
+    with pytest.raises(TooManyLookups):
+        await reader.find(0, 6)
+    log.gate.set()
+    one, other = await first, await last
+    assert isinstance(one, Decided)
+    assert one is other
+    assert leaves.cancelled()
+    assert len(log.fetched) == 1
+    assert await found(reader, 6) == record(6), "the place is free again"
+
+
+async def test_fetches_go_one_after_the_other() -> None:
+    log = Log(list(range(400)))
+    reader = DecisionReader(log, 100)  # type: ignore[arg-type]
+    lookups = [reader.find(0, source_offset) for source_offset in range(0, 400, 4)]
+    assert all(isinstance(each, Decided) for each in await asyncio.gather(*lookups))
+    assert (len(log.fetched), log.under_way_max) == (100, 1)
+    log, reader = _fresh(range(400))
+    lookups = [reader.find(0, source_offset) for source_offset in range(100, 108)]
+    assert all(isinstance(each, Decided) for each in await asyncio.gather(*lookups))
+    assert len(log.fetched) == 2, "those beside each other came together"
+
+
+async def test_after_a_fetch_the_event_loop_is_left_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decision_reader, "REST_FACTOR", 1_000_000)
+    monkeypatch.setattr(decision_reader, "REST_MS_MAX", 60_000)
+    log = Log(list(range(40)))
+    reader = DecisionReader(log, 10)  # type: ignore[arg-type]
+    assert await found(reader, 5) == record(5)
+    waits = asyncio.create_task(reader.find(0, 25))
+    await asyncio.sleep(0.01)
+    assert (waits.done(), len(log.fetched)) == (False, 1)
+    assert await found(reader, 6) == record(6), "what needs no fetch needs no rest"
+    await reader.stop()
+    assert waits.cancelled() or waits.done()
+
+
+async def test_a_lookup_ends_when_its_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decision_reader, "LOOKUP_TIMEOUT_MS", 10)
+    log = Log(list(range(40)))
+    log.gate.clear()
+    reader = DecisionReader(log, 10)  # type: ignore[arg-type]
+    lookups = [reader.find(0, source_offset) for source_offset in (5, 25)]
+    for outcome in await asyncio.gather(*lookups, return_exceptions=True):
+        assert isinstance(outcome, LogUnavailable)
+    log.gate.set()
+    assert await found(reader, 5) == record(5)
+
+
+async def test_a_log_that_is_away_or_has_a_hole_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    log = Log([0, 1, 2, 4, 5])
+    log.failures = 1
+    reader = DecisionReader(log, 10)  # type: ignore[arg-type]
+    for source_offset in (0, 3):
+        with pytest.raises(LogUnavailable):
+            await reader.find(0, source_offset)
+    # Nobody reads a log to its beginning for one receipt.
+    monkeypatch.setattr(decision_reader, "FETCHES_MAX", 3)
+    reader = DecisionReader(Log([*range(50), *([0] * 100), 50]), 10)  # type: ignore[arg-type]
+    with pytest.raises(LogUnavailable, match="3 fetches"):
+        await reader.find(0, 51)
+
+
+# --- the tail --------------------------------------------------------------------------------------------------------
+
+
+def kept(waiters: Waiters, partition: int) -> list[int]:
+    return [offset for offset in range(500) if waiters.recent(partition, offset)]
+
+
+async def test_the_tail_is_loaded_from_where_the_feed_began() -> None:
+    log, waiters = Log(list(range(300)), [0, 1, 2, 3, 1, 2, 3, 4], []), Waiters(3, 10, 1_000_000)
+    log.failures = 2
+    await load_tail(log, [299, 7, 0], waiters.load)  # type: ignore[arg-type]
+    assert kept(waiters, 0) == list(range(299))
+    assert kept(waiters, 1) == [0, 1, 2, 3]
+    assert waiters.last == [298, 3, -1]
+    assert all(waiters.knows_last(partition) for partition in range(3))
+
+
+async def test_no_batch_is_read_twice_for_the_tail(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tail_loader, "WINDOW_RECORDS_FIRST", 6)
+    monkeypatch.setattr(tail_loader, "WINDOW_RECORDS_MAX", 6)
+    log, waiters = Log(list(range(300))), Waiters(1, 10, 1_000_000)
+    await load_tail(log, [299], waiters.load)  # type: ignore[arg-type]
+    assert kept(waiters, 0) == list(range(299))
+    assert len(log.fetched) == len({position // BATCH for _, position in log.fetched}) == 75
+
+
+async def test_no_more_is_loaded_than_is_kept() -> None:
+    size = len(record(0)) + 60
+    log, waiters = Log(list(range(500)), list(range(500))), Waiters(2, 10, 40 * size)
+    await load_tail(log, [500, 500], waiters.load)  # type: ignore[arg-type]
+    # The first window of the one has taken all there is.
+    assert len(kept(waiters, 0)) in range(38, 45)
+    assert waiters.last == [499, 499]
+    assert all(waiters.knows_last(partition) for partition in range(2))
+    assert len(log.fetched) <= 2 * (tail_loader.WINDOW_RECORDS_FIRST // BATCH + 1)
+
+
+async def test_a_trimmed_log_is_loaded_as_far_as_it_goes() -> None:
+    log, waiters = Log(list(range(40)), list(range(20))), Waiters(2, 10, 1_000_000)
+    log.beginning = 30
+    await load_tail(log, [40, 20], waiters.load)  # type: ignore[arg-type]
+    assert kept(waiters, 0) == list(range(30, 40))
+    assert kept(waiters, 1) == []
+    assert (waiters.knows_last(0), waiters.knows_last(1)) == (True, False), (
+        "nothing tells what was decided there"
+    )

@@ -1,0 +1,123 @@
+"""The tail of the decision log: what is kept in which number of bytes, and what goes first."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.ingress.decided import Asked, Decided
+from pipeline.ingress.decision_tail import RECORD_OVERHEAD_BYTES, SLACK_PARTS, DecisionTail
+
+VALUE_BYTES = 100
+RECORD_BYTES = VALUE_BYTES + RECORD_OVERHEAD_BYTES
+
+
+def value(source_offset: int, size: int = VALUE_BYTES) -> bytes:
+    return str(source_offset).encode().rjust(size)
+
+
+def follow(tail: DecisionTail, partition: int, *offsets: int) -> None:
+    for offset in offsets:
+        tail.append(partition, offset, value(offset))
+
+
+def kept(tail: DecisionTail, partition: int, below: int = 200) -> list[int]:
+    found = {offset: tail.get(partition, offset) for offset in range(below)}
+    assert all(each in (None, value(offset)) for offset, each in found.items())
+    return [offset for offset, each in found.items() if each is not None]
+
+
+def test_what_came_is_found_and_nothing_else() -> None:
+    tail = DecisionTail(2, 10 * RECORD_BYTES)
+    follow(tail, 0, 7, 8, 9)
+    follow(tail, 1, 0)
+    assert (kept(tail, 0), kept(tail, 1)) == ([7, 8, 9], [0])
+    assert tail.get(0, 6) is tail.get(0, 10) is tail.get(0, -1) is None
+    assert tail.bytes == 4 * RECORD_BYTES
+
+
+def test_the_oldest_go_first() -> None:
+    tail = DecisionTail(1, 10 * RECORD_BYTES)
+    follow(tail, 0, *range(10))
+    assert kept(tail, 0) == list(range(10))
+    follow(tail, 0, 10)
+    # Room is made for a little more than the one.
+    assert kept(tail, 0) == list(range(2, 11))
+
+
+def test_a_busy_partition_does_not_drive_out_a_quiet_one() -> None:
+    tail = DecisionTail(3, 90 * RECORD_BYTES)
+    follow(tail, 1, *range(5))
+    follow(tail, 2, *range(60))
+    follow(tail, 0, *range(200))
+    assert kept(tail, 1) == list(range(5)), "it holds less than a third"
+    assert len(kept(tail, 2)) == pytest.approx(len(kept(tail, 0)), abs=2), (
+        "those who hold most share the rest"
+    )
+    assert kept(tail, 2)[-1] == 59
+    assert kept(tail, 0)[-1] == 199
+
+
+def test_where_the_order_breaks_a_partition_begins_anew() -> None:
+    tail = DecisionTail(1, 10 * RECORD_BYTES)
+    follow(tail, 0, 1, 2, 3, 9, 10)
+    assert kept(tail, 0) == [9, 10]
+    assert tail.bytes == 2 * RECORD_BYTES
+
+
+def test_older_ones_are_put_before_without_holes_and_repeats() -> None:
+    tail = DecisionTail(1, 100 * RECORD_BYTES)
+    follow(tail, 0, 10, 11)
+    older = [5, 6, 7, 6, 7, 8, 9, 3, 4]
+    assert tail.load(0, [(offset, value(offset)) for offset in older])
+    assert kept(tail, 0) == [5, 6, 7, 8, 9, 10, 11]
+    assert tail.load(0, [(offset, value(offset)) for offset in (2, 3, 4)])
+    assert not tail.load(0, [(offset, value(offset)) for offset in (0, 3, 4)]), "a hole: 1 is not there"
+    follow(tail, 0, 12)
+    assert kept(tail, 0) == list(range(2, 13))
+    assert tail.bytes == 11 * RECORD_BYTES
+
+
+def test_what_is_older_drives_nothing_out() -> None:
+    tail = DecisionTail(2, 6 * RECORD_BYTES)
+    follow(tail, 0, 10, 11)
+    follow(tail, 1, 0, 1)
+    assert not tail.load(0, [(offset, value(offset)) for offset in range(10)])
+    assert (kept(tail, 0), kept(tail, 1)) == ([8, 9, 10, 11], [0, 1])
+
+
+def test_nothing_is_kept_where_nothing_may_be() -> None:
+    tail = DecisionTail(1, 0)
+    follow(tail, 0, 1, 2)
+    assert (kept(tail, 0), tail.bytes) == ([], 0)
+    assert not tail.load(0, [(0, value(0)), (1, value(1)), (2, value(2))])
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 400), st.integers(1, 3))), st.integers(0, 3_000))
+def test_the_bytes_stay_within_their_limit(records: list[tuple[int, int, int]], bytes_max: int) -> None:
+    tail, written = DecisionTail(3, bytes_max), [0, 0, 0]
+    for partition, size, step in records:
+        # Mostly the next offset, now and then one that leaves a hole.
+        written[partition] += 1 if step < 3 else 2
+        tail.append(partition, written[partition], value(written[partition], size))
+        assert tail.bytes <= bytes_max
+        total = 0
+        for each in range(3):
+            found = [tail.get(each, offset) for offset in range(written[each] + 1)]
+            total += sum(len(one) + RECORD_OVERHEAD_BYTES for one in found if one is not None)
+        assert total == tail.bytes
+        newest = size + RECORD_OVERHEAD_BYTES
+        if newest <= bytes_max // 3 - bytes_max // SLACK_PARTS:
+            assert tail.get(partition, written[partition]) is not None, "the youngest of a partition stays"
+
+
+def test_decisions_that_were_asked_for_are_kept_by_bytes_the_last_asked_longest() -> None:
+    asked = Asked(300)
+    first, second, third, fourth = (Decided(0, offset, value(offset)) for offset in range(4))
+    for each in (first, second, third):
+        asked.add(each)
+    asked.add(Decided(0, 1, b"other"))
+    assert asked.get(0, 0) is first
+    asked.add(fourth)
+    assert asked.get(0, 1) is None
+    assert [asked.get(0, offset) for offset in (0, 2, 3)] == [first, third, fourth]
+    assert asked.get(1, 0) is None

@@ -1,0 +1,51 @@
+"""Whom a record of purchases waits for, and how long."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.ingress.gathering import AT_ONCE, REMEMBERED_S, Gathering, Round, gathering
+
+PURCHASES_MAX = 1_000
+GATHER_S_MAX = 0.04
+SENT_S = 100.0
+ACKNOWLEDGED_S = 100.003
+
+
+def last(purchases: int, gathered: int, took_s: float = ACKNOWLEDGED_S - SENT_S) -> Round:
+    return Round(SENT_S, SENT_S + took_s, purchases, gathered)
+
+
+def wanted(round_before: Round | None, first_s: float) -> Gathering:
+    return gathering(round_before, first_s, PURCHASES_MAX, GATHER_S_MAX)
+
+
+def test_a_buyer_who_is_alone_waits_for_nobody() -> None:
+    assert wanted(None, SENT_S) == AT_ONCE
+    assert wanted(last(1, 0), ACKNOWLEDGED_S + 0.001) == AT_ONCE
+
+
+def test_as_many_as_the_last_round_had_for_as_long_as_it_took() -> None:
+    assert wanted(last(60, 4), ACKNOWLEDGED_S + 0.5) == (64, ACKNOWLEDGED_S + 0.5 + (ACKNOWLEDGED_S - SENT_S))
+    assert wanted(last(1, 1), ACKNOWLEDGED_S).purchases == 2
+
+
+def test_who_came_during_the_last_round_waits_from_its_end() -> None:
+    assert wanted(last(60, 4), SENT_S + 0.001) == (64, ACKNOWLEDGED_S + (ACKNOWLEDGED_S - SENT_S))
+
+
+def test_a_calm_is_remembered_as_one() -> None:
+    assert wanted(last(60, 4), ACKNOWLEDGED_S + REMEMBERED_S + 0.1) == AT_ONCE
+
+
+def test_a_record_holds_no_more_than_it_may() -> None:
+    assert wanted(last(PURCHASES_MAX, 500), ACKNOWLEDGED_S).purchases == PURCHASES_MAX
+
+
+@given(st.integers(1, 1_000), st.integers(0, 20_000), st.floats(0, 10), st.floats(-10, 10))
+def test_nobody_waits_longer_than_the_last_round_took_or_the_limit(
+    purchases: int, gathered: int, took_s: float, after_s: float
+) -> None:
+    before = last(purchases, gathered, took_s)
+    first_s = before.acknowledged_s + after_s
+    waits_s = wanted(before, first_s).until_s - max(first_s, before.acknowledged_s)
+    assert waits_s <= min(took_s, GATHER_S_MAX) + 1e-9

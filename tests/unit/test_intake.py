@@ -1,0 +1,84 @@
+"""The intake of a decider: bounded, in order, and nothing is lost where it is closed."""
+
+import asyncio
+
+from pipeline.decider.intake import PREPARED_BYTES_MAX, Gap, Intake
+from pipeline.messages import encode_purchases
+from pipeline.partitionlog import LogRecord
+
+STEPS = 20
+"""So often the loop goes round: more than enough for whatever does not wait."""
+
+
+def record(offset: int, purchases: int = 1) -> LogRecord:
+    users = [f"u{offset}-{index}" for index in range(purchases)]
+    return LogRecord(offset, 1_000, b"1", encode_purchases("1", users))
+
+
+def records(start: int, end: int) -> tuple[LogRecord, ...]:
+    return tuple(map(record, range(start, end)))
+
+
+def waiting(intake: Intake, position: int = -1) -> list[int]:
+    """The offsets in the chunk after `position`."""
+    return [prepared.record.offset for prepared in intake.chunk(position, 1_000_000)]
+
+
+async def steps() -> None:
+    for _ in range(STEPS):
+        await asyncio.sleep(0)
+
+
+async def test_a_batch_is_taken_whole_where_there_is_room() -> None:
+    intake = Intake(100)
+    assert await intake.put((record(0, 3), record(1, 4))) == ()
+    assert (len(intake), intake.purchases, intake.last_offset) == (2, 7, 1)
+    assert await intake.wait(60)
+    assert waiting(intake) == [0, 1]
+
+
+async def test_a_batch_that_is_larger_than_the_intake_comes_as_there_is_room() -> None:
+    intake = Intake(4)
+    putting = asyncio.create_task(intake.put(records(0, 11)))
+    decided = -1
+    while decided < 10:
+        await steps()
+        assert waiting(intake, decided) == list(range(decided + 1, min(decided + 5, 11)))
+        assert putting.done() == (decided >= 6)
+        decided += 2
+        assert intake.drop_decided(decided)
+    assert await putting == ()
+    assert (len(intake), intake.purchases) == (0, 0)
+
+
+async def test_a_large_batch_does_not_hold_up_the_decider() -> None:
+    size = len(record(0).value or b"")
+    batch = records(0, 3 * PREPARED_BYTES_MAX // size)
+    intake = Intake(len(batch))
+    putting = asyncio.create_task(intake.put(batch))
+    assert await intake.wait(60)
+    assert 0 < len(intake) < len(batch)
+    assert await putting == ()
+    assert waiting(intake) == list(range(len(batch)))
+
+
+async def test_who_waits_in_a_closed_intake_has_the_rest_back() -> None:
+    intake = Intake(4)
+    putting = asyncio.create_task(intake.put(records(0, 10)))
+    await steps()
+    intake.close()
+    assert await putting == records(4, 10)
+    intake.drop_decided(3)
+    assert await intake.put(records(4, 10)) == records(4, 10)
+    assert len(intake) == 0
+
+
+async def test_repeats_are_dropped_and_gaps_are_told() -> None:
+    intake = Intake(100)
+    await intake.put((*records(0, 3), *records(1, 5), *records(7, 9)))
+    assert intake.gap(-1) is None
+    assert waiting(intake) == [0, 1, 2, 3, 4]
+    assert intake.drop_decided(4)
+    assert intake.gap(4) == Gap(5, 7)
+    assert not intake.drop_decided(4)
+    assert waiting(intake, 6) == [7, 8]

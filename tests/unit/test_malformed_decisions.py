@@ -1,0 +1,44 @@
+"""A decision on a record that is no command carries that record, whatever its bytes."""
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.decider.intake import MALFORMED_BYTES_PER_PURCHASE, chunk_of, prepare
+from pipeline.messages import MalformedResult, RawCommand, decode_result, is_malformed, malformed_members
+from pipeline.partitionlog import LogRecord
+
+HEAD = b'{"source_offset":7,"type":"malformed","time_ms":9,'
+anything = st.none() | st.binary(max_size=50)
+
+
+@given(anything, anything)
+def test_key_and_value_come_back_as_they_were(key: bytes | None, value: bytes | None) -> None:
+    command = RawCommand(key, value)
+    record = HEAD + malformed_members("value: not JSON", command) + b"}"
+    assert decode_result(record) == MalformedResult(7, 9, "value: not JSON", command)
+    assert is_malformed(record)
+    assert b"\n" not in record  # `last_answer` is joined by newlines
+
+
+def test_a_decision_of_version_1_has_no_command() -> None:
+    record = orjson.dumps({"source_offset": 7, "type": "malformed", "time_ms": 9, "error": "type: unknown"})
+    assert decode_result(record) == MalformedResult(7, 9, "type: unknown", None)
+
+
+@pytest.mark.parametrize("value", ["!", "a", 5])
+def test_a_command_that_is_not_base64_is_no_decision(value: object) -> None:
+    record = orjson.dumps(
+        {"source_offset": 7, "type": "malformed", "time_ms": 9, "error": "", "key": None, "value": value}
+    )
+    with pytest.raises((ValueError, TypeError)):
+        decode_result(record)
+
+
+def test_malformed_commands_fill_a_chunk_by_their_size() -> None:
+    junk = b"x" * (100 * MALFORMED_BYTES_PER_PURCHASE)
+    records = [prepare(LogRecord(offset, 0, None, junk)) for offset in range(50)]
+    chunk = chunk_of(records, -1, 2_000)
+    assert 1 < len(chunk) < 20
+    assert sum(len(each.command.value) for each in chunk) < 2_000 * MALFORMED_BYTES_PER_PURCHASE

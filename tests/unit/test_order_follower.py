@@ -1,0 +1,329 @@
+"""The follower that has orders written, over a stream that leaves out and repeats, and a writer that fails."""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Callable, Sequence
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from records import bought, closed, malformed, opened
+
+from pipeline.followers import Follower, Progress, follower
+from pipeline.followers.derived import derive
+from pipeline.followers.orders import last_order
+from pipeline.followers.ports import Derived, WriteFailed
+from pipeline.followers.progress import BEGINNING, committed
+from pipeline.messages import dead_letter_headers, has_winner
+from pipeline.partitionlog import Bounds, LogRecord, LogUnavailable
+from pipeline.settings import Profile, Settings
+from pipeline.topics import load_topics
+
+TOPICS = load_topics(Profile.LOCAL)
+PARTITION = 2
+SETTINGS = Settings(orders_pace_ms=1, backoff_ms_min=1, backoff_ms_max=2)
+PRODUCT = {"price": "9.90", "stock": 5, "sold": 5}
+
+
+def order_ids(derived: Sequence[Derived]) -> list[str]:
+    return [orjson.loads(value)["order_id"] for each in derived for value in each.values]
+
+
+# --- derivation ------------------------------------------------------------------------------------------------------
+
+
+def test_a_winner_has_an_order_and_nobody_else() -> None:
+    decision = bought(7, "p", [1, -2, 1, -3, 1], held={"3": "2-1-0", "4": "2-1-1"}, **PRODUCT)
+    derived = derive(TOPICS, PARTITION, decision)
+    assert {(each.topic, each.partition, each.key) for each in derived} == {
+        (TOPICS.orders.name, PARTITION, b"p")
+    }
+    assert order_ids(derived) == ["2-7-0", "2-7-2"]
+
+
+def test_a_malformed_command_has_a_dead_letter_as_it_came() -> None:
+    (letter,) = derive(TOPICS, 5, malformed(3))
+    assert letter[:4] == (TOPICS.dead_letters.name, 5 % TOPICS.dead_letters.partitions, None, [b"{}"])
+    assert letter.headers == dead_letter_headers(TOPICS.requests.name, 5, 3, "key: not the product_id")
+
+
+def test_the_letter_of_a_decision_of_version_1_is_its_deciders() -> None:
+    document = orjson.loads(malformed(3))
+    del document["key"], document["value"]
+    assert derive(TOPICS, PARTITION, orjson.dumps(document)) == []
+
+
+@pytest.mark.parametrize("decision", [opened(1, "p", 3), closed(1, "p"), bought(1, "p", [-2, -10, -1])])
+def test_nothing_follows_from_anything_else(decision: bytes) -> None:
+    assert derive(TOPICS, PARTITION, decision) == []
+
+
+@given(st.lists(st.sampled_from([1, -1, -2, -3, -9, -10]), min_size=1), st.text())
+def test_a_winner_is_seen_without_parsing(codes: list[int], name: str) -> None:
+    assert has_winner(bought(1, "p", codes, note=name)) == (1 in codes)
+    assert not has_winner(opened(1, name + '"codes":[1', 3))
+
+
+# --- the world of a follower -----------------------------------------------------------------------------------------
+
+
+class World:
+    """Decision log and orders topic in memory; `faults` are raised by the next writes, before or after their effect."""
+
+    def __init__(self, results: Sequence[bytes]) -> None:
+        self.results = [LogRecord(at, 0, b"p", value) for at, value in enumerate(results)]
+        self.orders: list[Derived] = []
+        self.progress = BEGINNING
+        self.faults: list[bool] = []
+        self.writes: list[int] = []
+        self.is_away = False
+        self.reads: list[tuple[int, int | None]] = []
+
+    async def open(self) -> Progress:
+        if self.is_away:
+            raise LogUnavailable("away")
+        return self.progress
+
+    async def write(self, derived: Sequence[Derived], progress: Progress) -> None:
+        await asyncio.sleep(0)
+        fault = self.faults.pop() if self.faults else None
+        if fault is not False:
+            self.orders += derived
+            self.progress = progress
+            self.writes.append(sum(len(each.values) for each in derived))
+        if fault is not None:
+            raise WriteFailed("no answer")
+
+    async def close(self) -> None: ...
+
+    async def bounds(self, topic: str, partition: int) -> Bounds:
+        return Bounds(0, len(self._log(topic)))
+
+    async def read(
+        self, topic: str, partition: int, start: int, end: int | None = None
+    ) -> AsyncGenerator[list[LogRecord], None]:
+        if topic == TOPICS.results.name:
+            self.reads.append((start, end))
+        records = self._log(topic)[start:end]
+        for first in range(0, len(records), 7):
+            yield records[first : first + 7]
+
+    def _log(self, topic: str) -> list[LogRecord]:
+        if topic == TOPICS.results.name:
+            return self.results
+        values = [(each.key, value) for each in self.orders for value in each.values]
+        return [LogRecord(at, 0, *each) for at, each in enumerate(values)]
+
+    def follower(self, log_end: Callable[[], int | None] | None = None) -> Follower:
+        end = log_end or (lambda: len(self.results))
+        return Follower(PARTITION, SETTINGS, TOPICS, self, self, end)
+
+    def wins(self) -> list[str]:
+        """The order ids that the decisions lead to."""
+        high, wins = -1, []
+        for record in self.results:
+            document = orjson.loads(record.value or b"")
+            if document["source_offset"] > high:
+                high = document["source_offset"]
+                wins += [f"{PARTITION}-{high}-{i}" for i, code in enumerate(document["codes"]) if code == 1]
+        return wins
+
+
+def unexpected(task: "asyncio.Task[None]") -> None:
+    assert task.cancelled() or task.exception() is None
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not holds():
+            await asyncio.sleep(0.001)
+
+
+@pytest.fixture(autouse=True)
+def _looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(follower, "LOOK_INTERVAL_S", 0.01)
+    monkeypatch.setattr(follower, "PROGRESS_INTERVAL_S", 0.02)
+    logging.getLogger("pipeline.followers.follower").setLevel(logging.ERROR)
+
+
+def decisions(count: int) -> list[bytes]:
+    return [bought(offset, "p", [1, -2, 1], **PRODUCT) for offset in range(count)]
+
+
+@st.composite
+def logs(draw: st.DrawFn) -> list[bytes]:
+    """Decision logs with late repeats in them."""
+    written: list[bytes] = []
+    log: list[bytes] = []
+    for offset in range(draw(st.integers(1, 12))):
+        codes = draw(st.lists(st.sampled_from([1, -2]), min_size=1, max_size=3))
+        written.append(bought(offset, "p", codes, **PRODUCT))
+        log.append(written[-1])
+        if draw(st.booleans()):
+            log += written[-draw(st.integers(1, 4)) :]
+    return log
+
+
+@given(
+    logs(),
+    st.lists(st.tuples(st.integers(0, 30), st.integers(1, 6)), max_size=8),
+    st.lists(st.booleans(), max_size=4),
+    st.integers(0, 3),
+)
+@hypothesis_settings(max_examples=150, deadline=None)
+def test_orders_are_the_wins_whatever_the_stream_brings(
+    results: list[bytes], offers: list[tuple[int, int]], faults: list[bool], restarts: int
+) -> None:
+    async def run() -> None:
+        world = World(results)
+        world.faults = list(faults)
+        each = world.follower()
+        each.start(unexpected)
+        for number, (start, count) in enumerate(offers):
+            each.offer(world.results[start : start + count])
+            await asyncio.sleep(0.001 * (start % 3))
+            if number < restarts:
+                await each.stop()
+                each = world.follower()
+                each.start(unexpected)
+        await until(lambda: world.progress.position == len(results) and not world.faults)
+        await each.stop()
+        assert order_ids(world.orders) == world.wins()
+        assert world.progress.source_offset == max(orjson.loads(value)["source_offset"] for value in results)
+
+    asyncio.run(run())
+
+
+async def test_what_the_stream_brings_is_not_read_from_the_log() -> None:
+    world = World(decisions(10))
+    each = world.follower(log_end=lambda: None)
+    each.start(unexpected)
+    await until(lambda: each.check() == "ok")
+    each.offer(world.results[:4])
+    await until(lambda: len(world.orders) == 4)
+    each.offer(world.results[1:3])
+    await asyncio.sleep(0.005)
+    each.offer(world.results[4:])
+    await until(lambda: len(world.orders) == 10)
+    await each.stop()
+    assert world.reads == []
+
+
+async def test_a_gap_is_read_from_the_log_and_no_more() -> None:
+    world = World(decisions(10))
+    each = world.follower(log_end=lambda: None)
+    each.start(unexpected)
+    each.offer([*world.results[:2], *world.results[5:6]])
+    await until(lambda: len(world.orders) == 6)
+    await each.stop()
+    assert world.reads == [(2, 5)]
+
+
+async def test_what_there_is_no_room_for_is_let_go_and_read_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(follower, "OFFERED_BYTES_MAX", 100)
+    world = World(decisions(50))
+    each = world.follower(log_end=lambda: None)
+    for record in world.results:
+        each.offer([record])
+    each.start(unexpected)
+    await until(lambda: len(world.orders) == 1)
+    each.offer(world.results[-1:])
+    await until(lambda: len(world.orders) == 50)
+    await each.stop()
+    assert world.reads == [(1, 49)]
+    assert order_ids(world.orders) == world.wins()
+
+
+async def test_a_transaction_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(follower, "RECORDS_PER_TURN_MAX", 4)
+    monkeypatch.setattr(follower, "RECORDS_PER_WRITE_MAX", 10)
+    world = World(decisions(40))
+    each = world.follower(log_end=lambda: None)
+    each.offer(world.results)
+    each.start(unexpected)
+    await until(lambda: len(world.orders) == 40)
+    await each.stop()
+    assert max(world.writes) <= 12
+    assert order_ids(world.orders) == world.wins()
+
+
+async def test_progress_without_orders_is_written_now_and_then() -> None:
+    world = World([bought(offset, "p", [-2]) for offset in range(100)])
+    each = world.follower()
+    each.start(unexpected)
+    for record in world.results:
+        each.offer([record])
+        await asyncio.sleep(0.001)
+    await until(lambda: world.progress == (100, 99))
+    await each.stop()
+    assert not world.orders
+    assert len(world.writes) < 20
+
+
+async def test_a_progress_that_stays_the_same_is_renewed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(follower, "PROGRESS_RENEWAL_S", 0.02)
+    world = World([])
+    each = world.follower()
+    each.start(unexpected)
+    await until(lambda: len(world.writes) >= 3)
+    await each.stop()
+
+
+async def test_kafka_away_is_told_and_waited_for() -> None:
+    world = World(decisions(3))
+    world.is_away = True
+    each = world.follower()
+    each.start(unexpected)
+    await until(lambda: each.check() == "away")
+    world.is_away = False
+    await until(lambda: each.check() == "ok" and len(world.orders) == 3)
+    await each.stop()
+
+
+async def test_a_record_that_no_decider_wrote_ends_it() -> None:
+    world = World([b"junk"])
+    ends: list[BaseException | None] = []
+    each = world.follower()
+    each.start(lambda task: ends.append(task.exception()))
+    await until(lambda: bool(ends))
+    assert isinstance(ends[0], ValueError)
+    await each.stop()
+
+
+# --- a progress that was lost ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("orders_left", [5, 6, 12])
+async def test_orders_that_are_there_are_not_written_again(orders_left: int) -> None:
+    world = World(decisions(10))
+    each = world.follower()
+    each.start(unexpected)
+    await until(lambda: world.progress.position == 10)
+    await each.stop()
+    world.progress = BEGINNING
+    whole, rest = divmod(orders_left, 2)
+    partial = [each._replace(values=each.values[:rest]) for each in world.orders[whole : whole + 1]]
+    world.orders = world.orders[:whole] + partial
+    each = world.follower()
+    each.start(unexpected)
+    await until(lambda: world.progress.position == 10)
+    await each.stop()
+    assert order_ids(world.orders) == world.wins()
+
+
+async def test_the_last_order_is_found_behind_what_is_none() -> None:
+    world = World(decisions(2))
+    world.orders = derive(TOPICS, PARTITION, world.results[1].value or b"")
+    values = [value.replace(b"CREATED", b"PAID") for value in world.orders[0].values]
+    paid = world.orders[0]._replace(values=values)
+    world.orders += [paid] * 1_000
+    assert str(await last_order(world, TOPICS.orders.name, PARTITION)) == "2-1-2"
+    world.orders = [paid] * 100
+    assert await last_order(world, TOPICS.orders.name, PARTITION) is None
+
+
+def test_a_progress_is_an_offset_with_metadata() -> None:
+    assert committed(Progress(9, 5)) == (9, "source_offset=5")
+    assert committed(BEGINNING) == (0, "source_offset=-1")
