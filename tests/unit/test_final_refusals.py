@@ -525,3 +525,33 @@ async def test_a_quiet_partition_cannot_tell_that_a_sale_has_not_begun() -> None
     partition.now_ms = 60_000
     assert await ingress.buy("p", "bob") is None
     assert await ingress.buy("p", "bob") is None
+
+
+async def test_a_mark_is_as_old_as_the_question_for_it() -> None:
+    """While the answer is on its way, a record is appended behind the mark, and time goes on."""
+    partition = Partition(now_ms=1_000)
+    partition.append(*opening(start_ms=1_500, end_ms=90_000))
+    partition.settle()
+    ingress = Ingress(partition)
+
+    def go_on() -> None:
+        partition.append(*purchase("bob"))
+        partition.now_ms = 1_400
+
+    ingress.meanwhile.extend([bool, bool, bool, go_on])
+    assert await ingress.buy("p", "bob") is None
+    partition.settle()
+    assert code(await ingress.buy("p", "bob")) == -5
+    partition.now_ms = 1_500
+    assert await ingress.buy("p", "bob") is None
+
+
+async def test_an_end_that_is_understated_makes_no_mark_of_an_old_record() -> None:
+    partition = Partition(now_ms=1_000)
+    partition.append(*opening(start_ms=60_000, end_ms=90_000))
+    partition.settle()
+    ingress = Ingress(partition)
+    ingress.untold = 1
+    partition.now_ms = 60_000
+    for _ in range(3):
+        assert await ingress.buy("p", "bob") is None

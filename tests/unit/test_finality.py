@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 from commands import PRODUCTS, USERS, Keyed, logs
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.audit.fold import PartitionFold
@@ -123,7 +123,7 @@ def folded(log: list[tuple[int, Keyed]]) -> PartitionFold:
     return fold
 
 
-@settings(max_examples=500)
+@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     logs,
     st.sampled_from(PRODUCTS),
@@ -153,7 +153,7 @@ def test_a_final_answer_is_what_the_log_would_answer(
     assert (answer, None if first is None else str(first.receipt)) == (expected, order_id)
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(logs, logs, st.sampled_from(PRODUCTS), st.integers(0, 500))
 def test_nobody_wins_after_a_final_refusal(
     before: list[tuple[int, Keyed]], after: list[tuple[int, Keyed]], product_id: str, later_ms: int
