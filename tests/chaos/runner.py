@@ -17,6 +17,7 @@ from chaos.crowd import CALL_TIMEOUT_S, Crowd, Wish
 from chaos.faults import Action, Fault
 from chaos.stage import Stage
 from pipeline.audit import audit
+from pipeline.local.process import Process
 from pipeline.topics import Topics
 
 EXIT_BROKEN_PROMISE = 70
@@ -113,7 +114,7 @@ async def run_fault(stage: Stage, topics: Topics, fault: Fault, seed: int) -> Ou
     if fault.action is Action.KILL_AT_POINT:
         await asyncio.to_thread(stage.arm, fault.victim, fault.point, rng.randrange(2, ARRIVALS_MAX))
     watcher = Watcher(stage.settings.kafka(), topics)
-    watching = asyncio.create_task(watcher.run())
+    background = [asyncio.create_task(watcher.run())]
     timeout = aiohttp.ClientTimeout(total=CALL_TIMEOUT_S)
     async with aiohttp.ClientSession(timeout=timeout) as session:
         try:
@@ -123,6 +124,8 @@ async def run_fault(stage: Stage, topics: Topics, fault: Fault, seed: int) -> Ou
             await asyncio.sleep(BEFORE_S + rng.random() * 0.3)
             began = time.monotonic()
             await _ACTIONS[fault.action](stage, fault)
+            supervising = asyncio.create_task(_supervise(stage.pair(fault.victim)[0]))
+            background.append(supervising)
             await asyncio.sleep(AFTER_S)
             crowd.stop.set()
             await buying
@@ -134,9 +137,12 @@ async def run_fault(stage: Stage, topics: Topics, fault: Fault, seed: int) -> Ou
             stats = await crowd.stats(session)
             await watcher.sees({each["order_id"] for each in crowd.answers.values() if each["code"] == 1})
             await asyncio.sleep(0.3)
+            if supervising.done():
+                supervising.result()
         finally:
-            watching.cancel()
-            await asyncio.gather(watching, return_exceptions=True)
+            for task in background:
+                task.cancel()
+            await asyncio.gather(*background, return_exceptions=True)
     outcome = _outcome(
         fault, seed, crowd, stats, watcher, _longest_pause_s(watcher.decision_times, began, ended)
     )
@@ -252,11 +258,16 @@ async def _stop_and_continue(stage: Stage, fault: Fault) -> None:
     await asyncio.sleep(fault.duration_s)
     victim.resume()
     await asyncio.sleep(1.0)
-    if victim.pid is None:
-        # It found that another writes in its place.
-        assert victim.exit_status == EXIT_BROKEN_PROMISE, victim.describe_end()
-        await asyncio.to_thread(victim.start)
     await asyncio.to_thread(second.stop)
+
+
+async def _supervise(process: Process) -> None:
+    """Start this process again when it finds, at any time, that another writes in its place."""
+    while True:
+        await asyncio.sleep(0.1)
+        if process.pid is None:
+            assert process.exit_status == EXIT_BROKEN_PROMISE, process.describe_end()
+            await asyncio.to_thread(process.start)
 
 
 async def _join_and_leave(stage: Stage, fault: Fault) -> None:
