@@ -12,7 +12,7 @@ from pipeline.decider.ports import Log, Producer, Store
 from pipeline.messages import encode_purchases
 from pipeline.partitionlog import Bounds, LogRecord
 from pipeline.settings import Profile, Settings
-from pipeline.stock.store import Command, Cursor, Decided
+from pipeline.stock.store import Command, Cursor
 from pipeline.topics import load_topics
 
 BUFFER_RECORDS_MAX = 10
@@ -40,13 +40,11 @@ class World(Store, Log, Producer):
 
     async def decide(
         self, partition: int, after_offset: int, results_position: int, commands: Sequence[Command]
-    ) -> Decided:
+    ) -> list[bytes]:
         await self.answers.acquire()
         assert after_offset == self.cursor_at
         self.cursor_at = commands[-1].offset
-        return Decided(
-            [b'{"source_offset":%d,' % command.offset for command in commands], [0] * len(commands)
-        )
+        return [b'{"source_offset":%d,' % command.offset for command in commands]
 
     async def bounds(self, topic: str, partition: int) -> Bounds:
         return Bounds(0, len(self.results) if "results" in topic else len(self.commands))
