@@ -12,11 +12,12 @@ from pipeline.control import BreakerBoard
 from pipeline.domain.codes import Code, http_status
 from pipeline.domain.ids import presented_id
 from pipeline.domain.receipts import Receipt
-from pipeline.ingress.answers import decision_fields, decision_headers, json_answer
+from pipeline.ingress.answers import decision_fields, decision_headers
 from pipeline.ingress.bodies import Purchase, parse_object, parse_purchase, read_body
 from pipeline.ingress.decisions import Decisions
 from pipeline.ingress.final_refusals import FinalRefusals
 from pipeline.ingress.group_commit import GroupCommit
+from pipeline.ingress.plain_answer import PlainAnswer
 from pipeline.messages import Answer
 from pipeline.settings import Settings
 from pipeline.topics import partition_of
@@ -61,13 +62,13 @@ class PurchaseRoutes:
     def routes(self) -> list[web.RouteDef]:
         return [web.post(path, handler) for path, handler in self.calls().items()]
 
-    async def purchase_async(self, request: web.Request) -> web.Response:
+    async def purchase_async(self, request: web.Request) -> web.StreamResponse:
         purchase = await self._wanted(request)
         if (final := await self._refusals.answer(purchase)) is not None:
             return _final_answer(purchase, final)
         request_id = str(await self._commits.submit(purchase))
         status_url = REQUESTS_PATH + request_id
-        return json_answer(
+        return PlainAnswer(
             {
                 "message": ACCEPTED_MESSAGE,
                 "request_id": request_id,
@@ -79,7 +80,7 @@ class PurchaseRoutes:
             {"Location": status_url},
         )
 
-    async def purchase(self, request: web.Request) -> web.Response:
+    async def purchase(self, request: web.Request) -> web.StreamResponse:
         purchase = await self._wanted(request)
         if (final := await self._refusals.answer(purchase)) is not None:
             return _final_answer(purchase, final)
@@ -92,7 +93,7 @@ class PurchaseRoutes:
         else:
             answer = decided.answer(receipt.index) or Answer(Code.SYSTEM_ERROR, None, None)
             headers = decision_headers(answer, self._retry_after_s)
-        return json_answer(_told(purchase, answer, receipt), http_status(answer.code), headers)
+        return PlainAnswer(_told(purchase, answer, receipt), http_status(answer.code), headers)
 
     async def _wanted(self, request: web.Request) -> Purchase:
         body = await read_body(request, self._body_bytes_max)
@@ -107,8 +108,8 @@ class PurchaseRoutes:
             raise BreakerOpen(wait_ms)
 
 
-def _final_answer(purchase: Purchase, answer: Answer) -> web.Response:
-    return json_answer(_told(purchase, answer), http_status(answer.code))
+def _final_answer(purchase: Purchase, answer: Answer) -> web.StreamResponse:
+    return PlainAnswer(_told(purchase, answer), http_status(answer.code))
 
 
 def _told(purchase: Purchase, answer: Answer, receipt: Receipt | None = None) -> dict[str, object]:

@@ -2,7 +2,9 @@
 
 import asyncio
 import gzip
+from email.utils import parsedate_to_datetime
 
+import orjson
 import pytest
 
 from contract.serving import PURCHASE_ASYNC, REQUESTS, SYSTEM, Service
@@ -72,6 +74,40 @@ async def test_a_purchase_past_the_shortcut_gets_the_same(service: Service) -> N
     counts = (await service.call("GET", SYSTEM)).json()["service_stats"]
     assert counts["accepted"] == 3
     assert counts["refused_by_status"] == {"400": 1, "404": 1, "405": 1}
+
+
+@pytest.mark.parametrize(
+    ("version", "asked", "told", "stays"),
+    [
+        (b"1.1", b"", None, True),
+        (b"1.1", b"Connection: close\r\n", b"close", False),
+        (b"1.0", b"", b"close", False),
+        (b"1.0", b"Connection: keep-alive\r\n", b"keep-alive", True),
+    ],
+)
+async def test_the_connection_stays_as_it_was_told(
+    service: Service, version: bytes, asked: bytes, told: bytes | None, stays: bool
+) -> None:
+    # The head that the other tests send asks for the end of the connection.
+    data = with_body(BODY).replace(b"Connection: close\r\n", asked).replace(b"HTTP/1.1", b"HTTP/" + version)
+    reader, writer = await send(service, data)
+    async with asyncio.timeout(10):
+        for _ in range(2 if stays else 1):
+            head = await reader.readuntil(b"\r\n\r\n")
+            status, *lines = head.rstrip().split(b"\r\n")
+            headers = dict(line.split(b": ", 1) for line in lines)
+            assert status == b"HTTP/1.1 202 Accepted"
+            assert headers.get(b"Connection") == told
+            assert headers[b"Content-Type"] == b"application/json"
+            assert headers[b"Location"].startswith(REQUESTS.encode())
+            parsedate_to_datetime(headers[b"Date"].decode())
+            answer = await reader.readexactly(int(headers[b"Content-Length"]))
+            assert headers[b"Location"].decode() == orjson.loads(answer)["status_url"]
+            if stays:
+                writer.write(data)
+        if not stays:
+            assert await reader.read() == b""
+    writer.close()
 
 
 async def test_a_body_that_does_not_come_gets_408(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:

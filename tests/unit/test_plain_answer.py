@@ -1,0 +1,44 @@
+"""What is put on the wire, and what not."""
+
+import asyncio
+
+import pytest
+from aiohttp import HttpVersion11
+from aiohttp.test_utils import make_mocked_request
+
+from pipeline.ingress.plain_answer import PlainAnswer
+
+
+class Wire(asyncio.Transport):
+    def __init__(self, *, is_closing: bool = False) -> None:
+        super().__init__()
+        self.written: list[bytes] = []
+        self._is_closing = is_closing
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.written.append(bytes(data))
+
+    def is_closing(self) -> bool:
+        return self._is_closing
+
+
+async def test_it_is_written_in_one_piece() -> None:
+    wire = Wire()
+    request = make_mocked_request("POST", "/", version=HttpVersion11, transport=wire)
+    answer = PlainAnswer({"code": -9}, 429, {"Retry-After": "2"})
+    await answer.prepare(request)
+    await answer.write_eof()
+    (written,) = wire.written
+    head, _, body = written.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 429 Too Many Requests\r\n")
+    assert b"\r\nRetry-After: 2\r\nContent-Length: 11" in head
+    assert body == b'{"code":-9}'
+    assert answer.keep_alive
+
+
+async def test_nobody_is_there_any_more() -> None:
+    wire = Wire(is_closing=True)
+    request = make_mocked_request("POST", "/", transport=wire)
+    with pytest.raises(ConnectionResetError):
+        await PlainAnswer({}, 200).prepare(request)
+    assert wire.written == []
