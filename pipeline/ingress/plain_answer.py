@@ -50,6 +50,8 @@ class PlainAnswer(web.StreamResponse):
             head += [f"{name}: {value}\r\n" for name, value in self._own_headers.items()]
         head.append(f"Content-Length: {len(self._document)}\r\n\r\n")
         transport.write("".join(head).encode() + self._document)
+        # A client that sends on and reads nothing is not to fill our memory with answers.
+        await request.writer.drain()
         return None
 
     async def write_eof(self, data: bytes = b"") -> None:

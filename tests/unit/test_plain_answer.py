@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 from aiohttp import HttpVersion11
+from aiohttp.abc import AbstractStreamWriter
 from aiohttp.test_utils import make_mocked_request
 
 from pipeline.ingress.plain_answer import PlainAnswer
@@ -34,6 +35,28 @@ async def test_it_is_written_in_one_piece() -> None:
     assert b"\r\nRetry-After: 2\r\nContent-Length: 11" in head
     assert body == b'{"code":-9}'
     assert answer.keep_alive
+
+
+async def test_a_client_that_does_not_read_gets_no_further_answer() -> None:
+    wire, reads = Wire(), asyncio.Event()
+
+    class Writer(AbstractStreamWriter):
+        async def drain(self) -> None:
+            await reads.wait()
+
+        async def write(self, chunk: object) -> None: ...
+        async def write_eof(self, chunk: bytes = b"") -> None: ...
+        async def write_headers(self, status_line: str, headers: object) -> None: ...
+        def enable_compression(self, *_: object) -> None: ...
+        def enable_chunking(self) -> None: ...
+
+    request = make_mocked_request("POST", "/", transport=wire, writer=Writer())
+    answering = asyncio.create_task(PlainAnswer({}, 200).prepare(request))
+    await asyncio.sleep(0.01)
+    assert wire.written
+    assert not answering.done()
+    reads.set()
+    await answering
 
 
 async def test_nobody_is_there_any_more() -> None:
