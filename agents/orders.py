@@ -14,11 +14,13 @@ import faust
 from agents.process import die_with
 from pipeline.followers import Follower
 from pipeline.followers.writers import writer_of
-from pipeline.partitionlog import LogRecord, PartitionLog
+from pipeline.partitionlog import LogRecord, LogUnavailable, PartitionLog
 from pipeline.settings import Settings
 from pipeline.topics import Topics
 
 logger = logging.getLogger(__name__)
+
+ENDS_INTERVAL_S = 5.0
 
 
 class OrderFollowers:
@@ -31,6 +33,7 @@ class OrderFollowers:
         self._topics = topics
         self._log = log
         self._log_end = log_end
+        self._asked_ends: dict[int, int] = {}
         self._followers: dict[int, Follower] = {}
         if not settings.kafka_idempotence:
             logger.warning(
@@ -57,6 +60,21 @@ class OrderFollowers:
         if (follower := self._followers.get(partition)) is not None:
             follower.offer(records)
 
+    async def look_at_ends(self) -> None:
+        """Ask Kafka where the partitions end: the stream does not tell while its agent is held up."""
+        if not self._followers:
+            return
+        try:
+            bounds = await self._log.bounds_of(self._topics.results.name, sorted(self._followers))
+        except LogUnavailable as fault:
+            logger.warning("the ends of %s are not known: %s", self._topics.results.name, fault)
+        else:
+            self._asked_ends = {partition: each.end for partition, each in bounds.items()}
+
+    def _end(self, partition: int) -> int | None:
+        ends = (self._log_end(partition), self._asked_ends.get(partition))
+        return max((end for end in ends if end is not None), default=None)
+
     def checks(self) -> dict[str, str]:
         """By partition, "ok" or what is wrong."""
         return {f"orders of partition {p}": each.check() for p, each in sorted(self._followers.items())}
@@ -68,7 +86,7 @@ class OrderFollowers:
             self._topics,
             self._log,
             writer_of(self._settings, self._topics, partition),
-            lambda: self._log_end(partition),
+            lambda: self._end(partition),
         )
 
 
@@ -83,6 +101,10 @@ def attach(app: faust.App, topics: Topics, followers: OrderFollowers) -> None:
     @app.on_partitions_revoked.connect
     async def stop_following(_app: faust.App, revoked: set[Any], **_: Any) -> None:
         await followers.revoke({place.partition for place in revoked if place.topic == name})
+
+    @app.timer(ENDS_INTERVAL_S)
+    async def look_at_ends() -> None:
+        await followers.look_at_ends()
 
     @app.on_before_shutdown.connect
     async def stop(_app: faust.App, **_: Any) -> None:

@@ -5,6 +5,7 @@ What it consumes it also offers to the followers that write the orders (agents/o
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -29,6 +30,12 @@ FETCH_BYTES_MIN = 65_536
 """Some 1,000 decisions: so few fetches as that makes are also less work for the broker."""
 LOOK_INTERVAL_S = 1.0
 CHANGELOG_SLOW_AFTER_S = 2.0
+CHANGELOG_STUCK_AFTER_S = 10.0
+"""Faust's producer was seen to hold back a row for ever after a start at which its changelog had just been created."""
+
+
+class ChangelogStuck(Exception):
+    """The producer of the changelog makes no progress although Kafka answers; a restart gets a new producer."""
 
 
 class Followers:
@@ -111,15 +118,33 @@ class Followers:
             self._tables.mirror_breaker(partition, self._breaker_of(partition))
 
     async def _kept(self, partition: int, sent: Sent) -> None:
-        """Wait until the changelog has these rows. Raises what its producer gave up with."""
+        """Wait until the changelog has these rows.
+
+        Raises what its producer gave up with, and ChangelogStuck where Kafka answers everybody but that producer.
+        """
         waiting: set[asyncio.Future[Any]] = set(sent)
+        began_s = time.monotonic()
         while waiting:
             done, waiting = await asyncio.wait(waiting, timeout=CHANGELOG_SLOW_AFTER_S)
             for each in done:
                 each.result()
             if waiting:
                 self._say(partition, "Kafka does not acknowledge the changelog of the tables")
+                if time.monotonic() - began_s > CHANGELOG_STUCK_AFTER_S and await self._kafka_answers(
+                    partition
+                ):
+                    raise ChangelogStuck(
+                        f"Kafka answers, but has not acknowledged the changelog of the tables "
+                        f"for {CHANGELOG_STUCK_AFTER_S} s"
+                    )
         self._trouble.pop(partition, None)
+
+    async def _kafka_answers(self, partition: int) -> bool:
+        try:
+            await self._log.bounds(self._topics.results.name, partition)
+        except LogUnavailable:
+            return False
+        return True
 
     def _say(self, partition: int, trouble: str) -> None:
         self._trouble[partition] = trouble

@@ -124,8 +124,8 @@ async def run_fault(stage: Stage, topics: Topics, fault: Fault, seed: int) -> Ou
             await asyncio.sleep(BEFORE_S + rng.random() * 0.3)
             began = time.monotonic()
             await _ACTIONS[fault.action](stage, fault)
-            supervising = asyncio.create_task(_supervise(stage.pair(fault.victim)[0]))
-            background.append(supervising)
+            supervising = [asyncio.create_task(_supervise(each)) for each in (stage.worker, stage.follower)]
+            background += supervising
             await asyncio.sleep(AFTER_S)
             crowd.stop.set()
             await buying
@@ -137,8 +137,9 @@ async def run_fault(stage: Stage, topics: Topics, fault: Fault, seed: int) -> Ou
             stats = await crowd.stats(session)
             await watcher.sees({each["order_id"] for each in crowd.answers.values() if each["code"] == 1})
             await asyncio.sleep(0.3)
-            if supervising.done():
-                supervising.result()
+            for task in supervising:
+                if task.done():
+                    task.result()
         finally:
             for task in background:
                 task.cancel()
@@ -262,7 +263,7 @@ async def _stop_and_continue(stage: Stage, fault: Fault) -> None:
 
 
 async def _supervise(process: Process) -> None:
-    """Start this process again when it finds, at any time, that another writes in its place."""
+    """Start this process again when it ends because it cannot keep its promise, as the local stack does."""
     while True:
         await asyncio.sleep(0.1)
         if process.pid is None:

@@ -7,10 +7,11 @@ from typing import Any, cast
 import pytest
 from records import bought
 
+from agents import results
 from agents.batches import Batch
-from agents.results import Followers
+from agents.results import ChangelogStuck, Followers
 from agents.tables import Tables
-from pipeline.partitionlog import LogRecord, LogUnavailable, PartitionLog
+from pipeline.partitionlog import Bounds, LogRecord, LogUnavailable, PartitionLog
 from pipeline.settings import Profile, Settings
 from pipeline.tally import Positioned, Tally
 from pipeline.topics import load_topics
@@ -23,6 +24,14 @@ class Log:
     def __init__(self) -> None:
         self.records: dict[int, bytes] = {}
         self.failures = 0
+        self.is_away = False
+        self.bounds_asked = 0
+
+    async def bounds(self, topic: str, partition: int) -> Bounds:
+        self.bounds_asked += 1
+        if self.is_away:
+            raise LogUnavailable("away")
+        return Bounds(0, 1)
 
     async def read(
         self, topic: str, partition: int, start: int, end: int | None = None
@@ -177,3 +186,24 @@ async def test_repeats_are_no_gap(bench: Bench) -> None:
     bench.log.failures = 1
     await bench.followers.follow(Fetched(1, 2, 3).batch)
     assert (bench.counted(), bench.log.failures) == (4, 1)
+
+
+@pytest.mark.parametrize("is_away", [False, True])
+async def test_a_changelog_that_stays_unacknowledged_is_given_up_only_while_kafka_answers(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, is_away: bool
+) -> None:
+    monkeypatch.setattr(results, "CHANGELOG_SLOW_AFTER_S", 0.001)
+    monkeypatch.setattr(results, "CHANGELOG_STUCK_AFTER_S", 0.0)
+    bench.log.is_away = is_away
+    fetched = Fetched(0)
+    following = asyncio.create_task(bench.followers.follow(fetched.batch))
+    while bench.log.bounds_asked < (3 if is_away else 1):
+        await asyncio.sleep(0.001)
+    if is_away:
+        bench.tables.kept.set_result(None)
+        await following
+        assert fetched.acknowledged
+    else:
+        with pytest.raises(ChangelogStuck, match="Kafka answers"):
+            await following
+        assert not fetched.acknowledged
