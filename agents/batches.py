@@ -1,21 +1,29 @@
 """What was fetched of a partition of a log, as one batch: how the agents consume the logs."""
 
 import asyncio
+import logging
 import time
-from collections.abc import AsyncIterator, Callable
-from typing import NamedTuple
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from typing import NamedTuple, TypeAlias
 
 import faust
 
 from agents.app import App
+from agents.process import die
 from pipeline.partitionlog import LogRecord
 from pipeline.topics import Topic
+
+logger = logging.getLogger(__name__)
 
 BATCHES_WAITING_MAX = 20
 """Of one partition, for its agent. With 16 of them Faust reads it no further, and one or two may be on their way.
 
 Each holds up to `FETCH_RECORDS_MAX` records and `FETCH_BYTES_MAX` bytes (agents/app.py).
 """
+
+
+_Stream: TypeAlias = "faust.Stream[tuple[LogRecord, ...]]"
 
 
 class Batch(NamedTuple):
@@ -29,40 +37,68 @@ class Batch(NamedTuple):
     acknowledge: Callable[[], object]
 
 
-def batched_topic(app: App, topic: Topic) -> faust.Topic:
-    """The channel of a log whose agents take it by `batches`."""
+class Gathering(NamedTuple):
+    """Small batches are joined until there are `records_enough`.
+
+    One with fewer comes at the earliest `pace_s` after the work on the one before, and holds all that has come
+    meanwhile; the first after a calm is not held up.
+    """
+
+    pace_s: float
+    records_enough: int
+
+
+AT_ONCE = Gathering(0.0, 1)
+
+
+def consume(
+    app: App,
+    topic: Topic,
+    name: str,
+    take: Callable[[Batch], Awaitable[None]],
+    gathering: Gathering = AT_ONCE,
+) -> None:
+    """Have `take` called with every batch of this log: those of a partition one after the other, in order.
+
+    What it raises ends the process: Faust would start another agent after the batch, and take that for done. It is
+    cancelled where its partition goes to another process.
+    """
     app.batched_topics.add(topic.name)
     channel = app.topic(topic.name, partitions=topic.partitions, key_serializer="raw", value_serializer="raw")
     channel.maxsize = BATCHES_WAITING_MAX  # `app.topic` takes it as an argument, and forgets it
-    return channel
+
+    @app.agent(channel, name=name, isolated_partitions=True)
+    async def agent(stream: _Stream) -> None:
+        try:
+            async with aclosing(batches(stream, gathering)) as source:
+                async for batch in source:
+                    await take(batch)
+        except asyncio.CancelledError:
+            # Raised, Faust would take it for a crash and start the agent again, for a partition that is not here.
+            logger.debug("the %s agent was cancelled", name)
+        except Exception as error:
+            logger.exception("the %s agent failed", name)
+            die(f"{name} agent: {error!r}")
+            raise
 
 
-async def batches(stream: faust.Stream[tuple[LogRecord, ...]]) -> AsyncIterator[Batch]:
-    """What an agent gets, as it was fetched. Nothing of it is acknowledged but by `acknowledge`."""
+async def batches(stream: _Stream, gathering: Gathering = AT_ONCE) -> AsyncGenerator[Batch, None]:
+    """The batches of a stream. Nothing of it is acknowledged but by `acknowledge`."""
     # Faust acknowledges in a `finally`, so also what failed.
     stream.enable_acks = False
-    async for event in stream.events():
-        yield Batch(event.message.partition, event.value, event.ack)
-
-
-async def gathered_batches(
-    stream: faust.Stream[tuple[LogRecord, ...]], pace_s: float, records_enough: int
-) -> AsyncIterator[Batch]:
-    """As `batches`, but joined: all that waits, until there are `records_enough`.
-
-    One with fewer comes at the earliest `pace_s` after the work on the one before, so that small ones gather; the first
-    after a calm is not held up.
-    """
     records: tuple[LogRecord, ...] = ()
     next_at_s = 0.0
 
     def is_whole() -> bool:
-        return len(records) >= records_enough or bool(stream.channel.queue.empty())
+        return len(records) >= gathering.records_enough or bool(stream.channel.queue.empty())
 
-    async for batch in batches(stream):
-        records += batch.records
-        if len(records) < records_enough and is_whole():
-            await asyncio.sleep(next_at_s - time.monotonic())
-        if is_whole():
-            yield batch._replace(records=records)
-            records, next_at_s = (), time.monotonic() + pace_s
+    # Closed at once: Faust forgets the channel when its iterator ends, and trips over one of a partition that is gone.
+    async with aclosing(aiter(stream)) as events:
+        async for fetched in events:
+            records += fetched
+            event = stream.current_event
+            if len(records) < gathering.records_enough and is_whole():
+                await asyncio.sleep(next_at_s - time.monotonic())
+            if is_whole():
+                yield Batch(event.message.partition, records, event.ack)
+                records, next_at_s = (), time.monotonic() + gathering.pace_s

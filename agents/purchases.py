@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import faust
 
 from agents.app import App
-from agents.batches import Batch, batched_topic, batches
+from agents.batches import Batch, consume
 from agents.process import die_with
 from pipeline.decider import Decider
 from pipeline.decider.decider import State
@@ -134,7 +134,6 @@ class Deciders:
 def attach(app: App, topics: Topics, deciders: Deciders) -> None:
     """Let this application's share of the partitions of purchase-requests be decided."""
     name = topics.requests.name
-    channel = batched_topic(app, topics.requests)
 
     @app.on_partitions_assigned.connect
     async def start_deciding(_app: faust.App, assigned: set[Any], **_: Any) -> None:
@@ -144,7 +143,4 @@ def attach(app: App, topics: Topics, deciders: Deciders) -> None:
     async def stop_deciding(_app: faust.App, revoked: set[Any], **_: Any) -> None:
         await deciders.revoke({place.partition for place in revoked if place.topic == name})
 
-    @app.agent(channel, name="purchases", isolated_partitions=True)
-    async def purchases(stream: faust.Stream[tuple[LogRecord, ...]]) -> None:
-        async for batch in batches(stream):
-            await deciders.put(batch)
+    consume(app, topics.requests, "purchases", deciders.put)

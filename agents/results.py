@@ -12,20 +12,18 @@ from typing import Any
 import faust
 
 from agents.app import App
-from agents.batches import Batch, batched_topic, gathered_batches
+from agents.batches import Batch, Gathering, consume
 from agents.orders import OrderFollowers
-from agents.process import die
 from agents.tables import Sent, Tables
-from pipeline.partitionlog import LogRecord, LogUnavailable, PartitionLog
+from pipeline.partitionlog import LogUnavailable, PartitionLog
 from pipeline.settings import Settings
 from pipeline.tally import Positioned
 from pipeline.topics import Topics
 
 logger = logging.getLogger(__name__)
 
-BATCH_RECORDS_ENOUGH = 500
-PACE_S = 0.1
-"""At least this long from one small batch to the next: each costs three writes to Kafka. Nobody waits for it."""
+GATHERING = Gathering(pace_s=0.1, records_enough=500)
+"""Each batch costs three writes to Kafka, and nobody waits for it."""
 FETCH_BYTES_MIN = 65_536
 """Some 1,000 decisions: so few fetches as that makes are also less work for the broker."""
 LOOK_INTERVAL_S = 1.0
@@ -163,7 +161,6 @@ class Followers:
 def attach(app: App, topics: Topics, followers: Followers, orders: OrderFollowers) -> None:
     """Let this application follow its share of the partitions of purchase-results."""
     name = topics.results.name
-    channel = batched_topic(app, topics.results)
 
     @app.on_partitions_assigned.connect
     async def start_following(_app: faust.App, assigned: set[Any], **_: Any) -> None:
@@ -173,14 +170,8 @@ def attach(app: App, topics: Topics, followers: Followers, orders: OrderFollower
     async def look() -> None:
         followers.mirror_breakers()
 
-    @app.agent(channel, name="results", isolated_partitions=True)
-    async def results(stream: faust.Stream[tuple[LogRecord, ...]]) -> None:
-        try:
-            async for batch in gathered_batches(stream, PACE_S, BATCH_RECORDS_ENOUGH):
-                orders.offer(batch.partition, batch.records)
-                await followers.follow(batch)
-        except Exception as error:
-            # Faust would start the agent again after the batch in its hands.
-            logger.exception("the results agent failed")
-            die(f"results agent: {error!r}")
-            raise
+    async def take(batch: Batch) -> None:
+        orders.offer(batch.partition, batch.records)
+        await followers.follow(batch)
+
+    consume(app, topics.results, "results", take, GATHERING)

@@ -14,7 +14,7 @@ from conftest import Kafka
 from followers import own_topics_file
 
 from agents.app import FETCH_RECORDS_MAX, App, create_app
-from agents.batches import BATCHES_WAITING_MAX, Batch, batched_topic, batches
+from agents.batches import BATCHES_WAITING_MAX, Batch, consume
 from pipeline.local.listen import free_port
 from pipeline.partitionlog import LogRecord
 from pipeline.producer import LogProducer
@@ -24,6 +24,7 @@ from pipeline.topics import Topic, create_topics, load_topics
 GROUP = "batches"
 WITHIN_S = 30.0
 LOOK_S = 0.02
+ROUNDS = 3
 
 
 @dataclass
@@ -51,18 +52,18 @@ class Stage:
         settings = self.settings.model_copy(update={"worker_name": name})
         app = create_app(settings, f"{GROUP}-{self.topic.name}", free_port())
 
-        @app.agent(batched_topic(app, self.topic), name="agent", isolated_partitions=True)
-        async def agent(stream: object) -> None:
-            async for batch in batches(stream):  # type: ignore[arg-type]
-                self.got[batch.partition].append(batch)
-                await take(batch)
+        async def keep_and_take(batch: Batch) -> None:
+            self.got[batch.partition].append(batch)
+            await take(batch)
 
+        consume(app, self.topic, "agent", keep_and_take)
         app.finalize()
         await app.start()
         try:
             yield app
         finally:
             await app.stop()
+        assert app.crash_reason is None
 
     async def committed(self) -> dict[int, int]:
         """By partition, the offset of the group."""
@@ -194,38 +195,67 @@ async def test_what_the_log_has_deleted_holds_no_offset_back(stage: Stage) -> No
     assert await stage.committed() == {0: 200}
 
 
-async def test_a_second_process_takes_over_its_share(stage: Stage) -> None:
-    others: dict[int, list[Batch]] = defaultdict(list)
-
-    async def there(batch: Batch) -> None:
-        others[batch.partition].append(batch)
-        batch.acknowledge()
-
+async def is_shared_with(stage: Stage, other: Stage) -> None:
+    """Wait until some partitions, and not all, come to the other."""
     partitions = range(stage.topic.partitions)
-    async with stage.consuming(acknowledge):
-        for partition in partitions:
-            await stage.write(partition, 10)
-        await eventually(lambda: all(len(stage.offsets(p)) == 10 for p in partitions), "the first")
-        second = Stage(stage.kafka, stage.settings, stage.topic, stage.producer)
-        async with second.consuming(there, "worker-2"):
-            seen: set[tuple[int, int]] = set()
-
-            def is_shared() -> bool:
-                return bool(others) and len(others) < len(partitions)
-
-            while not is_shared():
-                for partition in partitions:
-                    await stage.write(partition, 1)
-                await asyncio.sleep(LOOK_S)
+    async with asyncio.timeout(WITHIN_S):
+        while not 0 < len(other.got) < len(partitions):
             for partition in partitions:
                 await stage.write(partition, 1)
-            ends = {}
-            for partition in partitions:
-                ends[partition] = await stage.producer.send(stage.topic.name, partition, b"k", b"last")
+            await asyncio.sleep(LOOK_S)
 
-            def have_all() -> bool:
-                seen.update((p, o) for p in partitions for o in stage.offsets(p) + second.offsets(p))
-                return all((p, o) in seen for p, end in ends.items() for o in range(end + 1))
 
-            await eventually(have_all, "every record, with one of the two")
-    assert await stage.committed() == {p: end + 1 for p, end in ends.items()}
+async def ends(stage: Stage) -> dict[int, int]:
+    """By partition, the offset of a record that is the last one, now written."""
+    return {
+        partition: await stage.producer.send(stage.topic.name, partition, b"k", b"last")
+        for partition in range(stage.topic.partitions)
+    }
+
+
+def has_come(last: dict[int, int], *stages: Stage) -> bool:
+    """Whether every record up to the last ones has come to one of them."""
+    return all(
+        set(range(end + 1)) <= {offset for stage in stages for offset in stage.offsets(partition)}
+        for partition, end in last.items()
+    )
+
+
+async def test_a_second_process_takes_over_its_share(stage: Stage) -> None:
+    second = Stage(stage.kafka, stage.settings, stage.topic, stage.producer)
+    async with stage.consuming(acknowledge):
+        first = await ends(stage)
+        await eventually(lambda: has_come(first, stage), "all records")
+        async with second.consuming(acknowledge, "worker-2"):
+            await is_shared_with(stage, second)
+            last = await ends(stage)
+            await eventually(lambda: has_come(last, stage, second), "every record, at one of the two")
+    assert await stage.committed() == {p: end + 1 for p, end in last.items()}
+
+
+async def test_an_agent_whose_partition_goes_while_it_works_is_not_started_again(stage: Stage) -> None:
+    gate = asyncio.Event()
+    working: set[int] = set()
+
+    async def pass_the_gate(batch: Batch) -> None:
+        working.add(batch.partition)
+        try:
+            await gate.wait()
+        finally:
+            working.discard(batch.partition)
+        batch.acknowledge()
+
+    async with stage.consuming(pass_the_gate) as app:
+        for _ in range(ROUNDS):
+            await ends(stage)
+            await eventually(lambda: len(working) == stage.topic.partitions, "an agent at work on each")
+            second = Stage(stage.kafka, stage.settings, stage.topic, stage.producer)
+            async with second.consuming(nothing, "worker-2"):
+                await is_shared_with(stage, second)
+                await eventually(lambda: working.isdisjoint(second.got), "the end of those that are gone")  # noqa: B023
+                channels = {place.partition for each in app.topics for place in each.active_partitions or ()}
+                assert channels.isdisjoint(second.got)
+        gate.set()
+        last = await ends(stage)
+        await eventually(lambda: has_come(last, stage), "every record")
+    assert await stage.committed() == {p: end + 1 for p, end in last.items()}

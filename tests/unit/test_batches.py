@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from agents.batches import Batch, batches, gathered_batches
+from agents.batches import Batch, Gathering, batches
 from pipeline.partitionlog import LogRecord
 
 STEPS = 20
@@ -22,6 +22,7 @@ class Stream:
     def __init__(self) -> None:
         self.enable_acks = True
         self.acknowledged: list[int] = []
+        self.current_event: Any = None
         self.queue: asyncio.Queue[Any] = asyncio.Queue()
         self.channel = SimpleNamespace(queue=self.queue)
 
@@ -34,9 +35,10 @@ class Stream:
             SimpleNamespace(message=SimpleNamespace(partition=3), value=records, ack=acknowledge)
         )
 
-    async def events(self) -> AsyncIterator[Any]:
+    async def __aiter__(self) -> AsyncIterator[tuple[LogRecord, ...]]:
         while True:
-            yield await self.queue.get()
+            self.current_event = await self.queue.get()
+            yield self.current_event.value
 
 
 @pytest.fixture
@@ -66,7 +68,7 @@ class Agent:
 
 
 def gathering(stream: Stream, pace_s: float) -> Agent:
-    return Agent(gathered_batches(cast("Any", stream), pace_s, ENOUGH))
+    return Agent(batches(cast("Any", stream), Gathering(pace_s, ENOUGH)))
 
 
 async def test_batches_come_as_they_were_fetched_and_faust_acknowledges_none(stream: Stream) -> None:
