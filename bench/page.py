@@ -147,8 +147,8 @@ def _drain(each: Row) -> tuple[str, ...]:
 def _guards(results: Row) -> Iterator[str]:
     if guards := results.get("guards"):
         yield (
-            f"Limiter and breaker together take {guards['cost']:.1%} of the time (medians of runs in turn; below zero"
-            " is noise).\n"
+            f"Limiter and breaker together add {guards['cost']:.1%} to the CPU time of decider and Redis for a decision"
+            " (median of pairs of runs; below zero is noise).\n"
         )
     if workers := results.get("workers"):
         one, two = (each["decided_per_s"] for each in workers)

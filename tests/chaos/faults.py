@@ -1,6 +1,6 @@
 """The faults, as data: what is done to whom, and for how long. `tests/chaos/runner.py` does it in mid-sale."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from pipeline import faultpoints
@@ -21,7 +21,10 @@ class Action(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """`duration_s` is how long the victim is away, or the second process there; `point` is for KILL_AT_POINT."""
+    """`duration_s` is how long the victim is away, or the second process there; `point` is for KILL_AT_POINT.
+
+    `beside` is another one that happens at the same time.
+    """
 
     name: str
     action: Action
@@ -29,12 +32,16 @@ class Fault:
     point: str = ""
     victim: str = "worker"
     stock: int = 150
+    beside: "Fault | None" = None
+
+    def all(self) -> "list[Fault]":
+        return [self] if self.beside is None else [self, self.beside]
 
 
 ORDERS_STOCK = 1_500
 """There are to be orders under way when the follower is hit."""
 
-FAULTS = (
+SINGLE_FAULTS = (
     Fault("worker-killed-after-lua", Action.KILL_AT_POINT, point=faultpoints.AFTER_LUA),
     Fault("worker-killed-before-results-ack", Action.KILL_AT_POINT, point=faultpoints.RESULTS_IN_FLIGHT),
     Fault("worker-killed-after-results-ack", Action.KILL_AT_POINT, point=faultpoints.AFTER_RESULTS),
@@ -59,3 +66,23 @@ FAULTS = (
     Fault("broker-killed", Action.KILL_BROKER, duration_s=0.5),
     Fault("ingress-killed", Action.KILL_INGRESS, duration_s=0.2),
 )
+
+
+def _pair(first: str, second: str) -> Fault:
+    by_name = {fault.name: fault for fault in SINGLE_FAULTS}
+    one, other = by_name[first], by_name[second]
+    return replace(one, name=f"{first} + {second}", stock=max(one.stock, other.stock), beside=other)
+
+
+PAIRS = (
+    _pair("broker-killed", f"follower-killed-{faultpoints.IN_ORDERS_TRANSACTION}"),
+    _pair("broker-killed", "worker-killed-before-results-ack"),
+    _pair("redis-flushall", "worker-killed-after-lua"),
+    _pair("redis-rolled-back", "two-deciders"),
+    _pair("redis-killed", "ingress-killed"),
+    _pair("worker-killed-after-results-ack", f"follower-killed-{faultpoints.ORDERS_COMMIT_IN_FLIGHT}"),
+    _pair("second-worker-joins-and-leaves", "two-followers-on-a-partition"),
+)
+"""What breaks while something else is broken."""
+
+FAULTS = SINGLE_FAULTS + PAIRS

@@ -50,7 +50,7 @@ def page(outcomes: list[dict[str, Any]]) -> str:
     for fault in FAULTS:
         tries = [each for each in outcomes if each["fault"] == fault.name]
         if tries:
-            text += row(fault.name, str(fault.action), tries)
+            text += row(fault.name, " + ".join(each.action for each in fault.all()), tries)
     return text
 
 

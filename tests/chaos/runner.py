@@ -111,8 +111,9 @@ class Watcher:
 async def run_fault(stage: Stage, topics: Topics, fault: Fault, seed: int) -> Outcome:
     rng = random.Random(seed)
     crowd = Crowd(stage.public, stage.admin, rng, fault.stock, topics.requests.partitions)
-    if fault.action is Action.KILL_AT_POINT:
-        await asyncio.to_thread(stage.arm, fault.victim, fault.point, rng.randrange(2, ARRIVALS_MAX))
+    for each in fault.all():
+        if each.action is Action.KILL_AT_POINT:
+            await asyncio.to_thread(stage.arm, each.victim, each.point, rng.randrange(2, ARRIVALS_MAX))
     watcher = Watcher(stage.settings.kafka(), topics)
     background = [asyncio.create_task(watcher.run())]
     timeout = aiohttp.ClientTimeout(total=CALL_TIMEOUT_S)
@@ -123,7 +124,7 @@ async def run_fault(stage: Stage, topics: Topics, fault: Fault, seed: int) -> Ou
             buying = asyncio.create_task(crowd.buy(session))
             await asyncio.sleep(BEFORE_S + rng.random() * 0.3)
             began = time.monotonic()
-            await _ACTIONS[fault.action](stage, fault)
+            await asyncio.gather(*(_ACTIONS[each.action](stage, each) for each in fault.all()))
             supervising = [asyncio.create_task(_supervise(each)) for each in (stage.worker, stage.follower)]
             background += supervising
             await asyncio.sleep(AFTER_S)
