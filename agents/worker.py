@@ -5,9 +5,9 @@ import threading
 from typing import NoReturn
 
 import faust
-import uvloop
 
 from agents.process import die
+from pipeline.eventloop import use_uvloop
 from pipeline.settings import Settings
 
 LAST_WORDS_S = 0.05
@@ -37,8 +37,8 @@ class _Worker(faust.Worker):
 
 def run(app: faust.App, settings: Settings) -> NoReturn:
     """Run this application in the foreground; never returns."""
-    # A policy, because Faust makes a second loop, for the thread of its consumer: a third of that one's CPU time.
-    asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
+    # Also for the loop that Faust makes for the thread of its consumer: it takes a third less CPU time.
+    use_uvloop()
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
     worker = _Worker(app, loop=loop, override_logging=False, redirect_stdouts=False)

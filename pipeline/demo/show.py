@@ -4,7 +4,6 @@ import asyncio
 import math
 from collections.abc import Sequence
 
-import uvloop
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -12,6 +11,7 @@ from rich.table import Table
 from pipeline.demo.sale import Findings, Plan, Sale
 from pipeline.demo.verdict import Check, by_code, judge
 from pipeline.domain.codes import MESSAGES
+from pipeline.eventloop import use_uvloop
 from pipeline.orders_feed import OrdersFeed
 
 REFRESH_INTERVAL_S = 0.1
@@ -19,7 +19,8 @@ REFRESH_INTERVAL_S = 0.1
 
 def run_demo(plan: Plan, feed: OrdersFeed, console: Console) -> bool:
     """Run the sale and show it; whether all of it was as it should be. Raises like Sale.run."""
-    findings = uvloop.run(_run(Sale(plan, feed), console))
+    use_uvloop()
+    findings = asyncio.run(_run(Sale(plan, feed), console))
     checks = judge(plan, findings)
     console.print(_figures(plan, findings))
     for check in checks:

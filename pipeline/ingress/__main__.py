@@ -6,11 +6,11 @@ import os
 import signal
 import sys
 
-import uvloop
 from aiohttp.http_exceptions import HttpProcessingError
 
 from pipeline.collector import spare_what_stays
 from pipeline.ending import end
+from pipeline.eventloop import use_uvloop
 from pipeline.ingress.app import Ingress, StartFailed
 from pipeline.settings import BadSettings, Settings, load_settings
 from pipeline.topics import BadTopics, Topics, load_topics
@@ -25,7 +25,8 @@ def main() -> int:
     try:
         settings = load_settings()
         topics = load_topics(settings.kafka_profile)
-        return asyncio.Runner(loop_factory=uvloop.new_event_loop).run(_serve(settings, topics))
+        use_uvloop()
+        return asyncio.run(_serve(settings, topics))
     except (BadSettings, BadTopics, StartFailed) as error:
         log.error("the ingress does not start: %s", error)
         return 2

@@ -1,0 +1,48 @@
+"""aiokafka on uvloop: a connection that the broker has closed is a fault of the connection, not of aiokafka."""
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+import uvloop
+from aiokafka.conn import AIOKafkaConnection
+from aiokafka.errors import KafkaConnectionError
+from aiokafka.protocol.metadata import MetadataRequest
+
+from pipeline.eventloop import use_uvloop
+
+
+@pytest.fixture(autouse=True)
+def _policy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(AIOKafkaConnection, "send", AIOKafkaConnection.send)
+    before = asyncio.get_event_loop_policy()
+    yield
+    asyncio.set_event_loop_policy(before)
+
+
+async def send_on_a_closed_connection() -> None:
+    assert isinstance(asyncio.get_running_loop(), uvloop.Loop)
+    server = await asyncio.start_server(lambda _reader, writer: writer.close(), "127.0.0.1", 0)
+    host, port = server.sockets[0].getsockname()
+    async with server:
+        connection = AIOKafkaConnection(host, port)
+        connection._reader, connection._writer = await asyncio.open_connection(host, port)
+        connection._versions = {MetadataRequest.API_KEY: (0, 0)}
+        connection._read_task = connection._create_reader_task()
+        connection._writer.transport.abort()
+        await asyncio.sleep(0)  # the transport is closed now, and the reader has not seen it yet
+        with pytest.raises(KafkaConnectionError):
+            connection.send(MetadataRequest([]))
+        assert not connection.connected()
+
+
+def test_a_closed_connection_is_a_connection_error() -> None:
+    use_uvloop()
+    asyncio.run(send_on_a_closed_connection())
+
+
+def test_new_loops_are_uvloops() -> None:
+    use_uvloop()
+    loop = asyncio.new_event_loop()
+    assert isinstance(loop, uvloop.Loop)
+    loop.close()
