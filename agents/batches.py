@@ -74,6 +74,9 @@ def consume(
                 async for batch in source:
                     await take(batch)
         except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or not task.cancelling():
+                die(f"{name} agent: cancelled by what it waited for")
             # Raised, Faust would take it for a crash and start the agent again, for a partition that is not here.
             logger.debug("the %s agent was cancelled", name)
         except Exception as error:

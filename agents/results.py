@@ -5,7 +5,6 @@ What it consumes it also offers to the followers that write the orders (agents/o
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,7 +14,7 @@ from agents.app import App
 from agents.batches import Batch, Gathering, consume
 from agents.orders import OrderFollowers
 from agents.tables import Sent, Tables
-from pipeline.partitionlog import LogUnavailable, PartitionLog
+from pipeline.partitionlog import LogUnavailable, PartitionLog, runs
 from pipeline.settings import Settings
 from pipeline.tally import Positioned
 from pipeline.topics import Topics
@@ -28,7 +27,7 @@ FETCH_BYTES_MIN = 65_536
 """Some 1,000 decisions: so few fetches as that makes are also less work for the broker."""
 LOOK_INTERVAL_S = 1.0
 CHANGELOG_SLOW_AFTER_S = 2.0
-CHANGELOG_STUCK_AFTER_S = 10.0
+CHANGELOG_STUCK_AFTER_LOOKS = 5
 """Faust's producer was seen to hold back a row for ever after a start at which its changelog had just been created."""
 
 
@@ -71,11 +70,12 @@ class Followers:
 
         Not one of a partition that is no longer followed here: it comes again, to its next follower.
         """
-        partition = batch.partition
-        records = [Positioned(record.offset, record.value or b"") for record in batch.records]
+        for run in runs(batch.records):
+            records = [Positioned(record.offset, record.value or b"") for record in run]
+            if not await self._count(batch.partition, records):
+                return
         # The offset must not pass the changelog: what is acknowledged does not come again.
-        if await self._count(partition, records):
-            batch.acknowledge()
+        batch.acknowledge()
 
     async def _count(self, partition: int, records: Sequence[Positioned]) -> bool:
         """Whether these records, and all before them, are in the tables and their changelog."""
@@ -121,19 +121,19 @@ class Followers:
         Raises what its producer gave up with, and ChangelogStuck where Kafka answers everybody but that producer.
         """
         waiting: set[asyncio.Future[Any]] = set(sent)
-        began_s = time.monotonic()
+        # Not by the clock: this process may have stood still.
+        looks = 0
         while waiting:
             done, waiting = await asyncio.wait(waiting, timeout=CHANGELOG_SLOW_AFTER_S)
             for each in done:
                 each.result()
-            if waiting:
+            if waiting and not done:
+                looks += 1
                 self._say(partition, "Kafka does not acknowledge the changelog of the tables")
-                if time.monotonic() - began_s > CHANGELOG_STUCK_AFTER_S and await self._kafka_answers(
-                    partition
-                ):
+                if looks >= CHANGELOG_STUCK_AFTER_LOOKS and await self._kafka_answers(partition):
                     raise ChangelogStuck(
-                        f"Kafka answers, but has not acknowledged the changelog of the tables "
-                        f"for {CHANGELOG_STUCK_AFTER_S} s"
+                        "Kafka answers, but has not acknowledged the changelog of the tables "
+                        f"for {looks * CHANGELOG_SLOW_AFTER_S:.0f} s"
                     )
         self._trouble.pop(partition, None)
 

@@ -4,7 +4,7 @@ Followers that go on for ever have their own consumers. This is for the decider 
 and for the audit: a known range, read once, in order.
 """
 
-from collections.abc import AsyncGenerator, Awaitable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Iterable, Iterator, Sequence
 from contextlib import aclosing
 from typing import Any, NamedTuple
 
@@ -44,6 +44,17 @@ class Bounds(NamedTuple):
     end: int
 
 
+def runs(records: Sequence[LogRecord]) -> Iterator[Sequence[LogRecord]]:
+    """The records, cut where one is missing."""
+    first = 0
+    for index in range(1, len(records)):
+        if records[index].offset > records[index - 1].offset + 1:
+            yield records[first:index]
+            first = index
+    if records:
+        yield records[first:]
+
+
 class PartitionLog:
     """Reads ranges of partitions; each read has a consumer of its own, without a group."""
 
@@ -54,9 +65,14 @@ class PartitionLog:
         self._ends_are_exact = ends_are_exact
 
     async def bounds(self, topic: str, partition: int) -> Bounds:
-        """What the partition holds now. Raises LogUnavailable."""
+        """What the partition holds now, up to the first transaction that is open. Raises LogUnavailable."""
         async with _consumer(self._bootstrap) as consumer:
             return await self._bounds(consumer, TopicPartition(topic, partition))
+
+    async def end_with_open(self, topic: str, partition: int) -> int:
+        """Where the partition ends now, with the records of transactions that are open. Raises LogUnavailable."""
+        async with _consumer(self._bootstrap, isolation_level="read_uncommitted") as consumer:
+            return (await self._bounds(consumer, TopicPartition(topic, partition))).end
 
     async def _bounds(self, consumer: AIOKafkaConsumer, place: TopicPartition) -> Bounds:
         beginning = (await _called(consumer.beginning_offsets([place])))[place]
@@ -127,14 +143,14 @@ def _record(fetched: Any) -> LogRecord:
 
 
 class _consumer:  # noqa: N801 -- reads as the verb that it is
-    def __init__(self, bootstrap: str) -> None:
+    # Orders and dead letters are written in transactions; what one has left that did not end is no record.
+    def __init__(self, bootstrap: str, isolation_level: str = "read_committed") -> None:
         self._consumer = AIOKafkaConsumer(
             bootstrap_servers=bootstrap,
             group_id=None,
             enable_auto_commit=False,
             auto_offset_reset="earliest",
-            # Orders and dead letters are written in transactions; what one has left that did not end is no record.
-            isolation_level="read_committed",
+            isolation_level=isolation_level,
             fetch_max_wait_ms=100,
             max_partition_fetch_bytes=4 * 1024 * 1024,
             request_timeout_ms=STALLED_AFTER_MS,

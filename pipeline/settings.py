@@ -75,7 +75,7 @@ class Settings(BaseSettings):
     waiters_max: Limit = 20_000
     event_streams_max: Limit = 2_000
     send_timeout_ms: Annotated[int, Field(ge=100, le=60_000)] = 4_500
-    gather_ms_max: Annotated[int, Field(ge=0, le=100)] = 40
+    gather_ms_max: Annotated[int, Field(ge=0, le=50)] = 40
     """Purchases wait for others at most this long, and never longer than the record before was on its way."""
     wait_timeout_ms: Annotated[int, Field(ge=1, le=30_000)] = 5_000
     window_margin_ms: Annotated[int, Field(ge=0, le=3_600_000)] = 2_000

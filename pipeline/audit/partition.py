@@ -56,6 +56,7 @@ class PartitionAudit:
         self._topics = topics
         self._log = log
         self._findings = findings
+        self._grave = partition % topics.dead_letters.partitions
         self._commands = PartitionFold(partition)
         self._followed = followed
         self._orders = OrderBook(
@@ -84,10 +85,9 @@ class PartitionAudit:
         """Every check that needs no Redis. Raises LogUnavailable or LogsTruncated."""
         results = await self._whole(self._topics.results, self.partition)
         await self._wait_for_orders(results.end)
-        grave = self.partition % self._topics.dead_letters.partitions
         orders, letters, requests = await asyncio.gather(
             self._whole(self._topics.orders, self.partition),
-            self._whole(self._topics.dead_letters, grave),
+            self._whole(self._topics.dead_letters, self._grave),
             self._whole(self._topics.requests, self.partition),
         )
         self.results_end, self.commands_end = results.end, requests.end
@@ -101,10 +101,10 @@ class PartitionAudit:
                 pass
         self.cut = self.stock.offset
         self._orders.finish()
-        await self._dead_letters(grave, letters)
+        await self._dead_letters(letters)
 
     async def _wait_for_orders(self, results_end: int) -> None:
-        """Wait until all that follows from the decisions below that position is written, and say if it is not."""
+        """Wait until all that follows from the decisions below that position can be read, and say if it cannot."""
         deadline_s = time.monotonic() + FOLLOWED_WITHIN_MS / 1_000
         while results_end > 0 and (position := await self._followed(self.partition)) < results_end:
             if time.monotonic() > deadline_s:
@@ -115,6 +115,16 @@ class PartitionAudit:
                 )
                 return
             await asyncio.sleep(LOOK_INTERVAL_MS / 1_000)
+        # A commit comes to each partition by itself: the progress may be there before the orders.
+        for name, partition in (
+            (self._topics.orders.name, self.partition),
+            (self._topics.dead_letters.name, self._grave),
+        ):
+            end = await self._log.end_with_open(name, partition)
+            while time.monotonic() < deadline_s:
+                if (await self._log.bounds(name, partition)).end >= end:
+                    break
+                await asyncio.sleep(LOOK_INTERVAL_MS / 1_000)
 
     def results_since(self, start: int) -> AsyncGenerator[list[LogRecord], None]:
         """What the decision log holds from this position on, up to where it ends now."""
@@ -210,11 +220,11 @@ class PartitionAudit:
             self._orders.order(record.key, record.value, place, self.commands_end)
         return record is not None
 
-    async def _dead_letters(self, grave: int, bounds: Bounds) -> None:
+    async def _dead_letters(self, bounds: Bounds) -> None:
         topic = self._topics.dead_letters.name
-        async for batch in self._log.read_with_headers(topic, grave, 0, bounds.end):
+        async for batch in self._log.read_with_headers(topic, self._grave, 0, bounds.end):
             for record, headers in batch:
-                place = Place(topic, grave, record.offset)
+                place = Place(topic, self._grave, record.offset)
                 self._letters.letter(record.key, record.value, headers, place, self.commands_end)
         self._letters.finish()
 

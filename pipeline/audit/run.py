@@ -13,7 +13,7 @@ from pipeline.audit.reader import RedisUnavailable, StockReader
 from pipeline.audit.redis_checks import RedisAudit
 from pipeline.audit.redis_keys import KeyAudit
 from pipeline.audit.report import Check, Findings, Report
-from pipeline.followers.progress import group_of, read_progress
+from pipeline.followers.progress import BEGINNING, group_of, read_progress
 from pipeline.partitionlog import LogUnavailable, PartitionLog
 from pipeline.settings import Settings
 from pipeline.topics import BrokerAway, Topics, TopicsRefused, partition_of, require_topics
@@ -63,7 +63,8 @@ async def _audit(
     group = group_of(settings.group_prefix)
 
     async def followed(partition: int) -> int:
-        return (await read_progress(settings.kafka(), group, topics.results.name, partition)).position
+        progress = await read_progress(settings.kafka(), group, topics.results.name, partition)
+        return (progress or BEGINNING).position
 
     audited: dict[int, PartitionAudit] = {}
     for partition in partitions:

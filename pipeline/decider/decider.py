@@ -83,10 +83,6 @@ class Decider:
         self._backoff_ms = settings.backoff_ms_min
         self._next_chunk_at = 0.0
 
-    @property
-    def waiting_records(self) -> int:
-        return len(self._intake)
-
     async def put(self, records: Sequence[LogRecord]) -> Sequence[LogRecord]:
         """Take records from the stream; waits while this decider has enough. Returns what it takes no more."""
         return await self._intake.put(records)

@@ -23,7 +23,7 @@ class AtLeastOnce:
         self._producer: LogProducer | None = None
         self._consumer: AIOKafkaConsumer | None = None
 
-    async def open(self) -> Progress:
+    async def open(self) -> Progress | None:
         await self.close()
         self._producer = LogProducer(self._settings, self._settings.worker_name, idempotent=False)
         self._consumer = AIOKafkaConsumer(

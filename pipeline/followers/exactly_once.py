@@ -43,8 +43,9 @@ class ExactlyOnce:
         # A list, because aiokafka's compiled record writer takes nothing else.
         self._headers = list(messages.headers(settings.worker_name))
         self._producer: AIOKafkaProducer | None = None
+        self._closing: asyncio.Task[BaseException | None] | None = None
 
-    async def open(self) -> Progress:
+    async def open(self) -> Progress | None:
         """Fence whoever wrote before, then read how far that one came. Raises WriteFailed or LogUnavailable."""
         await self.close()
         self._producer = AIOKafkaProducer(
@@ -62,7 +63,8 @@ class ExactlyOnce:
                 await self._producer.start()
         except TimeoutError:
             raise WriteFailed(f"Kafka took no transactional producer within {OPEN_TIMEOUT_MS} ms") from None
-        except (KafkaError, OSError) as error:
+        except (KafkaError, OSError, AssertionError) as error:
+            # aiokafka asserts that it has heard of a broker when it looks for the coordinator.
             raise WriteFailed(f"Kafka takes no transactional producer: {error!r}") from error
         return await read_progress(self._settings.kafka(), self._group, *self._source)
 
@@ -78,7 +80,8 @@ class ExactlyOnce:
             raise Fenced(
                 f"{self._transactional_id}: another process writes the orders of this partition"
             ) from error
-        except KafkaError as error:
+        except (KafkaError, AssertionError) as error:
+            # aiokafka asserts what its sender, if that has ended, has not done.
             raise WriteFailed(f"{self._transactional_id}: {error!r}; the transaction is given up") from error
         except TimeoutError:
             took_ms = round(1_000 * (time.monotonic() - began_s))
@@ -110,8 +113,15 @@ class ExactlyOnce:
     async def close(self) -> None:
         """What is open is aborted by whoever opens next, or after `TRANSACTION_TIMEOUT_MS`."""
         producer, self._producer = self._producer, None
-        if producer is not None and (error := await end_producer(producer, CLOSE_WITHIN_MS)):
-            logger.info("%s: the producer ended badly: %r", self._transactional_id, error)
+        if producer is not None:
+            self._closing = asyncio.create_task(
+                end_producer(producer, CLOSE_WITHIN_MS), name=f"end of {self._transactional_id}"
+            )
+        if self._closing is not None:
+            # Whoever began to close it may have been cancelled.
+            if error := await asyncio.shield(self._closing):
+                logger.info("%s: the producer ended badly: %r", self._transactional_id, error)
+            self._closing = None
 
     async def _send(self, producer: AIOKafkaProducer, derived: Sequence[Derived]) -> None:
         """Wait until all are in the log. Raises KafkaError: aiokafka would commit what else there is."""

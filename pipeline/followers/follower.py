@@ -8,16 +8,16 @@ on its offsets.
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from pipeline.domain.receipts import Receipt
 from pipeline.ending import end
 from pipeline.followers.derived import derive
 from pipeline.followers.orders import last_order, without_written
 from pipeline.followers.ports import Derived, Log, WriteFailed, Writer
-from pipeline.followers.progress import BEGINNING, Progress
+from pipeline.followers.progress import BEGINNING, Progress, group_of
 from pipeline.messages import peek_source_offset
-from pipeline.partitionlog import LogRecord, LogUnavailable
+from pipeline.partitionlog import LogRecord, LogUnavailable, runs
 from pipeline.settings import Settings
 from pipeline.topics import Topics
 
@@ -38,6 +38,14 @@ PROGRESS_RENEWAL_S = 3_600.0
 """A progress that stays the same is committed again: Kafka forgets an offset, and a transactional id, after a week."""
 SLOW_AFTER_S = 2.0
 STOP_WITHIN_S = 1.0
+
+
+class ProgressLost(Exception):
+    """Nobody knows how far the orders are written."""
+
+
+class DecisionsLost(Exception):
+    """The decision log was cut off before the orders of what it held were written."""
 
 
 class Follower:
@@ -65,6 +73,8 @@ class Follower:
         self._is_ending = False
         self._read = self._written = BEGINNING
         """How far the decisions are taken in, and how far all that they lead to is written."""
+        self._is_cut = False
+        """Whether records are missing in the decision log right before the next one that is no repeat."""
         self._derived: list[Derived] = []
         self._derived_records = 0
         self._last_order: Receipt | None = None
@@ -126,27 +136,58 @@ class Follower:
 
         In this order: the progress is true only when nobody else can write any more.
         """
-        progress = await self._writer.open()
-        last = await last_order(self._log, self._topics.orders.name, self._partition)
-        if last is not None and last.offset > progress.source_offset:
-            # Kafka has forgotten the progress, or these orders are older than it. (A decision never stands before the
-            # offset of its command.)
-            logger.warning(
-                "orders of partition %d: the progress is at command %d, but there are orders up to %s; "
-                "going on after these",
-                *(self._partition, progress.source_offset, last),
-            )
-            progress = Progress(max(progress.position, last.offset), last.offset - 1)
+        progress, self._last_order = await self._writer.open(), None
+        if progress is None:
+            progress = await self._progress_of_last_order()
         self._read = self._written = progress
-        self._last_order = last
-        self._derived, self._derived_records = [], 0
+        self._is_cut, self._derived, self._derived_records = False, [], 0
         self._written_at_s = float("-inf")
         self._trouble = ""
+
+    async def _progress_of_last_order(self) -> Progress:
+        """Where to continue if nothing was ever committed, or Kafka has forgotten it. Raises ProgressLost."""
+        beginning, _ = await self._log.bounds(self._topics.orders.name, self._partition)
+        last = await last_order(self._log, self._topics.orders.name, self._partition)
+        if last is None:
+            if beginning > 0:
+                raise ProgressLost(
+                    f"the orders of partition {self._partition} are deleted, and Kafka has no record of how far they "
+                    f"were written; {self._how_to_continue()}"
+                )
+            return BEGINNING
+        _, end = await self._log.bounds(self._topics.results.name, self._partition)
+        if last.offset >= end:
+            raise ProgressLost(
+                f"the last order of partition {self._partition} is {last}, but the decision log ends at {end}: they "
+                f"do not belong together; {self._how_to_continue()}"
+            )
+        logger.warning(
+            "orders of partition %d: no progress; continuing after order %s", self._partition, last
+        )
+        self._last_order = last
+        return BEGINNING._replace(source_offset=last.offset - 1)
+
+    def _assert_none_missed(self, last: int, at: int) -> None:
+        """Raises DecisionsLost unless the decision on command `at` follows that on `last`, or the last order."""
+        if self._last_order is not None:
+            last = max(last, self._last_order.offset)
+        if at > last + 1:
+            raise DecisionsLost(
+                f"the decisions on commands {last + 1} to {at - 1} of partition {self._partition} are deleted, and "
+                f"their orders were not written; {self._how_to_continue()}"
+            )
+
+    def _how_to_continue(self) -> str:
+        return (
+            "say where to continue with `kafka-consumer-groups.sh --reset-offsets --execute --group "
+            f"{group_of(self._settings.group_prefix)} --topic {self._topics.results.name}:{self._partition} "
+            "--to-earliest` (or --to-latest, or --to-offset N)"
+        )
 
     async def _follow(self) -> None:
         while not self._is_ending:
             records = await self._gather()
-            for run in _runs(records):
+            for run in runs(records):
                 if run[0].offset > self._read.position:
                     await self._fill(run[0].offset)
                 await self._take(run)
@@ -177,24 +218,25 @@ class Follower:
             await self._take(batch)
             await self._write_progress()
         if stop is not None and self._read.position < stop:
-            logger.warning(
-                "orders of partition %d: the log has no results from %d to %d",
-                *(self._partition, self._read.position, stop - 1),
-            )
-            self._read = self._read._replace(position=stop)
+            beginning, _ = await self._log.bounds(self._topics.results.name, self._partition)
+            if beginning <= self._read.position:
+                raise LogUnavailable(f"results from {self._read.position} to {stop - 1} did not come")
 
     async def _take(self, records: Sequence[LogRecord]) -> None:
-        """Take in records in log order; written is only what becomes too much."""
+        """Take in records in log order; written is only what becomes too much. Raises DecisionsLost."""
         position, source_offset = self._read
         turn_ends_at = self._derived_records + RECORDS_PER_TURN_MAX
         for offset, _, _, value in records:
             if offset < position:
                 continue
+            self._is_cut |= offset > position
             position = offset + 1
             # What is not above the highest is a repeat.
             if value is None or (at := peek_source_offset(value)) <= source_offset:
                 continue
-            source_offset = at
+            if self._is_cut:
+                self._assert_none_missed(source_offset, at)
+            self._is_cut, source_offset = False, at
             self._derive(at, value)
             if self._derived_records >= turn_ends_at:
                 self._read = Progress(position, source_offset)
@@ -225,17 +267,6 @@ class Follower:
             self._writes_since_s = None
         self._written, self._derived, self._derived_records = self._read, [], 0
         self._backoff_ms = self._settings.backoff_ms_min
-
-
-def _runs(records: Sequence[LogRecord]) -> Iterator[Sequence[LogRecord]]:
-    """The records, cut where one is missing."""
-    first = 0
-    for index in range(1, len(records)):
-        if records[index].offset > records[index - 1].offset + 1:
-            yield records[first:index]
-            first = index
-    if records:
-        yield records[first:]
 
 
 async def _happens(event: asyncio.Event, within_s: float) -> None:

@@ -26,8 +26,11 @@ class WriteFailed(Exception):
 
 
 class Writer(Protocol):
-    async def open(self) -> Progress:
-        """Become the one that writes, and learn how far the last one came. Raises WriteFailed or LogUnavailable."""
+    async def open(self) -> Progress | None:
+        """Become the one that writes, and learn how far the last one came, None if Kafka knows of none.
+
+        Raises WriteFailed or LogUnavailable.
+        """
 
     async def write(self, derived: Sequence[Derived], progress: Progress) -> None:
         """Write these records and this progress. Raises Fenced or WriteFailed; then it has to be opened again."""

@@ -44,8 +44,8 @@ def committed(progress: Progress) -> OffsetAndMetadata:
     return OffsetAndMetadata(progress.position, f"source_offset={progress.source_offset}")
 
 
-async def read_progress(bootstrap: str, group: str, topic: str, partition: int) -> Progress:
-    """What was committed last; `BEGINNING` where nothing was. Raises LogUnavailable."""
+async def read_progress(bootstrap: str, group: str, topic: str, partition: int) -> Progress | None:
+    """What was committed last; None where nothing was, or Kafka has forgotten it. Raises LogUnavailable."""
     place = TopicPartition(topic, partition)
     admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap, request_timeout_ms=REQUEST_TIMEOUT_MS)
     try:
@@ -56,7 +56,7 @@ async def read_progress(bootstrap: str, group: str, topic: str, partition: int) 
     finally:
         await admin.close()
     if found.offset < 0:
-        return BEGINNING
+        return None
     # The in-memory broker keeps no metadata.
     metadata = _METADATA.fullmatch(found.metadata or "")
     return Progress(found.offset, int(metadata[1]) if metadata else -1)

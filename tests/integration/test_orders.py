@@ -11,7 +11,8 @@ from typing import TypeVar
 
 import orjson
 import pytest
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from conftest import Kafka
 from followers import Follower as FollowerProcess
 from followers import own_topics_file
@@ -20,6 +21,7 @@ from order_log import DecisionLog, crowd, eventually
 from pipeline import faultpoints
 from pipeline.followers import Follower, Progress, exactly_once, group_of
 from pipeline.followers.exactly_once import ExactlyOnce
+from pipeline.followers.follower import ProgressLost
 from pipeline.followers.ports import Derived, Fenced, WriteFailed
 from pipeline.followers.progress import BEGINNING, read_progress
 from pipeline.partitionlog import PartitionLog
@@ -57,7 +59,7 @@ async def decisions(settings: Settings, topics_file: Path) -> AsyncIterator[Deci
 
 async def progress(settings: Settings, decisions: DecisionLog, partition: int) -> Progress:
     group, topic = group_of(settings.group_prefix), decisions.topics.results.name
-    return await read_progress(settings.kafka(), group, topic, partition)
+    return await read_progress(settings.kafka(), group, topic, partition) or BEGINNING
 
 
 # --- processes -------------------------------------------------------------------------------------------------------
@@ -229,10 +231,10 @@ async def test_a_fenced_writer_can_not_finish_its_transaction(
     settings: Settings, decisions: DecisionLog, writer: MakeWriter
 ) -> None:
     zombie, successor = writer(HeldWriter), writer(ExactlyOnce)
-    assert await zombie.open() == BEGINNING
+    assert await zombie.open() is None
     writing = asyncio.create_task(zombie.write(derived(decisions, "0-0-0", "0-0-1"), Progress(1, 0)))
     await zombie.is_in_transaction.wait()
-    assert await successor.open() == BEGINNING
+    assert await successor.open() is None
     await successor.write(derived(decisions, "0-0-0", "0-0-1"), Progress(1, 0))
     zombie.may_continue.set()
     with pytest.raises(Fenced, match="another process writes the orders of this partition"):
@@ -257,7 +259,7 @@ async def test_a_broker_that_restarts_with_a_transaction_open(
     # Committed, or given up because it was open for too long.
     with suppress(Fenced, WriteFailed):
         await writing
-    assert await second.open() in (BEGINNING, Progress(1, 0))
+    assert await second.open() in (None, Progress(1, 0))
     if await progress(settings, decisions, 0) == BEGINNING:
         assert (await decisions.orders())[0] == []
         await second.write(derived(decisions, "0-0-0"), Progress(1, 0))
@@ -273,7 +275,7 @@ async def test_a_transaction_that_is_not_done_in_time_is_given_up(
     with pytest.raises(WriteFailed, match="not done within 200 ms"):
         await held.write(derived(decisions, "0-0-0"), Progress(1, 0))
     held.may_continue.set()
-    assert await held.open() == BEGINNING
+    assert await held.open() is None
     await held.write(derived(decisions, "0-0-0"), Progress(1, 0))
     assert (await decisions.orders())[0] == ["0-0-0"]
 
@@ -321,6 +323,12 @@ async def test_a_partition_that_is_revoked_in_mid_transaction(
     assert await decisions.orders() == decisions.wins
 
 
+def without_progress(settings: Settings, decisions: DecisionLog) -> tuple[Settings, ExactlyOnce]:
+    """A group in which nobody has ever committed anything, and a writer of it."""
+    other = settings.model_copy(update={"group_prefix": f"{settings.group_prefix}-other"})
+    return other, ExactlyOnce(other, decisions.topics.results.name, 0, group_of(other.group_prefix))
+
+
 async def test_a_progress_that_kafka_has_forgotten(
     settings: Settings, decisions: DecisionLog, writer: MakeWriter
 ) -> None:
@@ -329,10 +337,59 @@ async def test_a_progress_that_kafka_has_forgotten(
     await is_at_the_end(settings, decisions)
     await each.stop()
     await decisions.decide(0, [-2, 1])
-    # Nobody has ever committed anything in this one.
-    other = settings.model_copy(update={"group_prefix": f"{settings.group_prefix}-other"})
-    second = ExactlyOnce(other, decisions.topics.results.name, 0, group_of(other.group_prefix))
+    other, second = without_progress(settings, decisions)
     each = follow(other, decisions, second)
     await is_at_the_end(other, decisions)
     await each.stop()
     assert await decisions.orders() == decisions.wins
+
+
+async def test_orders_and_progress_that_kafka_has_forgotten(
+    settings: Settings, decisions: DecisionLog, writer: MakeWriter
+) -> None:
+    await decisions.decide(0, [1, 1], [-2], [1, -2, 1], [-2])
+    each = follow(settings, decisions, writer(ExactlyOnce))
+    await is_at_the_end(settings, decisions)
+    await each.stop()
+    orders = decisions.topics.orders.name
+    _, end = await decisions.log.bounds(orders, 0)
+    admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka())
+    await admin.start()
+    try:
+        await admin.delete_records({TopicPartition(orders, 0): RecordsToDelete(before_offset=end)})
+    finally:
+        await admin.close()
+    other, second = without_progress(settings, decisions)
+    ended: asyncio.Future[BaseException | None] = asyncio.get_running_loop().create_future()
+    each = Follower(0, other, decisions.topics, decisions.log, second, lambda: decisions.end(0))
+    each.start(lambda task: ended.set_result(task.exception()))
+    async with asyncio.timeout(30):
+        assert isinstance(await ended, ProgressLost)
+    await each.stop()
+    assert (await decisions.orders())[0] == []
+
+
+async def test_a_writer_whose_closing_was_cancelled_is_closed_the_next_time(writer: MakeWriter) -> None:
+    each = writer(ExactlyOnce)
+    await each.open()
+    producer = each._producer
+    assert producer is not None
+    closing = asyncio.create_task(each.close())
+    await asyncio.sleep(0)
+    closing.cancel()
+    with suppress(asyncio.CancelledError):
+        await closing
+    await each.close()
+    assert producer._sender.sender_task.done()
+
+
+async def test_an_assertion_of_aiokafka_is_tried_again(
+    writer: MakeWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def start(producer: AIOKafkaProducer) -> None:
+        raise AssertionError("Did we not perform bootstrap?")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(AIOKafkaProducer, "start", start)
+        with pytest.raises(WriteFailed, match="Did we not perform bootstrap"):
+            await writer(ExactlyOnce).open()

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 
 import orjson
 import pytest
@@ -13,6 +13,7 @@ from records import bought, closed, malformed, opened
 
 from pipeline.followers import Follower, Progress, follower
 from pipeline.followers.derived import derive
+from pipeline.followers.follower import DecisionsLost, ProgressLost
 from pipeline.followers.orders import last_order
 from pipeline.followers.ports import Derived, WriteFailed
 from pipeline.followers.progress import BEGINNING, committed
@@ -75,13 +76,18 @@ class World:
     def __init__(self, results: Sequence[bytes]) -> None:
         self.results = [LogRecord(at, 0, b"p", value) for at, value in enumerate(results)]
         self.orders: list[Derived] = []
-        self.progress = BEGINNING
+        self.progress: Progress | None = None
+        self.beginnings: dict[str, int] = {}
         self.faults: list[bool] = []
         self.writes: list[int] = []
         self.is_away = False
         self.reads: list[tuple[int, int | None]] = []
 
-    async def open(self) -> Progress:
+    @property
+    def position(self) -> int:
+        return self.progress.position if self.progress else 0
+
+    async def open(self) -> Progress | None:
         if self.is_away:
             raise LogUnavailable("away")
         return self.progress
@@ -99,14 +105,14 @@ class World:
     async def close(self) -> None: ...
 
     async def bounds(self, topic: str, partition: int) -> Bounds:
-        return Bounds(0, len(self._log(topic)))
+        return Bounds(self.beginnings.get(topic, 0), len(self._log(topic)))
 
     async def read(
         self, topic: str, partition: int, start: int, end: int | None = None
     ) -> AsyncGenerator[list[LogRecord], None]:
         if topic == TOPICS.results.name:
             self.reads.append((start, end))
-        records = self._log(topic)[start:end]
+        records = self._log(topic)[max(start, self.beginnings.get(topic, 0)) : end]
         for first in range(0, len(records), 7):
             yield records[first : first + 7]
 
@@ -131,8 +137,19 @@ class World:
         return wins
 
 
+_deaths: list[BaseException] = []
+
+
+@pytest.fixture(autouse=True)
+def _nobody_dies() -> Iterator[None]:
+    _deaths.clear()
+    yield
+    assert not _deaths
+
+
 def unexpected(task: "asyncio.Task[None]") -> None:
-    assert task.cancelled() or task.exception() is None
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _deaths.append(error)
 
 
 async def until(holds: Callable[[], bool]) -> None:
@@ -188,9 +205,10 @@ def test_orders_are_the_wins_whatever_the_stream_brings(
                 await each.stop()
                 each = world.follower()
                 each.start(unexpected)
-        await until(lambda: world.progress.position == len(results) and not world.faults)
+        await until(lambda: world.position == len(results) and not world.faults)
         await each.stop()
         assert order_ids(world.orders) == world.wins()
+        assert world.progress
         assert world.progress.source_offset == max(orjson.loads(value)["source_offset"] for value in results)
 
     asyncio.run(run())
@@ -282,14 +300,18 @@ async def test_kafka_away_is_told_and_waited_for() -> None:
     await each.stop()
 
 
-async def test_a_record_that_no_decider_wrote_ends_it() -> None:
-    world = World([b"junk"])
+async def end_of(world: World) -> BaseException | None:
+    """What a follower ends with, which ends its process."""
     ends: list[BaseException | None] = []
     each = world.follower()
     each.start(lambda task: ends.append(task.exception()))
     await until(lambda: bool(ends))
-    assert isinstance(ends[0], ValueError)
     await each.stop()
+    return ends[0]
+
+
+async def test_a_record_that_no_decider_wrote_ends_it() -> None:
+    assert isinstance(await end_of(World([b"junk"])), ValueError)
 
 
 # --- a progress that was lost ----------------------------------------------------------------------------------------
@@ -300,15 +322,90 @@ async def test_orders_that_are_there_are_not_written_again(orders_left: int) -> 
     world = World(decisions(10))
     each = world.follower()
     each.start(unexpected)
-    await until(lambda: world.progress.position == 10)
+    await until(lambda: world.position == 10)
     await each.stop()
-    world.progress = BEGINNING
+    world.progress = None
     whole, rest = divmod(orders_left, 2)
     partial = [each._replace(values=each.values[:rest]) for each in world.orders[whole : whole + 1]]
     world.orders = world.orders[:whole] + partial
     each = world.follower()
     each.start(unexpected)
-    await until(lambda: world.progress.position == 10)
+    await until(lambda: world.position == 10)
+    await each.stop()
+    assert order_ids(world.orders) == world.wins()
+
+
+async def test_deleted_orders_are_not_written_again() -> None:
+    world = World(decisions(5))
+    each = world.follower()
+    each.start(unexpected)
+    await until(lambda: world.position == 5)
+    await each.stop()
+    world.beginnings[TOPICS.orders.name] = 10
+    world.progress = None
+    written = order_ids(world.orders)
+    error = await end_of(world)
+    assert isinstance(error, ProgressLost)
+    assert f"--topic {TOPICS.results.name}:{PARTITION}" in str(error)
+    world.progress = Progress(0, -1)  # as an operator may say
+    each = world.follower()
+    each.start(unexpected)
+    await until(lambda: world.position == 5)
+    await each.stop()
+    assert order_ids(world.orders) == written * 2
+
+
+async def test_orders_of_another_log_are_not_trusted() -> None:
+    world = World(decisions(10))
+    world.orders = derive(TOPICS, PARTITION, bought(1_000, "p", [1], **PRODUCT))
+    assert isinstance(await end_of(world), ProgressLost)
+    world.progress = Progress(3, 2)
+    each = world.follower()
+    each.start(unexpected)
+    await until(lambda: world.position == 10)
+    await each.stop()
+    assert order_ids(world.orders)[1:] == world.wins()[6:]
+
+
+@pytest.mark.parametrize("progress", [None, Progress(2, 1)])
+async def test_decisions_that_are_deleted_are_not_passed_over(progress: Progress | None) -> None:
+    world = World(decisions(10))
+    world.progress = progress
+    world.beginnings[TOPICS.results.name] = 6
+    error = await end_of(world)
+    assert isinstance(error, DecisionsLost)
+    assert f"commands {2 if progress else 0} to 5 " in str(error)
+    assert not world.orders
+    world.progress = Progress(6, -1)  # as an operator says
+    each = world.follower()
+    each.start(unexpected)
+    await until(lambda: world.position == 10)
+    await each.stop()
+    assert order_ids(world.orders) == world.wins()[12:]
+
+
+async def test_repeats_that_are_deleted_are_not_missed() -> None:
+    results = decisions(6)
+    world = World([*results, *results[2:5], *decisions(9)[6:]])
+    world.orders = [each for value in results for each in derive(TOPICS, PARTITION, value)]
+    world.beginnings[TOPICS.results.name] = 7
+    each = world.follower()
+    each.start(unexpected)
+    await until(lambda: world.position == 12)
+    await each.stop()
+    assert order_ids(world.orders) == world.wins()
+
+
+async def test_records_that_do_not_come_are_waited_for() -> None:
+    world = World(decisions(6))
+    late, world.results = world.results, world.results[:2]
+    each = world.follower(log_end=lambda: None)
+    each.start(unexpected)
+    each.offer(late[4:])
+    await until(lambda: "did not come" in each.check())
+    world.results = late
+    each.offer(late[5:])
+    await until(lambda: world.position == 6)
     await each.stop()
     assert order_ids(world.orders) == world.wins()
 
