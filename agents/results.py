@@ -121,16 +121,16 @@ class Followers:
         Raises what its producer gave up with, and ChangelogStuck where Kafka answers everybody but that producer.
         """
         waiting: set[asyncio.Future[Any]] = set(sent)
-        # Not by the clock: this process may have stood still.
+        # Looks in a row at which Kafka answered. Not by the clock: it, or this process, may have stood still.
         looks = 0
         while waiting:
             done, waiting = await asyncio.wait(waiting, timeout=CHANGELOG_SLOW_AFTER_S)
             for each in done:
                 each.result()
             if waiting and not done:
-                looks += 1
                 self._say(partition, "Kafka does not acknowledge the changelog of the tables")
-                if looks >= CHANGELOG_STUCK_AFTER_LOOKS and await self._kafka_answers(partition):
+                looks = looks + 1 if await self._kafka_answers(partition) else 0
+                if looks >= CHANGELOG_STUCK_AFTER_LOOKS:
                     raise ChangelogStuck(
                         "Kafka answers, but has not acknowledged the changelog of the tables "
                         f"for {looks * CHANGELOG_SLOW_AFTER_S:.0f} s"

@@ -198,7 +198,7 @@ async def test_a_changelog_that_stays_unacknowledged_is_given_up_only_while_kafk
     bench.log.is_away = is_away
     fetched = Fetched(0)
     following = asyncio.create_task(bench.followers.follow(fetched.batch))
-    while bench.log.bounds_asked < (3 if is_away else 1):
+    while bench.log.bounds_asked < (5 if is_away else 2):
         await asyncio.sleep(0.001)
     if is_away:
         bench.tables.kept.set_result(None)
@@ -217,6 +217,20 @@ async def test_a_gap_within_a_batch_is_counted(bench: Bench) -> None:
     again = Fetched(2, 3, 4, 5, 6, 7)
     await bench.followers.follow(again.batch)
     assert (bench.counted(), again.acknowledged) == (8, True)
+
+
+async def test_a_kafka_that_is_back_has_as_long_as_any(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(results, "CHANGELOG_SLOW_AFTER_S", 0.001)
+    monkeypatch.setattr(results, "CHANGELOG_STUCK_AFTER_LOOKS", 3)
+    bench.log.is_away = True
+    following = asyncio.create_task(bench.followers.follow(Fetched(0).batch))
+    while bench.log.bounds_asked < 6:
+        await asyncio.sleep(0.001)
+    bench.log.is_away = False
+    asked = bench.log.bounds_asked
+    with pytest.raises(ChangelogStuck):
+        await following
+    assert bench.log.bounds_asked >= asked + 3
 
 
 async def test_a_process_that_stood_still_does_not_blame_kafka(
