@@ -35,8 +35,9 @@ async def load_tail(
     """Read what stands before these positions, one for each partition, until the log begins.
 
     `load` is given a partition, what stands just before the last, and an offset: what stands before that decides
-    commands below it (`sys.maxsize` if nobody knows). Where it wants no more, that was all. The partitions take turns,
-    so each has its share of the room. While Kafka is away this waits.
+    commands below it (`sys.maxsize` if nobody knows). Where it wants no more, that was all; at the beginning of the
+    log it is given no records. The partitions take turns, so each has its share of the room. While Kafka is away this
+    waits.
     """
     began_s, records = time.monotonic(), 0
     parts = [_Part(decisions, partition, start) for partition, start in enumerate(starts)]
@@ -49,9 +50,10 @@ async def load_tail(
                 await asyncio.sleep(BACKOFF_MS / 1_000)
                 continue
             records += len(older)
-            # Where all was trimmed, nothing tells what was decided last.
-            wants_more = load(part.partition, older, part.below) if older or not part.is_trimmed else False
-            if not wants_more or part.is_read:
+            wants_more = not older or load(part.partition, older, part.below)
+            if part.is_read:
+                load(part.partition, [], part.below)
+            if part.is_read or not wants_more:
                 parts.remove(part)
     log.info("read %d older decisions in %d ms", records, (time.monotonic() - began_s) * 1_000)
 
@@ -66,10 +68,6 @@ class _Part:
         self._position = position
         self._lost_commands = False
         self.partition = partition
-
-    @property
-    def is_trimmed(self) -> bool:
-        return self._beginning > 0
 
     @property
     def is_read(self) -> bool:

@@ -57,9 +57,15 @@ class Waiters:
         self._pollers: set[asyncio.Future[Decided | None]] = set()
         self._undecided_from = [sys.maxsize] * partitions
         """By partition: of the commands from here on, those above `last` had no decision yet when the feed began."""
+        self._new_from = [sys.maxsize] * partitions
+        """By partition: commands from here on came after the feed had begun, and so did their decisions."""
         self.last = [-1] * partitions
         """By partition, the highest source offset that was seen; -1 for none."""
         self.count = 0
+
+    def begin(self, ends: Sequence[int]) -> None:
+        """`ends` is where the command log ended, asked after the results feed had taken its place."""
+        self._new_from = list(ends)
 
     def deliver(self, partition: int, value: bytes) -> None:
         """A record of the decision log. Raises ValueError if it is not one."""
@@ -81,8 +87,9 @@ class Waiters:
     def load(self, partition: int, older: Sequence[tuple[int, bytes]], below: int) -> bool:
         """Records that stand in the log before all that was delivered or loaded: source offset and value, in its order.
 
-        All that stands before them decides commands below `below`; that is `sys.maxsize` if nobody knows. False if what
-        stands before them is not wanted: there is no room for it, and it tells nothing about `last`.
+        All that stood before them decides commands below `below`; that is `sys.maxsize` if nobody knows. No records
+        mean that nothing stands there any more. False if what stands before them is not wanted: there is no room for
+        it, and it tells nothing about `last`.
         """
         highest = max((source_offset for source_offset, _ in older), default=-1)
         if highest > self.last[partition]:
@@ -90,7 +97,7 @@ class Waiters:
             self.last[partition] = highest
             self._tail.begin(partition, highest + 1)
         is_last_known = self.last[partition] + 1 >= below
-        if is_last_known:
+        if is_last_known or not older:
             self._undecided_from[partition] = below
         has_room = self._tail.load(partition, older)
         # Only now, so that who looks again finds it here.
@@ -103,7 +110,8 @@ class Waiters:
         Decisions come in the order of their commands. But what was seen so far may be repeats, behind decisions that
         stood in the log when the feed began.
         """
-        return offset > self.last[partition] and offset >= self._undecided_from[partition]
+        undecided_from = min(self._undecided_from[partition], self._new_from[partition])
+        return offset > self.last[partition] and offset >= undecided_from
 
     def recent(self, partition: int, offset: int) -> Decided | None:
         """The decision on this command, if it is still kept."""

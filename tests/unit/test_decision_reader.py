@@ -232,9 +232,21 @@ async def test_a_trimmed_log_is_loaded_as_far_as_it_goes() -> None:
     await load_tail(log, [40, 20], waiters.load)  # type: ignore[arg-type]
     assert kept(waiters, 0) == list(range(30, 40))
     assert kept(waiters, 1) == []
-    assert (waiters.is_ahead(0, 40), waiters.is_ahead(1, 40)) == (True, False), (
-        "nothing tells what was decided there"
-    )
+    assert [waiters.is_ahead(0, offset) for offset in (39, 40)] == [False, True]
+
+
+async def test_where_all_was_trimmed_what_is_new_is_ahead_and_the_rest_may_be_gone() -> None:
+    log, waiters = Log(list(range(40)), [*range(35), *range(5, 10)]), Waiters(2, 10, 1_000_000)
+    log.beginning = 40
+    await load_tail(log, [40, 40], waiters.load)  # type: ignore[arg-type]
+    assert kept(waiters, 0) == []
+    assert [waiters.is_ahead(0, offset) for offset in (39, 40)] == [False, True]
+    # What is left are repeats: those behind which they stood are gone, too.
+    log, waiters = Log([*range(35), *range(5, 10)]), Waiters(1, 10, 1_000_000)
+    log.beginning = 37
+    await load_tail(log, [40], waiters.load)  # type: ignore[arg-type]
+    assert kept(waiters, 0) == [7, 8, 9]
+    assert [waiters.is_ahead(0, offset) for offset in (34, 37)] == [False, True]
 
 
 LATE = [

@@ -111,6 +111,22 @@ async def test_the_log_is_not_read_for_what_the_feed_brought_or_has_not_reached(
     assert world.lookups == [7, 7]
 
 
+@pytest.mark.parametrize("is_trimmed", [True, False])
+async def test_the_log_is_not_read_for_what_came_after_the_feed_had_begun(is_trimmed: bool) -> None:
+    """Where all that stood before it was deleted, and where that is not loaded yet."""
+    world = World()
+    world.log_end, world.trimmed_below = 150, 100
+    if is_trimmed:
+        world.waiters.load(0, [], 100)
+    else:
+        world.waiters.begin([100])
+    world.deliver(*range(100, 140))
+    for offset in range(140, 150):
+        assert await world.decisions.find(Receipt(0, offset, 0)) is None
+    assert world.lookups == []
+    assert await refusal(world, Receipt(0, 99, 0)) is Kind.GONE
+
+
 @pytest.mark.parametrize("trouble", [LogUnavailable("away"), TooManyLookups()])
 async def test_what_can_not_be_looked_up_is_not_denied(trouble: Exception) -> None:
     world = World()

@@ -138,6 +138,17 @@ async def test_where_nobody_knows_what_stood_before_nothing_is_ahead() -> None:
     assert not waiters.is_ahead(0, 107)
 
 
+async def test_what_came_after_the_feed_had_begun_is_ahead_whatever_stood_before() -> None:
+    waiters = Waiters(2, 10, CACHE_BYTES_MAX)
+    ends = [7, 0]
+    waiters.begin(ends)
+    ends[:] = 20, 20
+    assert [waiters.is_ahead(0, offset) for offset in (6, 7)] == [False, True]
+    assert waiters.is_ahead(1, 0)
+    waiters.deliver(0, record(7))
+    assert [waiters.is_ahead(0, offset) for offset in (7, 8)] == [False, True]
+
+
 async def test_who_waits_for_what_the_feed_passes_over_is_let_go() -> None:
     waiters = Waiters(1, 10, CACHE_BYTES_MAX)
     waiting = [wait(waiters, offset) for offset in (4, 5, 6)]
