@@ -106,6 +106,17 @@ async def test_repeats_are_stepped_over_and_a_stranger_among_them() -> None:
         assert await found(reader, source_offset) == record(source_offset)
 
 
+async def test_where_the_command_log_has_lost_records_decisions_stand_earlier() -> None:
+    log = Log([*range(20), *range(120, 400)])
+    reader = DecisionReader(log, 10)  # type: ignore[arg-type]
+    assert await found(reader, 150) == record(150)
+    assert len(log.fetched) == 2
+    assert await found(reader, 390) == record(390), "also where its place would be behind the end"
+    assert await found(reader, 400) is NotFound.UNDECIDED
+    with pytest.raises(LogUnavailable):
+        await reader.find(0, 100)
+
+
 async def test_where_the_log_begins_is_asked_once() -> None:
     log = Log(list(range(40)))
     log.beginning = 13
