@@ -81,8 +81,10 @@ class Settings(BaseSettings):
     window_margin_ms: Annotated[int, Field(ge=0, le=3_600_000)] = 2_000
     """This near to the start and the end of a sale, purchases are decided by the log even if it looks shut."""
     poll_wait_ms_max: Annotated[int, Field(ge=1, le=30_000)] = 30_000
-    results_cache_bytes_max: Annotated[int, Field(ge=0, le=64 * 1024**3)] = 64 * 1024**2
-    """The youngest decisions, which each ingress keeps in memory; older ones are read from the decision log."""
+    results_cache_bytes_max: Annotated[int, Field(ge=1_048_576, le=64 * 1024**3)] = 64 * 1024**2
+    """The youngest decisions, which each ingress keeps in memory; older ones are read from the decision log.
+
+    With next to none, whoever's decision comes before the acknowledgement of their command would have to look it up."""
     lookups_max: Limit = 32
     """So many decisions may wait to be looked up in the log, one after the other; further polls are answered 503."""
     retry_after_s: Annotated[int, Field(ge=1, le=3_600)] = 1

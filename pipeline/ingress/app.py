@@ -107,6 +107,7 @@ class Ingress:
             await self._decision_log.start()
             feed = await self._feed.start()
             await self._ends.refresh()
+            self._waiters.begin(self._ends.ends)
             self._refusals.begin(self._ends.ends)
             self._keeper.start()
             self._control = asyncio.create_task(

@@ -119,12 +119,7 @@ class Decisions:
         return max(self._waiters.last[partition], self._keeper.paces[partition].decided_offset)
 
     def _is_ahead_of_feed(self, partition: int, offset: int) -> bool:
-        # Decisions come in the order of their commands, so what the feed has not reached has no decision yet.
-        return (
-            self._feed.is_alive
-            and self._waiters.knows_last(partition)
-            and not self._waiters.is_past(partition, offset)
-        )
+        return self._feed.is_alive and self._waiters.is_ahead(partition, offset)
 
     async def _check_given(self, receipt: Receipt) -> None:
         if receipt.offset < self.log_end(receipt.partition):

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 
@@ -29,12 +30,14 @@ Older = list[tuple[int, bytes]]
 
 
 async def load_tail(
-    decisions: DecisionLog, starts: Sequence[int], load: Callable[[int, Older], bool]
+    decisions: DecisionLog, starts: Sequence[int], load: Callable[[int, Older, int], bool]
 ) -> None:
     """Read what stands before these positions, one for each partition, until the log begins.
 
-    `load` is given a partition and what stands just before the last; where it says that it has no room, that was all.
-    The partitions take turns, so each has its share of the room. While Kafka is away this waits.
+    `load` is given a partition, what stands just before the last, and an offset: what stands before that decides
+    commands below it (`sys.maxsize` if nobody knows). Where it wants no more, that was all; at the beginning of the
+    log it is given no records. The partitions take turns, so each has its share of the room. While Kafka is away this
+    waits.
     """
     began_s, records = time.monotonic(), 0
     parts = [_Part(decisions, partition, start) for partition, start in enumerate(starts)]
@@ -47,9 +50,10 @@ async def load_tail(
                 await asyncio.sleep(BACKOFF_MS / 1_000)
                 continue
             records += len(older)
-            # Where all was trimmed, nothing tells what was decided last.
-            has_room = load(part.partition, older) if older or not part.is_trimmed else False
-            if not has_room or part.is_read:
+            wants_more = not older or load(part.partition, older, part.below)
+            if part.is_read:
+                load(part.partition, [], part.below)
+            if part.is_read or not wants_more:
                 parts.remove(part)
     log.info("read %d older decisions in %d ms", records, (time.monotonic() - began_s) * 1_000)
 
@@ -62,15 +66,21 @@ class _Part:
         self._window_records = WINDOW_RECORDS_FIRST
         self._beginning = 0
         self._position = position
+        self._lost_commands = False
         self.partition = partition
-
-    @property
-    def is_trimmed(self) -> bool:
-        return self._beginning > 0
 
     @property
     def is_read(self) -> bool:
         return self._position <= self._beginning
+
+    @property
+    def below(self) -> int:
+        """What was not read decides commands below this offset; `sys.maxsize` if nobody knows.
+
+        A decision never stands before the offset of its command, unless the command log has lost records. That shows
+        in what was read, and then only the beginning of the log tells.
+        """
+        return sys.maxsize if self._lost_commands and self._position > 0 else self._position
 
     async def read(self) -> Older:
         """Some records before those that were read. Raises LogUnavailable."""
@@ -88,7 +98,7 @@ class _Part:
             if not older:
                 # The batch begins before the place that was asked for.
                 start = at = max(self._beginning, fetched.first)
-            older += self._decisions(fetched.values[at - fetched.first : self._position - fetched.first])
+            older += self._decisions(at, fetched.values[at - fetched.first : self._position - fetched.first])
             at = fetched.first + len(fetched.values)
             await asyncio.sleep(min(REST_FACTOR * (time.monotonic() - began_s), REST_MS_MAX / 1_000))
         self._position = start
@@ -97,9 +107,12 @@ class _Part:
             self._window_records = min(WINDOW_BYTES // max(1, record_bytes) + 1, WINDOW_RECORDS_MAX)
         return older
 
-    def _decisions(self, values: Sequence[bytes]) -> Iterator[tuple[int, bytes]]:
-        for value in values:
+    def _decisions(self, first: int, values: Sequence[bytes]) -> Iterator[tuple[int, bytes]]:
+        for position, value in enumerate(values, first):
             try:
-                yield peek_source_offset(value), value
+                source_offset = peek_source_offset(value)
             except ValueError as error:
                 log.error("partition %d of the decision log: %s", self.partition, error)
+                continue
+            self._lost_commands |= source_offset > position
+            yield source_offset, value

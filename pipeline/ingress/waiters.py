@@ -9,6 +9,7 @@ the acknowledgement of their command was dealt with.
 
 import asyncio
 import logging
+import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -54,16 +55,24 @@ class Waiters:
         self._tail = DecisionTail(partitions, cache_bytes_max)
         self._asked = Asked(ASKED_BYTES_MAX)
         self._pollers: set[asyncio.Future[Decided | None]] = set()
-        self._joined = [False] * partitions
+        self._undecided_from = [sys.maxsize] * partitions
+        """By partition: of the commands from here on, those above `last` had no decision yet when the feed began."""
+        self._new_from = [sys.maxsize] * partitions
+        """By partition: commands from here on came after the feed had begun, and so did their decisions."""
         self.last = [-1] * partitions
         """By partition, the highest source offset that was seen; -1 for none."""
         self.count = 0
+
+    def begin(self, ends: Sequence[int]) -> None:
+        """`ends` is where the command log ended, asked after the results feed had taken its place."""
+        self._new_from = list(ends)
 
     def deliver(self, partition: int, value: bytes) -> None:
         """A record of the decision log. Raises ValueError if it is not one."""
         source_offset = peek_source_offset(value)
         if source_offset <= self.last[partition]:
             return
+        is_next = source_offset == self.last[partition] + 1
         self.last[partition] = source_offset
         self._tail.append(partition, source_offset, value)
         if (futures := self._waiting[partition].pop(source_offset, None)) is not None:
@@ -72,23 +81,37 @@ class Waiters:
             for future in futures:
                 if not future.done():
                     future.set_result(decided)
+        if not is_next:
+            self._let_past_go(partition)
 
-    def load(self, partition: int, older: Sequence[tuple[int, bytes]]) -> bool:
+    def load(self, partition: int, older: Sequence[tuple[int, bytes]], below: int) -> bool:
         """Records that stand in the log before all that was delivered or loaded: source offset and value, in its order.
 
-        False if there was no room for all.
+        All that stood before them decides commands below `below`; that is `sys.maxsize` if nobody knows. No records
+        mean that nothing stands there any more. False if what stands before them is not wanted: there is no room for
+        it, and it tells nothing about `last`.
         """
-        self._joined[partition] = True
         highest = max((source_offset for source_offset, _ in older), default=-1)
         if highest > self.last[partition]:
             # All that was delivered so far were repeats.
             self.last[partition] = highest
             self._tail.begin(partition, highest + 1)
-        return self._tail.load(partition, older)
+        is_last_known = self.last[partition] + 1 >= below
+        if is_last_known or not older:
+            self._undecided_from[partition] = below
+        has_room = self._tail.load(partition, older)
+        # Only now, so that who looks again finds it here.
+        self._let_past_go(partition)
+        return has_room or not (is_last_known or below == sys.maxsize)
 
-    def knows_last(self, partition: int) -> bool:
-        """Whether `last` is what was decided last; not so before the end of what stood before the feed was loaded."""
-        return self._joined[partition]
+    def is_ahead(self, partition: int, offset: int) -> bool:
+        """Whether the decision on this command is still to come; False also where nobody knows.
+
+        Decisions come in the order of their commands. But what was seen so far may be repeats, behind decisions that
+        stood in the log when the feed began.
+        """
+        undecided_from = min(self._undecided_from[partition], self._new_from[partition])
+        return offset > self.last[partition] and offset >= undecided_from
 
     def recent(self, partition: int, offset: int) -> Decided | None:
         """The decision on this command, if it is still kept."""
@@ -111,7 +134,7 @@ class Waiters:
     async def wait(
         self, partition: int, offset: int, timeout_ms: int, *, poller: bool = False
     ) -> Decided | None:
-        """The decision on the command at this offset, None after `timeout_ms`, or at once if it is past.
+        """The decision on the command at this offset, None after `timeout_ms`, or as soon as it is past.
 
         Raises TooManyWaiters. A waiter who is cancelled frees his place. A `poller` can ask again elsewhere, so he
         is the first to be let go when this process stops.
@@ -150,6 +173,12 @@ class Waiters:
     @property
     def has_room(self) -> bool:
         return self.count < self._waiters_max
+
+    def _let_past_go(self, partition: int) -> None:
+        waiting = self._waiting[partition]
+        for offset in [each for each in waiting if self.is_past(partition, each)]:
+            for future in waiting[offset]:
+                _let_go(future)
 
     def _forget(self, partition: int, offset: int, future: asyncio.Future[Decided | None]) -> None:
         if (others := self._waiting[partition].get(offset)) is not None:

@@ -15,10 +15,15 @@ from pipeline.topics import Topics
 
 @pytest.fixture
 async def start_ingress(kafka: Any, redis_url: str, fresh_topics: Topics) -> AsyncIterator[StartIngress]:
-    """A function that starts an ingress with these settings changed; all are stopped at the end."""
+    """A function that starts an ingress with these settings changed; all are stopped at the end.
+
+    With `cache_bytes_max` it keeps less in memory than its settings allow, so that few decisions are old ones.
+    """
     services: list[Service] = []
 
-    async def start(topics: Topics = fresh_topics, **overrides: Any) -> Service:
+    async def start(
+        topics: Topics = fresh_topics, cache_bytes_max: int | None = None, **overrides: Any
+    ) -> Service:
         settings = Settings(
             **{
                 **kafka.settings(),
@@ -28,6 +33,8 @@ async def start_ingress(kafka: Any, redis_url: str, fresh_topics: Topics) -> Asy
                 **overrides,
             }
         )
+        if cache_bytes_max is not None:
+            settings = settings.model_copy(update={"results_cache_bytes_max": cache_bytes_max})
         ingress = Ingress(settings, topics)
         await ingress.start()
         public = aiohttp.ClientSession(f"http://127.0.0.1:{settings.public_port}")

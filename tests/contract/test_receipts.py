@@ -80,7 +80,7 @@ async def test_an_ingress_that_has_just_begun_answers_for_all(
 ) -> None:
     with Redis.from_url(sold.service.settings.redis()) as client:
         client.flushall()
-    service = await start_ingress(topics=sold.service.topics, results_cache_bytes_max=cache_bytes_max)
+    service = await start_ingress(topics=sold.service.topics, cache_bytes_max=cache_bytes_max)
     await check_all(service, sold)
     (first, *_, last) = sold.codes
     for request_id in (first, last):
@@ -94,8 +94,8 @@ async def test_an_ingress_that_has_just_begun_answers_for_all(
 
 
 async def test_two_that_keep_nothing_answer_for_each_other(start_ingress: StartIngress) -> None:
-    first = await start_ingress(results_cache_bytes_max=0)
-    second = await start_ingress(topics=first.topics, results_cache_bytes_max=0)
+    first = await start_ingress(cache_bytes_max=0)
+    second = await start_ingress(topics=first.topics, cache_bytes_max=0)
     async with Decider(first.settings, first.topics) as decider:
         await first.prewarm(PRODUCT, stock=5)
         decider.gate.clear()
@@ -123,7 +123,7 @@ async def test_repeats_in_the_log_change_no_answer(
     # It begins when a repeat is what stands last.
     await sold.append(records[12:15])
     for cache_bytes_max in (0, 64_000_000):
-        service = await start_ingress(topics=sold.service.topics, results_cache_bytes_max=cache_bytes_max)
+        service = await start_ingress(topics=sold.service.topics, cache_bytes_max=cache_bytes_max)
         await check_all(service, sold)
         await sold.append(records[4:6])
         await check_all(service, sold)
@@ -137,7 +137,7 @@ async def test_only_what_the_log_no_longer_holds_is_gone(
     receipts = list(sold.codes)
     cut = int(receipts[10].split("-")[1])
     await sold.trim(cut)
-    service = await start_ingress(topics=sold.service.topics, results_cache_bytes_max=0)
+    service = await start_ingress(topics=sold.service.topics, cache_bytes_max=0)
     for request_id in receipts:
         reply = await service.poll(request_id)
         if int(request_id.split("-")[1]) >= cut:
@@ -179,7 +179,7 @@ async def test_while_kafka_is_away_only_what_is_in_memory_is_answered(
 ) -> None:
     topics = await make_topics(private_kafka.bootstrap)
     remembers = await start_ingress(topics=topics, **private_kafka.settings())
-    forgets = await start_ingress(topics=topics, results_cache_bytes_max=0, **private_kafka.settings())
+    forgets = await start_ingress(topics=topics, cache_bytes_max=0, **private_kafka.settings())
     async with Decider(remembers.settings, topics):
         await remembers.prewarm(PRODUCT, stock=1)
         bought = (await remembers.buy(PRODUCT, "u1")).json()["request_id"]
@@ -202,7 +202,7 @@ async def test_while_kafka_is_away_only_what_is_in_memory_is_answered(
 async def test_a_burst_of_polls_for_old_receipts_is_bounded(
     start_ingress: StartIngress, sold: Sold, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    service = await start_ingress(topics=sold.service.topics, results_cache_bytes_max=0, lookups_max=3)
+    service = await start_ingress(topics=sold.service.topics, cache_bytes_max=0, lookups_max=3)
     monkeypatch.setattr(decision_reader, "REST_FACTOR", 1_000)
     replies = await asyncio.gather(*(service.poll(request_id) for request_id in sold.codes))
     answered = [each for each in replies if each.status == 200]

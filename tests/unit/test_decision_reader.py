@@ -106,6 +106,17 @@ async def test_repeats_are_stepped_over_and_a_stranger_among_them() -> None:
         assert await found(reader, source_offset) == record(source_offset)
 
 
+async def test_where_the_command_log_has_lost_records_decisions_stand_earlier() -> None:
+    log = Log([*range(20), *range(120, 400)])
+    reader = DecisionReader(log, 10)  # type: ignore[arg-type]
+    assert await found(reader, 150) == record(150)
+    assert len(log.fetched) == 2
+    assert await found(reader, 390) == record(390), "also where its place would be behind the end"
+    assert await found(reader, 400) is NotFound.UNDECIDED
+    with pytest.raises(LogUnavailable):
+        await reader.find(0, 100)
+
+
 async def test_where_the_log_begins_is_asked_once() -> None:
     log = Log(list(range(40)))
     log.beginning = 13
@@ -201,7 +212,9 @@ async def test_the_tail_is_loaded_from_where_the_feed_began() -> None:
     assert kept(waiters, 0) == list(range(299))
     assert kept(waiters, 1) == [0, 1, 2, 3]
     assert waiters.last == [298, 3, -1]
-    assert all(waiters.knows_last(partition) for partition in range(3))
+    assert [waiters.is_ahead(0, offset) for offset in (298, 299)] == [False, True]
+    assert [waiters.is_ahead(1, offset) for offset in (3, 4)] == [False, True]
+    assert waiters.is_ahead(2, 0)
 
 
 async def test_no_batch_is_read_twice_for_the_tail(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,7 +233,7 @@ async def test_no_more_is_loaded_than_is_kept() -> None:
     # The first window of the one has taken all there is.
     assert len(kept(waiters, 0)) in range(38, 45)
     assert waiters.last == [499, 499]
-    assert all(waiters.knows_last(partition) for partition in range(2))
+    assert all(waiters.is_ahead(partition, 500) for partition in range(2))
     assert len(log.fetched) <= 2 * (tail_loader.WINDOW_RECORDS_FIRST // BATCH + 1)
 
 
@@ -230,6 +243,48 @@ async def test_a_trimmed_log_is_loaded_as_far_as_it_goes() -> None:
     await load_tail(log, [40, 20], waiters.load)  # type: ignore[arg-type]
     assert kept(waiters, 0) == list(range(30, 40))
     assert kept(waiters, 1) == []
-    assert (waiters.knows_last(0), waiters.knows_last(1)) == (True, False), (
-        "nothing tells what was decided there"
-    )
+    assert [waiters.is_ahead(0, offset) for offset in (39, 40)] == [False, True]
+
+
+async def test_where_all_was_trimmed_what_is_new_is_ahead_and_the_rest_may_be_gone() -> None:
+    log, waiters = Log(list(range(40)), [*range(35), *range(5, 10)]), Waiters(2, 10, 1_000_000)
+    log.beginning = 40
+    await load_tail(log, [40, 40], waiters.load)  # type: ignore[arg-type]
+    assert kept(waiters, 0) == []
+    assert [waiters.is_ahead(0, offset) for offset in (39, 40)] == [False, True]
+    # What is left are repeats: those behind which they stood are gone, too.
+    log, waiters = Log([*range(35), *range(5, 10)]), Waiters(1, 10, 1_000_000)
+    log.beginning = 37
+    await load_tail(log, [40], waiters.load)  # type: ignore[arg-type]
+    assert kept(waiters, 0) == [7, 8, 9]
+    assert [waiters.is_ahead(0, offset) for offset in (34, 37)] == [False, True]
+
+
+LATE = [
+    # More than the first window, in one late commit and in two.
+    [*range(1_000), *range(400)],
+    [*range(1_000), *range(400), *range(300, 700)],
+    # Behind a hole in the command log a decision stands before its offset.
+    [*range(600), *range(5_000, 6_000), *range(400)],
+]
+
+
+@pytest.mark.parametrize("sources", LATE)
+@pytest.mark.parametrize("cache_bytes_max", [0, 1_000_000])
+async def test_what_was_decided_is_never_ahead_whatever_was_repeated(
+    sources: list[int], cache_bytes_max: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tail_loader, "WINDOW_RECORDS_MAX", tail_loader.WINDOW_RECORDS_FIRST)
+    log, waiters = Log(sources), Waiters(1, 10, cache_bytes_max)
+    wrong: list[int] = []
+
+    def load(partition: int, older: list[tuple[int, bytes]], below: int) -> bool:
+        wants_more = waiters.load(partition, older, below)
+        wrong.extend(each for each in set(sources) if waiters.is_ahead(partition, each))
+        return wants_more
+
+    await load_tail(log, [len(sources)], load)  # type: ignore[arg-type]
+    assert wrong == []
+    assert waiters.last == [max(sources)]
+    # Where the command log has lost records, only the beginning of the log would tell.
+    assert waiters.is_ahead(0, max(sources) + 1) is (max(sources) < len(sources))

@@ -12,6 +12,8 @@ from pipeline.ingress.decision_search import End, NotFound, Trimmed, search
 LOOKUPS = 60_000
 READS_MAX = 16
 """Of any of these lookups, in logs as crashes and zombies here and there leave them."""
+READS_WITH_LOSS_MAX = 48
+"""The same where the command log has lost records."""
 
 
 class Log:
@@ -40,23 +42,39 @@ class Log:
 
     def allowed(self, wanted: int) -> set[NotFound]:
         """What may be said of a decision that was not found."""
-        if wanted in self.sources[self.beginning :] and self.sources.index(wanted) >= self.beginning:
-            return set()
+        kept = self.sources[self.beginning :]
+        goes_on = max(kept, default=-1) > wanted
+        hidden = {NotFound.UNDECIDED} if self.hides(wanted) else set()
+        if wanted in kept and self.sources.index(wanted) >= self.beginning:
+            return hidden
         if wanted in self.sources:
             # Where the log goes on with nothing but repeats, it looks as if it ended before.
-            goes_on = max(self.sources[self.beginning :], default=-1) > wanted
-            return {NotFound.TRIMMED} if goes_on else {NotFound.TRIMMED, NotFound.UNDECIDED}
+            return hidden | {NotFound.TRIMMED} if goes_on else {NotFound.TRIMMED, NotFound.UNDECIDED}
+        if goes_on:
+            return hidden | {NotFound.TRIMMED if self.beginning else NotFound.SKIPPED}
         is_all_deleted = wanted < self.beginning == len(self.sources)
         return {NotFound.TRIMMED} if is_all_deleted else {NotFound.UNDECIDED}
 
+    def hides(self, wanted: int) -> bool:
+        """Whether a late repeat stands just where it would show that the command log has lost records."""
+        before = self.sources[: min(wanted, len(self.sources))]
+        has_lost = len(set(self.sources)) <= max(self.sources, default=-1)
+        return has_lost and bool(before) and before[-1] < max(before)
+
 
 @st.composite
-def logs(draw: st.DrawFn) -> Log:
-    """What deciders leave: chunks in order, some of their records twice, or once more much later."""
+def logs(draw: st.DrawFn, lost_max: int = 0) -> Log:
+    """What deciders leave: chunks in order, some of their records twice, or once more much later.
+
+    Up to `lost_max` commands before a chunk were lost, now and then.
+    """
     sources: list[int] = []
     late: list[list[int]] = []
     for size in draw(st.lists(st.integers(1, 6), max_size=25)):
-        chunk = list(range(max(sources, default=-1) + 1, max(sources, default=-1) + 1 + size))
+        first = max(sources, default=-1) + 1
+        if lost_max and draw(st.integers(0, 4)) == 0:
+            first += draw(st.integers(1, lost_max))
+        chunk = list(range(first, first + size))
         while chunk:
             length = draw(st.integers(1, len(chunk)))
             batch, chunk = chunk[:length], chunk[length:]
@@ -69,7 +87,7 @@ def logs(draw: st.DrawFn) -> Log:
     return Log(sources, draw(st.integers(0, len(sources))) if draw(st.booleans()) else 0)
 
 
-@given(logs())
+@given(logs() | logs(lost_max=40))
 def test_every_decision_is_found_and_nothing_else(log: Log) -> None:
     for wanted in range(max(log.sources, default=-1) + 5):
         found, _ = log.find(wanted)
@@ -80,7 +98,7 @@ def test_every_decision_is_found_and_nothing_else(log: Log) -> None:
             assert found in log.allowed(wanted), wanted
 
 
-@given(logs())
+@given(logs() | logs(lost_max=40))
 def test_no_place_is_read_again_and_again(log: Log) -> None:
     for wanted in range(max(log.sources, default=-1) + 5):
         _, reads = log.find(wanted)
@@ -102,18 +120,36 @@ def test_few_reads_find_it_where_little_was_repeated(commands: int) -> None:
     assert max(reads) <= READS_MAX, sorted(reads.items())
 
 
-def _history(rng: random.Random, commands: int) -> list[int]:
+def test_few_reads_find_it_where_the_command_log_has_lost_records() -> None:
+    rng = random.Random(11)
+    reads: Counter[int] = Counter()
+    for _ in range(20):
+        log = Log(_history(rng, 20_000, lost_max=5_000))
+        for wanted in rng.sample(sorted(set(log.sources)), 500):
+            found, count = log.find(wanted)
+            assert isinstance(found, int)
+            assert log.sources[found] == wanted
+            reads[count] += 1
+    assert max(reads) <= READS_WITH_LOSS_MAX, sorted(reads.items())
+
+
+def _history(rng: random.Random, commands: int, lost_max: int = 0) -> list[int]:
     sources: list[int] = []
+    made: set[int] = set()
     decided = 0
     while decided < commands:
+        if lost_max and rng.random() < 0.002:
+            decided += rng.randrange(lost_max)
         chunk = list(range(decided, decided + rng.randrange(1, 20)))
         decided += len(chunk)
         sources += chunk
+        made.update(chunk)
         if rng.random() < 0.01:
             sources += chunk
         if rng.random() < 0.005 and decided > 100:
             first = rng.randrange(max(0, decided - 500), decided)
-            sources += range(first, min(first + rng.randrange(1, 20), decided))
+            late = range(first, min(first + rng.randrange(1, 20), decided))
+            sources += [each for each in late if each in made]
     return sources
 
 
@@ -136,8 +172,17 @@ def _history(rng: random.Random, commands: int) -> list[int]:
         (Log([0, 1, 2, 1, 2, 3], beginning=3), 1, 3),
         (Log([0, 1, 2, 1, 2, 3], beginning=3), 2, 4),
         (Log([0, 1, 2, 0, 3], beginning=3), 1, NotFound.TRIMMED),
-        # No decider leaves this.
+        # The command log has lost 2; 100 to 199; 2 to 99.
         (Log([0, 1, 3, 4]), 2, NotFound.SKIPPED),
+        (Log([*range(100), *range(200, 300)]), 250, 150),
+        (Log([*range(100), *range(200, 300)]), 150, NotFound.SKIPPED),
+        (Log([*range(100), *range(200, 300)]), 300, NotFound.UNDECIDED),
+        (Log([0, 1, *range(100, 110)]), 109, 11),
+        (Log([0, 1, *range(100, 110)]), 111, NotFound.UNDECIDED),
+        (Log([0, 1, *range(100, 110)], beginning=4), 101, NotFound.TRIMMED),
+        (Log([0, 1, *range(100, 110)], beginning=4), 102, 4),
+        (Log([*range(100), 3, 4, *range(300, 400), 5, 6, *range(400, 500)]), 50, 50),
+        (Log([*range(100), 3, 4, *range(300, 400), 5, 6, *range(400, 500)]), 320, 122),
     ],
 )
 def test_the_edges(log: Log, wanted: int, found: int | NotFound) -> None:

@@ -27,14 +27,14 @@ def record(source_offset: int) -> bytes:
 class World:
     """One partition: a decision log, a command log with an end that only a refresh brings to light, and the feed."""
 
-    def __init__(self, waiters_max: int = 10) -> None:
+    def __init__(self, waiters_max: int = 10, kept_bytes_max: int = KEPT_BYTES_MAX) -> None:
         self.decided: dict[int, bytes] = {}
         self.trimmed_below = 0
         self.trouble: Exception | None = None
         self.log_end = 0
         self.looks = 0
         self.lookups: list[int] = []
-        self.waiters = Waiters(1, waiters_max, KEPT_BYTES_MAX)
+        self.waiters = Waiters(1, waiters_max, kept_bytes_max)
         self.commits = SimpleNamespace(ends=[0])
         self.ends = SimpleNamespace(ends=[0], refresh=self._refresh)
         self.feed = SimpleNamespace(is_alive=True)
@@ -102,13 +102,29 @@ async def test_the_log_is_not_read_for_what_the_feed_brought_or_has_not_reached(
     # That may have been a repeat: what was decided last is known when it was loaded what stood before the feed.
     assert await world.decisions.find(Receipt(0, 7, 0)) is None
     assert world.lookups == [7]
-    world.waiters.load(0, [(offset, record(offset)) for offset in (5, 6)])
+    world.waiters.load(0, [(offset, record(offset)) for offset in (5, 6)], 5)
     assert await world.decisions.find(Receipt(0, 7, 0)) is None
     assert world.lookups == [7]
     # A feed that has ended says nothing any more of what is not there.
     world.feed.is_alive = False
     assert await world.decisions.find(Receipt(0, 7, 0)) is None
     assert world.lookups == [7, 7]
+
+
+@pytest.mark.parametrize("is_trimmed", [True, False])
+async def test_the_log_is_not_read_for_what_came_after_the_feed_had_begun(is_trimmed: bool) -> None:
+    """Where all that stood before it was deleted, and where that is not loaded yet."""
+    world = World()
+    world.log_end, world.trimmed_below = 150, 100
+    if is_trimmed:
+        world.waiters.load(0, [], 100)
+    else:
+        world.waiters.begin([100])
+    world.deliver(*range(100, 140))
+    for offset in range(140, 150):
+        assert await world.decisions.find(Receipt(0, offset, 0)) is None
+    assert world.lookups == []
+    assert await refusal(world, Receipt(0, 99, 0)) is Kind.GONE
 
 
 @pytest.mark.parametrize("trouble", [LogUnavailable("away"), TooManyLookups()])
@@ -124,7 +140,7 @@ async def test_what_can_not_be_looked_up_is_not_denied(trouble: Exception) -> No
 async def test_a_wait_ends_with_the_feed_or_with_the_log() -> None:
     world = World()
     world.log_end = 2_000
-    world.waiters.load(0, [])
+    world.waiters.load(0, [], 0)
     by_feed = asyncio.create_task(world.decisions.wait(Receipt(0, 0, 0), 60_000))
     await asyncio.sleep(0.01)
     world.deliver(0)
@@ -140,6 +156,26 @@ async def test_a_wait_ends_with_the_feed_or_with_the_log() -> None:
         assert found is not None
         assert found.value == record(1)
     assert await world.decisions.wait(Receipt(0, 1_500, 0), 1) is None
+
+
+@pytest.mark.parametrize("kept_bytes_max", [0, KEPT_BYTES_MAX])
+async def test_who_waits_for_what_was_decided_before_the_feed_began_is_woken(kept_bytes_max: int) -> None:
+    """It came to light only behind what a decider that had lost its partition wrote again."""
+    world = World(kept_bytes_max=kept_bytes_max)
+    world.log_end = 10
+    world.waiters.load(0, [(offset, record(offset)) for offset in (1, 2, 3)], 9)
+    receipt = Receipt(0, 8, 0)
+    waiting = [
+        asyncio.create_task(each)
+        for each in (world.decisions.wait(receipt, 60_000), world.decisions.wait_for_own(receipt, 60_000))
+    ]
+    await asyncio.sleep(0.01)
+    world.decided[8] = record(8)
+    world.waiters.load(0, [(offset, record(offset)) for offset in range(3, 9)], 3)
+    async with asyncio.timeout(10):
+        for found in await asyncio.gather(*waiting):
+            assert found is not None
+            assert found.value == record(8)
 
 
 async def test_who_has_bought_is_never_told_of_a_fault() -> None:

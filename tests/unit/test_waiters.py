@@ -1,6 +1,7 @@
 """Waiters: who is woken by which record, who comes late, who goes early; and what a record tells each of its buyers."""
 
 import asyncio
+import sys
 from typing import Any
 
 import orjson
@@ -27,6 +28,10 @@ def record(source_offset: int, users: int = 1) -> bytes:
         "command": {"type": "purchase", "product_id": "5", "users": ["u"] * users},
     }
     return orjson.dumps(document)
+
+
+def records(*source_offsets: int) -> list[tuple[int, bytes]]:
+    return [(source_offset, record(source_offset)) for source_offset in source_offsets]
 
 
 def wait(
@@ -90,11 +95,12 @@ async def test_what_stood_before_the_feed_is_loaded_and_tells_what_was_decided_l
     # A decider that had lost its partition wrote these again, after 7.
     waiters.deliver(0, record(4))
     waiters.deliver(0, record(5))
-    assert not waiters.knows_last(0)
-    assert waiters.load(0, [(offset, record(offset)) for offset in (5, 6, 7)])
-    assert (waiters.knows_last(0), waiters.knows_last(1)) == (True, False)
+    assert not waiters.is_ahead(0, 8)
+    assert waiters.load(0, records(5, 6, 7), 5)
+    assert [waiters.is_ahead(0, offset) for offset in (6, 7, 8)] == [False, False, True]
+    assert not waiters.is_ahead(1, 8)
     assert waiters.last == [7, -1]
-    assert waiters.load(0, [(offset, record(offset)) for offset in (3, 4)])
+    assert waiters.load(0, records(3, 4), 3)
     waiters.deliver(0, record(6))
     waiters.deliver(0, record(8))
     assert [offset for offset in range(12) if waiters.recent(0, offset)] == [3, 4, 5, 6, 7, 8]
@@ -103,10 +109,56 @@ async def test_what_stood_before_the_feed_is_loaded_and_tells_what_was_decided_l
 async def test_loading_goes_on_before_what_the_feed_has_brought_meanwhile() -> None:
     waiters = Waiters(1, 10, CACHE_BYTES_MAX)
     waiters.deliver(0, record(8))
-    assert waiters.load(0, [(offset, record(offset)) for offset in (6, 7)])
+    assert waiters.load(0, records(6, 7), 6)
     waiters.deliver(0, record(9))
     assert waiters.last == [9]
     assert [offset for offset in range(12) if waiters.recent(0, offset)] == [6, 7, 8, 9]
+
+
+@pytest.mark.parametrize("cache_bytes_max", [0, CACHE_BYTES_MAX])
+async def test_repeats_alone_do_not_tell_what_was_decided_last(cache_bytes_max: int) -> None:
+    waiters = Waiters(1, 10, cache_bytes_max)
+    # Behind 0 to 9 a decider that had lost its partition wrote 1 to 4 again; that is loaded in two windows.
+    assert waiters.load(0, records(3, 4), 12), "more is wanted, even if nothing of it can be kept"
+    assert not waiters.is_ahead(0, 9)
+    waiting = [wait(waiters, offset) for offset in (7, 9, 10)]
+    await settle()
+    assert waiters.load(0, records(*range(4, 10), 1, 2), 4) is (cache_bytes_max > 0)
+    await settle()
+    assert [each.done() for each in waiting] == [True, True, False], "who waits for what is past looks again"
+    assert [each.result() for each in waiting[:2]] == [None, None]
+    assert waiters.is_ahead(0, 10)
+    waiters.deliver(0, record(10))
+    assert await waiting[2] is not None
+
+
+async def test_where_nobody_knows_what_stood_before_nothing_is_ahead() -> None:
+    waiters = Waiters(1, 10, 0)
+    assert not waiters.load(0, records(105, 106), sys.maxsize)
+    assert not waiters.is_ahead(0, 107)
+
+
+async def test_what_came_after_the_feed_had_begun_is_ahead_whatever_stood_before() -> None:
+    waiters = Waiters(2, 10, CACHE_BYTES_MAX)
+    ends = [7, 0]
+    waiters.begin(ends)
+    ends[:] = 20, 20
+    assert [waiters.is_ahead(0, offset) for offset in (6, 7)] == [False, True]
+    assert waiters.is_ahead(1, 0)
+    waiters.deliver(0, record(7))
+    assert [waiters.is_ahead(0, offset) for offset in (7, 8)] == [False, True]
+
+
+async def test_who_waits_for_what_the_feed_passes_over_is_let_go() -> None:
+    waiters = Waiters(1, 10, CACHE_BYTES_MAX)
+    waiting = [wait(waiters, offset) for offset in (4, 5, 6)]
+    await settle()
+    waiters.deliver(0, record(5))
+    await settle()
+    assert [each.done() for each in waiting] == [True, True, False]
+    assert waiting[0].result() is None
+    waiters.let_all_go()
+    await waiting[2]
 
 
 async def test_a_decision_that_was_read_elsewhere_is_kept_for_the_next_who_asks() -> None:
