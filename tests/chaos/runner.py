@@ -17,7 +17,7 @@ from chaos.crowd import CALL_TIMEOUT_S, Crowd, Wish
 from chaos.faults import Action, Fault
 from chaos.stage import Stage
 from pipeline.audit import audit
-from pipeline.local.process import Process
+from pipeline.local.process import PartFailed, Process
 from pipeline.topics import Topics
 
 EXIT_BROKEN_PROMISE = 70
@@ -250,7 +250,12 @@ async def _kill_at_point(stage: Stage, fault: Fault) -> None:
         assert time.monotonic() < deadline, f"the {fault.victim} never came to {fault.point}"
         await asyncio.sleep(0.005)
     assert victim.exit_status == -9, victim.describe_end()
-    await asyncio.to_thread(victim.start)
+    while victim.pid is None:
+        try:
+            await asyncio.to_thread(victim.start)
+        except PartFailed:
+            # What it needs may be away, too: as its supervisor does, try again.
+            assert time.monotonic() < deadline, victim.describe_end()
 
 
 async def _stop_and_continue(stage: Stage, fault: Fault) -> None:
