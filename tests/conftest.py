@@ -59,7 +59,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="auto: a container where docker answers, else local Apache Kafka, else the in-memory broker",
     )
     parser.addoption(
-        "--chaos-tries", type=int, default=5, help="how often each fault of tests/chaos is tried"
+        "--chaos-tries", type=int, help="how often each fault of tests/chaos is tried; default: as it says"
     )
     parser.addoption("--chaos-report", help="where tests/chaos leaves its outcomes, as JSON")
 

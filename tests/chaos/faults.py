@@ -19,11 +19,16 @@ class Action(StrEnum):
     KILL_INGRESS = "kill -9 the ingress with requests in flight, start it again"
 
 
+TRIES = 5
+HELD = 2
+"""Tries of a fault that has held for long."""
+
+
 @dataclass(frozen=True, slots=True)
 class Fault:
     """`duration_s` is how long the victim is away, or the second process there; `point` is for KILL_AT_POINT.
 
-    `beside` is another one that happens at the same time.
+    `beside` is another one that happens at the same time. `make test` makes so many `tries`.
     """
 
     name: str
@@ -32,6 +37,7 @@ class Fault:
     point: str = ""
     victim: str = "worker"
     stock: int = 150
+    tries: int = TRIES
     beside: "Fault | None" = None
 
     def all(self) -> "list[Fault]":
@@ -42,9 +48,16 @@ ORDERS_STOCK = 1_500
 """There are to be orders under way when the follower is hit."""
 
 SINGLE_FAULTS = (
-    Fault("worker-killed-after-lua", Action.KILL_AT_POINT, point=faultpoints.AFTER_LUA),
-    Fault("worker-killed-before-results-ack", Action.KILL_AT_POINT, point=faultpoints.RESULTS_IN_FLIGHT),
-    Fault("worker-killed-after-results-ack", Action.KILL_AT_POINT, point=faultpoints.AFTER_RESULTS),
+    Fault("worker-killed-after-lua", Action.KILL_AT_POINT, point=faultpoints.AFTER_LUA, tries=HELD),
+    Fault(
+        "worker-killed-before-results-ack",
+        Action.KILL_AT_POINT,
+        point=faultpoints.RESULTS_IN_FLIGHT,
+        tries=HELD,
+    ),
+    Fault(
+        "worker-killed-after-results-ack", Action.KILL_AT_POINT, point=faultpoints.AFTER_RESULTS, tries=HELD
+    ),
     Fault("two-deciders", Action.STOP_AND_CONTINUE, duration_s=1.0),
     Fault("second-worker-joins-and-leaves", Action.JOIN_AND_LEAVE, duration_s=1.0),
     *(
@@ -58,20 +71,21 @@ SINGLE_FAULTS = (
     ),
     Fault("two-followers-on-a-partition", Action.STOP_AND_CONTINUE, 1.0, "", "follower", ORDERS_STOCK),
     Fault("second-follower-joins-and-leaves", Action.JOIN_AND_LEAVE, 1.0, "", "follower", ORDERS_STOCK),
-    Fault("redis-flushall", Action.FLUSH_REDIS),
-    Fault("redis-restarted", Action.RESTART_REDIS, duration_s=0.5),
-    Fault("redis-killed", Action.KILL_REDIS, duration_s=0.5),
-    Fault("redis-hung", Action.HANG_REDIS, duration_s=10.0),
-    Fault("redis-rolled-back", Action.ROLL_REDIS_BACK, duration_s=0.5),
+    Fault("redis-flushall", Action.FLUSH_REDIS, tries=HELD),
+    Fault("redis-restarted", Action.RESTART_REDIS, duration_s=0.5, tries=HELD),
+    Fault("redis-killed", Action.KILL_REDIS, duration_s=0.5, tries=HELD),
+    Fault("redis-hung", Action.HANG_REDIS, duration_s=10.0, tries=HELD),
+    Fault("redis-rolled-back", Action.ROLL_REDIS_BACK, duration_s=0.5, tries=HELD),
     Fault("broker-killed", Action.KILL_BROKER, duration_s=0.5),
-    Fault("ingress-killed", Action.KILL_INGRESS, duration_s=0.2),
+    Fault("ingress-killed", Action.KILL_INGRESS, duration_s=0.2, tries=HELD),
 )
 
 
 def _pair(first: str, second: str) -> Fault:
     by_name = {fault.name: fault for fault in SINGLE_FAULTS}
     one, other = by_name[first], by_name[second]
-    return replace(one, name=f"{first} + {second}", stock=max(one.stock, other.stock), beside=other)
+    name, stock = f"{first} + {second}", max(one.stock, other.stock)
+    return replace(one, name=name, stock=stock, tries=TRIES, beside=other)
 
 
 PAIRS = (
