@@ -146,9 +146,9 @@ class Follower:
 
     async def _progress_of_last_order(self) -> Progress:
         """Where to continue if nothing was ever committed, or Kafka has forgotten it. Raises ProgressLost."""
-        beginning, _ = await self._log.bounds(self._topics.orders.name, self._partition)
         last = await last_order(self._log, self._topics.orders.name, self._partition)
         if last is None:
+            beginning, _ = await self._log.bounds(self._topics.orders.name, self._partition)
             if beginning > 0:
                 raise ProgressLost(
                     f"the orders of partition {self._partition} are deleted, and Kafka has no record of how far they "

@@ -307,6 +307,13 @@ async def is_at_the_end(settings: Settings, decisions: DecisionLog) -> None:
             await asyncio.sleep(0.1)
 
 
+async def follow_to_the_end(settings: Settings, decisions: DecisionLog, writer: ExactlyOnce) -> None:
+    """A follower's life, from its start until all decisions are followed."""
+    each = follow(settings, decisions, writer)
+    await is_at_the_end(settings, decisions)
+    await each.stop()
+
+
 async def test_a_partition_that_is_revoked_in_mid_transaction(
     settings: Settings, decisions: DecisionLog, writer: MakeWriter
 ) -> None:
@@ -317,9 +324,7 @@ async def test_a_partition_that_is_revoked_in_mid_transaction(
     async with asyncio.timeout(5):
         await each.stop()
     assert (await decisions.orders())[0] == []
-    each = follow(settings, decisions, writer(ExactlyOnce))
-    await is_at_the_end(settings, decisions)
-    await each.stop()
+    await follow_to_the_end(settings, decisions, writer(ExactlyOnce))
     assert await decisions.orders() == decisions.wins
 
 
@@ -333,14 +338,10 @@ async def test_a_progress_that_kafka_has_forgotten(
     settings: Settings, decisions: DecisionLog, writer: MakeWriter
 ) -> None:
     await decisions.decide(0, [1, 1], [-2], [1, -2, 1], [-2])
-    each = follow(settings, decisions, writer(ExactlyOnce))
-    await is_at_the_end(settings, decisions)
-    await each.stop()
+    await follow_to_the_end(settings, decisions, writer(ExactlyOnce))
     await decisions.decide(0, [-2, 1])
     other, second = without_progress(settings, decisions)
-    each = follow(other, decisions, second)
-    await is_at_the_end(other, decisions)
-    await each.stop()
+    await follow_to_the_end(other, decisions, second)
     assert await decisions.orders() == decisions.wins
 
 
@@ -348,9 +349,7 @@ async def test_orders_and_progress_that_kafka_has_forgotten(
     settings: Settings, decisions: DecisionLog, writer: MakeWriter
 ) -> None:
     await decisions.decide(0, [1, 1], [-2], [1, -2, 1], [-2])
-    each = follow(settings, decisions, writer(ExactlyOnce))
-    await is_at_the_end(settings, decisions)
-    await each.stop()
+    await follow_to_the_end(settings, decisions, writer(ExactlyOnce))
     orders = decisions.topics.orders.name
     _, end = await decisions.log.bounds(orders, 0)
     admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka())

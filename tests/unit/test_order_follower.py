@@ -158,6 +158,14 @@ async def until(holds: Callable[[], bool]) -> None:
             await asyncio.sleep(0.001)
 
 
+async def follow_to(world: World, position: int) -> None:
+    """A follower's life, from its start until its progress is there."""
+    each = world.follower()
+    each.start(unexpected)
+    await until(lambda: world.position == position)
+    await each.stop()
+
+
 @pytest.fixture(autouse=True)
 def _looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(follower, "LOOK_INTERVAL_S", 0.01)
@@ -320,27 +328,18 @@ async def test_a_record_that_no_decider_wrote_ends_it() -> None:
 @pytest.mark.parametrize("orders_left", [5, 6, 12])
 async def test_orders_that_are_there_are_not_written_again(orders_left: int) -> None:
     world = World(decisions(10))
-    each = world.follower()
-    each.start(unexpected)
-    await until(lambda: world.position == 10)
-    await each.stop()
+    await follow_to(world, 10)
     world.progress = None
     whole, rest = divmod(orders_left, 2)
     partial = [each._replace(values=each.values[:rest]) for each in world.orders[whole : whole + 1]]
     world.orders = world.orders[:whole] + partial
-    each = world.follower()
-    each.start(unexpected)
-    await until(lambda: world.position == 10)
-    await each.stop()
+    await follow_to(world, 10)
     assert order_ids(world.orders) == world.wins()
 
 
 async def test_deleted_orders_are_not_written_again() -> None:
     world = World(decisions(5))
-    each = world.follower()
-    each.start(unexpected)
-    await until(lambda: world.position == 5)
-    await each.stop()
+    await follow_to(world, 5)
     world.beginnings[TOPICS.orders.name] = 10
     world.progress = None
     written = order_ids(world.orders)
@@ -348,10 +347,7 @@ async def test_deleted_orders_are_not_written_again() -> None:
     assert isinstance(error, ProgressLost)
     assert f"--topic {TOPICS.results.name}:{PARTITION}" in str(error)
     world.progress = Progress(0, -1)  # as an operator may say
-    each = world.follower()
-    each.start(unexpected)
-    await until(lambda: world.position == 5)
-    await each.stop()
+    await follow_to(world, 5)
     assert order_ids(world.orders) == written * 2
 
 
@@ -360,10 +356,7 @@ async def test_orders_of_another_log_are_not_trusted() -> None:
     world.orders = derive(TOPICS, PARTITION, bought(1_000, "p", [1], **PRODUCT))
     assert isinstance(await end_of(world), ProgressLost)
     world.progress = Progress(3, 2)
-    each = world.follower()
-    each.start(unexpected)
-    await until(lambda: world.position == 10)
-    await each.stop()
+    await follow_to(world, 10)
     assert order_ids(world.orders)[1:] == world.wins()[6:]
 
 
@@ -377,10 +370,7 @@ async def test_decisions_that_are_deleted_are_not_passed_over(progress: Progress
     assert f"commands {2 if progress else 0} to 5 " in str(error)
     assert not world.orders
     world.progress = Progress(6, -1)  # as an operator says
-    each = world.follower()
-    each.start(unexpected)
-    await until(lambda: world.position == 10)
-    await each.stop()
+    await follow_to(world, 10)
     assert order_ids(world.orders) == world.wins()[12:]
 
 
@@ -389,10 +379,7 @@ async def test_repeats_that_are_deleted_are_not_missed() -> None:
     world = World([*results, *results[2:5], *decisions(9)[6:]])
     world.orders = [each for value in results for each in derive(TOPICS, PARTITION, value)]
     world.beginnings[TOPICS.results.name] = 7
-    each = world.follower()
-    each.start(unexpected)
-    await until(lambda: world.position == 12)
-    await each.stop()
+    await follow_to(world, 12)
     assert order_ids(world.orders) == world.wins()
 
 
