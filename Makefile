@@ -27,7 +27,7 @@ chaos: .venv/.dev-stamp ## Every fault 50 times (TRIES=5 for fewer), and the tab
 	@$(BIN)/python -m pytest tests/chaos --chaos-tries $(or $(TRIES),50) --chaos-report tests/chaos/outcomes.json
 	@$(BIN)/python tests/chaos/report.py tests/chaos/outcomes.json docs/reliability.md
 
-bench: .venv/.dev-stamp ## Costs and floors in one run of 12 minutes, into docs/benchmark.md (PARTS="sync --rounds 1" prints some)
+bench: .venv/.dev-stamp ## Costs and floors in one run of 14 minutes, into docs/benchmark.md (PARTS="sync --rounds 1" prints some)
 	@$(BIN)/python bench/run.py $(PARTS)
 
 simulate: .venv/.dev-stamp ## The real decider through 20,000 random schedules (SCHEDULES=500 for fewer)

@@ -37,6 +37,15 @@ ENGINE = """\
 One worker drains a log that is full. The floor is one consumer, the same Lua, one producer.
 """
 
+POLLS = """\
+## Polls of old receipts
+
+Synchronous purchases over 64 connections, alone and beside 300 polls a second. A malformed receipt is refused at once,
+and shows what any such call takes from the machine; an old one is read from the decision log, or refused with 503 while
+too many wait.
+"""
+POLLS_HEAD = ("beside", "purchases/s", "of those alone", "p50 ms", "answers to the polls")
+
 COLOURS = {
     "ingress": "#2a7ab9",
     "decider": "#6aa84f",
@@ -64,6 +73,8 @@ def text(results: Row, *, with_picture: bool = False) -> str:
     if engine := results.get("engine"):
         sections += [ENGINE, _table(ENGINE_HEAD, map(_drain, engine))]
     sections += _guards(results)
+    if polls := results.get("polls"):
+        sections += [POLLS, _table(POLLS_HEAD, map(_beside, polls))]
     return "\n".join(sections)
 
 
@@ -156,6 +167,11 @@ def _guards(results: Row) -> Iterator[str]:
     if rebuild := results.get("rebuild"):
         head = ("rebuild of", "winners", "seconds", "bytes a winner (10-byte ids)")
         yield f"## Redis\n\n{_table(head, map(_rebuilt, rebuild))}"
+
+
+def _beside(each: Row) -> tuple[str, ...]:
+    answers = ", ".join(f"{count:,} x {status}" for status, count in sorted(each["statuses"].items()))
+    return each["beside"], f"{each['per_s']:,.0f}", f"{each['ratio']:.2f}", f"{each['p50_ms']:.1f}", answers
 
 
 def _rebuilt(each: Row) -> tuple[str, ...]:

@@ -24,13 +24,15 @@ import engine
 import hops
 import page
 import parts
+import polls
 import web
+import workers
 from stage import stage
 
 ROOT = Path(__file__).parents[1]
 LIBRARIES = Path(os.environ.get("SECKILL_KAFKA_LIBS_DIR", str(ROOT / "data" / "kafka" / "libs")))
 MODES = {mode.name: mode for mode in web.MODES}
-REST = ("two-ingresses", "engine", "guards", "workers", "rebuild")
+REST = ("two-ingresses", "polls", "engine", "guards", "workers", "rebuild")
 SHORTHANDS = {"calls": ("hops", *MODES)}
 
 
@@ -77,6 +79,9 @@ class Run:
             results |= self._calls(modes)
         if "two-ingresses" in self._wanted:
             results["two_ingresses"] = self._two_ingresses()
+        if "polls" in self._wanted:
+            with _said("polls of old receipts"), self._on() as here:
+                results["polls"] = [_shown(asdict(each)) for each in polls.measure(here)]
         if "engine" in self._wanted:
             results["engine"] = self._engine()
         if "guards" in self._wanted:
@@ -136,9 +141,9 @@ class Run:
         medians = [engine.medians(each) for each in rows.values()]
         return [_rounded(asdict(each) | {"ratio": each.ratio}) for each in medians]
 
-    def _workers(self, count: int) -> parts.Workers:
+    def _workers(self, count: int) -> workers.Workers:
         with self._on() as here:
-            return parts.measure_workers(here, count)
+            return workers.measure_workers(here, count)
 
 
 def _turns(modes: Iterable[web.Mode], connections: Iterable[int]) -> list[tuple[web.Mode, int]]:

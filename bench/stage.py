@@ -39,9 +39,11 @@ class Stage:
     def follower(self) -> Process:
         return self._process("follower-1", ("agents", "follower"), free_port(), "/ready", {})
 
-    def ingress(self, number: int, public_port: int, admin_port: int) -> Process:
-        ports = {"public_port": public_port, "admin_port": admin_port}
-        return self._process(f"ingress-{number}", ("pipeline.ingress",), public_port, "/health/ready", ports)
+    def ingress(self, number: int, public_port: int, admin_port: int, **settings: object) -> Process:
+        settings |= {"public_port": public_port, "admin_port": admin_port}
+        return self._process(
+            f"ingress-{number}", ("pipeline.ingress",), public_port, "/health/ready", settings
+        )
 
     def _process(
         self, name: str, module: tuple[str, ...], port: int, path: str, settings: Mapping[str, object]

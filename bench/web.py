@@ -150,16 +150,7 @@ class Bench:
         )
 
     def _open(self, mode: Mode, product_id: str) -> None:
-        opening = {
-            "product_id": product_id,
-            "product_name": "bench",
-            "price": 9.90,
-            "stock": mode.stock,
-            "start_time": "2026-01-01T00:00:00Z",
-            "end_time": "2099-01-01T00:00:00Z",
-            "status": "paused" if mode.is_paused else "active",
-        }
-        _post(f"{self._system.admin_url}/api/v1/seckill/activity/prewarm", opening)
+        open_product(self._system.admin_url, product_id, mode.stock, is_paused=mode.is_paused)
         if mode.stock == 1:
             _post(
                 f"{self._system.url}/api/v1/seckill/purchase", {"product_id": product_id, "user_id": "first"}
@@ -221,6 +212,19 @@ def _all(processes: Sequence[Process]) -> Iterator[None]:
         for each in processes:
             stack.enter_context(each)
         yield
+
+
+def open_product(admin_url: str, product_id: str, stock: int, *, is_paused: bool = False) -> None:
+    opening = {
+        "product_id": product_id,
+        "product_name": "bench",
+        "price": 9.90,
+        "stock": stock,
+        "start_time": "2026-01-01T00:00:00Z",
+        "end_time": "2099-01-01T00:00:00Z",
+        "status": "paused" if is_paused else "active",
+    }
+    _post(f"{admin_url}/api/v1/seckill/activity/prewarm", opening)
 
 
 def _post(url: str, document: dict[str, object]) -> None:
