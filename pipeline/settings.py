@@ -76,7 +76,7 @@ class Settings(BaseSettings):
     event_streams_max: Limit = 2_000
     send_timeout_ms: Annotated[int, Field(ge=100, le=60_000)] = 4_500
     gather_ms_max: Annotated[int, Field(ge=0, le=50)] = 40
-    """Purchases wait for others at most this long, and never longer than the record before was on its way."""
+    """Purchases wait for others at most this long, and never longer than it took to answer the record before."""
     wait_timeout_ms: Annotated[int, Field(ge=1, le=30_000)] = 5_000
     window_margin_ms: Annotated[int, Field(ge=0, le=3_600_000)] = 2_000
     """This near to the start and the end of a sale, purchases are decided by the log even if it looks shut."""

@@ -124,6 +124,11 @@ class GroupCommit:
         finally:
             self.waiting -= 1
 
+    def note_decision(self, product_id: str, decision_s: float) -> None:
+        """A buyer of this product got their decision so long after the acknowledgement."""
+        if (last := self._rounds.get(product_id)) is not None:
+            self._rounds[product_id] = last._replace(decision_s=decision_s, is_decision_new=True)
+
     def is_away(self, partition: int) -> bool:
         """Whether a record of this partition is overdue: sent, not acknowledged in time, not given up."""
         return self._overdue[partition] > 0
@@ -181,11 +186,13 @@ class GroupCommit:
             timer.cancel()
             lane.awaited = 0
 
-    def _remember(self, product_id: str, last: Round) -> None:
+    def _remember(self, lane: _Lane, sent_s: float, acknowledged_s: float) -> None:
         # The newest last: a dict keeps its order.
-        self._rounds.pop(product_id, None)
-        if last.purchases + last.gathered > 1:
-            self._rounds[product_id] = last
+        before = self._rounds.pop(lane.product_id, None)
+        purchases, gathered = len(lane.in_flight), len(lane.gathered)
+        if purchases + gathered > 1:
+            decision_s = 0.0 if before is None else before.next_decision_s
+            self._rounds[lane.product_id] = Round(sent_s, acknowledged_s, purchases, gathered, decision_s)
             if len(self._rounds) > PRODUCTS_REMEMBERED_MAX:
                 del self._rounds[next(iter(self._rounds))]
 
@@ -231,7 +238,7 @@ class GroupCommit:
             )
             _fail(buyers, NotAcknowledged)
         else:
-            self._remember(lane.product_id, Round(sent_s, loop.time(), len(buyers), len(lane.gathered)))
+            self._remember(lane, sent_s, loop.time())
             self.records += 1
             self.accepted += len(buyers)
             self.note_end(partition, offset + 1)

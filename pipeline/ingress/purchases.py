@@ -86,7 +86,11 @@ class PurchaseRoutes:
             return _final_answer(purchase, final)
         self._decisions.check_room()
         receipt = await self._commits.submit(purchase)
+        acknowledged_s = time.monotonic()
         decided = await self._decisions.wait_for_own(receipt, self._wait_timeout_ms)
+        if receipt.index == 0:
+            # Once for all buyers of the record.
+            self._commits.note_decision(purchase.product_id, time.monotonic() - acknowledged_s)
         if decided is None:
             answer = Answer(Code.TIMED_OUT, None, None)
             headers: dict[str, str] | None = {"Location": f"{REQUESTS_PATH}{receipt}"}

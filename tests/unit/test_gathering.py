@@ -11,8 +11,10 @@ SENT_S = 100.0
 ACKNOWLEDGED_S = 100.003
 
 
-def last(purchases: int, gathered: int, took_s: float = ACKNOWLEDGED_S - SENT_S) -> Round:
-    return Round(SENT_S, SENT_S + took_s, purchases, gathered)
+def last(
+    purchases: int, gathered: int, took_s: float = ACKNOWLEDGED_S - SENT_S, decision_s: float = 0.0
+) -> Round:
+    return Round(SENT_S, SENT_S + took_s, purchases, gathered, decision_s)
 
 
 def wanted(round_before: Round | None, first_s: float) -> Gathering:
@@ -29,6 +31,17 @@ def test_as_many_as_the_last_round_had_for_as_long_as_it_took() -> None:
     assert wanted(last(1, 1), ACKNOWLEDGED_S).purchases == 2
 
 
+def test_buyers_who_wait_for_decisions_are_given_the_time_until_those_come() -> None:
+    until_s = wanted(last(60, 4, decision_s=0.02), ACKNOWLEDGED_S).until_s
+    assert until_s == ACKNOWLEDGED_S + (ACKNOWLEDGED_S - SENT_S) + 0.02
+
+
+def test_without_news_of_decisions_less_time_is_given() -> None:
+    silent = last(60, 4, decision_s=0.02)
+    assert silent.next_decision_s == 0.01
+    assert silent._replace(is_decision_new=True).next_decision_s == 0.02
+
+
 def test_who_came_during_the_last_round_waits_from_its_end() -> None:
     assert wanted(last(60, 4), SENT_S + 0.001) == (64, ACKNOWLEDGED_S + (ACKNOWLEDGED_S - SENT_S))
 
@@ -41,11 +54,11 @@ def test_a_record_holds_no_more_than_it_may() -> None:
     assert wanted(last(PURCHASES_MAX, 500), ACKNOWLEDGED_S).purchases == PURCHASES_MAX
 
 
-@given(st.integers(1, 1_000), st.integers(0, 20_000), st.floats(0, 10), st.floats(-10, 10))
+@given(st.integers(1, 1_000), st.integers(0, 20_000), st.floats(0, 10), st.floats(0, 10), st.floats(-10, 10))
 def test_nobody_waits_longer_than_the_last_round_took_or_the_limit(
-    purchases: int, gathered: int, took_s: float, after_s: float
+    purchases: int, gathered: int, took_s: float, decision_s: float, after_s: float
 ) -> None:
-    before = last(purchases, gathered, took_s)
+    before = last(purchases, gathered, took_s, decision_s)
     first_s = before.acknowledged_s + after_s
     waits_s = wanted(before, first_s).until_s - max(first_s, before.acknowledged_s)
-    assert waits_s <= min(took_s, GATHER_S_MAX) + 1e-9
+    assert waits_s <= min(took_s + decision_s, GATHER_S_MAX) + 1e-9

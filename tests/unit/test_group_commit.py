@@ -202,6 +202,23 @@ async def test_as_many_as_the_last_round_had_are_waited_for() -> None:
     await asyncio.gather(*buyers)
 
 
+async def test_who_waits_for_a_decision_is_waited_for_until_it_is_there() -> None:
+    producer = Producer()
+    commits = commit_after(producer, 3, took_s=0)
+    commits.note_decision("5", 60)
+    buyers = submit(commits, "a", "b")
+    await settle()
+    assert producer.users() == [], "the third may still wait for a decision"
+    buyers += submit(commits, "c")
+    await settle()
+    assert producer.users() == [["a", "b", "c"]]
+    await producer.acknowledge()
+    await asyncio.gather(*buyers)
+    assert commits._rounds["5"].decision_s == 60, "it is expected of this round, too"
+    commits.note_decision("6", 60)
+    assert "6" not in commits._rounds, "a product whose buyers are alone is not remembered"
+
+
 async def test_who_does_not_come_is_not_waited_for_again() -> None:
     producer = Producer()
     commits = commit_after(producer, 3, took_s=0.01)
