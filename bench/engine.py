@@ -16,6 +16,7 @@ from stage import Stage
 
 from pipeline.decider.commit import commit
 from pipeline.decider.intake import prepare
+from pipeline.decider.ports import Keyed
 from pipeline.domain.limiters import Algorithm, Rule
 from pipeline.domain.product import Opening
 from pipeline.local.process import Process
@@ -27,6 +28,7 @@ from pipeline.topics import partition_of
 
 FAR_MS = 10**13
 CHUNK_PURCHASES_MAX = 2_000
+RECORDS_PER_SEND = 5_000
 DECIDED_WITHIN_S = 300.0
 FOLLOWING_WITHIN_S = 0.5
 
@@ -77,24 +79,32 @@ LOADS = (
 """As many of each as are decided in a few seconds."""
 
 
-async def fill(stage: Stage, load: Load, product_id: str) -> tuple[int, int, int]:
-    """Puts the commands of one sale into the log; returns their partition, first and last offset."""
-    partition, key = partition_of(product_id, stage.topics.requests.partitions), product_id.encode()
+def commands(load: Load, product_id: str) -> list[Keyed]:
+    """The commands of one sale: the opening, and all purchases."""
+    key = product_id.encode()
     rule = Rule(Algorithm.TOKEN_BUCKET, 1_000_000, 1_000_000) if load.limit else None
     opening = Opening("bench", "9.90", load.winners, 0, FAR_MS, rate_limit=rule)
+    purchases = [
+        [f"{start + index:010d}" for index in range(load.per_record)]
+        for start in range(0, load.purchases, load.per_record)
+    ]
+    return [
+        (key, encode_open(OpenCommand(product_id, opening))),
+        *((key, encode_purchases(product_id, users)) for users in purchases),
+    ]
+
+
+async def fill(stage: Stage, load: Load, product_id: str) -> tuple[int, int, int]:
+    """Puts the commands of one sale into the log; returns their partition, first and last offset."""
+    partition = partition_of(product_id, stage.topics.requests.partitions)
     producer = LogProducer(stage.settings, "bench", idempotent=False)
     await producer.start()
     try:
         name = stage.topics.requests.name
-        first = await producer.send(name, partition, key, encode_open(OpenCommand(product_id, opening)))
-        last, records = first, []
-        for start in range(0, load.purchases, load.per_record):
-            users = [f"{start + index:010d}" for index in range(load.per_record)]
-            records.append((key, encode_purchases(product_id, users)))
-            if len(records) == 5_000:
-                last, records = await producer.send_all(name, partition, records), []
-        if records:
-            last = await producer.send_all(name, partition, records)
+        opening, *purchases = commands(load, product_id)
+        first = last = await producer.send_all(name, partition, [opening])
+        for start in range(0, len(purchases), RECORDS_PER_SEND):
+            last = await producer.send_all(name, partition, purchases[start : start + RECORDS_PER_SEND])
     finally:
         await producer.stop()
     return partition, first, last

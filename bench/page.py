@@ -5,6 +5,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from polls import CONNECTIONS, POLLS_PER_S
+
 Row = dict[str, Any]
 
 HEAD = """\
@@ -37,12 +39,12 @@ ENGINE = """\
 One worker drains a log that is full. The floor is one consumer, the same Lua, one producer.
 """
 
-POLLS = """\
+POLLS = f"""\
 ## Polls of old receipts
 
-Synchronous purchases over 64 connections, alone and beside 300 polls a second. A malformed receipt is refused at once,
-and shows what any such call takes from the machine; an old one is read from the decision log, or refused with 503 while
-too many wait.
+Synchronous purchases over {CONNECTIONS} connections, alone and beside {POLLS_PER_S} polls a second. A malformed
+receipt is refused at once, and shows what any such call takes from the machine; an old one is read from the decision
+log, or refused with 503 while too many wait.
 """
 POLLS_HEAD = ("beside", "purchases/s", "of those alone", "p50 ms", "answers to the polls")
 

@@ -1,23 +1,28 @@
-"""The rest: rebuild of a million decisions, memory a buyer, the limiter and the breaker."""
+"""The rest: rebuild of a million decisions, memory a buyer, one worker against two, the limiter and the breaker."""
 
 import asyncio
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from engine import Load, drain
+from engine import Load, commands, drain
 from redis import Redis
 from stage import Stage
 
 from pipeline.domain.breaker import Breaker, BreakerRule, failed, succeeded
+from pipeline.producer import LogProducer
 from pipeline.rebuild import rebuild
+from pipeline.stock.store import StockStore
+from pipeline.topics import partition_of
 
 PURCHASES = 1_000_000
 PER_RECORD = 200
 LIMITER_ROUNDS = 5
 BREAKER_CALLS = 200_000
 CHUNKS_A_PURCHASE = 1 / 2_000
+DECIDED_WITHIN_S = 300.0
 SESSION_S = 7.0
 """A worker that was stopped counts as a member until its session ends, and rebuild refuses beside it."""
 
@@ -43,6 +48,59 @@ def measure_rebuild(stage_of: Any, winners: int) -> Rebuild:
         rebuilt = asyncio.run(rebuild(stage.settings, stage.topics))
         assert rebuilt.purchases == PURCHASES, rebuilt
         return Rebuild(PURCHASES, winners, rebuilt.seconds, used / winners if winners == PURCHASES else None)
+
+
+@dataclass(frozen=True, slots=True)
+class Workers:
+    """Purchases of four products in four partitions, while they arrive."""
+
+    workers: int
+    decided_per_s: float
+
+
+def measure_workers(stage: Stage, workers: int) -> Workers:
+    partitions = stage.topics.requests.partitions
+    products = a_product_in_each(partitions, f"workers-{workers}-")
+    with ExitStack() as stack:
+        for number in range(1, workers + 1):
+            stack.enter_context(stage.worker(number))
+        seconds = asyncio.run(_decide_all(stage, products))
+    return Workers(workers, len(products) * (PURCHASES // partitions) / seconds)
+
+
+def a_product_in_each(partitions: int, prefix: str) -> list[str]:
+    products: dict[int, str] = {}
+    number = 0
+    while len(products) < partitions:
+        products.setdefault(partition_of(f"{prefix}{number}", partitions), f"{prefix}{number}")
+        number += 1
+    return [products[partition] for partition in sorted(products)]
+
+
+async def _decide_all(stage: Stage, products: list[str]) -> float:
+    """The time from the first record sent to the last decision, of all products at once."""
+    store = StockStore(stage.settings.redis(), 10_000)
+    producer = LogProducer(stage.settings, "bench", idempotent=False)
+    await producer.start()
+    name = stage.topics.requests.name
+    load = Load(PURCHASES // len(products), PER_RECORD, 4_000)
+    batches = {
+        (partition_of(product_id, stage.topics.requests.partitions), product_id): commands(load, product_id)
+        for product_id in products
+    }
+    try:
+        began = time.perf_counter()
+        lasts = await asyncio.gather(
+            *(producer.send_all(name, partition, batch) for (partition, _), batch in batches.items())
+        )
+        for (partition, _), last in zip(batches, lasts, strict=True):
+            while await store.cursor_offset(partition) < last:
+                assert time.perf_counter() - began < DECIDED_WITHIN_S, "not decided in time"
+                await asyncio.sleep(0.01)
+        return time.perf_counter() - began
+    finally:
+        await producer.stop()
+        await store.close()
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,21 +9,18 @@ import random
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from statistics import median
 
 import aiohttp
+from engine import Load, fill
+from parts import a_product_in_each
 from stage import Stage
-from web import ENOUGH, open_product
-from workers import a_product_in_each, decide_all
+from web import ENOUGH, System, drained, open_product, system
 from wrk import Answered, wrk
 
-from pipeline.local.listen import free_port
-from pipeline.partitionlog import PartitionLog
-from pipeline.topics import partition_of
-
-DECIDED = 1_000_000
+DECIDED = Load(1_000_000, 200, 4_000)
 """Their decisions are more than the ingress keeps in memory, of the youngest and of those that were read last."""
 RESULTS_CACHE_BYTES = 1024 * 1024
 CONNECTIONS = 64
@@ -51,20 +48,21 @@ class Polls:
 
 
 def measure(stage: Stage) -> list[Polls]:
-    port, admin_port = free_port(), free_port()
-    ingress = stage.ingress(1, port, admin_port, results_cache_bytes_max=RESULTS_CACHE_BYTES)
-    with ExitStack() as stack:
-        stack.enter_context(stage.worker())
-        old, bought = a_product_in_each(stage.topics.requests.partitions, "polled-")[:2]
-        asyncio.run(decide_all(stage, {old: DECIDED}))
-        stack.enter_context(stage.follower())
-        stack.enter_context(ingress)
-        open_product(f"http://127.0.0.1:{admin_port}", bought, ENOUGH)
-        return asyncio.run(_measure(stage, f"http://127.0.0.1:{port}", old, bought))
+    with system(stage, 1, results_cache_bytes_max=RESULTS_CACHE_BYTES) as ours:
+        return asyncio.run(_measure(ours))
 
 
-async def _measure(stage: Stage, url: str, old: str, bought: str) -> list[Polls]:
-    receipts = {MALFORMED: lambda: "9-x-0", OLD: await _receipts_of(stage, old)}
+async def _measure(ours: System) -> list[Polls]:
+    old, bought = a_product_in_each(ours.stage.topics.requests.partitions, "polled-")[:2]
+    partition, first, last = await fill(ours.stage, DECIDED, old)
+    await drained(ours.stage, old)
+    open_product(ours.admin_url, bought, ENOUGH)
+    url, middle = ours.url, (first + last) // 2
+    receipts: dict[str, Receipts] = {
+        MALFORMED: lambda: "9-x-0",
+        # Of the older half: the younger one may be in memory.
+        OLD: lambda: f"{partition}-{random.randrange(first + 1, middle)}-0",
+    }
     rounds: dict[str, list[tuple[Answered, float]]] = {}
     statuses: dict[str, Counter[int]] = {name: Counter() for name in (NOTHING, *receipts)}
     await _buy(url, bought)
@@ -85,13 +83,6 @@ async def _measure(stage: Stage, url: str, old: str, bought: str) -> list[Polls]
         )
         for name, each in rounds.items()
     ]
-
-
-async def _receipts_of(stage: Stage, product_id: str) -> Receipts:
-    """Any receipt among the older half of those in the product's partition."""
-    partition = partition_of(product_id, stage.topics.requests.partitions)
-    bounds = await PartitionLog(stage.settings.kafka()).bounds(stage.topics.requests.name, partition)
-    return lambda: f"{partition}-{random.randrange(1, bounds.end // 2)}-0"
 
 
 async def _buy(url: str, product_id: str) -> Answered:

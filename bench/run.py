@@ -26,7 +26,6 @@ import page
 import parts
 import polls
 import web
-import workers
 from stage import stage
 
 ROOT = Path(__file__).parents[1]
@@ -141,9 +140,9 @@ class Run:
         medians = [engine.medians(each) for each in rows.values()]
         return [_rounded(asdict(each) | {"ratio": each.ratio}) for each in medians]
 
-    def _workers(self, count: int) -> workers.Workers:
+    def _workers(self, count: int) -> parts.Workers:
         with self._on() as here:
-            return workers.measure_workers(here, count)
+            return parts.measure_workers(here, count)
 
 
 def _turns(modes: Iterable[web.Mode], connections: Iterable[int]) -> list[tuple[web.Mode, int]]:

@@ -123,11 +123,11 @@ class Bench:
         self._products += 1
         product_id = f"{mode.name}-{connections}-{self._products}"
         self._open(mode, product_id)
-        asyncio.run(_drained(self._system.stage, product_id))
+        asyncio.run(drained(self._system.stage, product_id))
         before = asyncio.run(_log_end(self._system.stage, product_id))
         meter = Meter(self._system.roles)
         answered = wrk(self._system.url, product_id, mode.call, connections, seconds)
-        asyncio.run(_drained(self._system.stage, product_id))
+        asyncio.run(drained(self._system.stage, product_id))
         time.sleep(SETTLED_S)
         records = asyncio.run(_log_end(self._system.stage, product_id)) - before
         return self._measured(mode, connections, answered, meter, records)
@@ -176,8 +176,8 @@ def medians(rounds: Sequence[Calls]) -> Calls:
 
 @contextmanager
 def bench(stage: Stage, ingresses: int, seconds: int) -> Iterator[Bench]:
-    with _system(stage, ingresses) as system, _hello(stage, ingresses) as (url, hellos):
-        yield Bench(system, url, hellos, seconds)
+    with system(stage, ingresses) as ours, _hello(stage, ingresses) as (url, hellos):
+        yield Bench(ours, url, hellos, seconds)
 
 
 @contextmanager
@@ -194,16 +194,19 @@ def _hello(stage: Stage, count: int) -> Iterator[tuple[str, Sequence[Process]]]:
 
 
 @contextmanager
-def _system(stage: Stage, count: int) -> Iterator[System]:
+def system(stage: Stage, ingresses: int, **settings: object) -> Iterator[System]:
+    """A worker, a follower, and so many ingresses with these settings."""
     port, admin_port = free_port(), free_port()
     ours = {
-        "ingress": [stage.ingress(number, port, admin_port) for number in range(1, count + 1)],
+        "ingress": [
+            stage.ingress(number, port, admin_port, **settings) for number in range(1, ingresses + 1)
+        ],
         "decider": [stage.worker()],
         "follower": [stage.follower()],
     }
     with _all([each for processes in ours.values() for each in processes]):
         roles = {role: list(map(pid_of, processes)) for role, processes in ours.items()} | stage.servers()
-        yield System(stage, f"http://127.0.0.1:{port}", f"http://127.0.0.1:{admin_port}", count, roles)
+        yield System(stage, f"http://127.0.0.1:{port}", f"http://127.0.0.1:{admin_port}", ingresses, roles)
 
 
 @contextmanager
@@ -240,7 +243,7 @@ async def _log_end(stage: Stage, product_id: str) -> int:
     return (await PartitionLog(stage.settings.kafka()).bounds(stage.topics.requests.name, partition)).end
 
 
-async def _drained(stage: Stage, product_id: str) -> None:
+async def drained(stage: Stage, product_id: str) -> None:
     """Until all that was said yes to is decided: the next measurement is not to pay for this one."""
     partition = partition_of(product_id, stage.topics.requests.partitions)
     store = StockStore(stage.settings.redis(), 10_000)

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiokafka import TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from redis import Redis
 
 # Nobody's own settings may decide what a test sees; the broker's jars are fetched once for all.
@@ -158,6 +160,16 @@ def redis_url(redis_server: RedisServer) -> str:
 async def fresh_topics(kafka: Kafka) -> Topics:
     """A set of topics that no other test knows, made on the shared broker."""
     return await make_topics(kafka.bootstrap)
+
+
+async def trim(bootstrap: str, topic: str, partition: int, before: int) -> None:
+    """Delete the records below the offset `before`, as retention does."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    await admin.start()
+    try:
+        await admin.delete_records({TopicPartition(topic, partition): RecordsToDelete(before)})
+    finally:
+        await admin.close()
 
 
 async def make_topics(bootstrap: str) -> Topics:

@@ -125,7 +125,7 @@ class GroupCommit:
             self.waiting -= 1
 
     def note_decision(self, product_id: str, decision_s: float) -> None:
-        """A buyer of this product got their decision so long after the acknowledgement."""
+        """A buyer of this product who waits for the decision was answered so long after the acknowledgement."""
         if (last := self._rounds.get(product_id)) is not None:
             self._rounds[product_id] = last._replace(decision_s=decision_s, is_decision_new=True)
 

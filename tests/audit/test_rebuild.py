@@ -5,9 +5,9 @@ import json
 from typing import Any
 
 import pytest
-from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
+from aiokafka import AIOKafkaConsumer
 from click.testing import CliRunner, Result
+from conftest import trim
 
 from audit.faults import FAULTS, PARTITION, PLAIN, commands
 from audit.sale import Sale
@@ -75,11 +75,7 @@ async def test_rebuild_ends_when_a_decider_moves_the_cursor(sold: Sale) -> None:
 @pytest.mark.durable
 async def test_logs_without_their_beginning_are_refused(sold: Sale) -> None:
     before = contents(sold)
-    admin = AIOKafkaAdminClient(bootstrap_servers=sold.settings.kafka())
-    await admin.start()
-    place = TopicPartition(sold.topics.results.name, PARTITION)
-    await admin.delete_records({place: RecordsToDelete(before_offset=3)})
-    await admin.close()
+    await trim(sold.settings.kafka(), sold.topics.results.name, PARTITION, 3)
     with pytest.raises(CanNotRebuild, match="begins at 3"):
         await rebuild(sold.settings, sold.topics)
     with pytest.raises(CanNotAudit, match="begins at 3"):

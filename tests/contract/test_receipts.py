@@ -5,8 +5,7 @@ from typing import Any
 
 import pytest
 from aiokafka import TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
-from conftest import Kafka, make_topics
+from conftest import Kafka, make_topics, trim
 from redis import Redis
 
 from contract.serving import REQUESTS, Decider, Reply, Service, StartIngress
@@ -50,10 +49,7 @@ class Sold:
         await producer.stop()
 
     async def trim(self, before: int) -> None:
-        admin = AIOKafkaAdminClient(bootstrap_servers=self.service.settings.kafka())
-        await admin.start()
-        await admin.delete_records({TopicPartition(self.results, self.partition): RecordsToDelete(before)})
-        await admin.close()
+        await trim(self.service.settings.kafka(), self.results, self.partition, before)
 
 
 @pytest.fixture

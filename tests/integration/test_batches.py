@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
-from conftest import Kafka
+from conftest import Kafka, trim
 from followers import own_topics_file
 
 from agents.app import FETCH_RECORDS_MAX, App, create_app
@@ -185,10 +184,7 @@ async def test_what_the_log_has_deleted_holds_no_offset_back(stage: Stage) -> No
         await eventually(lambda: len(stage.offsets(0)) == 100, "all records")
     stage.got.clear()
     await stage.write(0, 100)
-    admin = AIOKafkaAdminClient(bootstrap_servers=stage.kafka.bootstrap)
-    await admin.start()
-    await admin.delete_records({TopicPartition(stage.topic.name, 0): RecordsToDelete(150)})
-    await admin.close()
+    await trim(stage.kafka.bootstrap, stage.topic.name, 0, 150)
     async with stage.consuming(acknowledge):
         await eventually(lambda: len(stage.offsets(0)) == 50, "what is left")
     assert stage.offsets(0) == list(range(150, 200))

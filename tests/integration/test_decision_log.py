@@ -5,8 +5,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from aiokafka import TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
+from conftest import trim
 
 from pipeline.ingress import decision_reader, tail_loader
 from pipeline.ingress.decided import Decided
@@ -59,10 +58,7 @@ class Written:
         await producer.stop()
 
     async def trim(self, before: int) -> None:
-        admin = AIOKafkaAdminClient(bootstrap_servers=self.bootstrap)
-        await admin.start()
-        await admin.delete_records({TopicPartition(self.topic, PARTITION): RecordsToDelete(before)})
-        await admin.close()
+        await trim(self.bootstrap, self.topic, PARTITION, before)
 
 
 @pytest.fixture

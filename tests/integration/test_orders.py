@@ -11,9 +11,8 @@ from typing import TypeVar
 
 import orjson
 import pytest
-from aiokafka import AIOKafkaProducer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
-from conftest import Kafka
+from aiokafka import AIOKafkaProducer
+from conftest import Kafka, trim
 from followers import Follower as FollowerProcess
 from followers import own_topics_file
 from order_log import DecisionLog, crowd, eventually
@@ -352,12 +351,7 @@ async def test_orders_and_progress_that_kafka_has_forgotten(
     await follow_to_the_end(settings, decisions, writer(ExactlyOnce))
     orders = decisions.topics.orders.name
     _, end = await decisions.log.bounds(orders, 0)
-    admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka())
-    await admin.start()
-    try:
-        await admin.delete_records({TopicPartition(orders, 0): RecordsToDelete(before_offset=end)})
-    finally:
-        await admin.close()
+    await trim(settings.kafka(), orders, 0, end)
     other, second = without_progress(settings, decisions)
     ended: asyncio.Future[BaseException | None] = asyncio.get_running_loop().create_future()
     each = Follower(0, other, decisions.topics, decisions.log, second, lambda: decisions.end(0))
