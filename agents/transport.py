@@ -33,6 +33,32 @@ Fetched = Mapping[Any, list[Any]]
 
 
 class _ConsumerThread(driver.AIOKafkaConsumerThread):
+    async def seek_to_committed(self) -> Mapping[Any, Any]:
+        committed: Mapping[Any, Any] = await self.call_thread(self._seek_to_committed)
+        return committed
+
+    async def _seek_to_committed(self) -> Mapping[Any, Any]:
+        consumer = self._ensure_consumer()
+        committed: Mapping[Any, Any] = await consumer.seek_to_committed()
+        # aiokafka leaves a partition without a committed offset where it is. Faust seeks because it has dropped what it
+        # fetched during a rebalance: these records would not come before the partition's next one.
+        uncommitted = {
+            place
+            for place, offset in committed.items()
+            if not offset and place.topic in self.app.batched_topics
+        }
+        beginnings = await consumer.beginning_offsets(uncommitted) if uncommitted else {}
+        for place in beginnings.keys() & consumer.assignment():
+            consumer.seek(place, beginnings[place])
+        return committed
+
+    def verify_event_path(self, now: float, place: TP) -> None:
+        # Faust's check of progress ends the process where a partition has no position yet, or is no longer assigned.
+        subscription = self._ensure_consumer()._subscription.subscription
+        state = subscription and subscription.assignment and subscription.assignment.state_value(place)
+        if state and state.has_valid_position:
+            super().verify_event_path(now, place)
+
     def _create_worker_consumer(self, transport: Any) -> Any:
         consumer = super()._create_worker_consumer(transport)
         # Faust has no settings for these.

@@ -1,6 +1,7 @@
 """Faust with our transport on a real broker: what the agents get of a log, and what is committed for what they did."""
 
 import asyncio
+import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -9,11 +10,14 @@ from pathlib import Path
 
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.consumer.fetcher import OffsetResetStrategy
 from conftest import Kafka, trim
+from faust.types import TP
 from followers import own_topics_file
 
 from agents.app import FETCH_RECORDS_MAX, App, create_app
 from agents.batches import BATCHES_WAITING_MAX, Batch, consume
+from agents.transport import FETCH_WAIT_MS_MAX
 from pipeline.local.listen import free_port
 from pipeline.partitionlog import LogRecord
 from pipeline.producer import LogProducer
@@ -227,6 +231,32 @@ async def test_a_second_process_takes_over_its_share(stage: Stage) -> None:
             last = await ends(stage)
             await eventually(lambda: has_come(last, stage, second), "every record, at one of the two")
     assert await stage.committed() == {p: end + 1 for p, end in last.items()}
+
+
+async def test_what_is_fetched_while_the_flow_is_stopped_comes_when_it_goes_on(stage: Stage) -> None:
+    async with stage.consuming(nothing) as app:
+        await stage.write(0, 1)
+        await eventually(lambda: bool(stage.got[0]), "a record, so that a fetch waits for the next")
+        stage.got.clear()
+        app.consumer.stop_flow()
+        await stage.write(0, 1)
+        await asyncio.sleep(4 * FETCH_WAIT_MS_MAX / 1_000)
+        assert not stage.got[0]
+        app.consumer.resume_flow()
+        await eventually(lambda: stage.offsets(0) == [0, 1], "what was never acknowledged")
+    assert await stage.committed() == {}
+
+
+async def test_a_partition_without_a_position_does_not_end_the_process(stage: Stage) -> None:
+    async with stage.consuming(nothing) as app:
+        await eventually(lambda: len(app.consumer.assignment()) == stage.topic.partitions, "all partitions")
+        app.consumer.verify_event_path(time.monotonic(), TP(stage.topic.name, stage.topic.partitions))
+        place = TP(stage.topic.name, 0)
+        client = app.consumer._thread._consumer
+        client._subscription.subscription.assignment.state_value(place).await_reset(
+            OffsetResetStrategy.LATEST
+        )
+        app.consumer.verify_event_path(time.monotonic(), place)
 
 
 async def test_an_agent_whose_partition_goes_while_it_works_is_not_started_again(stage: Stage) -> None:
