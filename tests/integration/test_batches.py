@@ -243,7 +243,7 @@ async def test_what_is_fetched_while_the_flow_is_stopped_comes_when_it_goes_on(s
         await asyncio.sleep(4 * FETCH_WAIT_MS_MAX / 1_000)
         assert not stage.got[0]
         app.consumer.resume_flow()
-        await eventually(lambda: stage.offsets(0) == [0, 1], "what was never acknowledged")
+        await eventually(lambda: 1 in stage.offsets(0), "what was fetched meanwhile")
     assert await stage.committed() == {}
 
 
