@@ -53,10 +53,10 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):
         return committed
 
     def verify_event_path(self, now: float, place: TP) -> None:
-        # Faust's check of progress ends the process where a partition has no position yet, or is no longer assigned.
-        subscription = self._ensure_consumer()._subscription.subscription
-        state = subscription and subscription.assignment and subscription.assignment.state_value(place)
-        if state and state.has_valid_position:
+        # Faust's check of progress ends the process where it finds a partition whose position is being looked up.
+        assignment = self._ensure_consumer()._subscription.subscription.assignment
+        state = assignment and assignment.state_value(place)
+        if state is None or state.has_valid_position:
             super().verify_event_path(now, place)
 
     def _create_worker_consumer(self, transport: Any) -> Any:
