@@ -7,11 +7,12 @@ from typing import NoReturn
 from agents import orders, purchases, results
 from agents.app import create_app
 from agents.inspection import Inspection
-from agents.logends import log_end_of
+from agents.logends import LogEnds
 from agents.owners import Owners
 from agents.ready import attach_ready
 from agents.table_pages import attach_pages
 from agents.tables import Tables
+from agents.watchdog import Watchdog
 from agents.worker import run
 from pipeline.backlog import Backlog
 from pipeline.control import BreakerBoard, BreakerReporter, follow_control
@@ -30,12 +31,18 @@ def decider(settings: Settings) -> NoReturn:
     store = StockStore(settings.redis(), settings.redis_timeout_ms)
     # Not idempotent: whatever the producer repeats, the protocol makes harmless, and it can not get stuck.
     producer = LogProducer(settings, settings.worker_name, idempotent=False)
-    log = PartitionLog(settings.kafka(), ends_are_exact=settings.kafka_idempotence)
+    log = PartitionLog.of(settings, topics)
     breakers = BreakerReporter(topics.control, producer, settings)
-    log_end = log_end_of(app, topics.requests.name)
-    deciders = purchases.Deciders(settings, topics, store, log, producer, log_end, breakers.report)
+    ends = LogEnds(app, topics.requests.name, log)
+    deciders = purchases.Deciders(settings, topics, store, log, producer, ends.end, breakers.report)
     purchases.attach(app, topics, deciders)
-    attach_ready(app, deciders.checks)
+    watchdog = Watchdog("purchases", ends, deciders.work, store.ping, settings.progress_timeout_ms)
+    watchdog.attach(app)
+    attach_ready(
+        app,
+        lambda: {**deciders.checks(), **watchdog.checks()},
+        lambda: {"deciders": deciders.report(), "progress": watchdog.report()},
+    )
 
     @app.task
     async def start_producer() -> None:
@@ -51,15 +58,32 @@ def follower(settings: Settings) -> NoReturn:
     group, replication = f"{settings.group_prefix}-followers", topics.results.replication
     app = create_app(settings, group, settings.tables_port, replication)
     app.fetch_bytes_min = results.FETCH_BYTES_MIN
-    log = PartitionLog(settings.kafka(), ends_are_exact=settings.kafka_idempotence)
+    log = PartitionLog.of(settings, topics)
     tables, breakers = Tables(app, topics), BreakerBoard()
     followers = results.Followers(
         settings, topics, log, tables, lambda partition: breakers.state(partition).value
     )
-    order_followers = orders.OrderFollowers(settings, topics, log, log_end_of(app, topics.results.name))
+    ends = LogEnds(app, topics.results.name, log)
+    order_followers = orders.OrderFollowers(settings, topics, log, ends)
     results.attach(app, topics, followers, order_followers)
     orders.attach(app, topics, order_followers)
-    attach_ready(app, lambda: {**followers.checks(), **order_followers.checks()})
+    timeout_ms = settings.progress_timeout_ms
+    watchdogs = {
+        "orders": Watchdog("orders", ends, order_followers.work, _nothing_else, timeout_ms),
+        "tables": Watchdog("tables", ends, followers.work, _nothing_else, timeout_ms),
+    }
+    for watchdog in watchdogs.values():
+        watchdog.attach(app)
+    attach_ready(
+        app,
+        lambda: {
+            **followers.checks(),
+            **order_followers.checks(),
+            **watchdogs["orders"].checks(),
+            **watchdogs["tables"].checks(),
+        },
+        lambda: {"progress": {name: each.report() for name, each in watchdogs.items()}},
+    )
     inspection = Inspection(
         tables.tally,
         topics.results.partitions,
@@ -74,6 +98,10 @@ def follower(settings: Settings) -> NoReturn:
         await follow_control(settings, topics.control, breakers)
 
     run(app, settings)
+
+
+async def _nothing_else() -> None:
+    """A follower needs nothing but Kafka."""
 
 
 ROLES: dict[str, Callable[[Settings], NoReturn]] = {"decider": decider, "follower": follower}

@@ -53,6 +53,8 @@ class App(faust.App):
         super().__init__(*args, **options)
         self.batched_topics: set[str] = set()
         """The names of the topics whose records come as they were fetched (agents/batches.py)."""
+        self.leaves_group = False
+        """Whether a consumer that stops gives its partitions up at once, though its membership is static."""
         self.fetch_bytes_min = 1
         """A fetch that brings less waits for more, but no longer than any other (agents/transport.py)."""
 
@@ -80,7 +82,7 @@ def create_app(settings: Settings, group: str, web_port: int, replication: int =
     """
     datadir = settings.data_dir / "faust" / settings.worker_name
     datadir.mkdir(parents=True, exist_ok=True)  # Faust makes the last folder only
-    return App(
+    app = App(
         group,
         broker=[f"kafka://{address}" for address in settings.kafka().split(",")],
         # A worker that comes back under its old name has its partitions back in 2 s, not in 6.
@@ -112,3 +114,5 @@ def create_app(settings: Settings, group: str, web_port: int, replication: int =
         autodiscover=False,
         TableManager=_TableManager,
     )
+    app.leaves_group = settings.kafka_leave_on_stop
+    return app

@@ -1,16 +1,39 @@
-"""Where a log ends, as far as Faust's consumer knows: told with each fetch, so it costs nothing to ask."""
+"""Where the partitions of a log end, as far as this process knows."""
 
-from collections.abc import Callable
+from collections.abc import Collection
 
 import faust
 from faust.types import TP
 
+from pipeline.partitionlog import PartitionLog
 
-def log_end_of(app: faust.App, topic: str) -> Callable[[int], int | None]:
-    """By partition, where this topic ended when Faust's consumer last fetched; None while it does not know."""
 
-    def log_end(partition: int) -> int | None:
-        end: int | None = app.consumer.highwater(TP(topic, partition))
+class LogEnds:
+    """What Faust's consumer learns with each fetch, which costs nothing, and what Kafka said when it was asked.
+
+    Faust learns nothing while its agent is held up, its flow is stopped, or its fetches are lost.
+    """
+
+    def __init__(self, app: faust.App, topic: str, log: PartitionLog) -> None:
+        self.topic = topic
+        self._app = app
+        self._log = log
+        self._asked: dict[int, int] = {}
+
+    def end(self, partition: int) -> int | None:
+        """One more than the highest offset; None while nobody knows."""
+        known = [end for end in (self._fetched(partition), self._asked.get(partition)) if end is not None]
+        return max(known, default=None)
+
+    def _fetched(self, partition: int) -> int | None:
+        try:
+            end: int | None = self._app.consumer.highwater(TP(self.topic, partition))
+        except AssertionError:
+            # aiokafka asserts that the partition is assigned, and it may be gone before we are told.
+            return None
         return end
 
-    return log_end
+    async def ask(self, partitions: Collection[int]) -> None:
+        """Ask Kafka for the ends of these partitions. Raises LogUnavailable."""
+        bounds = await self._log.bounds_of(self.topic, partitions) if partitions else {}
+        self._asked = {partition: each.end for partition, each in bounds.items()}

@@ -6,34 +6,31 @@ stream nor acknowledgements, because it keeps its own progress. What the results
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import faust
 
+from agents.logends import LogEnds
 from agents.process import die_with
+from agents.watchdog import Work
 from pipeline.followers import Follower
 from pipeline.followers.writers import writer_of
-from pipeline.partitionlog import LogRecord, LogUnavailable, PartitionLog
+from pipeline.partitionlog import LogRecord, PartitionLog
 from pipeline.settings import Settings
 from pipeline.topics import Topics
 
 logger = logging.getLogger(__name__)
 
-ENDS_INTERVAL_S = 5.0
-
 
 class OrderFollowers:
-    """The followers of the partitions that this process has now. `log_end` tells where a partition of results ends."""
+    """The followers of the partitions that this process has now. `ends` are those of the decision log."""
 
-    def __init__(
-        self, settings: Settings, topics: Topics, log: PartitionLog, log_end: Callable[[int], int | None]
-    ) -> None:
+    def __init__(self, settings: Settings, topics: Topics, log: PartitionLog, ends: LogEnds) -> None:
         self._settings = settings
         self._topics = topics
         self._log = log
-        self._log_end = log_end
-        self._asked_ends: dict[int, int] = {}
+        self._ends = ends
         self._followers: dict[int, Follower] = {}
         if not settings.kafka_idempotence:
             logger.warning(
@@ -43,9 +40,22 @@ class OrderFollowers:
     async def assign(self, partitions: set[int]) -> None:
         """Follow these partitions, and these only."""
         await self.revoke(set(self._followers) - partitions)
+        for follower in self._followers.values():
+            follower.resume()
         for partition in sorted(partitions - set(self._followers)):
             follower = self._followers[partition] = self._follower(partition)
             follower.start(die_with)
+
+    async def hold(self) -> None:
+        """A rebalance has begun: write nothing until it is known which partitions stay.
+
+        Their next owner fences this one. Where a write takes too long, the follower ends.
+        """
+        followers = list(self._followers.items())
+        held = await asyncio.gather(*(follower.hold() for _, follower in followers))
+        await self.revoke(
+            {partition for (partition, _), is_held in zip(followers, held, strict=True) if not is_held}
+        )
 
     async def revoke(self, partitions: set[int]) -> None:
         """Stop to follow these partitions, before they are another's: their next owner fences this one."""
@@ -60,20 +70,12 @@ class OrderFollowers:
         if (follower := self._followers.get(partition)) is not None:
             follower.offer(records)
 
-    async def look_at_ends(self) -> None:
-        """Ask Kafka where the partitions end: the stream does not tell while its agent is held up."""
-        if not self._followers:
-            return
-        try:
-            bounds = await self._log.bounds_of(self._topics.results.name, sorted(self._followers))
-        except LogUnavailable as fault:
-            logger.warning("the ends of %s are not known: %s", self._topics.results.name, fault)
-        else:
-            self._asked_ends = {partition: each.end for partition, each in bounds.items()}
-
-    def _end(self, partition: int) -> int | None:
-        ends = (self._log_end(partition), self._asked_ends.get(partition))
-        return max((end for end in ends if end is not None), default=None)
+    def work(self) -> dict[int, Work]:
+        """By partition, for the watchdog."""
+        return {
+            partition: Work(each.position, each.position, each.is_in_trouble)
+            for partition, each in self._followers.items()
+        }
 
     def checks(self) -> dict[str, str]:
         """By partition, "ok" or what is wrong."""
@@ -86,7 +88,7 @@ class OrderFollowers:
             self._topics,
             self._log,
             writer_of(self._settings, self._topics, partition),
-            lambda: self._end(partition),
+            lambda: self._ends.end(partition),
         )
 
 
@@ -99,12 +101,8 @@ def attach(app: faust.App, topics: Topics, followers: OrderFollowers) -> None:
         await followers.assign({place.partition for place in assigned if place.topic == name})
 
     @app.on_partitions_revoked.connect
-    async def stop_following(_app: faust.App, revoked: set[Any], **_: Any) -> None:
-        await followers.revoke({place.partition for place in revoked if place.topic == name})
-
-    @app.timer(ENDS_INTERVAL_S)
-    async def look_at_ends() -> None:
-        await followers.look_at_ends()
+    async def hold(_app: faust.App, _revoked: set[Any], **_: Any) -> None:
+        await followers.hold()
 
     @app.on_before_shutdown.connect
     async def stop(_app: faust.App, **_: Any) -> None:

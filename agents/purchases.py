@@ -11,7 +11,8 @@ import faust
 
 from agents.app import App
 from agents.batches import Batch, consume
-from agents.process import die_with
+from agents.process import die, die_with
+from agents.watchdog import Work
 from pipeline.decider import Decider
 from pipeline.decider.decider import State
 from pipeline.decider.ports import Log, Producer, Store
@@ -75,6 +76,8 @@ class Deciders:
     async def assign(self, partitions: set[int]) -> None:
         """Start to decide these partitions, and these only."""
         await self.revoke(set(self._running) - partitions)
+        for running in self._running.values():
+            running.decider.confirm()
         for partition in sorted(partitions - set(self._running)):
             self._running[partition] = self._start(partition)
         self.was_assigned = True
@@ -95,8 +98,18 @@ class Deciders:
             self._on_breaker,
         )
         task = asyncio.create_task(decider.run(), name=f"decider of partition {partition}")
-        task.add_done_callback(die_with)
+        task.add_done_callback(self._ended)
         return _Running(decider, task, batches)
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        die_with(task)
+        if any(running.task is task for running in self._running.values()):
+            die(f"{task.get_name()}: cancelled by what it waited for")
+
+    def doubt(self) -> None:
+        """A rebalance has begun: Faust revokes all partitions, most of which it will assign here again."""
+        for running in self._running.values():
+            running.decider.doubt()
 
     async def revoke(self, partitions: set[int]) -> None:
         """Stop to decide these partitions. Where the work stood, their next owner finds out by synchronising."""
@@ -108,8 +121,8 @@ class Deciders:
     async def put(self, batch: Batch) -> None:
         """Give a batch to the decider of its partition; waits while there is none, or it has enough.
 
-        Faust lets the agent of a partition that stays here live on across a rebalance, which ends the decider. What
-        that one took no more goes to the next.
+        Faust may let the agent of a partition live on across a rebalance that ends the decider. What that one took no
+        more goes to the next.
         """
         partition = batch.partition
         records: Sequence[LogRecord] = batch.records
@@ -120,6 +133,24 @@ class Deciders:
             running = self._running[partition]
             running.batches.add(batch)
             records = await running.decider.put(records)
+
+    def work(self) -> dict[int, Work]:
+        """By partition, for the watchdog."""
+        return {
+            partition: Work(decider.moves, decider.reached + 1, decider.is_redis_away)
+            for partition, (decider, *_) in self._running.items()
+        }
+
+    def report(self) -> dict[str, dict[str, Any]]:
+        """By partition, what operators want to know of its decider."""
+        return {
+            str(partition): {
+                "position": decider.position,
+                "breaker": decider.breaker.state.value,
+                "slow_chunks": decider.slow_chunks,
+            }
+            for partition, (decider, *_) in sorted(self._running.items())
+        }
 
     def checks(self) -> dict[str, str]:
         """By partition, "ok" or what is wrong."""
@@ -140,7 +171,7 @@ def attach(app: App, topics: Topics, deciders: Deciders) -> None:
         await deciders.assign({place.partition for place in assigned if place.topic == name})
 
     @app.on_partitions_revoked.connect
-    async def stop_deciding(_app: faust.App, revoked: set[Any], **_: Any) -> None:
-        await deciders.revoke({place.partition for place in revoked if place.topic == name})
+    async def doubt(_app: faust.App, _revoked: set[Any], **_: Any) -> None:
+        deciders.doubt()
 
     consume(app, topics.requests, "purchases", deciders.put)

@@ -6,12 +6,14 @@ from typing import Any
 import faust
 
 
-def attach_ready(app: faust.App, checks: Callable[[], Mapping[str, str]]) -> None:
-    """`checks` tells by name "ok" or what is wrong."""
+def attach_ready(
+    app: faust.App, checks: Callable[[], Mapping[str, str]], report: Callable[[], Mapping[str, Any]]
+) -> None:
+    """`checks` returns by name "ok" or what is wrong, `report` what else to show: lag and progress by partition."""
 
     @app.page("/ready")
     async def ready(web: Any, request: Any) -> Any:
         results = checks()
         healthy = all(result == "ok" for result in results.values())
-        body = {"status": "ready" if healthy else "not ready", "checks": dict(results)}
+        body = {"status": "ready" if healthy else "not ready", "checks": dict(results), **report()}
         return web.json(body, status=200 if healthy else 503)

@@ -14,6 +14,7 @@ from agents.app import App
 from agents.batches import Batch, Gathering, consume
 from agents.orders import OrderFollowers
 from agents.tables import Sent, Tables
+from agents.watchdog import Work
 from pipeline.partitionlog import LogUnavailable, PartitionLog, runs
 from pipeline.settings import Settings
 from pipeline.tally import Positioned
@@ -147,6 +148,13 @@ class Followers:
     def _say(self, partition: int, trouble: str) -> None:
         self._trouble[partition] = trouble
         logger.warning("partition %d: %s; trying again", partition, trouble)
+
+    def work(self) -> dict[int, Work]:
+        """By partition, for the watchdog. What the tables have is not known while they are read again."""
+        if not self._tables.are_true():
+            return {}
+        positions = {each: self._tables.tally.next_position(each) for each in self._followed}
+        return {partition: Work(position, position) for partition, position in positions.items()}
 
     def checks(self) -> dict[str, str]:
         """By partition, "ok" or what is wrong."""

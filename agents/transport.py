@@ -59,6 +59,12 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):
         if state is None or state.has_valid_position:
             super().verify_event_path(now, place)
 
+    async def on_thread_stop(self) -> None:
+        if self.app.leaves_group and self._consumer is not None and self._consumer._coordinator is not None:
+            # aiokafka lets a static member go without a word: its partitions would stand still for a session.
+            self._consumer._coordinator._group_instance_id = None
+        await super().on_thread_stop()
+
     def _create_worker_consumer(self, transport: Any) -> Any:
         consumer = super()._create_worker_consumer(transport)
         # Faust has no settings for these.

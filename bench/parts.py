@@ -140,7 +140,7 @@ def _decision_us(stage: Stage, product_id: str, *, limit: bool) -> float:
 
 def _breaker_ns() -> float:
     """What the decider does with the breaker at each chunk, at its dearest: a failure before."""
-    rule, breaker = BreakerRule(10, 60_000, 5_000), Breaker()
+    rule, breaker = BreakerRule(10, 60_000), Breaker()
     began = time.perf_counter_ns()
     for moment in range(BREAKER_CALLS):
         breaker = succeeded(failed(breaker, rule, moment))

@@ -24,6 +24,7 @@ import engine
 import hops
 import page
 import parts
+import pauses
 import polls
 import web
 from stage import stage
@@ -31,7 +32,7 @@ from stage import stage
 ROOT = Path(__file__).parents[1]
 LIBRARIES = Path(os.environ.get("SECKILL_KAFKA_LIBS_DIR", str(ROOT / "data" / "kafka" / "libs")))
 MODES = {mode.name: mode for mode in web.MODES}
-REST = ("two-ingresses", "polls", "engine", "guards", "workers", "rebuild")
+REST = ("two-ingresses", "polls", "engine", "guards", "workers", "rebuild", "pauses")
 SHORTHANDS = {"calls": ("hops", *MODES)}
 
 
@@ -96,6 +97,10 @@ class Run:
                     _shown(asdict(parts.measure_rebuild(self._on, winners)))
                     for winners in (4_000, parts.PURCHASES)
                 ]
+        if "pauses" in self._wanted:
+            with _said("pauses"), self._on() as here:
+                results["pauses"] = [_shown(asdict(pauses.measure(here, count))) for count in (4, 100)]
+                results["outages"] = [_shown(asdict(each)) for each in pauses.measure_outages(here)]
         return results
 
     def _calls(self, modes: list[web.Mode]) -> dict[str, Any]:

@@ -4,12 +4,15 @@ Followers that go on for ever have their own consumers. This is for the decider 
 and for the audit: a known range, read once, in order.
 """
 
-from collections.abc import AsyncGenerator, Awaitable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Collection, Iterable, Iterator, Sequence
 from contextlib import aclosing
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
+
+from pipeline.settings import Settings
+from pipeline.topics import Topics
 
 STALLED_AFTER_MS = 10_000
 """A read that brings nothing for this long, although the log goes on, is given up: the caller tries again."""
@@ -58,43 +61,67 @@ def runs(records: Sequence[LogRecord]) -> Iterator[Sequence[LogRecord]]:
 class PartitionLog:
     """Reads ranges of partitions; each read has a consumer of its own, without a group."""
 
-    def __init__(self, bootstrap: str, *, ends_are_exact: bool = True) -> None:
+    def __init__(
+        self, bootstrap: str, *, ends_are_exact: bool = True, uncommitted: Collection[str] = ()
+    ) -> None:
         """`ends_are_exact` is off for the in-memory broker, which counts its last batch as one record when it is
-        asked where a log ends; only what it says beside a fetch is right."""
+        asked where a log ends; only what it says beside a fetch is right.
+
+        The topics named in `uncommitted` are read with the records of open and aborted transactions."""
         self._bootstrap = bootstrap
         self._ends_are_exact = ends_are_exact
+        self._uncommitted = frozenset(uncommitted)
+
+    @classmethod
+    def of(cls, settings: Settings, topics: Topics) -> Self:
+        """Reads commands and decisions uncommitted, as Faust does: an open foreign transaction holds up nobody.
+
+        Orders and dead letters are written in transactions, so only what is committed of them counts.
+        """
+        return cls(
+            settings.kafka(),
+            ends_are_exact=settings.kafka_idempotence,
+            uncommitted=(topics.requests.name, topics.results.name),
+        )
+
+    def _reader(self, topic: str) -> "_consumer":
+        return _consumer(
+            self._bootstrap, "read_uncommitted" if topic in self._uncommitted else "read_committed"
+        )
 
     async def bounds(self, topic: str, partition: int) -> Bounds:
-        """What the partition holds now, up to the first transaction that is open. Raises LogUnavailable."""
-        async with _consumer(self._bootstrap) as consumer:
-            return await self._bounds(consumer, TopicPartition(topic, partition))
+        """What the partition holds now, as `read` sees it. Raises LogUnavailable."""
+        return (await self.bounds_of(topic, [partition]))[partition]
 
     async def end_with_open(self, topic: str, partition: int) -> int:
         """Where the partition ends now, with the records of transactions that are open. Raises LogUnavailable."""
         async with _consumer(self._bootstrap, isolation_level="read_uncommitted") as consumer:
-            return (await self._bounds(consumer, TopicPartition(topic, partition))).end
+            return (await self._bounds(consumer, topic, [partition]))[partition].end
 
-    async def _bounds(self, consumer: AIOKafkaConsumer, place: TopicPartition) -> Bounds:
-        beginning = (await _called(consumer.beginning_offsets([place])))[place]
-        end = (await _called(consumer.end_offsets([place])))[place]
-        if not self._ends_are_exact and end > beginning:
-            consumer.assign([place])
-            consumer.seek(place, end - 1)
-            await _called(consumer.getmany(place, timeout_ms=_END_POLL_MS))
-            end = max(end, consumer.highwater(place) or 0)
-        return Bounds(beginning, end)
+    async def _bounds(
+        self, consumer: AIOKafkaConsumer, topic: str, partitions: Iterable[int]
+    ) -> dict[int, Bounds]:
+        places = [TopicPartition(topic, partition) for partition in partitions]
+        beginnings = await _called(consumer.beginning_offsets(places))
+        ends = await _called(consumer.end_offsets(places))
+        if not self._ends_are_exact:
+            for place in places:
+                if ends[place] > beginnings[place]:
+                    ends[place] = max(ends[place], await _fetched_end(consumer, place, ends[place]))
+        return {place.partition: Bounds(beginnings[place], ends[place]) for place in places}
 
     async def bounds_of(self, topic: str, partitions: Iterable[int]) -> dict[int, Bounds]:
-        """What these partitions hold now. Raises LogUnavailable."""
-        async with _consumer(self._bootstrap) as consumer:
-            return {each: await self._bounds(consumer, TopicPartition(topic, each)) for each in partitions}
+        """What these partitions hold now, as `read` sees it. Raises LogUnavailable."""
+        async with self._reader(topic) as consumer:
+            return await self._bounds(consumer, topic, partitions)
 
     async def read(
         self, topic: str, partition: int, start: int, end: int | None = None
     ) -> AsyncGenerator[list[LogRecord], None]:
         """Batches of the records in [start, end), in order; without `end`, up to where the log ends now.
 
-        What retention has deleted already is left out: ask `bounds` where that matters. Raises LogUnavailable.
+        Raises LogUnavailable, also where the log ends before `end`. So an offset that is left out has no record: it is
+        deleted (it lies below the beginning that `bounds` returns), or a transaction's marker.
         """
         async with aclosing(self._fetched(topic, partition, start, end)) as batches:
             async for batch in batches:
@@ -103,7 +130,7 @@ class PartitionLog:
     async def read_with_headers(
         self, topic: str, partition: int, start: int, end: int | None = None
     ) -> AsyncGenerator[list[RecordWithHeaders], None]:
-        """As `read`."""
+        """The same batches as `read`, with the headers of each record. Raises LogUnavailable."""
         async with aclosing(self._fetched(topic, partition, start, end)) as batches:
             async for batch in batches:
                 yield [RecordWithHeaders(_record(each), dict(each.headers)) for each in batch]
@@ -112,10 +139,12 @@ class PartitionLog:
         self, topic: str, partition: int, start: int, end: int | None
     ) -> AsyncGenerator[list[Any], None]:
         place = TopicPartition(topic, partition)
-        async with _consumer(self._bootstrap) as consumer:
-            beginning, log_end = await self._bounds(consumer, place)
-            stop = log_end if end is None else min(end, log_end)
+        async with self._reader(topic) as consumer:
+            beginning, log_end = (await self._bounds(consumer, topic, [partition]))[partition]
+            stop = log_end if end is None else end
             position = max(start, beginning)
+            if position < stop and stop > log_end:
+                raise LogUnavailable(f"{topic}[{partition}]: ends at {log_end}, before {stop}")
             if position >= stop:
                 return
             consumer.assign([place])
@@ -138,18 +167,26 @@ class PartitionLog:
                     yield records
 
 
+async def _fetched_end(consumer: AIOKafkaConsumer, place: TopicPartition, end: int) -> int:
+    """Where the partition ends according to a fetch of its last record."""
+    consumer.assign([place])
+    consumer.seek(place, end - 1)
+    await _called(consumer.getmany(place, timeout_ms=_END_POLL_MS))
+    return consumer.highwater(place) or 0
+
+
 def _record(fetched: Any) -> LogRecord:
     return LogRecord(fetched.offset, fetched.timestamp, fetched.key, fetched.value)
 
 
 class _consumer:  # noqa: N801 -- reads as the verb that it is
-    # Orders and dead letters are written in transactions; what one has left that did not end is no record.
-    def __init__(self, bootstrap: str, isolation_level: str = "read_committed") -> None:
+    def __init__(self, bootstrap: str, isolation_level: str) -> None:
         self._consumer = AIOKafkaConsumer(
             bootstrap_servers=bootstrap,
             group_id=None,
             enable_auto_commit=False,
-            auto_offset_reset="earliest",
+            # An offset that retention deletes during a read fails it; the next try starts at the new beginning.
+            auto_offset_reset="none",
             isolation_level=isolation_level,
             fetch_max_wait_ms=100,
             max_partition_fetch_bytes=4 * 1024 * 1024,

@@ -85,7 +85,7 @@ class _Rebuild:
     ) -> None:
         self._topic = topics.results
         self._store = store
-        self._log = PartitionLog(settings.kafka(), ends_are_exact=settings.kafka_idempotence)
+        self._log = PartitionLog.of(settings, topics)
         self._on_progress = on_progress
         self._done = 0
         self._total = 0

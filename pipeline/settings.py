@@ -49,6 +49,9 @@ class Settings(BaseSettings):
     """Off for the in-memory broker only, which does not know idempotent producers."""
     kafka_static_membership: bool = True
     """Off for the in-memory broker only. On, a restarted worker has its partitions back within 3 s."""
+    kafka_leave_on_stop: bool = True
+    """A worker that is told to stop gives its partitions up at once. Off, it keeps them for a session, 6 s, in which
+    the next process of the same name takes its place: for a restart. One that is killed always keeps them that long."""
     topics_file: Path | None = None
     """Another `topics.yaml` than the one that came with this package."""
     redis_url: str | None = None
@@ -100,13 +103,19 @@ class Settings(BaseSettings):
     backoff_ms_max: Milliseconds = 2_000
     redis_timeout_ms: Milliseconds = 5_000
     breaker_failure_threshold: Annotated[int, Field(ge=1, le=1_000)] = 10
-    """So many failures or slow calls of Redis or the producer in a row, and the partition is not consumed."""
+    """A partition is not consumed after this many consecutive failures of Redis or the producer."""
     breaker_recovery_timeout_ms: Milliseconds = 60_000
-    breaker_slow_call_ms: Milliseconds = 1_000
+    """An open breaker lets one chunk try after this long at the latest, and as soon as Redis and Kafka answer."""
+    slow_chunk_ms: Milliseconds = 1_000
+    """A chunk that takes longer is reported as slow; it does not count as a failure."""
     orders_pace_ms: Annotated[int, Field(ge=1, le=10_000)] = 200
     """At least this long from one transaction of a partition's orders to the next: each costs as much as 4,000 orders.
 
     The first after a calm waits for nothing, and no buyer waits for any."""
+    progress_timeout_ms: Annotated[int, Field(ge=5_000, le=3_600_000)] = 30_000
+    """A worker or follower ends itself if records of a partition wait this long without any progress.
+
+    Time in which Redis or Kafka does not answer does not count."""
     stop_deadline_ms: Milliseconds = 5_000
     """A worker that is still there after this long from being told to stop ends itself."""
 

@@ -59,7 +59,7 @@ async def _audit(
 ) -> Report:
     started_s = time.monotonic()
     findings: Findings = fresh_findings()
-    log = PartitionLog(settings.kafka(), ends_are_exact=settings.kafka_idempotence)
+    log = PartitionLog.of(settings, topics)
     group = group_of(settings.group_prefix)
 
     async def followed(partition: int) -> int:

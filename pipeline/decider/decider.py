@@ -9,6 +9,7 @@ one way back: wait a little, synchronise, go on from there. Nothing is skipped, 
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import aclosing
 from enum import StrEnum
 
 from pipeline import faultpoints
@@ -16,7 +17,16 @@ from pipeline.decider.commit import commit
 from pipeline.decider.intake import Gap, Intake, Prepared, chunk_of, prepare
 from pipeline.decider.ports import Log, Producer, Store
 from pipeline.decider.synchronise import Place, Synchroniser
-from pipeline.domain.breaker import Breaker, BreakerRule, BreakerState, failed, look, succeeded, wait_ms
+from pipeline.domain.breaker import (
+    Breaker,
+    BreakerRule,
+    BreakerState,
+    answered,
+    failed,
+    look,
+    succeeded,
+    wait_ms,
+)
 from pipeline.partitionlog import LogRecord, LogUnavailable
 from pipeline.producer import SendFailed
 from pipeline.settings import Settings
@@ -29,6 +39,9 @@ STALE_PAUSE_MS = 20
 """After STALE two deciders live: without a pause they would fight for the partition at full speed."""
 GATHER_STEPS_MAX = 5
 """A partition that is behind gathers for at most this many times `chunk_pace_ms` before it decides."""
+PROBE_INTERVAL_MS = 1_000
+"""While the breaker is open, Redis and Kafka are asked this often whether they answer again."""
+PROBE_TIMEOUT_MS = 1_000
 
 
 class State(StrEnum):
@@ -62,7 +75,16 @@ class Decider:
         self.trouble: str | None = None
         """Why this decider is waiting, in one line; None while all is well."""
         self.breaker = Breaker()
+        self.is_redis_away = False
+        """Whether the last call that failed was one of Redis."""
         self.position = -1
+        self.reached = -1
+        """No command up to here waits: each is decided, or the log has no record at its offset."""
+        self.moves = 0
+        """Changes with every piece of work: a chunk decided, a batch of decisions replayed."""
+        self.slow_chunks = 0
+        self._owner_known = asyncio.Event()
+        self._owner_known.set()
         self.decided = 0
         self._results_end = 0
         self._settings = settings
@@ -76,10 +98,9 @@ class Decider:
         self._breaker_rule = BreakerRule(
             settings.breaker_failure_threshold,
             settings.breaker_recovery_timeout_ms,
-            settings.breaker_slow_call_ms,
         )
         self._intake = Intake(settings.decider_buffer_records_max)
-        self._synchroniser = Synchroniser(partition, topics, store, log, producer)
+        self._synchroniser = Synchroniser(partition, topics, store, log, producer, self._move)
         self._backoff_ms = settings.backoff_ms_min
         self._next_chunk_at = 0.0
 
@@ -90,6 +111,17 @@ class Decider:
     def close(self) -> None:
         """Take nothing more: this decider is done with, or about to be."""
         self._intake.close()
+
+    def doubt(self) -> None:
+        """A rebalance has begun, which may give the partition to another process.
+
+        Go on, because most partitions stay; but yield to whoever else decides, until `confirm` or the end.
+        """
+        self._owner_known.clear()
+
+    def confirm(self) -> None:
+        """The partition stays here."""
+        self._owner_known.set()
 
     async def run(self) -> None:
         """Decide until cancelled. Raises LogsDisagree, and whatever nobody foresaw: then the process has to end."""
@@ -104,21 +136,37 @@ class Decider:
             except Stale as stale:
                 logger.warning("%s; synchronising", stale)
                 await asyncio.sleep(STALE_PAUSE_MS / 1_000)
+                await self._owner_known.wait()
             except (StockUnavailable, SendFailed) as fault:
+                self.is_redis_away = isinstance(fault, StockUnavailable)
                 self._set_breaker(failed(self.breaker, self._breaker_rule, _now_ms()))
                 await self._back_off(fault)
             except LogUnavailable as fault:
                 await self._back_off(fault)
 
     async def _wait_for_breaker(self) -> None:
-        """While the breaker is open nothing is consumed or tried; half open, one chunk may."""
-        if (pause_ms := wait_ms(self.breaker, self._breaker_rule, _now_ms())) > 0:
+        """Return when one chunk may try: as soon as what failed answers again, or after the recovery timeout."""
+        while (pause_ms := wait_ms(self.breaker, self._breaker_rule, _now_ms())) > 0:
             self.state, self.trouble = (
                 State.WAITING,
                 f"partition {self.partition}: the circuit breaker is open",
             )
-            await asyncio.sleep(pause_ms / 1_000)
+            await asyncio.sleep(min(pause_ms, PROBE_INTERVAL_MS) / 1_000)
+            if await self._is_answered():
+                self._set_breaker(answered(self.breaker))
         self._set_breaker(look(self.breaker, self._breaker_rule, _now_ms()))
+
+    async def _is_answered(self) -> bool:
+        try:
+            async with asyncio.timeout(PROBE_TIMEOUT_MS / 1_000):
+                await self._store.ping()
+                await self._log.bounds(self._topics.results.name, self.partition)
+        except (StockUnavailable, LogUnavailable, TimeoutError):
+            return False
+        return True
+
+    def _move(self) -> None:
+        self.moves += 1
 
     def _set_breaker(self, breaker: Breaker) -> None:
         changed = breaker.state is not self.breaker.state
@@ -129,7 +177,8 @@ class Decider:
 
     def _go_on_from(self, place: Place) -> None:
         self.position, self._results_end = place
-        self.state, self.trouble = State.DECIDING, None
+        self.reached = self.position
+        self.state, self.trouble, self.is_redis_away = State.DECIDING, None, False
         self._acknowledge(self.position)
 
     async def _back_off(self, fault: Exception) -> None:
@@ -139,13 +188,14 @@ class Decider:
         self._backoff_ms = min(2 * self._backoff_ms, self._settings.backoff_ms_max)
 
     async def _step(self) -> None:
-        """Decide what has come, or, after an idle while, look whether Redis is still where it was left."""
+        """Decide what has come, or, after an idle while, look whether all is as it was left."""
         if not await self._intake.wait(self._settings.idle_look_ms / 1_000):
             at = await self._store.cursor_offset(self.partition)
             if at != self.position:
                 raise Stale(
                     f"partition {self.partition}: the cursor moved from {self.position} to {at} while idle"
                 )
+            await self._read_ahead()
             return
         self._acknowledge(self.position)
         if not self._intake:
@@ -156,6 +206,16 @@ class Decider:
             await self._keep_pace()
             chunk = self._intake.chunk(self.position, self._settings.chunk_purchases_max)
         await self._decide(chunk)
+
+    async def _read_ahead(self) -> None:
+        """Decide what the log holds and the stream has not brought for a while."""
+        end = self._log_end()
+        if end is not None and end > self.reached + 1:
+            logger.warning(
+                "partition %d: the stream brings nothing, but the log ends at %d; reading it from %d on",
+                *(self.partition, end, self.reached + 1),
+            )
+            await self._decide(await self._fill(Gap(self.position + 1, end)))
 
     async def _keep_pace(self) -> None:
         """An idle partition decides at once; a busy one takes what has gathered, a chunk every so often or when full.
@@ -180,25 +240,36 @@ class Decider:
         return end is not None and self._intake.last_offset + 1 < end
 
     async def _fill(self, gap: Gap) -> list[Prepared]:
-        """The records that the stream left out, from the log itself; if the log has none there, on to where it does."""
+        """The records that the stream left out, from the log itself; if the log has none there, on to where it does.
+
+        Raises LogUnavailable.
+        """
         found: list[Prepared] = []
-        async for batch in self._log.read(self._topics.requests.name, self.partition, gap.start, gap.end):
-            found += map(prepare, batch)
-            if len(found) >= self._settings.decider_buffer_records_max:
-                break
+        reading = self._log.read(self._topics.requests.name, self.partition, gap.start, gap.end)
+        async with aclosing(reading) as batches:
+            async for batch in batches:
+                found += map(prepare, batch)
+                if len(found) >= self._settings.decider_buffer_records_max:
+                    break
         start = found[0].record.offset if found else gap.end
         if start > gap.start:
-            logger.error(
-                "partition %d: %s has no records from %d to %d; they can not be decided",
-                self.partition,
-                self._topics.requests.name,
-                gap.start,
-                start - 1,
-            )
+            await self._pass_over(gap.start, start)
         chunk = chunk_of(found, start - 1, self._settings.chunk_purchases_max)
         return chunk or self._intake.chunk(start - 1, self._settings.chunk_purchases_max)
 
+    async def _pass_over(self, start: int, end: int) -> None:
+        """Say it if these offsets, which the log has no records at, were deleted. Others are transactions' markers."""
+        beginning, _ = await self._log.bounds(self._topics.requests.name, self.partition)
+        if beginning > start:
+            logger.error(
+                "partition %d: %s begins at %d: the records from %d on were deleted before they were decided",
+                *(self.partition, self._topics.requests.name, beginning, start),
+            )
+        self.reached = end - 1
+
     async def _decide(self, chunk: Sequence[Prepared]) -> None:
+        if not chunk:
+            return
         started_ms = _now_ms()
         self._next_chunk_at = _now_s() + self._settings.chunk_pace_ms / 1_000
         commands = [prepared.command for prepared in chunk]
@@ -209,13 +280,15 @@ class Decider:
             for command, record in zip(commands, records, strict=True)
         ]
         self._results_end = await commit(self._producer, self._topics.results.name, self.partition, decisions)
-        self.position = chunk[-1].record.offset
+        self.position = self.reached = chunk[-1].record.offset
         self.decided += len(chunk)
+        self._move()
         self._backoff_ms = self._settings.backoff_ms_min
         self._acknowledge(self.position)
-        if _now_ms() - started_ms > self._breaker_rule.slow_call_ms:
-            self._set_breaker(failed(self.breaker, self._breaker_rule, _now_ms()))
-        elif self.breaker.failures:
+        if (took_ms := _now_ms() - started_ms) > self._settings.slow_chunk_ms:
+            self.slow_chunks += 1
+            logger.warning("partition %d: a chunk took %d ms", self.partition, took_ms)
+        if self.breaker.failures:
             self._set_breaker(succeeded(self.breaker))
 
     def _acknowledge(self, position: int) -> None:

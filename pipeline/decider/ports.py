@@ -1,6 +1,6 @@
 """What a decider needs of the world; the real ones are StockStore, PartitionLog and LogProducer."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol
 
 from pipeline.partitionlog import Bounds, LogRecord
@@ -11,6 +11,7 @@ Keyed = tuple[bytes | None, bytes]
 
 
 class Store(Protocol):
+    async def ping(self) -> None: ...
     async def assert_keeps_keys(self) -> None: ...
     async def cursor(self, partition: int) -> Cursor: ...
     async def cursor_offset(self, partition: int) -> int: ...
@@ -31,7 +32,7 @@ class Log(Protocol):
     async def bounds(self, topic: str, partition: int) -> Bounds: ...
     def read(
         self, topic: str, partition: int, start: int, end: int | None = None
-    ) -> AsyncIterator[list[LogRecord]]: ...
+    ) -> AsyncGenerator[list[LogRecord], None]: ...
 
 
 class Producer(Protocol):

@@ -8,6 +8,7 @@ only the log's tail from there has to be read; with an empty Redis that is the w
 """
 
 import logging
+from collections.abc import Callable
 from typing import NamedTuple
 
 from pipeline.decider.commit import commit
@@ -36,7 +37,17 @@ class Synchroniser:
     """Synchronises one partition. Raises Stale, StockUnavailable, LogUnavailable or SendFailed (try again) or
     LogsDisagree or MayEvict (do not)."""
 
-    def __init__(self, partition: int, topics: Topics, store: Store, log: Log, producer: Producer) -> None:
+    def __init__(
+        self,
+        partition: int,
+        topics: Topics,
+        store: Store,
+        log: Log,
+        producer: Producer,
+        on_step: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`on_step` is called for every batch of the decision log that was read: a replay may take minutes."""
+        self._on_step = on_step
         self._partition = partition
         self._topics = topics
         self._store = store
@@ -71,6 +82,7 @@ class Synchroniser:
         async for records in self._log.read(
             self._topics.results.name, self._partition, cursor.results_position, results.end
         ):
+            self._on_step()
             for record in records:
                 assert record.value is not None  # noqa: S101 -- a decider writes no tombstones
                 source_offset = peek_source_offset(record.value)

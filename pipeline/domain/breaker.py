@@ -1,7 +1,8 @@
 """The circuit breaker of a partition, as pure functions over a value; the time (ms, any clock) is passed in.
 
 It guards what the decider calls: Redis and the output producer. Open, the partition is not consumed: nothing is decided
-and nothing is lost, the commands stay in the log. Source: M. Nygard, "Release It!", chapter "Stability Patterns".
+and nothing is lost, the commands stay in the log. Slow calls that succeed do not count: a pause would only add to them.
+Source: M. Nygard, "Release It!", chapter "Stability Patterns".
 """
 
 from dataclasses import dataclass, replace
@@ -16,11 +17,10 @@ class BreakerState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class BreakerRule:
-    """So many failures or slow calls in a row open it; so long after that one chunk may try."""
+    """Opens after `failure_threshold` consecutive failures, for at most `recovery_timeout_ms`."""
 
     failure_threshold: int = 10
     recovery_timeout_ms: int = 60_000
-    slow_call_ms: int = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Breaker:
 
 
 def look(breaker: Breaker, rule: BreakerRule, now_ms: int) -> Breaker:
-    """The breaker as it stands at this moment: one that was open long enough is half open. Else no effect."""
+    """Half opens a breaker that has been open for the recovery timeout. No effect on any other."""
     if breaker.state is BreakerState.OPEN and wait_ms(breaker, rule, now_ms) == 0:
         return replace(breaker, state=BreakerState.HALF_OPEN)
     return breaker
@@ -46,13 +46,18 @@ def wait_ms(breaker: Breaker, rule: BreakerRule, now_ms: int) -> int:
     return max(0, breaker.opened_at_ms + rule.recovery_timeout_ms - now_ms)
 
 
+def answered(breaker: Breaker) -> Breaker:
+    """A probe was answered. Half opens an open breaker, so that one chunk may try; no effect on any other."""
+    return replace(breaker, state=BreakerState.HALF_OPEN) if breaker.state is BreakerState.OPEN else breaker
+
+
 def succeeded(breaker: Breaker) -> Breaker:
     """A chunk went all the way. Closes a half open breaker; an open one stays open (a late answer proves little)."""
     return breaker if breaker.state is BreakerState.OPEN else Breaker(opened_at_ms=breaker.opened_at_ms)
 
 
 def failed(breaker: Breaker, rule: BreakerRule, now_ms: int) -> Breaker:
-    """A call failed or was slow. Opens a half open breaker at once; on an open one it has no effect."""
+    """A call failed. Opens a half open breaker at once; on an open one it has no effect."""
     if breaker.state is BreakerState.OPEN:
         return breaker
     failures = breaker.failures + 1

@@ -14,7 +14,7 @@ from pipeline.domain.receipts import Receipt
 from pipeline.ending import end
 from pipeline.followers.derived import derive
 from pipeline.followers.orders import last_order, without_written
-from pipeline.followers.ports import Derived, Log, WriteFailed, Writer
+from pipeline.followers.ports import Derived, Fenced, Log, WriteFailed, Writer
 from pipeline.followers.progress import BEGINNING, Progress, group_of
 from pipeline.messages import peek_source_offset
 from pipeline.partitionlog import LogRecord, LogUnavailable, runs
@@ -38,6 +38,8 @@ PROGRESS_RENEWAL_S = 3_600.0
 """A progress that stays the same is committed again: Kafka forgets an offset, and a transactional id, after a week."""
 SLOW_AFTER_S = 2.0
 STOP_WITHIN_S = 1.0
+CONFIRMED_S = 5.0
+"""After a rebalance the partition is known to be here for this long: less than a session of the consumer group."""
 
 
 class ProgressLost(Exception):
@@ -71,6 +73,10 @@ class Follower:
         self._was_offered = asyncio.Event()
         self._has_enough = asyncio.Event()
         self._is_ending = False
+        self._writing = asyncio.Lock()
+        """Held while something is written or opened, and from `hold` to `resume`."""
+        self._is_held = False
+        self._confirmed_until_s = 0.0
         self._read = self._written = BEGINNING
         """How far the decisions are taken in, and how far all that they lead to is written."""
         self._is_cut = False
@@ -95,9 +101,35 @@ class Follower:
         self._is_ending = True
         self._was_offered.set()
         self._has_enough.set()
-        await asyncio.wait({self._task}, timeout=STOP_WITHIN_S)
+        if not self._is_held:
+            await asyncio.wait({self._task}, timeout=STOP_WITHIN_S)
         await end(self._task)
         await self._writer.close()
+
+    async def hold(self) -> bool:
+        """Write nothing until `resume`; what is being written is finished first.
+
+        False if that takes longer than `STOP_WITHIN_S`: then only `stop` is left.
+        """
+        try:
+            async with asyncio.timeout(STOP_WITHIN_S):
+                await self._writing.acquire()
+        except TimeoutError:
+            return False
+        self._is_held = True
+        return True
+
+    def resume(self) -> None:
+        """Go on: the partition stays here."""
+        if self._is_held:
+            self._is_held = False
+            self._confirmed_until_s = time.monotonic() + CONFIRMED_S
+            self._writing.release()
+
+    @property
+    def position(self) -> int:
+        """Decisions below this position of the decision log are taken in."""
+        return self._read.position
 
     def offer(self, records: Sequence[LogRecord]) -> None:
         """The next records of the stream, in order. Never waits: what there is no room for is read from the log."""
@@ -108,6 +140,11 @@ class Follower:
         self._was_offered.set()
         if self._offered_bytes >= OFFERED_BYTES_ENOUGH:
             self._has_enough.set()
+
+    @property
+    def is_in_trouble(self) -> bool:
+        """Whether Kafka does not take or bring what it should, which is tried again and again."""
+        return bool(self._trouble)
 
     def check(self) -> str:
         """ "ok", or what is wrong."""
@@ -124,6 +161,12 @@ class Follower:
             try:
                 await self._open()
                 await self._follow()
+            except Fenced:
+                # Another process had the partition since, but it has been assigned to this one again.
+                if time.monotonic() >= self._confirmed_until_s:
+                    raise
+                self._confirmed_until_s = 0.0
+                logger.warning("orders of partition %d: fenced; opening again", self._partition)
             except (LogUnavailable, WriteFailed) as fault:
                 self._trouble = str(fault)
                 logger.warning("orders of partition %d: %s; trying again", self._partition, fault)
@@ -136,7 +179,8 @@ class Follower:
 
         In this order: the progress is true only when nobody else can write any more.
         """
-        progress, self._last_order = await self._writer.open(), None
+        async with self._writing:
+            progress, self._last_order = await self._writer.open(), None
         if progress is None:
             progress = await self._progress_of_last_order()
         self._read = self._written = progress
@@ -260,11 +304,12 @@ class Follower:
             await self._write()
 
     async def _write(self) -> None:
-        self._written_at_s = self._writes_since_s = time.monotonic()
-        try:
-            await self._writer.write(self._derived, self._read)
-        finally:
-            self._writes_since_s = None
+        async with self._writing:
+            self._written_at_s = self._writes_since_s = time.monotonic()
+            try:
+                await self._writer.write(self._derived, self._read)
+            finally:
+                self._writes_since_s = None
         self._written, self._derived, self._derived_records = self._read, [], 0
         self._backoff_ms = self._settings.backoff_ms_min
 

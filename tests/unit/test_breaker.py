@@ -3,7 +3,16 @@
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from pipeline.domain.breaker import Breaker, BreakerRule, BreakerState, failed, look, succeeded, wait_ms
+from pipeline.domain.breaker import (
+    Breaker,
+    BreakerRule,
+    BreakerState,
+    answered,
+    failed,
+    look,
+    succeeded,
+    wait_ms,
+)
 
 RULE = BreakerRule(failure_threshold=3, recovery_timeout_ms=1_000)
 
@@ -46,6 +55,16 @@ class BreakerMachine(RuleBasedStateMachine):
         self.breaker = succeeded(self.breaker)
         self.in_a_row = 0
         assert self.breaker.state is BreakerState.CLOSED
+
+    @rule()
+    def a_probe_is_answered(self) -> None:
+        before = self.breaker
+        self.breaker = answered(before)
+        if before.state is BreakerState.OPEN:
+            assert self.breaker.state is BreakerState.HALF_OPEN
+            assert wait_ms(self.breaker, RULE, self.now_ms) == 0
+        else:
+            assert self.breaker == before
 
     @precondition(lambda self: self.breaker.state is BreakerState.OPEN)
     @rule(well=st.booleans())

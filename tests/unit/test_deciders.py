@@ -1,7 +1,7 @@
 """The deciders of a process and the agents that feed them: what a rebalance must not lose."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Any
 
 import pytest
@@ -12,7 +12,7 @@ from pipeline.decider.ports import Log, Producer, Store
 from pipeline.messages import encode_purchases
 from pipeline.partitionlog import Bounds, LogRecord
 from pipeline.settings import Profile, Settings
-from pipeline.stock.store import Command, Cursor
+from pipeline.stock.store import Command, Cursor, Stale
 from pipeline.topics import load_topics
 
 BUFFER_RECORDS_MAX = 10
@@ -29,6 +29,10 @@ class World(Store, Log, Producer):
         self.results: list[bytes] = []
         self.commands: list[LogRecord] = []
         self.answers = asyncio.Semaphore(0)
+        self.end: int | None = None
+        """Where the command log ends as far as the process knows."""
+
+    async def ping(self) -> None: ...
 
     async def assert_keeps_keys(self) -> None: ...
 
@@ -42,7 +46,8 @@ class World(Store, Log, Producer):
         self, partition: int, after_offset: int, results_position: int, commands: Sequence[Command]
     ) -> list[bytes]:
         await self.answers.acquire()
-        assert after_offset == self.cursor_at
+        if after_offset != self.cursor_at:
+            raise Stale(f"at {self.cursor_at}, not at {after_offset}")
         self.cursor_at = commands[-1].offset
         return [b'{"source_offset":%d,' % command.offset for command in commands]
 
@@ -51,7 +56,7 @@ class World(Store, Log, Producer):
 
     async def read(
         self, topic: str, partition: int, start: int, end: int | None = None
-    ) -> AsyncIterator[list[LogRecord]]:
+    ) -> AsyncGenerator[list[LogRecord], None]:
         if "results" not in topic:
             yield self.commands[start:end]
 
@@ -85,7 +90,9 @@ async def deciders(world: World) -> AsyncIterator[Deciders]:
         decider_buffer_records_max=BUFFER_RECORDS_MAX, chunk_purchases_max=2, chunk_pace_ms=0, idle_look_ms=10
     )
     deciders = Deciders(
-        settings, load_topics(Profile.LOCAL), world, world, world, lambda _: None, lambda _partition, _: None
+        *(settings, load_topics(Profile.LOCAL), world, world, world),
+        lambda _: world.end,
+        lambda _partition, _: None,
     )
     yield deciders
     await deciders.revoke({0, 1})
@@ -160,3 +167,52 @@ async def test_a_batch_that_waits_in_a_full_decider_reaches_the_one_after_the_re
     await steps()
     assert world.cursor_at == 3 * BUFFER_RECORDS_MAX - 1
     assert (fetched.acknowledged, again.acknowledged) == (True, True)
+
+
+async def test_a_decider_goes_on_through_a_rebalance_in_which_its_partition_stays(
+    world: World, deciders: Deciders
+) -> None:
+    await deciders.assign({0})
+    await deciders.put(Fetched(world, 0, 6).batch)
+    deciders.doubt()
+    let(world, ALWAYS)
+    await steps()
+    assert len(world.results) == 6
+    before = deciders.report()
+    await deciders.assign({0, 1})
+    await deciders.put(Fetched(world, 6, 8).batch)
+    await steps()
+    assert len(world.results) == 8
+    assert before["0"]["position"] == 5
+
+
+async def test_a_decider_yields_to_another_while_its_partition_may_be_gone(
+    world: World, deciders: Deciders
+) -> None:
+    let(world, ALWAYS)
+    await deciders.assign({0})
+    await deciders.put(Fetched(world, 0, 2).batch)
+    await steps()
+    deciders.doubt()
+    Fetched(world, 2, 6)
+    world.cursor_at = 3  # another process has decided
+    world.results += [b'{"source_offset":2,', b'{"source_offset":3,']
+    await deciders.put(Batch(0, tuple(world.commands[2:6]), lambda: None))
+    await asyncio.sleep(0.1)
+    assert len(world.results) == 4
+    await deciders.assign({0})
+    await asyncio.sleep(0.1)
+    assert world.cursor_at == 5
+    assert len(world.results) == 6
+
+
+async def test_an_idle_decider_reads_what_the_stream_does_not_bring(world: World, deciders: Deciders) -> None:
+    let(world, ALWAYS)
+    await deciders.assign({0})
+    await deciders.put(Fetched(world, 0, 2).batch)
+    Fetched(world, 2, 30)
+    world.end = 30
+    async with asyncio.timeout(10):
+        while world.cursor_at < 29:
+            await asyncio.sleep(0.01)
+    assert [int(each[17:-1]) for each in world.results] == list(range(30))

@@ -15,7 +15,7 @@ from pipeline.followers import Follower, Progress, follower
 from pipeline.followers.derived import derive
 from pipeline.followers.follower import DecisionsLost, ProgressLost
 from pipeline.followers.orders import last_order
-from pipeline.followers.ports import Derived, WriteFailed
+from pipeline.followers.ports import Derived, Fenced, WriteFailed
 from pipeline.followers.progress import BEGINNING, committed
 from pipeline.messages import dead_letter_headers, has_winner
 from pipeline.partitionlog import Bounds, LogRecord, LogUnavailable
@@ -81,6 +81,9 @@ class World:
         self.faults: list[bool] = []
         self.writes: list[int] = []
         self.is_away = False
+        self.opened = 0
+        self.is_fenced = False
+        """Whether another process has opened the partition since."""
         self.reads: list[tuple[int, int | None]] = []
 
     @property
@@ -90,10 +93,14 @@ class World:
     async def open(self) -> Progress | None:
         if self.is_away:
             raise LogUnavailable("away")
+        self.opened += 1
+        self.is_fenced = False
         return self.progress
 
     async def write(self, derived: Sequence[Derived], progress: Progress) -> None:
         await asyncio.sleep(0)
+        if self.is_fenced:
+            raise Fenced("another process writes")
         fault = self.faults.pop() if self.faults else None
         if fault is not False:
             self.orders += derived
@@ -278,14 +285,17 @@ async def test_a_transaction_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None
 async def test_progress_without_orders_is_written_now_and_then() -> None:
     world = World([bought(offset, "p", [-2]) for offset in range(100)])
     each = world.follower()
+    began_s = asyncio.get_running_loop().time()
     each.start(unexpected)
     for record in world.results:
         each.offer([record])
         await asyncio.sleep(0.001)
     await until(lambda: world.progress == (100, 99))
     await each.stop()
+    took_s = asyncio.get_running_loop().time() - began_s
     assert not world.orders
-    assert len(world.writes) < 20
+    # One for each interval that has passed, however slow this machine is, and one at the start.
+    assert len(world.writes) <= took_s / follower.PROGRESS_INTERVAL_S + 1
 
 
 async def test_a_progress_that_stays_the_same_is_renewed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -411,3 +421,79 @@ async def test_the_last_order_is_found_behind_what_is_none() -> None:
 def test_a_progress_is_an_offset_with_metadata() -> None:
     assert committed(Progress(9, 5)) == (9, "source_offset=5")
     assert committed(BEGINNING) == (0, "source_offset=-1")
+
+
+# --- in a rebalance --------------------------------------------------------------------------------------------------
+
+
+async def test_a_follower_writes_and_opens_nothing_while_it_is_held_and_goes_on_afterwards() -> None:
+    world = World(decisions(3))
+    each = world.follower()
+    each.start(unexpected)
+    await until(lambda: world.position == 3)
+    assert await each.hold()
+    world.results = World(decisions(6)).results
+    world.faults = [True]
+    await asyncio.sleep(0.1)
+    assert (world.position, world.opened) == (3, 1)
+    each.resume()
+    await until(lambda: world.position == 6)
+    await until(lambda: world.opened == 2)  # after the fault
+    await each.stop()
+    assert order_ids(world.orders) == world.wins()
+
+
+async def test_a_follower_that_is_held_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(follower, "STOP_WITHIN_S", 1_000.0)
+    world = World(decisions(3))
+    each = world.follower()
+    each.start(unexpected)
+    await until(lambda: world.position == 3)
+    assert await each.hold()
+    world.results = World(decisions(6)).results
+    async with asyncio.timeout(5):
+        await each.stop()
+    assert world.position == 3
+
+
+async def test_a_write_that_takes_too_long_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(follower, "STOP_WITHIN_S", 0.05)
+    world = World(decisions(3))
+    is_writing = asyncio.Event()
+
+    async def hang(derived: Sequence[Derived], progress: Progress) -> None:
+        is_writing.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(world, "write", hang)
+    each = world.follower()
+    each.start(unexpected)
+    await is_writing.wait()
+    assert not await each.hold()
+    await each.stop()
+    assert world.orders == []
+
+
+@pytest.mark.parametrize("confirmed", [True, False])
+async def test_a_follower_that_is_fenced_opens_again_only_if_its_partition_has_just_been_assigned(
+    confirmed: bool,
+) -> None:
+    world = World(decisions(3))
+    ended: list[asyncio.Task[None]] = []
+    each = world.follower()
+    each.start(ended.append)
+    await until(lambda: world.position == 3)
+    if confirmed:
+        await each.hold()
+        each.resume()
+    world.is_fenced = True
+    world.results = World(decisions(6)).results
+    if confirmed:
+        await until(lambda: world.position == 6)
+        assert order_ids(world.orders) == world.wins()
+        # Once: another fence means that the partition is another's.
+        world.is_fenced = True
+        world.results = World(decisions(9)).results
+    await until(lambda: bool(ended))
+    assert isinstance(ended[0].exception(), Fenced)
+    await each.stop()

@@ -1,0 +1,113 @@
+"""Watches the progress of every partition: readiness reports it, and a process that is stuck ends."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import NamedTuple
+
+import faust
+
+from agents.logends import LogEnds
+from agents.process import die
+from pipeline.domain.progress import Progress, observe, still_ms
+from pipeline.partitionlog import LogUnavailable
+from pipeline.stock.store import StockUnavailable
+
+logger = logging.getLogger(__name__)
+
+LOOK_INTERVAL_S = 2.0
+LOOK_TIMEOUT_S = 5.0
+LATE_AFTER_S = LOOK_INTERVAL_S + 2 * LOOK_TIMEOUT_S
+"""A look that comes later than this finds a process that stood still itself."""
+REPORTED_AFTER_MS = 3_000
+"""A partition that stands still for this long is not ready."""
+
+
+class Work(NamedTuple):
+    """The work on one partition of a log. `moves` changes with each piece of it; offsets below `next_offset` are done.
+
+    `is_excused` while something that it needs is known to be away.
+    """
+
+    moves: int
+    next_offset: int
+    is_excused: bool = False
+
+
+class Watchdog:
+    """Watches one kind of work. `work` returns it by partition; `answers` asks what it needs besides Kafka."""
+
+    def __init__(
+        self,
+        name: str,
+        ends: LogEnds,
+        work: Callable[[], Mapping[int, Work]],
+        answers: Callable[[], Awaitable[None]],
+        timeout_ms: int,
+    ) -> None:
+        self._name = name
+        self._ends = ends
+        self._work = work
+        self._answers = answers
+        self._timeout_ms = timeout_ms
+        self._looked_at_s = time.monotonic()
+        self._progress: dict[int, Progress] = {}
+
+    def attach(self, app: faust.App) -> None:
+        """Look while this application runs."""
+
+        @app.timer(LOOK_INTERVAL_S)
+        async def look() -> None:
+            await self.look()
+
+    async def look(self) -> None:
+        """Look at all partitions once; ends the process where one stood still for the whole time-out."""
+        is_excused = not await self._all_answers()
+        now_s = time.monotonic()
+        is_excused |= now_s - self._looked_at_s > LATE_AFTER_S
+        self._looked_at_s = now_s
+        self._progress = {
+            partition: self._observed(partition, work, is_excused, int(now_s * 1_000))
+            for partition, work in self._work().items()
+        }
+
+    def _observed(self, partition: int, work: Work, is_excused: bool, now_ms: int) -> Progress:
+        lag = max(0, (self._ends.end(partition) or 0) - work.next_offset)
+        progress = observe(
+            *(self._progress.get(partition), work.moves, lag, now_ms),
+            is_excused=is_excused or work.is_excused,
+        )
+        if still_ms(progress, now_ms) >= self._timeout_ms:
+            die(
+                f"{self._name} of partition {partition}: {lag} records wait and none was done for "
+                f"{still_ms(progress, now_ms)} ms although all that it needs answers"
+            )
+        return progress
+
+    async def _all_answers(self) -> bool:
+        try:
+            async with asyncio.timeout(LOOK_TIMEOUT_S):
+                await self._ends.ask(list(self._work()))
+                await self._answers()
+        except (LogUnavailable, StockUnavailable, TimeoutError) as fault:
+            logger.warning("%s: no look at the progress: %r", self._name, fault)
+            return False
+        return True
+
+    def checks(self) -> dict[str, str]:
+        """By partition, what is wrong; nothing of those that move."""
+        now_ms = int(time.monotonic() * 1_000)
+        return {
+            f"{self._name} of partition {partition}": f"{each.lag} records wait, none was done for {still} ms"
+            for partition, each in sorted(self._progress.items())
+            if (still := still_ms(each, now_ms)) >= REPORTED_AFTER_MS
+        }
+
+    def report(self) -> dict[str, dict[str, int]]:
+        """By partition, the records that wait, and for how long none was done."""
+        now_ms = int(time.monotonic() * 1_000)
+        return {
+            str(partition): {"lag": each.lag, "still_ms": still_ms(each, now_ms)}
+            for partition, each in sorted(self._progress.items())
+        }

@@ -1,0 +1,29 @@
+"""Whether the work on a partition progresses, as pure functions over a value; the time (ms, any clock) is passed in."""
+
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """`lag` counts the records that wait. `moved_at_ms` is when work was last done, or nothing waited.
+
+    `moves` is any number that changes when work is done: an offset, a counter.
+    """
+
+    moves: int
+    lag: int
+    moved_at_ms: int
+
+
+def observe(
+    before: Progress | None, moves: int, lag: int, now_ms: int, *, is_excused: bool = False
+) -> Progress:
+    """The progress after a look. While it is excused (what the work needs is away), standing still does not count."""
+    if before is None or is_excused or lag == 0 or moves != before.moves:
+        return Progress(moves, lag, now_ms)
+    return replace(before, lag=lag)
+
+
+def still_ms(progress: Progress, now_ms: int) -> int:
+    """How long records have waited without any work being done; 0 if nothing waits."""
+    return max(0, now_ms - progress.moved_at_ms) if progress.lag else 0

@@ -1,0 +1,122 @@
+"""What the watchdog reports, and when it ends the process."""
+
+from collections.abc import Collection
+from typing import Any
+
+import pytest
+
+from agents import watchdog as module
+from agents.watchdog import LATE_AFTER_S, LOOK_INTERVAL_S, Watchdog, Work
+from pipeline.partitionlog import LogUnavailable
+from pipeline.stock.store import StockUnavailable
+
+TIMEOUT_MS = 30_000
+LOOKS = int(TIMEOUT_MS / 1_000 / LOOK_INTERVAL_S)
+
+
+class Died(BaseException):
+    pass
+
+
+class Bench:
+    def __init__(self) -> None:
+        self.now_s = 1_000.0
+        self.work = {0: Work(5, 6)}
+        self.ends = {0: 6}
+        self.kafka_is_away = self.redis_is_away = False
+        self.watchdog = Watchdog("purchases", self, lambda: self.work, self.answers, TIMEOUT_MS)  # type: ignore[arg-type]
+
+    def end(self, partition: int) -> int | None:
+        return self.ends.get(partition)
+
+    async def ask(self, partitions: Collection[int]) -> None:
+        if self.kafka_is_away:
+            raise LogUnavailable("away")
+
+    async def answers(self) -> None:
+        if self.redis_is_away:
+            raise StockUnavailable("away")
+
+    async def looks(self, count: int, interval_s: float = LOOK_INTERVAL_S) -> None:
+        for _ in range(count):
+            self.now_s += interval_s
+            await self.watchdog.look()
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
+    bench: list[Bench] = []
+
+    def die(reason: str) -> None:
+        raise Died(reason)
+
+    class Clock:
+        @staticmethod
+        def monotonic() -> float:
+            return bench[0].now_s if bench else 1_000.0
+
+    monkeypatch.setattr(module, "die", die)
+    monkeypatch.setattr(module, "time", Clock)
+    bench.append(Bench())
+    return bench[0]
+
+
+async def test_nothing_waits(bench: Bench) -> None:
+    await bench.looks(2 * LOOKS)
+    assert bench.watchdog.checks() == {}
+    assert bench.watchdog.report() == {"0": {"lag": 0, "still_ms": 0}}
+
+
+async def test_work_that_stands_still_is_reported_and_then_ends_the_process(bench: Bench) -> None:
+    bench.ends[0] = 9
+    await bench.looks(3)
+    assert bench.watchdog.checks() == {
+        "purchases of partition 0": "3 records wait, none was done for 4000 ms"
+    }
+    with pytest.raises(
+        Died, match=r"purchases of partition 0: 3 records wait and none was done for 30000 ms"
+    ):
+        await bench.looks(LOOKS)
+
+
+async def test_slow_work_is_no_standstill(bench: Bench) -> None:
+    bench.ends[0] = 100
+    for moves in range(6, 6 + 4):
+        await bench.looks(LOOKS - 1)
+        bench.work[0] = Work(moves, moves + 1)
+    assert bench.watchdog.report()["0"]["lag"] == 100 - 9
+
+
+@pytest.mark.parametrize("away", ["kafka_is_away", "redis_is_away", "excused"])
+async def test_time_in_which_what_it_needs_is_away_does_not_count(bench: Bench, away: str) -> None:
+    bench.ends[0] = 9
+    if away == "excused":
+        bench.work[0] = Work(5, 6, is_excused=True)
+    else:
+        setattr(bench, away, True)
+    await bench.looks(3 * LOOKS)
+    bench.kafka_is_away = bench.redis_is_away = False
+    bench.work[0] = Work(5, 6)
+    await bench.looks(LOOKS - 1)
+    with pytest.raises(Died):
+        await bench.looks(2)
+
+
+async def test_a_process_that_stood_still_itself_gets_its_time_again(bench: Bench) -> None:
+    bench.ends[0] = 9
+    await bench.looks(LOOKS - 2)
+    await bench.looks(1, LATE_AFTER_S + 100)
+    await bench.looks(LOOKS - 1)
+    with pytest.raises(Died):
+        await bench.looks(2)
+
+
+async def test_a_partition_that_goes_is_forgotten(bench: Bench) -> None:
+    bench.ends[0] = 9
+    await bench.looks(LOOKS - 1)
+    work: dict[int, Any] = bench.work
+    bench.work = {}
+    await bench.looks(1)
+    bench.work = work
+    await bench.looks(LOOKS - 1)
+    assert bench.watchdog.report()["0"]["lag"] == 3
