@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.consumer.fetcher import OffsetResetStrategy
 from conftest import Kafka, trim
 from followers import own_topics_file
@@ -66,6 +67,17 @@ class Stage:
         finally:
             await app.stop()
         assert app.crash_reason is None
+
+    async def members(self) -> int:
+        """Of the group, as the broker knows them."""
+        admin = AIOKafkaAdminClient(bootstrap_servers=self.kafka.bootstrap)
+        await admin.start()
+        try:
+            (response,) = await admin.describe_consumer_groups([f"{GROUP}-{self.topic.name}"])
+        finally:
+            await admin.close()
+        ((_, _, _, _, _, members, *_),) = response.groups
+        return len(members)
 
     async def committed(self) -> dict[int, int]:
         """By partition, the offset of the group."""
@@ -284,3 +296,17 @@ async def test_an_agent_whose_partition_goes_while_it_works_is_not_started_again
         last = await ends(stage)
         await eventually(lambda: has_come(last, stage), "every record")
     assert await stage.committed() == {p: end + 1 for p, end in last.items()}
+
+
+@pytest.mark.parametrize("leaves", [True, False])
+async def test_a_worker_that_stops_leaves_its_group_at_once_unless_it_is_to_come_back(
+    stage: Stage, leaves: bool
+) -> None:
+    if not stage.settings.kafka_static_membership:
+        pytest.skip("this broker has no static membership")
+    stage.settings = stage.settings.model_copy(update={"kafka_leave_on_stop": leaves})
+    await stage.write(0, 1)
+    async with stage.consuming(acknowledge):
+        await eventually(lambda: len(stage.offsets(0)) == 1, "the record")
+        assert await stage.members() == 1
+    assert await stage.members() == (0 if leaves else 1)

@@ -1,82 +1,17 @@
 """The deciders of a process and the agents that feed them: what a rebalance must not lose."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from typing import Any
+from collections.abc import AsyncIterator
 
 import pytest
+from decider_world import ALWAYS, Fetched, World, let, steps
 
 from agents.batches import Batch
 from agents.purchases import Deciders
-from pipeline.decider.ports import Log, Producer, Store
-from pipeline.messages import encode_purchases
-from pipeline.partitionlog import Bounds, LogRecord
 from pipeline.settings import Profile, Settings
-from pipeline.stock.store import Command, Cursor, Stale
 from pipeline.topics import load_topics
 
 BUFFER_RECORDS_MAX = 10
-ALWAYS = 1_000
-STEPS = 50
-"""So often the loop goes round: more than enough for whatever does not wait."""
-
-
-class World(Store, Log, Producer):
-    """Redis and Kafka, without faults; Redis answers as often as `answers` lets it."""
-
-    def __init__(self) -> None:
-        self.cursor_at = -1
-        self.results: list[bytes] = []
-        self.commands: list[LogRecord] = []
-        self.answers = asyncio.Semaphore(0)
-        self.end: int | None = None
-        """Where the command log ends as far as the process knows."""
-
-    async def ping(self) -> None: ...
-
-    async def assert_keeps_keys(self) -> None: ...
-
-    async def cursor(self, partition: int) -> Cursor:
-        return Cursor(self.cursor_at, 0, 0, self.cursor_at, len(self.results), [])
-
-    async def cursor_offset(self, partition: int) -> int:
-        return self.cursor_at
-
-    async def decide(
-        self, partition: int, after_offset: int, results_position: int, commands: Sequence[Command]
-    ) -> list[bytes]:
-        await self.answers.acquire()
-        if after_offset != self.cursor_at:
-            raise Stale(f"at {self.cursor_at}, not at {after_offset}")
-        self.cursor_at = commands[-1].offset
-        return [b'{"source_offset":%d,' % command.offset for command in commands]
-
-    async def bounds(self, topic: str, partition: int) -> Bounds:
-        return Bounds(0, len(self.results) if "results" in topic else len(self.commands))
-
-    async def read(
-        self, topic: str, partition: int, start: int, end: int | None = None
-    ) -> AsyncGenerator[list[LogRecord], None]:
-        if "results" not in topic:
-            yield self.commands[start:end]
-
-    async def send_all(self, topic: str, partition: int, records: Sequence[Any]) -> int:
-        self.results += [value for _, value in records]
-        return len(self.results) - 1
-
-
-class Fetched:
-    """A batch of the records in [start, end)."""
-
-    def __init__(self, world: World, start: int, end: int) -> None:
-        self.acknowledged = False
-        value = encode_purchases("1", ["a"])
-        for offset in range(len(world.commands), end):
-            world.commands.append(LogRecord(offset, 1_000, b"1", value))
-        self.batch = Batch(0, tuple(world.commands[start:end]), self._acknowledge)
-
-    def _acknowledge(self) -> None:
-        self.acknowledged = True
 
 
 @pytest.fixture
@@ -96,16 +31,6 @@ async def deciders(world: World) -> AsyncIterator[Deciders]:
     )
     yield deciders
     await deciders.revoke({0, 1})
-
-
-def let(world: World, answers: int) -> None:
-    for _ in range(answers):
-        world.answers.release()
-
-
-async def steps() -> None:
-    for _ in range(STEPS):
-        await asyncio.sleep(0)
 
 
 async def test_a_batch_is_acknowledged_when_its_last_record_is_decided(

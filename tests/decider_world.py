@@ -1,0 +1,100 @@
+"""Redis and Kafka in memory, for tests of deciders."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any
+
+from agents.batches import Batch
+from pipeline.decider.ports import Log, Producer, Store
+from pipeline.messages import encode_purchases
+from pipeline.partitionlog import Bounds, LogRecord, LogUnavailable
+from pipeline.stock.store import Command, Cursor, Stale, StockUnavailable
+
+ALWAYS = 1_000
+STEPS = 50
+"""So often the loop goes round: more than enough for whatever does not wait."""
+
+
+class World(Store, Log, Producer):
+    """Redis and Kafka; Redis decides as often as `answers` lets it, and not at all while it `is_away`."""
+
+    def __init__(self) -> None:
+        self.cursor_at = -1
+        self.results: list[bytes] = []
+        self.commands: list[LogRecord] = []
+        self.answers = asyncio.Semaphore(0)
+        self.is_away = False
+        self.decide_s = 0.0
+        self.readable: int | None = None
+        """Where the command log ends for who reads it, if not at its end."""
+        self.beginning = 0
+        """Where the command log begins."""
+        self.end: int | None = None
+        """Where the command log ends as far as the process knows."""
+
+    async def ping(self) -> None:
+        if self.is_away:
+            raise StockUnavailable("away")
+
+    async def assert_keeps_keys(self) -> None: ...
+
+    async def cursor(self, partition: int) -> Cursor:
+        return Cursor(self.cursor_at, 0, 0, self.cursor_at, len(self.results), [])
+
+    async def cursor_offset(self, partition: int) -> int:
+        return self.cursor_at
+
+    async def decide(
+        self, partition: int, after_offset: int, results_position: int, commands: Sequence[Command]
+    ) -> list[bytes]:
+        await self.ping()
+        await self.answers.acquire()
+        if self.decide_s:
+            await asyncio.sleep(self.decide_s)
+        if after_offset != self.cursor_at:
+            raise Stale(f"at {self.cursor_at}, not at {after_offset}")
+        self.cursor_at = commands[-1].offset
+        return [b'{"source_offset":%d,' % command.offset for command in commands]
+
+    async def bounds(self, topic: str, partition: int) -> Bounds:
+        if "results" in topic:
+            return Bounds(0, len(self.results))
+        return Bounds(self.beginning, self.commands[-1].offset + 1 if self.commands else 0)
+
+    async def read(
+        self, topic: str, partition: int, start: int, end: int | None = None
+    ) -> AsyncGenerator[list[LogRecord], None]:
+        if "results" in topic:
+            return
+        if self.readable is not None and (end is None or end > self.readable):
+            raise LogUnavailable(f"ends at {self.readable}")
+        found = [each for each in self.commands if each.offset >= max(start, self.beginning)]
+        yield [each for each in found if end is None or each.offset < end]
+
+    async def send_all(self, topic: str, partition: int, records: Sequence[Any]) -> int:
+        self.results += [value for _, value in records]
+        return len(self.results) - 1
+
+
+class Fetched:
+    """A batch of the records in [start, end)."""
+
+    def __init__(self, world: World, start: int, end: int) -> None:
+        self.acknowledged = False
+        value = encode_purchases("1", ["a"])
+        for offset in range(len(world.commands), end):
+            world.commands.append(LogRecord(offset, 1_000, b"1", value))
+        self.batch = Batch(0, tuple(world.commands[start:end]), self._acknowledge)
+
+    def _acknowledge(self) -> None:
+        self.acknowledged = True
+
+
+def let(world: World, answers: int) -> None:
+    for _ in range(answers):
+        world.answers.release()
+
+
+async def steps() -> None:
+    for _ in range(STEPS):
+        await asyncio.sleep(0)
