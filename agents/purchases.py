@@ -24,6 +24,9 @@ from pipeline.topics import Topics
 
 logger = logging.getLogger(__name__)
 
+READS_AHEAD_MAX = 2
+"""Each takes a consumer of its own. After a rebalance the streams of all partitions may be late at the same time."""
+
 
 class _Unacknowledged:
     """The batches that a decider got and has not decided to their ends."""
@@ -70,6 +73,7 @@ class Deciders:
         self._log_end = log_end
         self._on_breaker = on_breaker
         self._running: dict[int, _Running] = {}
+        self._reads_ahead = asyncio.Semaphore(READS_AHEAD_MAX)
         self._changed = asyncio.Condition()
         self.was_assigned = False
 
@@ -96,6 +100,7 @@ class Deciders:
             batches.acknowledge,
             partial(self._log_end, partition),
             self._on_breaker,
+            self._reads_ahead,
         )
         task = asyncio.create_task(decider.run(), name=f"decider of partition {partition}")
         task.add_done_callback(self._ended)

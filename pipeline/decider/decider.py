@@ -55,7 +55,8 @@ class Decider:
 
     `on_decided` gets the offset up to which the decisions are in the log: so far the stream may acknowledge.
     `log_end` tells where the command log ended when the stream last looked, if it knows. `on_breaker` hears of every
-    change of the circuit breaker's state, and of the first one.
+    change of the circuit breaker's state, and of the first one. `reads_ahead` bounds how many deciders at a time read
+    from the log what the stream does not bring.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class Decider:
         on_decided: Callable[[int], None],
         log_end: Callable[[], int | None] = lambda: None,
         on_breaker: Callable[[int, Breaker], None] = lambda _partition, _breaker: None,
+        reads_ahead: asyncio.Semaphore | None = None,
     ) -> None:
         self.partition = partition
         self.state = State.SYNCHRONISING
@@ -95,6 +97,7 @@ class Decider:
         self._on_decided = on_decided
         self._log_end = log_end
         self._on_breaker = on_breaker
+        self._reads_ahead = reads_ahead or asyncio.Semaphore(1)
         self._breaker_rule = BreakerRule(
             settings.breaker_failure_threshold,
             settings.breaker_recovery_timeout_ms,
@@ -210,12 +213,15 @@ class Decider:
     async def _read_ahead(self) -> None:
         """Decide what the log holds and the stream has not brought for a while."""
         end = self._log_end()
-        if end is not None and end > self.reached + 1:
+        if end is None or end <= self.reached + 1 or self._reads_ahead.locked():
+            return
+        async with self._reads_ahead:
             logger.warning(
                 "partition %d: the stream brings nothing, but the log ends at %d; reading it from %d on",
                 *(self.partition, end, self.reached + 1),
             )
-            await self._decide(await self._fill(Gap(self.position + 1, end)))
+            chunk = await self._fill(Gap(self.position + 1, end))
+        await self._decide(chunk)
 
     async def _keep_pace(self) -> None:
         """An idle partition decides at once; a busy one takes what has gathered, a chunk every so often or when full.
