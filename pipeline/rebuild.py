@@ -27,7 +27,7 @@ from aiokafka.errors import (
 from pipeline.decider.replay import Replay
 from pipeline.partitionlog import Bounds, LogUnavailable, PartitionLog
 from pipeline.settings import Settings
-from pipeline.stock.store import MayEvict, Stale, StockStore, StockUnavailable
+from pipeline.stock.store import MayEvict, Stale, StockFault, StockStore, StockUnavailable
 from pipeline.topics import BrokerAway, Topics, TopicsRefused, require_topics
 
 BROKER_TIMEOUT_MS = 10_000
@@ -73,7 +73,7 @@ async def rebuild(
         raise CanNotRebuild(
             f"{stale}: a decider is at work. It makes again what it misses; Redis is partly made again"
         ) from stale
-    except (LogUnavailable, StockUnavailable, MayEvict, BrokerAway, TopicsRefused) as error:
+    except (LogUnavailable, StockUnavailable, StockFault, MayEvict, BrokerAway, TopicsRefused) as error:
         raise CanNotRebuild(str(error)) from error
     finally:
         await store.close()

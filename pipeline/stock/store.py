@@ -4,6 +4,7 @@ Redis holds only what can be made again from the decision log. Writes of decided
 where it believes the cursor to be, and if it is elsewhere nothing is written and `Stale` is raised.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
@@ -29,11 +30,20 @@ _AWAY = (
     exceptions.ClusterDownError,
     exceptions.TryAgainError,
 )
-_AWAY_PREFIXES = ("LOADING", "MASTERDOWN", "MISCONF", "OOM", "READONLY", "NOREPLICAS", "BUSY", "UNBLOCKED")
+# Redis puts the code first, and so do scripts. Before it may stand what redis-py says of a pipeline's command, what a
+# transaction was discarded for, or where an older server's script was; a name in a script's own error is quoted.
+_AWAY_CODE = re.compile(
+    r"(?:^|: ?)-?(?:LOADING|MASTERDOWN|MISCONF|NOREPLICAS|OOM|READONLY|BUSY|UNBLOCKED|CLUSTERDOWN|TRYAGAIN"
+    r"|NOAUTH)(?: |$)"
+)
 
 
 class StockUnavailable(Exception):
     """Redis did not answer, or not now. What was asked may or may not have been done."""
+
+
+class StockFault(Exception):
+    """Redis answered with an error that waiting does not mend: a key of another type, no permission."""
 
 
 class Stale(Exception):
@@ -283,12 +293,12 @@ def _product(fields: dict[bytes, bytes]) -> ProductStock:
 
 
 async def _answer(call: Any) -> Any:
-    """Await a call of the client; what a later try may mend becomes StockUnavailable."""
+    """Await a call of the client. What a later try may mend becomes StockUnavailable, any other error StockFault."""
     try:
         return await call
     except _AWAY as error:
         raise StockUnavailable(f"Redis: {error}") from error
-    except exceptions.ResponseError as error:
-        if str(error).startswith(_AWAY_PREFIXES):
+    except exceptions.RedisError as error:
+        if _AWAY_CODE.search(str(error)):
             raise StockUnavailable(f"Redis: {error}") from error
-        raise
+        raise StockFault(f"Redis: {error}") from error
