@@ -9,12 +9,14 @@ from agents.app import create_app
 from agents.inspection import Inspection
 from agents.logends import log_end_of
 from agents.owners import Owners
+from agents.process import die
 from agents.ready import attach_ready
 from agents.table_pages import attach_pages
 from agents.tables import Tables
 from agents.worker import run
 from pipeline.backlog import Backlog
 from pipeline.control import BreakerBoard, BreakerReporter, follow_control
+from pipeline.messages import NewerFormat
 from pipeline.partitionlog import PartitionLog
 from pipeline.producer import LogProducer
 from pipeline.settings import BadSettings, Settings, load_settings
@@ -71,7 +73,10 @@ def follower(settings: Settings) -> NoReturn:
 
     @app.task
     async def follow_breakers() -> None:
-        await follow_control(settings, topics.control, breakers)
+        try:
+            await follow_control(settings, topics.control, breakers)
+        except NewerFormat as error:
+            die(str(error))
 
     run(app, settings)
 

@@ -5,12 +5,13 @@ import logging
 import os
 
 from pipeline.decider import LogsDisagree
+from pipeline.messages import NewerFormat
 from pipeline.stock.store import MayEvict, StockFault
 
 logger = logging.getLogger(__name__)
 
 EXIT_BROKEN_PROMISE = 70
-SAID_IN_A_LINE = (LogsDisagree, MayEvict, StockFault)
+SAID_IN_A_LINE = (LogsDisagree, MayEvict, NewerFormat, StockFault)
 """What an operator can mend; where in the code it was met tells nothing."""
 
 

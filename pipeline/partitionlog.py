@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
+from pipeline.messages import refuse_newer
+
 STALLED_AFTER_MS = 10_000
 """A read that brings nothing for this long, although the log goes on, is given up: the caller tries again."""
 _POLL_MS = 25
@@ -94,7 +96,8 @@ class PartitionLog:
     ) -> AsyncGenerator[list[LogRecord], None]:
         """Batches of the records in [start, end), in order; without `end`, up to where the log ends now.
 
-        What retention has deleted already is left out: ask `bounds` where that matters. Raises LogUnavailable.
+        What retention has deleted already is left out: ask `bounds` where that matters. Raises LogUnavailable, or
+        NewerFormat for a record that this version cannot read.
         """
         async with aclosing(self._fetched(topic, partition, start, end)) as batches:
             async for batch in batches:
@@ -135,6 +138,7 @@ class PartitionLog:
                     )
                 position = reached
                 if records:
+                    refuse_newer(topic, partition, records)
                     yield records
 
 

@@ -25,6 +25,7 @@ from aiokafka.errors import (
 )
 
 from pipeline.decider.replay import Replay
+from pipeline.messages import NewerFormat
 from pipeline.partitionlog import Bounds, LogUnavailable, PartitionLog
 from pipeline.settings import Settings
 from pipeline.stock.store import MayEvict, Stale, StockFault, StockStore, StockUnavailable
@@ -73,7 +74,10 @@ async def rebuild(
         raise CanNotRebuild(
             f"{stale}: a decider is at work. It makes again what it misses; Redis is partly made again"
         ) from stale
-    except (LogUnavailable, StockUnavailable, StockFault, MayEvict, BrokerAway, TopicsRefused) as error:
+    except (
+        *(LogUnavailable, NewerFormat, StockUnavailable, StockFault),
+        *(MayEvict, BrokerAway, TopicsRefused),
+    ) as error:
         raise CanNotRebuild(str(error)) from error
     finally:
         await store.close()

@@ -8,6 +8,7 @@ from redis.exceptions import RedisError
 
 from pipeline.partitionlog import Bounds, LogRecord, RecordWithHeaders
 from pipeline.stock import keys
+from pipeline.stock.store import decode_last_answer
 
 SNAPSHOT_TRIES_MAX = 10
 KEYS_PER_STEP = 1_000
@@ -116,10 +117,9 @@ class StockReader:
             cursor, members_found, *rest = [None if isinstance(each, Exception) else each for each in found]
             members = {_text(member) for member in members_found or ()}
             if members.issubset(wanted):
-                last_answer = (cursor or {}).get(b"last_answer")
                 return Snapshot(
                     _texts(cursor),
-                    last_answer.split(b"\n") if last_answer else [],
+                    decode_last_answer((cursor or {}).get(b"last_answer", b"")),
                     {each: _texts(fields) for each, fields in zip(wanted, rest[::2], strict=True)},
                     {each: -1 if n is None else n for each, n in zip(wanted, rest[1::2], strict=True)},
                     members,

@@ -14,6 +14,7 @@ from pipeline.audit.redis_checks import RedisAudit
 from pipeline.audit.redis_keys import KeyAudit
 from pipeline.audit.report import Check, Findings, Report
 from pipeline.followers.progress import BEGINNING, group_of, read_progress
+from pipeline.messages import NewerFormat
 from pipeline.partitionlog import LogUnavailable, PartitionLog
 from pipeline.settings import Settings
 from pipeline.topics import BrokerAway, Topics, TopicsRefused, partition_of, require_topics
@@ -44,7 +45,10 @@ async def audit(
         await require_topics(settings.kafka(), topics, BROKER_TIMEOUT_MS)
         await reader.ping()
         return await _audit(settings, topics, wanted, reader, say)
-    except (LogUnavailable, LogsTruncated, RedisUnavailable, BrokerAway, TopicsRefused) as error:
+    except (
+        *(LogUnavailable, LogsTruncated, NewerFormat),
+        *(RedisUnavailable, BrokerAway, TopicsRefused),
+    ) as error:
         raise CanNotAudit(str(error)) from error
     finally:
         await reader.close()

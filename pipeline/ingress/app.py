@@ -97,7 +97,7 @@ class Ingress:
     async def start(self) -> asyncio.Task[None]:
         """Listen on both ports, once Kafka is there. Raises StartFailed.
 
-        The task that is returned ends only if the results feed fails, and then nothing here is of use any more.
+        The task that is returned ends only if what this process follows fails, and then it is of no use any more.
         """
         settings = self._settings
         try:
@@ -119,7 +119,7 @@ class Ingress:
         except (TopicsRefused, BrokerAway, SendFailed, KafkaError, EndsUnknown, OSError) as error:
             await self.stop()
             raise StartFailed(str(error)) from error
-        return feed
+        return asyncio.create_task(_first_end(feed, self._control), name="what is followed")
 
     async def stop(self) -> bool:
         """Take no more, finish what is in flight. False if that was not done within `stop_deadline_ms`."""
@@ -210,3 +210,10 @@ class Ingress:
             assert runner.server is not None  # noqa: S101 -- setup has made it
             runner.server.request_handler = shorten(runner.server.request_handler)  # type: ignore[assignment]
         await web.TCPSite(runner, host, port, reuse_port=True, backlog=BACKLOG_CONNECTIONS_MAX).start()
+
+
+async def _first_end(*tasks: "asyncio.Task[None]") -> None:
+    """Ends as the first of these does. They stay what they are: to stop them is another's part."""
+    done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in done:
+        task.result()

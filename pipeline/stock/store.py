@@ -36,6 +36,7 @@ _AWAY_CODE = re.compile(
     r"(?:^|: ?)-?(?:LOADING|MASTERDOWN|MISCONF|NOREPLICAS|OOM|READONLY|BUSY|UNBLOCKED|CLUSTERDOWN|TRYAGAIN"
     r"|NOAUTH)(?: |$)"
 )
+_LENGTH = re.compile(rb"([0-9]{1,9}):")
 
 
 class StockUnavailable(Exception):
@@ -162,7 +163,7 @@ class StockStore:
             int(purchases or 0),
             int(settled or -1),
             int(position or 0),
-            last_answer.split(b"\n") if last_answer else [],
+            decode_last_answer(last_answer or b""),
         )
 
     async def cursor_offset(self, partition: int) -> int:
@@ -238,6 +239,20 @@ class StockStore:
         standing = Standing(SaleState(state.decode()), int(stock), int(start_ms), int(end_ms), int(limit))
         wins = [decode_wins(partition, value) if value else [] for value in bought]
         return Look(int(offset), int(time_ms), standing, wins)
+
+
+def decode_last_answer(value: bytes) -> list[bytes]:
+    """The decisions in the cursor's `last_answer`: each is `<length>:<bytes>`. What is cut off or no length ends them.
+
+    Up to version 0.1.0 they were joined by newlines.
+    """
+    if value.startswith(b"{"):
+        return value.split(b"\n")
+    decisions, at = [], 0
+    while length := _LENGTH.match(value, at):
+        at = length.end() + int(length[1])
+        decisions.append(value[length.end() : at])
+    return decisions
 
 
 def decode_wins(partition: int, value: bytes) -> list[Win]:

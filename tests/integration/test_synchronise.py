@@ -1,8 +1,10 @@
 """Synchronising on a real Redis, with logs made by hand: what a random schedule meets once in a long while."""
 
+import json
 from collections.abc import AsyncIterator, Sequence
 
 import pytest
+from redis import Redis
 
 from pipeline.decider.synchronise import LogsDisagree, Place, Synchroniser
 from pipeline.domain.product import Opening
@@ -24,7 +26,7 @@ class World:
     """The two logs of partition 0, and what was sent, in order."""
 
     def __init__(
-        self, results: Sequence[bytes], requests_end: int = len(COMMANDS), beginning: int = 0
+        self, results: Sequence[bytes | None], requests_end: int = len(COMMANDS), beginning: int = 0
     ) -> None:
         self.results = list(results)
         self.requests_end = requests_end
@@ -108,6 +110,54 @@ async def test_the_last_answer_is_repeated_above_the_log(store: StockStore) -> N
     place = await synchronise(store, world)
     assert place.position == 5
     assert world.sent == [(TOPICS.results.name, record) for record in records[3:]]
+
+
+def with_strangers(records: Sequence[bytes]) -> list[bytes | None]:
+    """These decisions, and between them what no decider wrote."""
+    strangers = [None, b"", b"junk", b'{"source_offset":3,"type":"purchase"}', b'{"source_offset":99}', b"[]"]
+    return [each for pair in zip(records, strangers, strict=True) for each in pair]
+
+
+@pytest.mark.parametrize("cut", range(1, 7))
+async def test_records_that_no_decider_wrote_are_passed_over(store: StockStore, cut: int) -> None:
+    records = await decisions(store)
+    world = World(with_strangers(records)[: 2 * cut])
+    assert await synchronise(store, world) == (cut - 1, 2 * cut)
+    assert world.sent == []
+    # The next chunk died before its commit: its decisions are those above the log's, whatever stands there.
+    if rest := COMMANDS[cut:]:
+        await store.decide(0, cut - 1, 2 * cut, rest)
+        await synchronise(store, world)
+        assert world.sent == [(TOPICS.results.name, record) for record in records[cut:]]
+
+
+async def test_a_last_answer_with_newlines_in_its_commands_is_repeated(store: StockStore) -> None:
+    pretty = json.dumps(json.loads(COMMANDS[1].value), indent=2).encode()
+    records = await store.decide(0, -1, 0, [COMMANDS[0], COMMANDS[1]._replace(value=pretty), *COMMANDS[2:]])
+    assert b"\n" in records[1]
+    world = World([])
+    place = await synchronise(store, world)
+    assert place.position == 5
+    assert world.sent == [(TOPICS.results.name, record) for record in records]
+
+
+async def test_a_last_answer_of_the_version_before_is_repeated(store: StockStore, redis_url: str) -> None:
+    records = await store.decide(0, -1, 0, COMMANDS)
+    with Redis.from_url(redis_url) as client:
+        client.hset("seckill:{p0}:cursor", "last_answer", b"\n".join(records))
+    world = World(records[:2])
+    await synchronise(store, world)
+    assert world.sent == [(TOPICS.results.name, record) for record in records[2:]]
+
+
+@pytest.mark.parametrize("broken", [b'{\n"source_offset":0}', b"7:{}", b"2:{}", b"x", b"999999999:a"])
+async def test_a_last_answer_that_cannot_be_read_is_made_again(
+    store: StockStore, redis_url: str, broken: bytes
+) -> None:
+    records = await store.decide(0, -1, 0, COMMANDS)
+    with Redis.from_url(redis_url) as client:
+        client.hset("seckill:{p0}:cursor", "last_answer", broken)
+    assert await synchronise(store, World(records[:2])) == (1, 2)
 
 
 async def test_a_redis_that_knows_of_more_than_the_logs_is_made_again(store: StockStore) -> None:

@@ -161,7 +161,8 @@ local function decide_close(product, offset, value)
   return head(offset, 'close') .. refusal .. ',"command":' .. value .. '}'
 end
 
-local decisions, last_offset = {}, ARGV[1]
+-- The last answer keeps each decision behind its length: a command may hold any bytes.
+local decisions, lengthened, last_offset = {}, {}, ARGV[1]
 for i = 5 + product_count, #ARGV, 4 do
   local offset, value = ARGV[i], ARGV[i + 3]
   local product = products[tonumber(ARGV[i + 2])]
@@ -180,11 +181,12 @@ for i = 5 + product_count, #ARGV, 4 do
     end
   end
   decisions[#decisions + 1] = decision
+  lengthened[#lengthened + 1] = #decision .. ':' .. decision
   last_offset = offset
 end
 
 for i = 1, product_count do product_write(products[i], KEYS[2]) end
 redis.call('HSET', KEYS[1],
   'offset', last_offset, 'time_ms', time_ms, 'purchases', purchases, 'records', records + #decisions,
-  'settled', ARGV[1], 'results_position', ARGV[2], 'last_answer', table.concat(decisions, '\n'))
+  'settled', ARGV[1], 'results_position', ARGV[2], 'last_answer', table.concat(lengthened))
 return { 1, decisions }

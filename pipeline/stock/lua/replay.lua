@@ -62,7 +62,7 @@ local function replay_purchases(product, decision, offset)
     if code == 1 and not (held and held[place(i)]) then won[#won + 1] = i end
   end
   if #won > 0 then replay_wins(product, decision.command, offset, won) end
-  product.stock, product.sold = decision.stock, decision.sold
+  if decision.stock then product.stock, product.sold = decision.stock, decision.sold end
   if decision.limiter then product.limiter = decision.limiter end
 end
 
