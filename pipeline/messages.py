@@ -413,8 +413,9 @@ def decode_result(value: bytes | None) -> Result:
     kind = document.get("type")
     if type(kind) is not str or kind not in _RESULT_FIELDS:
         raise NotADecision("type: unknown")
-    if not document.keys() <= _RESULT_FIELDS[kind]:
-        raise NotADecision("unknown field(s)")
+    # The scripts read it, too, and their JSON parser has another limit of nesting than this one.
+    if any(isinstance(document[name], dict | list) for name in document.keys() - _RESULT_FIELDS[kind]):
+        raise NotADecision("an unknown field with fields of its own")
     if document["source_offset"] != source_offset:
         raise NotADecision("source_offset: there twice")
     try:
@@ -459,8 +460,9 @@ def _purchase_result(
         if not (sold is None and price is None):
             raise NotADecision("stock: missing beside sold or price")
     else:
-        _whole(document, "stock", 0, STOCK_MAX)
-        _whole(document, "sold", 0, STOCK_MAX)
+        # Below zero they would be a fault of a decider's, which the audit has to see.
+        _whole(document, "stock", -STOCK_MAX, STOCK_MAX)
+        _whole(document, "sold", -STOCK_MAX, STOCK_MAX)
         if type(price) is not str or not _PRICE.fullmatch(price):
             raise NotADecision("price: not a decimal string")
     limiter, retry_after_ms = document.get("limiter"), document.get("retry_after_ms")

@@ -14,6 +14,7 @@ from pipeline.eventloop import use_uvloop
 from pipeline.ingress.app import Ingress, StartFailed
 from pipeline.messages import NewerFormat
 from pipeline.settings import BadSettings, Settings, load_settings
+from pipeline.telemetry import configure_logging
 from pipeline.topics import BadTopics, Topics, load_topics
 
 log = logging.getLogger("pipeline.ingress")
@@ -21,10 +22,11 @@ log = logging.getLogger("pipeline.ingress")
 
 def main() -> int:
     """The exit status: 0 after a stop that was asked for, 1 after a fault, 2 if it could not start."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    configure_logging("ingress")
     logging.getLogger("aiohttp.server").addFilter(_is_our_fault)
     try:
         settings = load_settings()
+        configure_logging(settings.worker_name)
         topics = load_topics(settings.kafka_profile)
         use_uvloop()
         return asyncio.run(_serve(settings, topics))

@@ -167,7 +167,7 @@ async def test_a_follower_goes_on_over_strangers_and_ends_at_a_newer_format(
             assert f"of format version {NEWER}" in lines[-1]
             assert lines[-1].endswith("this process ends")
             assert "Traceback" not in "\n".join(lines)
-            assert sum("no decider wrote this record" in line for line in lines) >= len(STRANGERS)
+            assert any("no decider wrote this record" in line for line in lines)
     finally:
         await own.stop()
         await store.close()
