@@ -1,5 +1,6 @@
 """`python -m agents decider|follower`: one process of the stream side, configured by the environment alone."""
 
+import asyncio
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -15,19 +16,20 @@ from agents.table_pages import attach_pages
 from agents.tables import Tables
 from agents.worker import run
 from pipeline.backlog import Backlog
+from pipeline.brokertopics import TopicsRefused
 from pipeline.control import BreakerBoard, BreakerReporter, follow_control
 from pipeline.messages import NewerFormat
 from pipeline.partitionlog import PartitionLog
 from pipeline.producer import LogProducer
 from pipeline.settings import BadSettings, Settings, load_settings
+from pipeline.start import wait_for_topics
 from pipeline.stock.store import StockStore
 from pipeline.telemetry import configure_logging
-from pipeline.topics import load_topics
+from pipeline.topics import BadTopics, Topics, load_topics
 
 
-def decider(settings: Settings) -> NoReturn:
+def decider(settings: Settings, topics: Topics) -> NoReturn:
     """Decide a share of the partitions of purchase-requests."""
-    topics = load_topics(settings.kafka_profile)
     app = create_app(settings, f"{settings.group_prefix}-deciders", settings.tables_port)
     store = StockStore(settings.redis(), settings.redis_timeout_ms)
     # Not idempotent: whatever the producer repeats, the protocol makes harmless, and it can not get stuck.
@@ -47,9 +49,8 @@ def decider(settings: Settings) -> NoReturn:
     run(app, settings)
 
 
-def follower(settings: Settings) -> NoReturn:
+def follower(settings: Settings, topics: Topics) -> NoReturn:
     """Follow the decision log: the tables, orders and dead letters."""
-    topics = load_topics(settings.kafka_profile)
     group, replication = f"{settings.group_prefix}-followers", topics.results.replication
     app = create_app(settings, group, settings.tables_port, replication)
     app.fetch_bytes_min = results.FETCH_BYTES_MIN
@@ -81,7 +82,7 @@ def follower(settings: Settings) -> NoReturn:
     run(app, settings)
 
 
-ROLES: dict[str, Callable[[Settings], NoReturn]] = {"decider": decider, "follower": follower}
+ROLES: dict[str, Callable[[Settings, Topics], NoReturn]] = {"decider": decider, "follower": follower}
 
 
 def main() -> NoReturn:
@@ -89,10 +90,14 @@ def main() -> NoReturn:
         sys.exit(f"usage: python -m agents {'|'.join(ROLES)}")
     try:
         settings = load_settings()
-    except BadSettings as error:
-        sys.exit(str(error))
-    configure_logging(settings.worker_name)
-    ROLES[sys.argv[1]](settings)
+        configure_logging(settings.worker_name)
+        topics = load_topics(settings.kafka_profile)
+        asyncio.run(wait_for_topics(settings, topics))
+    except (BadSettings, BadTopics, TopicsRefused) as error:
+        sys.exit(f"the {sys.argv[1]} does not start: {error}")
+    except KeyboardInterrupt:
+        sys.exit()
+    ROLES[sys.argv[1]](settings, topics)
 
 
 main()

@@ -24,12 +24,13 @@ from aiokafka.errors import (
     for_code,
 )
 
+from pipeline.brokertopics import BrokerAway, TopicsRefused, require_topics
 from pipeline.decider.replay import Replay
 from pipeline.messages import NewerFormat
 from pipeline.partitionlog import Bounds, LogUnavailable, PartitionLog
 from pipeline.settings import Settings
 from pipeline.stock.store import MayEvict, Stale, StockFault, StockStore, StockUnavailable
-from pipeline.topics import BrokerAway, Topics, TopicsRefused, require_topics
+from pipeline.topics import Topics
 
 BROKER_TIMEOUT_MS = 10_000
 COORDINATOR_TRIES_MAX = 40

@@ -13,11 +13,12 @@ from pipeline.audit.reader import RedisUnavailable, StockReader
 from pipeline.audit.redis_checks import RedisAudit
 from pipeline.audit.redis_keys import KeyAudit
 from pipeline.audit.report import Check, Findings, Report
+from pipeline.brokertopics import BrokerAway, TopicsRefused, require_topics
 from pipeline.followers.progress import BEGINNING, group_of, read_progress
 from pipeline.messages import NewerFormat
 from pipeline.partitionlog import LogUnavailable, PartitionLog
 from pipeline.settings import Settings
-from pipeline.topics import BrokerAway, Topics, TopicsRefused, partition_of, require_topics
+from pipeline.topics import Topics, partition_of
 
 BROKER_TIMEOUT_MS = 10_000
 

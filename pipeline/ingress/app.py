@@ -9,6 +9,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 from aiokafka.errors import KafkaError
 
+from pipeline.brokertopics import BrokerAway, TopicsRefused, require_topics
 from pipeline.control import BreakerBoard, follow_control
 from pipeline.ending import end
 from pipeline.ingress import administration
@@ -31,7 +32,7 @@ from pipeline.ingress.waiters import ResultsFeed, Waiters
 from pipeline.producer import LogProducer, SendFailed
 from pipeline.settings import Settings
 from pipeline.stock.store import StockStore
-from pipeline.topics import BrokerAway, Topics, TopicsRefused, require_topics
+from pipeline.topics import Topics
 
 BACKLOG_CONNECTIONS_MAX = 4_096
 STOP_PATIENCE = 0.4

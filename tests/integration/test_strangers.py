@@ -12,6 +12,7 @@ from conftest import Kafka
 from followers import Decisions, Follower, own_topics_file
 
 from pipeline import messages
+from pipeline.brokertopics import create_topics
 from pipeline.control import BreakerBoard, BreakerNews, encode_breaker, follow_control
 from pipeline.domain.breaker import BreakerState
 from pipeline.ending import end
@@ -23,7 +24,7 @@ from pipeline.producer import LogProducer
 from pipeline.rebuild import CanNotRebuild, rebuild
 from pipeline.settings import Profile, Settings
 from pipeline.stock.store import StockStore
-from pipeline.topics import Topics, create_topics, load_topics
+from pipeline.topics import Topics, load_topics
 
 NEWER = messages.VERSION + 1
 NEWER_HEADERS = [("v", b"%d" % NEWER)]
