@@ -22,16 +22,17 @@ from pipeline.messages import NewerFormat
 from pipeline.partitionlog import PartitionLog
 from pipeline.producer import LogProducer
 from pipeline.settings import BadSettings, Settings, load_settings
-from pipeline.start import wait_for_topics
+from pipeline.start import wait_for_log
 from pipeline.stock.store import StockStore
 from pipeline.telemetry import configure_logging
 from pipeline.topics import BadTopics, Topics, load_topics
 
 
-def decider(settings: Settings, topics: Topics) -> NoReturn:
+def decider(settings: Settings, topics: Topics, log_identity: str | None) -> NoReturn:
     """Decide a share of the partitions of purchase-requests."""
     app = create_app(settings, f"{settings.group_prefix}-deciders", settings.tables_port)
-    store = StockStore(settings.redis(), settings.redis_timeout_ms)
+    store = StockStore(settings.redis(), settings.redis_timeout_ms, key_prefix=settings.key_prefix)
+    store.log_identity = log_identity
     # Not idempotent: whatever the producer repeats, the protocol makes harmless, and it can not get stuck.
     producer = LogProducer(settings, settings.worker_name, idempotent=False)
     log = PartitionLog(settings.kafka(), ends_are_exact=settings.kafka_idempotence)
@@ -49,7 +50,7 @@ def decider(settings: Settings, topics: Topics) -> NoReturn:
     run(app, settings)
 
 
-def follower(settings: Settings, topics: Topics) -> NoReturn:
+def follower(settings: Settings, topics: Topics, _: str | None) -> NoReturn:
     """Follow the decision log: the tables, orders and dead letters."""
     group, replication = f"{settings.group_prefix}-followers", topics.results.replication
     app = create_app(settings, group, settings.tables_port, replication)
@@ -82,7 +83,10 @@ def follower(settings: Settings, topics: Topics) -> NoReturn:
     run(app, settings)
 
 
-ROLES: dict[str, Callable[[Settings, Topics], NoReturn]] = {"decider": decider, "follower": follower}
+ROLES: dict[str, Callable[[Settings, Topics, str | None], NoReturn]] = {
+    "decider": decider,
+    "follower": follower,
+}
 
 
 def main() -> NoReturn:
@@ -92,12 +96,12 @@ def main() -> NoReturn:
         settings = load_settings()
         configure_logging(settings.worker_name)
         topics = load_topics(settings.kafka_profile)
-        asyncio.run(wait_for_topics(settings, topics))
+        log_identity = asyncio.run(wait_for_log(settings, topics))
     except (BadSettings, BadTopics, TopicsRefused) as error:
         sys.exit(f"the {sys.argv[1]} does not start: {error}")
     except KeyboardInterrupt:
         sys.exit()
-    ROLES[sys.argv[1]](settings, topics)
+    ROLES[sys.argv[1]](settings, topics, log_identity)
 
 
 main()

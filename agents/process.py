@@ -6,12 +6,12 @@ import os
 
 from pipeline.decider import LogsDisagree
 from pipeline.messages import NewerFormat
-from pipeline.stock.store import MayEvict, StockFault
+from pipeline.stock.store import MayEvict, OtherLog, StockFault
 
 logger = logging.getLogger(__name__)
 
 EXIT_BROKEN_PROMISE = 70
-SAID_IN_A_LINE = (LogsDisagree, MayEvict, NewerFormat, StockFault)
+SAID_IN_A_LINE = (LogsDisagree, MayEvict, NewerFormat, OtherLog, StockFault)
 """What an operator can mend; where in the code it was met tells nothing."""
 
 

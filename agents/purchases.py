@@ -128,6 +128,8 @@ class Deciders:
             decider = running.decider
             healthy = decider.state is State.DECIDING
             checks[f"partition {partition}"] = "ok" if healthy else decider.trouble or decider.state.value
+            if decider.clock_trouble is not None:
+                checks[f"clock of partition {partition}"] = decider.clock_trouble
         return checks
 
 

@@ -26,6 +26,7 @@ from aiokafka.errors import (
 
 from pipeline.brokertopics import BrokerAway, TopicsRefused, require_topics
 from pipeline.decider.replay import Replay
+from pipeline.logidentity import log_identity
 from pipeline.messages import NewerFormat
 from pipeline.partitionlog import Bounds, LogUnavailable, PartitionLog
 from pipeline.settings import Settings
@@ -65,11 +66,12 @@ async def rebuild(
     settings: Settings, topics: Topics, on_progress: Callable[[Progress], None] = lambda _: None
 ) -> Rebuilt:
     """Wipe the stock in Redis and make it again from the decision log. Raises CanNotRebuild."""
-    store = StockStore(settings.redis(), settings.redis_timeout_ms)
+    store = StockStore(settings.redis(), settings.redis_timeout_ms, key_prefix=settings.key_prefix)
     try:
         await require_topics(settings.kafka(), topics, BROKER_TIMEOUT_MS)
         await _refuse_under_deciders(settings)
         await store.assert_keeps_keys()
+        store.log_identity = await log_identity(settings.kafka(), topics)
         return await _Rebuild(settings, topics, store, on_progress).run()
     except Stale as stale:
         raise CanNotRebuild(
@@ -125,6 +127,7 @@ class _Rebuild:
     async def _partition(self, partition: int, bounds: Bounds) -> int:
         """The number of decisions that this partition has now."""
         await self._store.wipe(partition, await self._store.cursor_offset(partition))
+        await self._store.take_over(partition)
         replay = Replay(self._store, partition, -1)
         async with aclosing(self._log.read(self._topic.name, partition, 0, bounds.end)) as batches:
             async for batch in batches:

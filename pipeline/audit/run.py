@@ -41,7 +41,7 @@ async def audit(
     count = topics.requests.partitions
     partitions = range(count)
     wanted = partitions if products is None else sorted({partition_of(each, count) for each in products})
-    reader = StockReader(settings.redis(), settings.redis_timeout_ms)
+    reader = StockReader(settings.redis(), settings.redis_timeout_ms, settings.key_prefix)
     try:
         await require_topics(settings.kafka(), topics, BROKER_TIMEOUT_MS)
         await reader.ping()

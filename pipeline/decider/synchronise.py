@@ -34,7 +34,7 @@ class Place(NamedTuple):
 
 class Synchroniser:
     """Synchronises one partition. Raises Stale, StockUnavailable, LogUnavailable or SendFailed (try again) or
-    LogsDisagree or MayEvict (do not)."""
+    LogsDisagree, NewerFormat, StockFault, OtherLog or MayEvict (do not)."""
 
     def __init__(self, partition: int, topics: Topics, store: Store, log: Log, producer: Producer) -> None:
         self._partition = partition
@@ -45,11 +45,14 @@ class Synchroniser:
 
     async def synchronise(self) -> Place:
         await self._store.assert_keeps_keys()
+        await self._store.claim(self._partition)
         cursor = await self._store.cursor(self._partition)
         results = await self._log.bounds(self._topics.results.name, self._partition)
         requests = await self._log.bounds(self._topics.requests.name, self._partition)
         if cursor.results_position > results.end or cursor.offset >= requests.end:
             await self._start_over(cursor, "Redis knows of more than the logs hold")
+        if cursor.offset < 0 and await self._store.has_keys(self._partition):
+            await self._start_over(cursor, "Redis has lost the cursor, and not all else")
         replayed, tail = await self._replay(cursor, results)
         if tail >= requests.end:
             raise LogsDisagree(

@@ -55,7 +55,7 @@ class Ingress:
         self._settings = settings
         self._topics = topics
         bootstrap, requests, partitions = settings.kafka(), topics.requests.name, topics.requests.partitions
-        self._store = StockStore(settings.redis(), settings.redis_timeout_ms)
+        self._store = StockStore(settings.redis(), settings.redis_timeout_ms, key_prefix=settings.key_prefix)
         self._producer = LogProducer(settings, settings.worker_name, idempotent=settings.kafka_idempotence)
         self._ends = LogEnds(bootstrap, requests, partitions)
         self._keeper = PaceKeeper(self._store, self._ends, partitions)

@@ -11,7 +11,7 @@ from pipeline.domain.product import Opening
 from pipeline.messages import OpenCommand, encode_open, encode_purchases, peek_source_offset
 from pipeline.partitionlog import Bounds, LogRecord
 from pipeline.settings import Profile
-from pipeline.stock.store import Command, Stale, StockStore
+from pipeline.stock.store import Command, OtherLog, Stale, StockStore
 from pipeline.topics import load_topics
 
 TOPICS = load_topics(Profile.LOCAL)
@@ -158,6 +158,62 @@ async def test_a_last_answer_that_cannot_be_read_is_made_again(
     with Redis.from_url(redis_url) as client:
         client.hset("seckill:{p0}:cursor", "last_answer", broken)
     assert await synchronise(store, World(records[:2])) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    "lost",
+    [["cursor"], ["cursor", "products"], ["cursor", "product:1"], ["cursor", "buyers:1", "products"]],
+    ids=" and ".join,
+)
+async def test_a_redis_that_lost_its_cursor_is_made_again_from_nothing(
+    store: StockStore, redis_url: str, lost: list[str]
+) -> None:
+    records = await store.decide(0, -1, 0, COMMANDS)
+    with Redis.from_url(redis_url) as client:
+        client.hset("seckill:{p0}:buyers:stranger", "x", "1:1")
+        client.delete(*(f"seckill:{{p0}}:{name}" for name in lost))
+        # Of other partitions, and of another system on this Redis.
+        others = ["seckill:{p01}:cursor", "seckill:{p1}:product:1", "other:{p0}:product:1"]
+        for name in others:
+            client.hset(name, "offset", 7)
+        assert await synchronise(store, World(records)) == (5, 6)
+        assert await sold_and_buyers(store) == (5, 5)
+        names = {name.decode() for name in client.scan_iter()}
+    assert names == {
+        *others,
+        *(f"seckill:{{p0}}:{name}" for name in ("cursor", "products", "product:1", "buyers:1")),
+    }
+
+
+async def test_a_redis_that_belongs_to_another_log_is_refused(store: StockStore, redis_url: str) -> None:
+    records = await decisions(store)
+    store.log_identity = "cluster/a/b"
+    assert await synchronise(store, World(records)) == (5, 6)
+    assert await synchronise(store, World(records)) == (5, 6)
+    store.log_identity = "cluster/a/c"
+    with pytest.raises(
+        OtherLog, match=r"seckill:\{p0\}:log .* cluster/a/b, .* cluster/a/c: set SECKILL_REDIS_URL"
+    ):
+        await synchronise(store, World(records))
+    assert await sold_and_buyers(store) == (5, 5)
+    # Wiping for another reason does not make it this log's; to take it over does.
+    await store.wipe(0, 5)
+    with pytest.raises(OtherLog):
+        await synchronise(store, World(records))
+    await store.take_over(0)
+    assert await synchronise(store, World(records)) == (5, 6)
+
+
+async def test_two_systems_share_a_redis(store: StockStore, redis_url: str) -> None:
+    other = StockStore(redis_url, 5_000, key_prefix="staging.eu")
+    await store.decide(0, -1, 0, COMMANDS)
+    assert await other.cursor_offset(0) == -1
+    assert not await other.has_keys(0)
+    await other.decide(0, -1, 0, COMMANDS[:2])
+    await other.wipe(0, 1)
+    await other.close()
+    assert await sold_and_buyers(store) == (5, 5)
+    assert await store.cursor_offset(0) == 5
 
 
 async def test_a_redis_that_knows_of_more_than_the_logs_is_made_again(store: StockStore) -> None:

@@ -21,8 +21,10 @@ from pipeline.messages import (
     shows_stock,
 )
 from pipeline.partitionlog import LogRecord
-from pipeline.stock import keys
+from pipeline.stock.keys import Keys
 from pipeline.stock.store import StockStore, decode_wins
+
+keys = Keys()
 
 PARTITION = 3
 

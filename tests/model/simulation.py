@@ -45,9 +45,11 @@ from pipeline.messages import (
 from pipeline.partitionlog import Bounds, LogRecord, LogUnavailable
 from pipeline.producer import SendFailed
 from pipeline.settings import Profile, Settings
-from pipeline.stock import keys
+from pipeline.stock.keys import Keys
 from pipeline.stock.store import StockStore, StockUnavailable, decode_wins
 from pipeline.topics import load_topics
+
+keys = Keys()
 
 PARTITION = 0
 PRODUCTS = ("1001", "p-2")

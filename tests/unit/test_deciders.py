@@ -1,6 +1,7 @@
 """The deciders of a process and the agents that feed them: what a rebalance must not lose."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -8,6 +9,8 @@ import pytest
 
 from agents.batches import Batch
 from agents.purchases import Deciders
+from pipeline.decider import Decider, LogsDisagree
+from pipeline.decider.decider import CLOCK_AHEAD_MS_MAX
 from pipeline.decider.ports import Log, Producer, Store
 from pipeline.messages import encode_purchases
 from pipeline.partitionlog import Bounds, LogRecord
@@ -127,6 +130,41 @@ async def test_batches_that_come_again_are_acknowledged_and_not_decided_again(
     await steps()
     assert again.acknowledged
     assert len(world.results) == 6
+
+
+async def test_a_decision_log_that_lost_decisions_ends_the_process(world: World) -> None:
+    decider = Decider(
+        0, Settings(chunk_pace_ms=0), load_topics(Profile.LOCAL), world, world, world, lambda _: None
+    )
+    deciding = asyncio.create_task(decider.run())
+    let(world, ALWAYS)
+    await decider.put(Fetched(world, 0, 3).batch.records)
+    await steps()
+    assert len(world.results) == 3
+    del world.results[1:]
+    await decider.put(Fetched(world, 3, 4).batch.records)
+    await steps()
+    with pytest.raises(LogsDisagree, match=r"acknowledged up to 3, and now 1 records more .* up to 2"):
+        await deciding
+
+
+async def test_a_broker_whose_clock_was_ahead_is_said_and_decided(
+    world: World, deciders: Deciders, caplog: pytest.LogCaptureFixture
+) -> None:
+    let(world, ALWAYS)
+    await deciders.assign({0})
+    await deciders.put(Fetched(world, 0, 2).batch)
+    await steps()
+    assert "clock of partition 0" not in deciders.checks()
+    ahead_ms = int(time.time() * 1_000) + 2 * CLOCK_AHEAD_MS_MAX
+    world.commands.append(LogRecord(2, ahead_ms, b"1", encode_purchases("1", ["a"])))
+    for end in (3, 5):
+        await deciders.put(Fetched(world, len(world.results), end).batch)
+        await steps()
+        # Also when the records have the right time again: decided time stays.
+        assert "ahead of this machine's clock" in deciders.checks()["clock of partition 0"]
+    assert len(world.results) == 5
+    assert sum("ahead of this machine's clock" in each.getMessage() for each in caplog.records) == 2
 
 
 async def test_a_batch_waits_for_its_partition(world: World, deciders: Deciders) -> None:
