@@ -90,7 +90,7 @@ class Snapshot(NamedTuple):
 class StockReader:
     """Every method raises RedisUnavailable."""
 
-    def __init__(self, url: str, timeout_ms: int, key_prefix: str) -> None:
+    def __init__(self, url: str, timeout_ms: int, key_prefix: str = Keys().prefix) -> None:
         self.key_names = Keys(key_prefix)
         seconds = timeout_ms / 1_000
         self._redis = Redis.from_url(url, socket_timeout=seconds, socket_connect_timeout=seconds)

@@ -54,6 +54,19 @@ async def test_a_decider_that_is_not_at_the_cursor_changes_nothing(store: StockS
     assert everything(redis_url) == before
 
 
+@pytest.mark.parametrize("left", ["products", "product:1001", "buyers:1001"])
+async def test_a_lost_cursor_is_not_a_beginning(store: StockStore, redis_url: str, left: str) -> None:
+    decided = await store.decide(PARTITION, -1, 0, [opening(), purchase(1, "a")])
+    with Redis.from_url(redis_url) as client:
+        client.delete(*(name for name in client.scan_iter() if not name.endswith(left.encode())))
+    before = everything(redis_url)
+    with pytest.raises(Stale):
+        await store.decide(PARTITION, -1, 0, [opening()])
+    with pytest.raises(Stale):
+        await store.replay(PARTITION, -1, 1, [("1001", decided[0])])
+    assert everything(redis_url) == before
+
+
 async def test_the_cursor_remembers_the_last_answer_and_what_was_settled(store: StockStore) -> None:
     first = await store.decide(PARTITION, -1, 0, [opening(), purchase(1, "a", "a")])
     cursor = await store.cursor(PARTITION)
