@@ -1,5 +1,6 @@
 """`python -m agents decider|follower`: one process of the stream side, configured by the environment alone."""
 
+import asyncio
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -9,26 +10,30 @@ from agents.app import create_app
 from agents.inspection import Inspection
 from agents.logends import LogEnds
 from agents.owners import Owners
+from agents.process import die
 from agents.ready import attach_ready
 from agents.table_pages import attach_pages
 from agents.tables import Tables
 from agents.watchdog import Watchdog
 from agents.worker import run
 from pipeline.backlog import Backlog
+from pipeline.brokertopics import TopicsRefused
 from pipeline.control import BreakerBoard, BreakerReporter, follow_control
+from pipeline.messages import NewerFormat
 from pipeline.partitionlog import PartitionLog
 from pipeline.producer import LogProducer
 from pipeline.settings import BadSettings, Settings, load_settings
+from pipeline.start import wait_for_log
 from pipeline.stock.store import StockStore
 from pipeline.telemetry import configure_logging
-from pipeline.topics import load_topics
+from pipeline.topics import BadTopics, Topics, load_topics
 
 
-def decider(settings: Settings) -> NoReturn:
+def decider(settings: Settings, topics: Topics, log_identity: str | None) -> NoReturn:
     """Decide a share of the partitions of purchase-requests."""
-    topics = load_topics(settings.kafka_profile)
     app = create_app(settings, f"{settings.group_prefix}-deciders", settings.tables_port)
-    store = StockStore(settings.redis(), settings.redis_timeout_ms)
+    store = StockStore(settings.redis(), settings.redis_timeout_ms, key_prefix=settings.key_prefix)
+    store.log_identity = log_identity
     # Not idempotent: whatever the producer repeats, the protocol makes harmless, and it can not get stuck.
     producer = LogProducer(settings, settings.worker_name, idempotent=False)
     log = PartitionLog.of(settings, topics)
@@ -52,9 +57,8 @@ def decider(settings: Settings) -> NoReturn:
     run(app, settings)
 
 
-def follower(settings: Settings) -> NoReturn:
+def follower(settings: Settings, topics: Topics, _: str | None) -> NoReturn:
     """Follow the decision log: the tables, orders and dead letters."""
-    topics = load_topics(settings.kafka_profile)
     group, replication = f"{settings.group_prefix}-followers", topics.results.replication
     app = create_app(settings, group, settings.tables_port, replication)
     app.fetch_bytes_min = results.FETCH_BYTES_MIN
@@ -95,7 +99,10 @@ def follower(settings: Settings) -> NoReturn:
 
     @app.task
     async def follow_breakers() -> None:
-        await follow_control(settings, topics.control, breakers)
+        try:
+            await follow_control(settings, topics.control, breakers)
+        except NewerFormat as error:
+            die(str(error))
 
     run(app, settings)
 
@@ -104,7 +111,10 @@ async def _nothing_else() -> None:
     """A follower needs nothing but Kafka."""
 
 
-ROLES: dict[str, Callable[[Settings], NoReturn]] = {"decider": decider, "follower": follower}
+ROLES: dict[str, Callable[[Settings, Topics, str | None], NoReturn]] = {
+    "decider": decider,
+    "follower": follower,
+}
 
 
 def main() -> NoReturn:
@@ -112,10 +122,14 @@ def main() -> NoReturn:
         sys.exit(f"usage: python -m agents {'|'.join(ROLES)}")
     try:
         settings = load_settings()
-    except BadSettings as error:
-        sys.exit(str(error))
-    configure_logging(settings.worker_name)
-    ROLES[sys.argv[1]](settings)
+        configure_logging(settings.worker_name)
+        topics = load_topics(settings.kafka_profile)
+        log_identity = asyncio.run(wait_for_log(settings, topics))
+    except (BadSettings, BadTopics, TopicsRefused) as error:
+        sys.exit(f"the {sys.argv[1]} does not start: {error}")
+    except KeyboardInterrupt:
+        sys.exit()
+    ROLES[sys.argv[1]](settings, topics, log_identity)
 
 
 main()

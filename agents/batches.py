@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeAlias
 import faust
 
 from agents.app import App
-from agents.process import die
+from agents.process import SAID_IN_A_LINE, die
 from pipeline.partitionlog import LogRecord
 from pipeline.topics import Topic
 
@@ -80,8 +80,9 @@ def consume(
             # Raised, Faust would take it for a crash and start the agent again, for a partition that is not here.
             logger.debug("the %s agent was cancelled", name)
         except Exception as error:
-            logger.exception("the %s agent failed", name)
-            die(f"{name} agent: {error!r}")
+            if not isinstance(error, SAID_IN_A_LINE):
+                logger.exception("the %s agent failed", name)
+            die(f"{name} agent: {type(error).__name__}: {error}")
             raise
 
 

@@ -4,9 +4,15 @@ import asyncio
 import logging
 import os
 
+from pipeline.decider import LogsDisagree
+from pipeline.messages import NewerFormat
+from pipeline.stock.store import MayEvict, OtherLog, StockFault
+
 logger = logging.getLogger(__name__)
 
 EXIT_BROKEN_PROMISE = 70
+SAID_IN_A_LINE = (LogsDisagree, MayEvict, NewerFormat, OtherLog, StockFault)
+"""What an operator can mend; where in the code it was met tells nothing."""
 
 
 def die(reason: str) -> None:
@@ -23,5 +29,6 @@ def die(reason: str) -> None:
 def die_with(task: "asyncio.Task[None]") -> None:
     """A task's done-callback: if it ended by an exception, so does the process."""
     if not task.cancelled() and (error := task.exception()) is not None:
-        logger.error("%s failed", task.get_name(), exc_info=error)
+        if not isinstance(error, SAID_IN_A_LINE):
+            logger.error("%s failed", task.get_name(), exc_info=error)
         die(f"{task.get_name()}: {type(error).__name__}: {error}")

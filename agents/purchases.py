@@ -153,6 +153,7 @@ class Deciders:
                 "position": decider.position,
                 "breaker": decider.breaker.state.value,
                 "slow_chunks": decider.slow_chunks,
+                "clock": decider.clock_trouble or "ok",
             }
             for partition, (decider, *_) in sorted(self._running.items())
         }

@@ -72,7 +72,7 @@ class Followers:
         Not one of a partition that is no longer followed here: it comes again, to its next follower.
         """
         for run in runs(batch.records):
-            records = [Positioned(record.offset, record.value or b"") for record in run]
+            records = [Positioned(record.offset, record.value) for record in run]
             if not await self._count(batch.partition, records):
                 return
         # The offset must not pass the changelog: what is acknowledged does not come again.
@@ -103,7 +103,7 @@ class Followers:
                 # It may have been taken away, and its rows may be older again, while the log was read.
                 if partition not in self._followed or self._tables.tally.next_position(partition) != position:
                     return None
-                missed = [Positioned(record.offset, record.value or b"") for record in batch]
+                missed = [Positioned(record.offset, record.value) for record in batch]
                 await self._kept(partition, self._tables.take_in(partition, missed))
                 position = missed[-1].position + 1
         except LogUnavailable as fault:

@@ -15,6 +15,8 @@ from typing import Any
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
 
+from agents.process import die
+from pipeline.messages import NewerFormat, refuse_newer
 from pipeline.partitionlog import LogRecord
 
 FETCH_WAIT_MS_MAX = 50
@@ -75,13 +77,20 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):
     async def _fetch_records(self, *args: Any, **options: Any) -> Fetched:
         # Made here, in the consumer's thread: the agents' event loop must not stand still for it.
         fetched: Fetched = await super()._fetch_records(*args, **options)
-        return {
-            place: [_whole(records)] if place.topic in self.app.batched_topics else records
-            for place, records in fetched.items()
-        }
+        try:
+            return {
+                place: [_whole(place, records)] if place.topic in self.app.batched_topics else records
+                for place, records in fetched.items()
+            }
+        except NewerFormat as error:
+            # Raised, Faust would fetch the same again.
+            die(str(error))
+            raise
 
 
-def _whole(records: list[Any]) -> tuple[LogRecord, ...]:
+def _whole(place: TP, records: list[Any]) -> tuple[LogRecord, ...]:
+    """Raises NewerFormat."""
+    refuse_newer(place.topic, place.partition, records)
     return tuple([LogRecord(each.offset, each.timestamp, each.key, each.value) for each in records])
 
 

@@ -68,8 +68,9 @@ def topics() -> None:
 @click.option("--timeout-ms", type=click.IntRange(1, 600_000), default=30_000, show_default=True)
 def create(timeout_ms: int) -> None:
     """Create the topics that are missing, and say what differs in the others. Changes and deletes nothing."""
+    from pipeline.brokertopics import BrokerAway, TopicsRefused, check_topics, create_topics
     from pipeline.settings import BadSettings, load_settings
-    from pipeline.topics import BadTopics, BrokerAway, TopicsRefused, check_topics, create_topics, load_topics
+    from pipeline.topics import BadTopics, load_topics
 
     with _refusals(BadSettings, BadTopics, BrokerAway, TopicsRefused):
         settings = load_settings()
@@ -81,14 +82,16 @@ def create(timeout_ms: int) -> None:
         click.echo(f"{there} of {len(wanted.all())} topics were there already")
         for difference in asyncio.run(check_topics(settings.kafka(), wanted, timeout_ms)):
             click.echo(f"left as it is: {difference}", err=True)
+            click.echo(f"  to mend it: {difference.remedy(settings.kafka())}", err=True)
 
 
 @topics.command()
 @click.option("--timeout-ms", type=click.IntRange(1, 600_000), default=30_000, show_default=True)
 def check(timeout_ms: int) -> None:
     """Say in what the broker's topics differ from topics.yaml; exit code 1 if in anything."""
+    from pipeline.brokertopics import BrokerAway, check_topics
     from pipeline.settings import BadSettings, load_settings
-    from pipeline.topics import BadTopics, BrokerAway, check_topics, load_topics
+    from pipeline.topics import BadTopics, load_topics
 
     with _refusals(BadSettings, BadTopics, BrokerAway):
         settings = load_settings()
@@ -96,6 +99,7 @@ def check(timeout_ms: int) -> None:
         differences = asyncio.run(check_topics(settings.kafka(), wanted, timeout_ms))
     for difference in differences:
         click.echo(str(difference))
+        click.echo(f"  to mend it: {difference.remedy(settings.kafka())}")
     if differences:
         raise click.exceptions.Exit(1)
     click.echo(f"all {len(wanted.all())} topics at {settings.kafka()} are as topics.yaml says")

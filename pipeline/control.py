@@ -8,16 +8,18 @@ with its own.
 import asyncio
 import logging
 import time
-from typing import NamedTuple, Protocol
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
 
 import orjson
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from pipeline.domain.breaker import Breaker, BreakerState
+from pipeline.messages import TIME_MS_MAX, refuse_newer
 from pipeline.producer import SendFailed
 from pipeline.settings import Settings
-from pipeline.topics import Topic
+from pipeline.topics import PARTITIONS_MAX, Topic
 
 logger = logging.getLogger(__name__)
 
@@ -40,14 +42,40 @@ def encode_breaker(news: BreakerNews) -> tuple[bytes, bytes]:
     return key, orjson.dumps({"type": "breaker", **news._asdict()})
 
 
+class BadControlRecord(ValueError):
+    """A record of the control topic that says nothing: who follows it passes it over."""
+
+
 def decode_breaker(value: bytes | None) -> BreakerNews | None:
-    """The news in a record of the control topic; None if the record is of another type."""
-    document = orjson.loads(value) if value else None
-    if not isinstance(document, dict) or document.get("type") != "breaker":
+    """The news in a record of the control topic; None if the record is of another type, or a tombstone.
+
+    Raises BadControlRecord.
+    """
+    if value is None:
         return None
+    try:
+        document = orjson.loads(value)
+    except orjson.JSONDecodeError:
+        raise BadControlRecord("not JSON") from None
+    if type(document) is not dict or type(document.get("type")) is not str:
+        raise BadControlRecord("not a JSON object with a type")
+    if document["type"] != "breaker":
+        return None
+    if document.get("state") not in list(BreakerState):
+        raise BadControlRecord("state: unknown")
     return BreakerNews(
-        document["partition"], BreakerState(document["state"]), document["at_ms"], document["retry_at_ms"]
+        _whole(document, "partition", PARTITIONS_MAX - 1),
+        BreakerState(document["state"]),
+        _whole(document, "at_ms", TIME_MS_MAX),
+        _whole(document, "retry_at_ms", TIME_MS_MAX),
     )
+
+
+def _whole(document: Mapping[str, Any], name: str, high: int) -> int:
+    number = document.get(name)
+    if type(number) is not int or not 0 <= number <= high:
+        raise BadControlRecord(f"{name}: not a whole number from 0 to {high}")
+    return number
 
 
 class Sender(Protocol):
@@ -105,7 +133,7 @@ class BreakerBoard:
         return not self._open
 
     def take(self, value: bytes | None) -> None:
-        """Take in a record of the control topic."""
+        """Take in a record of the control topic. Raises BadControlRecord."""
         if (news := decode_breaker(value)) is not None:
             self._news[news.partition] = news
             if news.state is BreakerState.OPEN:
@@ -127,7 +155,10 @@ class BreakerBoard:
 
 
 async def follow_control(settings: Settings, topic: Topic, board: BreakerBoard) -> None:
-    """Keep the board as the control topic has it, from its beginning, until cancelled; Kafka may come and go."""
+    """Keep the board as the control topic has it, from its beginning, until cancelled; Kafka may come and go.
+
+    Raises NewerFormat.
+    """
     backoff_ms = settings.backoff_ms_min
     place = TopicPartition(topic.name, CONTROL_PARTITION)
     while True:
@@ -143,10 +174,18 @@ async def follow_control(settings: Settings, topic: Topic, board: BreakerBoard) 
             await consumer.seek_to_beginning(place)
             backoff_ms = settings.backoff_ms_min
             async for record in consumer:
-                board.take(record.value)
+                _take(board, topic.name, record)
         except KafkaError as fault:
             logger.warning("the control topic is not followed: %r", fault)
             await asyncio.sleep(backoff_ms / 1_000)
             backoff_ms = min(2 * backoff_ms, settings.backoff_ms_max)
         finally:
             await consumer.stop()
+
+
+def _take(board: BreakerBoard, topic: str, record: Any) -> None:
+    refuse_newer(topic, CONTROL_PARTITION, [record])
+    try:
+        board.take(record.value)
+    except BadControlRecord as error:
+        logger.error("%s at %d: %s; passed over", topic, record.offset, error)

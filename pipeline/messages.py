@@ -10,7 +10,7 @@ Version 2 adds key and value of the command to a malformed decision. Version 1 i
 
 import base64
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Final, NamedTuple
@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from pipeline.domain import limiters
-from pipeline.domain.codes import Code
+from pipeline.domain.codes import DECIDED_CODES, Code
 from pipeline.domain.ids import ID_LENGTH_MAX, canonical_id
 from pipeline.domain.product import (
     PER_USER_LIMIT_MAX,
@@ -28,7 +28,7 @@ from pipeline.domain.product import (
     Refusal,
     SaleState,
 )
-from pipeline.domain.receipts import Receipt
+from pipeline.domain.receipts import Receipt, parse_receipt
 
 VERSION: Final = 2
 PURCHASES_PER_RECORD_MAX = 1_000
@@ -40,7 +40,11 @@ TIME_MS_MAX = 253_402_300_799_999
 _ID_BYTES = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-"
 _PRICE = re.compile(r"(0|[1-9][0-9]{0,11})(\.[0-9]{1,4})?", re.ASCII)
 _KEY = re.compile(r"[\x21-\x7e]{1,128}", re.ASCII)
-_SOURCE_OFFSET = b'{"source_offset":'
+_VERSION = re.compile(rb"[0-9]{1,9}")
+_KNOWN_VERSIONS = frozenset(b"%d" % version for version in range(1, VERSION + 1))
+_SOURCE_OFFSET = re.compile(rb'\{"source_offset":(0|[1-9][0-9]{0,17}),')
+_LIMITER = re.compile(r"[0-9]{1,15}:[0-9]{1,15}:[0-9]{1,15}", re.ASCII)
+_CODES = frozenset(map(int, DECIDED_CODES))
 _FIELDS = {
     "purchase": {"type", "product_id", "users", "quantities", "keys"},
     "open": {
@@ -49,11 +53,42 @@ _FIELDS = {
     },
     "close": {"type", "product_id"},
 }
+_RESULT_FIELDS = {
+    "purchase": {
+        *("source_offset", "type", "time_ms", "codes", "held", "stock", "sold", "price", "limiter"),
+        *("retry_after_ms", "command"),
+    },
+    "open": {"source_offset", "type", "time_ms", "refusal", "command"},
+    "close": {"source_offset", "type", "time_ms", "refusal", "command"},
+    "malformed": {"source_offset", "type", "time_ms", "error", "key", "value"},
+}
 
 
 def headers(origin: str) -> tuple[tuple[str, bytes], ...]:
     """The Kafka headers of every record that this system writes: format version, and the process it came from."""
     return (("v", b"%d" % VERSION), ("origin", origin.encode()))
+
+
+class NewerFormat(Exception):
+    """A record in a format version above `VERSION`; the message says which, and where it stands."""
+
+
+def refuse_newer(topic: str, partition: int, records: Iterable[Any]) -> None:
+    """Raises NewerFormat if this version cannot read one of these records, which are as aiokafka brings them.
+
+    A record without a version is another program's, and counts as version 1.
+    """
+    for record in records:
+        for name, content in record.headers:
+            if name == "v" and content not in _KNOWN_VERSIONS and _is_newer(content):
+                raise NewerFormat(
+                    f"{topic}/{partition}: the record at {record.offset} is of format version {content.decode()}, "
+                    f"this process reads up to {VERSION}: start the newer version of this program"
+                )
+
+
+def _is_newer(version: bytes | None) -> bool:
+    return version is not None and _VERSION.fullmatch(version) is not None and int(version) > VERSION
 
 
 class MalformedCommand(ValueError):
@@ -142,11 +177,20 @@ def decode_command(key: bytes | None, value: bytes | None) -> Command:
         raise MalformedCommand("value: not JSON") from None
     if type(document) is not dict:
         raise MalformedCommand("value: not a JSON object")
+    product_id = _product_id(document)
+    if key is None or key != product_id.encode():
+        raise MalformedCommand("key: not the product_id")
+    return _command(product_id, document)
+
+
+def _product_id(document: dict[str, Any]) -> str:
     product_id = document.get("product_id")
     if type(product_id) is not str or canonical_id(product_id) is None:
         raise MalformedCommand("product_id: not an id")
-    if key is None or key != product_id.encode():
-        raise MalformedCommand("key: not the product_id")
+    return product_id
+
+
+def _command(product_id: str, document: dict[str, Any]) -> Command:
     kind = document.get("type")
     if type(kind) is not str or kind not in _FIELDS:
         raise MalformedCommand("type: unknown")
@@ -319,39 +363,25 @@ class MalformedResult:
 Result = PurchaseResult | OpenResult | CloseResult | MalformedResult
 
 
-def peek_source_offset(value: bytes) -> int:
-    """The source offset of a decision record, without parsing the rest. Raises ValueError if it is not one."""
-    if not value.startswith(_SOURCE_OFFSET):
-        raise ValueError("not a decision record: it does not begin with source_offset")
-    return int(value[len(_SOURCE_OFFSET) : value.index(b",", len(_SOURCE_OFFSET))])
+class NotADecision(ValueError):
+    """A record of `purchase-results` that no decider wrote: everybody passes it over."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"no decider wrote this record: {why}")
+
+
+def peek_source_offset(value: bytes | None) -> int:
+    """The source offset of a decision record, without looking at the rest. Raises NotADecision."""
+    found = _SOURCE_OFFSET.match(value or b"")
+    if found is None:
+        raise NotADecision("it does not begin with source_offset" if value is not None else "it has no value")
+    return int(found[1])
 
 
 def malformed_members(error: str, command: RawCommand) -> bytes:
     """The members of a malformed decision that the command determines, as JSON without the braces."""
     key, value = (None if part is None else base64.b64encode(part).decode() for part in command)
     return orjson.dumps({"error": error, "key": key, "value": value})[1:-1]
-
-
-def is_malformed(value: bytes) -> bool:
-    """Whether this decision record says of its command that it is none."""
-    kind = value.index(b",") + 1
-    return value.startswith(b'"type":"malformed"', kind)
-
-
-def has_winner(value: bytes) -> bool:
-    """Whether this decision record may have a winner, without parsing it. (A repeated win has the same code.)"""
-    start = value.find(b'"codes":[')
-    if start < 0:
-        return False
-    end = value.index(b"]", start)
-    # The code of a win is the only positive one.
-    return value.find(b"[1", start, end) >= 0 or value.find(b",1", start, end) >= 0
-
-
-def count_of_codes(value: bytes) -> int:
-    """How many purchases a decision record answers, without parsing it; 0 for a record of another type."""
-    start = value.find(b'"codes":[')
-    return 0 if start < 0 else value.count(b",", start, value.index(b"]", start)) + 1
 
 
 def shows_stock(value: bytes) -> bool:
@@ -370,49 +400,124 @@ def shows_stock(value: bytes) -> bool:
     return value.startswith(b',"stock":', after) and not value.startswith(b',"stock":0,', after)
 
 
-def decode_result(value: bytes) -> Result:
-    """A record of `purchase-results`. Raises ValueError or KeyError on anything that no decider wrote."""
-    document = orjson.loads(value)
-    source_offset, time_ms = document["source_offset"], document["time_ms"]
-    kind = document["type"]
-    if kind == "malformed":
-        return MalformedResult(source_offset, time_ms, document["error"], _raw_command(document))
-    command = document["command"]
-    refusal = Refusal(document["refusal"]) if document.get("refusal") else None
-    if kind == "open":
-        return OpenResult(source_offset, time_ms, command["product_id"], refusal, _opening(command))
-    if kind == "close":
-        return CloseResult(source_offset, time_ms, command["product_id"], refusal)
-    if kind != "purchase":
-        raise ValueError(f"unknown decision type {kind!r}")
-    keys = command.get("keys")
+def decode_result(value: bytes | None) -> Result:
+    """A record of `purchase-results`, checked whole: who passes strangers over must not be led by half of one.
+
+    Raises NotADecision.
+    """
+    source_offset = peek_source_offset(value)
+    try:
+        document = orjson.loads(value or b"")
+    except orjson.JSONDecodeError:
+        raise NotADecision("not JSON") from None
+    kind = document.get("type")
+    if type(kind) is not str or kind not in _RESULT_FIELDS:
+        raise NotADecision("type: unknown")
+    # The scripts read it, too, and their JSON parser has another limit of nesting than this one.
+    if any(isinstance(document[name], dict | list) for name in document.keys() - _RESULT_FIELDS[kind]):
+        raise NotADecision("an unknown field with fields of its own")
+    if document["source_offset"] != source_offset:
+        raise NotADecision("source_offset: there twice")
+    try:
+        time_ms = _whole(document, "time_ms", 0, TIME_MS_MAX)
+        if kind == "malformed":
+            return _malformed_result(source_offset, time_ms, document)
+        return _result(source_offset, time_ms, kind, document)
+    except MalformedCommand as error:
+        raise NotADecision(str(error)) from None
+
+
+def _result(source_offset: int, time_ms: int, kind: str, document: dict[str, Any]) -> Result:
+    decided = document.get("command")
+    if type(decided) is not dict or decided.get("type") != kind:
+        raise NotADecision(f"command: not of type {kind}")
+    command = _command(_product_id(decided), decided)
+    if isinstance(command, PurchaseCommand):
+        return _purchase_result(source_offset, time_ms, command, document)
+    refusal = document.get("refusal")
+    if refusal is not None and refusal not in list(Refusal):
+        raise NotADecision("refusal: unknown")
+    refused = None if refusal is None else Refusal(refusal)
+    if isinstance(command, OpenCommand):
+        return OpenResult(source_offset, time_ms, command.product_id, refused, command.opening)
+    return CloseResult(source_offset, time_ms, command.product_id, refused)
+
+
+def _purchase_result(
+    source_offset: int, time_ms: int, command: PurchaseCommand, document: dict[str, Any]
+) -> PurchaseResult:
+    codes, count = document.get("codes"), len(command.purchases.users)
+    # The types, too: 1.0 and true are in a set that holds 1.
+    if (
+        type(codes) is not list
+        or len(codes) != count
+        or set(map(type, codes)) != {int}
+        or not _CODES.issuperset(codes)
+    ):
+        raise NotADecision("codes: not a code for each user")
+    stock, sold, price = document.get("stock"), document.get("sold"), document.get("price")
+    if stock is None:
+        if not (sold is None and price is None):
+            raise NotADecision("stock: missing beside sold or price")
+    else:
+        # Below zero they would be a fault of a decider's, which the audit has to see.
+        _whole(document, "stock", -STOCK_MAX, STOCK_MAX)
+        _whole(document, "sold", -STOCK_MAX, STOCK_MAX)
+        if type(price) is not str or not _PRICE.fullmatch(price):
+            raise NotADecision("price: not a decimal string")
+    limiter, retry_after_ms = document.get("limiter"), document.get("retry_after_ms")
+    if limiter is not None and (type(limiter) is not str or not _LIMITER.fullmatch(limiter)):
+        raise NotADecision("limiter: not level:before:at")
+    if retry_after_ms is not None:
+        _whole(document, "retry_after_ms", 1, TIME_MS_MAX)
     return PurchaseResult(
         source_offset,
         time_ms,
-        command["product_id"],
-        document["codes"],
-        {int(index): order_id for index, order_id in document["held"].items()} if "held" in document else {},
-        document.get("stock"),
-        document.get("sold"),
-        document.get("price"),
-        document.get("limiter"),
-        document.get("retry_after_ms"),
-        Purchases(
-            command["users"],
-            command.get("quantities"),
-            {int(index): key for index, key in keys.items()} if keys else {},
-        ),
+        command.product_id,
+        codes,
+        _held(document, count),
+        stock,
+        sold,
+        price,
+        limiter,
+        retry_after_ms,
+        command.purchases,
     )
 
 
-def _raw_command(document: Mapping[str, Any]) -> RawCommand | None:
-    if "value" not in document:
+def _held(document: dict[str, Any], count: int) -> dict[int, str]:
+    if "held" not in document:
+        return {}
+    held, places = document["held"], {str(index): index for index in range(count)}
+    if type(held) is not dict or not held.keys() <= places.keys():
+        raise NotADecision("held: not by index of a purchase")
+    if any(type(order_id) is not str or parse_receipt(order_id) is None for order_id in held.values()):
+        raise NotADecision("held: not order ids")
+    return {places[place]: order_id for place, order_id in held.items()}
+
+
+def _malformed_result(source_offset: int, time_ms: int, document: dict[str, Any]) -> MalformedResult:
+    error = document.get("error")
+    if type(error) is not str:
+        raise NotADecision("error: not a string")
+    if document.keys().isdisjoint(("key", "value")):
+        return MalformedResult(source_offset, time_ms, error, None)
+    return MalformedResult(
+        source_offset, time_ms, error, RawCommand(_raw(document, "key"), _raw(document, "value"))
+    )
+
+
+def _raw(document: dict[str, Any], name: str) -> bytes | None:
+    if name not in document:
+        raise NotADecision(f"{name}: missing")
+    text = document[name]
+    if text is None:
         return None
-    key, value = (
-        None if text is None else base64.b64decode(text, validate=True)
-        for text in (document["key"], document["value"])
-    )
-    return RawCommand(key, value)
+    try:
+        # Text that is not ASCII is a ValueError, too.
+        return base64.b64decode(text, validate=True)
+    except (TypeError, ValueError):
+        raise NotADecision(f"{name}: not base64") from None
 
 
 # --- orders ----------------------------------------------------------------------------------------------------------

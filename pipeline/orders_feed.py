@@ -8,22 +8,29 @@ passed on as they come.
 
 import asyncio
 import os
+import re
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import orjson
 from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaConnectionError, KafkaError, UnknownTopicOrPartitionError
 
+from pipeline.domain.ids import canonical_id
+from pipeline.domain.product import QUANTITY_MAX
 from pipeline.domain.receipts import Receipt, parse_receipt
+from pipeline.messages import TIME_MS_MAX
 
 CONNECT_TIMEOUT_MS = 10_000
 BATCH_RECORDS_MAX = 2_000
 POLL_MS = 500
+
+_EVENT = re.compile(r"[A-Z_]{1,40}", re.ASCII)
+_MONEY = re.compile(r"(0|[1-9][0-9]{0,20})(\.[0-9]{1,4})?", re.ASCII)
 
 
 class OrdersUnavailable(Exception):
@@ -52,15 +59,44 @@ class Order(NamedTuple):
         )
 
 
+class BadOrder(ValueError):
+    """A record of the orders topic that is no order; the message names the field."""
+
+
 def decode_order(value: bytes | None) -> Order:
-    """A record of the orders topic. Raises ValueError on anything that is none."""
-    document = orjson.loads(value or b"")
-    if type(document) is not dict:
-        raise ValueError("not a JSON object")
+    """A record of the orders topic. Raises BadOrder."""
     try:
-        return Order(**{name: document[name] for name in Order._fields[:-1]}, value=value or b"")
-    except KeyError as missing:
-        raise ValueError(f"{missing.args[0]}: missing") from None
+        document = orjson.loads(value or b"")
+    except orjson.JSONDecodeError:
+        raise BadOrder("not JSON") from None
+    if type(document) is not dict:
+        raise BadOrder("not a JSON object")
+    for name, is_right in _ORDER_FIELDS.items():
+        if name not in document:
+            raise BadOrder(f"{name}: missing")
+        if not is_right(document[name]):
+            raise BadOrder(f"{name}: not as topics.yaml says")
+    return Order(**{name: document[name] for name in _ORDER_FIELDS}, value=value or b"")
+
+
+def _is_money(value: object) -> bool:
+    return type(value) is str and _MONEY.fullmatch(value) is not None
+
+
+def _is_id(value: object) -> bool:
+    return type(value) is str and canonical_id(value) is not None
+
+
+_ORDER_FIELDS: dict[str, Callable[[Any], bool]] = {
+    "event": lambda value: type(value) is str and _EVENT.fullmatch(value) is not None,
+    "order_id": lambda value: type(value) is str and parse_receipt(value) is not None,
+    "product_id": _is_id,
+    "user_id": _is_id,
+    "quantity": lambda value: type(value) is int and 1 <= value <= QUANTITY_MAX,
+    "price": _is_money,
+    "amount": _is_money,
+    "at_ms": lambda value: type(value) is int and 0 <= value <= TIME_MS_MAX,
+}
 
 
 class Repeats:
@@ -161,7 +197,7 @@ class OrdersFeed(AbstractAsyncContextManager["OrdersFeed"]):
                 try:
                     order = decode_order(record.value)
                     is_repeat = self._repeats.is_repeat(order)
-                except (ValueError, TypeError) as error:
+                except BadOrder as error:
                     where = f"{place.topic}/{place.partition} at {record.offset}"
                     batch.strangers.append(f"{where}: not an order: {error}")
                     continue
@@ -190,7 +226,13 @@ async def _print(feed: OrdersFeed, *, follow: bool, as_json: bool) -> None:
     async with feed:
         async for batch in feed.follow() if follow else feed.to_end():
             for order in batch.orders:
-                sys.stdout.write((order.value.decode() if as_json else order.line()) + "\n")
+                sys.stdout.write((_json_line(order) if as_json else order.line()) + "\n")
             sys.stdout.flush()
             for stranger in batch.strangers:
                 sys.stderr.write(stranger + "\n")
+
+
+def _json_line(order: Order) -> str:
+    """The record as it came; one of another producer that has several lines, in one."""
+    value = order.value if b"\n" not in order.value else orjson.dumps(orjson.loads(order.value))
+    return value.decode()

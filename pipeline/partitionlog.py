@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Self
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
+from pipeline.messages import refuse_newer
 from pipeline.settings import Settings
 from pipeline.topics import Topics
 
@@ -122,6 +123,7 @@ class PartitionLog:
 
         Raises LogUnavailable, also where the log ends before `end`. So an offset that is left out has no record: it is
         deleted (it lies below the beginning that `bounds` returns), or a transaction's marker.
+        Raises NewerFormat for a record that this version cannot read.
         """
         async with aclosing(self._fetched(topic, partition, start, end)) as batches:
             async for batch in batches:
@@ -164,6 +166,7 @@ class PartitionLog:
                     )
                 position = reached
                 if records:
+                    refuse_newer(topic, partition, records)
                     yield records
 
 

@@ -24,11 +24,14 @@ from aiokafka.errors import (
     for_code,
 )
 
+from pipeline.brokertopics import BrokerAway, TopicsRefused, require_topics
 from pipeline.decider.replay import Replay
+from pipeline.logidentity import log_identity
+from pipeline.messages import NewerFormat
 from pipeline.partitionlog import Bounds, LogUnavailable, PartitionLog
 from pipeline.settings import Settings
-from pipeline.stock.store import MayEvict, Stale, StockStore, StockUnavailable
-from pipeline.topics import BrokerAway, Topics, TopicsRefused, require_topics
+from pipeline.stock.store import MayEvict, Stale, StockFault, StockStore, StockUnavailable
+from pipeline.topics import Topics
 
 BROKER_TIMEOUT_MS = 10_000
 COORDINATOR_TRIES_MAX = 40
@@ -63,17 +66,21 @@ async def rebuild(
     settings: Settings, topics: Topics, on_progress: Callable[[Progress], None] = lambda _: None
 ) -> Rebuilt:
     """Wipe the stock in Redis and make it again from the decision log. Raises CanNotRebuild."""
-    store = StockStore(settings.redis(), settings.redis_timeout_ms)
+    store = StockStore(settings.redis(), settings.redis_timeout_ms, key_prefix=settings.key_prefix)
     try:
         await require_topics(settings.kafka(), topics, BROKER_TIMEOUT_MS)
         await _refuse_under_deciders(settings)
         await store.assert_keeps_keys()
+        store.log_identity = await log_identity(settings.kafka(), topics)
         return await _Rebuild(settings, topics, store, on_progress).run()
     except Stale as stale:
         raise CanNotRebuild(
             f"{stale}: a decider is at work. It makes again what it misses; Redis is partly made again"
         ) from stale
-    except (LogUnavailable, StockUnavailable, MayEvict, BrokerAway, TopicsRefused) as error:
+    except (
+        *(LogUnavailable, NewerFormat, StockUnavailable, StockFault),
+        *(MayEvict, BrokerAway, TopicsRefused),
+    ) as error:
         raise CanNotRebuild(str(error)) from error
     finally:
         await store.close()
@@ -120,6 +127,7 @@ class _Rebuild:
     async def _partition(self, partition: int, bounds: Bounds) -> int:
         """The number of decisions that this partition has now."""
         await self._store.wipe(partition, await self._store.cursor_offset(partition))
+        await self._store.take_over(partition)
         replay = Replay(self._store, partition, -1)
         async with aclosing(self._log.read(self._topic.name, partition, 0, bounds.end)) as batches:
             async for batch in batches:

@@ -55,6 +55,8 @@ class Settings(BaseSettings):
     topics_file: Path | None = None
     """Another `topics.yaml` than the one that came with this package."""
     redis_url: str | None = None
+    key_prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")] = "seckill"
+    """Begins the names of all keys in Redis: systems that share a Redis need one each."""
     group_prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,100}$")] = "seckill"
     """Begins the names of the consumer groups, and so of the followers' changelog topics."""
 

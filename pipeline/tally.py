@@ -13,42 +13,41 @@ from collections.abc import MutableMapping, Sequence
 from typing import Any, NamedTuple
 
 from pipeline.domain.breaker import BreakerState
-from pipeline.messages import CloseResult, OpenResult, PurchaseResult, decode_result
+from pipeline.messages import CloseResult, OpenResult, PurchaseResult
+from pipeline.strangers import decision_at
 
 Row = dict[str, Any]
 
-NEVER_OPENED = "never opened"
-
 
 class Positioned(NamedTuple):
-    """A decision record and where it stands in the decision log."""
+    """The value of a record of the decision log and where it stands there."""
 
     position: int
-    value: bytes
+    value: bytes | None
 
 
 class Tally:
-    """`products` by product id, `partitions` by number (as text)."""
+    """`products` by product id, `partitions` by number (as text). Only what was opened has a row."""
 
     def __init__(self, products: MutableMapping[str, Row], partitions: MutableMapping[str, Row]) -> None:
         self.products = products
         self.partitions = partitions
 
     def take_in(self, partition: int, records: Sequence[Positioned]) -> None:
-        """Count decision records of one partition, in log order.
-
-        Raises ValueError, KeyError or TypeError for a record that no decider wrote; then nothing is counted.
-        """
+        """Count decision records of one partition, in log order."""
         place = self.partition_row(partition)
         rows: dict[str, Row] = {}
         for position, value in records:
-            result = decode_result(value)
-            # Each row for itself: of the rows of a batch, some may have been kept over a crash and some not.
-            if isinstance(result, PurchaseResult | OpenResult | CloseResult):
-                if result.product_id not in rows:
-                    rows[result.product_id] = self._product_row(result.product_id, partition)
-                _count(rows[result.product_id], result)
             place["results_offset"] = max(place["results_offset"], position)
+            result = decision_at(partition, position, value)
+            if result is None:
+                continue
+            # Each row for itself: of the rows of a batch, some may have been kept over a crash and some not.
+            if isinstance(result, PurchaseResult | OpenResult | CloseResult) and (
+                row := rows.get(result.product_id) or self._row_of(result, partition)
+            ):
+                rows[result.product_id] = row
+                _count(row, result)
             if result.source_offset > place["source_offset"]:
                 place["source_offset"], place["time_ms"] = result.source_offset, result.time_ms
                 place["records"] += 1
@@ -76,13 +75,18 @@ class Tally:
             **self.partitions.get(str(partition), {}),
         }
 
-    def _product_row(self, product_id: str, partition: int) -> Row:
-        known = self.products.get(product_id, {})
+    def _row_of(self, result: PurchaseResult | OpenResult | CloseResult, partition: int) -> Row | None:
+        """A copy of the product's row, or a new one if this opens it. Anybody may ask for ids that nobody opened."""
+        known = self.products.get(result.product_id)
+        if known is None:
+            if not isinstance(result, OpenResult) or result.refusal is not None:
+                return None
+            known = {}
         return {
-            "product_id": product_id,
+            "product_id": result.product_id,
             "name": None,
             "partition": partition,
-            "state": NEVER_OPENED,
+            "state": None,
             "opened": None,
             "remaining": None,
             "sold": 0,

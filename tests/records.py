@@ -32,6 +32,8 @@ def closed(offset: int, product_id: str, time_ms: int = 1_000, **fields: Any) ->
 
 def bought(offset: int, product_id: str, codes: list[int], time_ms: int = 1_000, **fields: Any) -> bytes:
     users = [f"u{offset}-{index}" for index in range(len(codes))]
+    if "stock" in fields:
+        fields.setdefault("price", "9.90")
     command = {"type": "purchase", "product_id": product_id, "users": users}
     return _record(offset, time_ms, "purchase", command, codes=codes, **fields)
 

@@ -7,11 +7,11 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from pipeline.partitionlog import Bounds, LogRecord, RecordWithHeaders
-from pipeline.stock import keys
+from pipeline.stock.keys import Keys
+from pipeline.stock.store import decode_last_answer
 
 SNAPSHOT_TRIES_MAX = 10
 KEYS_PER_STEP = 1_000
-KEY_PATTERN = "seckill:{p*"
 
 R = TypeVar("R")
 
@@ -90,7 +90,8 @@ class Snapshot(NamedTuple):
 class StockReader:
     """Every method raises RedisUnavailable."""
 
-    def __init__(self, url: str, timeout_ms: int) -> None:
+    def __init__(self, url: str, timeout_ms: int, key_prefix: str = Keys().prefix) -> None:
+        self.key_names = Keys(key_prefix)
         seconds = timeout_ms / 1_000
         self._redis = Redis.from_url(url, socket_timeout=seconds, socket_connect_timeout=seconds)
 
@@ -106,20 +107,19 @@ class StockReader:
         for _ in range(SNAPSHOT_TRIES_MAX):
             wanted = sorted(members.union(product_ids))
             pipe = self._redis.pipeline(transaction=True)
-            pipe.hgetall(keys.cursor(partition))
-            pipe.smembers(keys.products(partition))
+            pipe.hgetall(self.key_names.cursor(partition))
+            pipe.smembers(self.key_names.products(partition))
             for product_id in wanted:
-                pipe.hgetall(keys.product(partition, product_id))
-                pipe.hlen(keys.buyers(partition, product_id))
+                pipe.hgetall(self.key_names.product(partition, product_id))
+                pipe.hlen(self.key_names.buyers(partition, product_id))
             found = await _answer(pipe.execute(raise_on_error=False))
             # A key of another type is an error to these commands; here it is a key that holds nothing right.
             cursor, members_found, *rest = [None if isinstance(each, Exception) else each for each in found]
             members = {_text(member) for member in members_found or ()}
             if members.issubset(wanted):
-                last_answer = (cursor or {}).get(b"last_answer")
                 return Snapshot(
                     _texts(cursor),
-                    last_answer.split(b"\n") if last_answer else [],
+                    decode_last_answer((cursor or {}).get(b"last_answer", b"")),
                     {each: _texts(fields) for each, fields in zip(wanted, rest[::2], strict=True)},
                     {each: -1 if n is None else n for each, n in zip(wanted, rest[1::2], strict=True)},
                     members,
@@ -127,16 +127,16 @@ class StockReader:
         raise RedisUnavailable(f"products of partition {partition} keep coming faster than they can be read")
 
     async def cursor_offset(self, partition: int) -> int:
-        return int(await _answer(self._redis.hget(keys.cursor(partition), "offset")) or -1)
+        return int(await _answer(self._redis.hget(self.key_names.cursor(partition), "offset")) or -1)
 
     async def is_product(self, partition: int, product_id: str) -> bool:
-        return bool(await _answer(self._redis.sismember(keys.products(partition), product_id)))
+        return bool(await _answer(self._redis.sismember(self.key_names.products(partition), product_id)))
 
     async def buyers(self, partition: int, product_id: str, users: Sequence[str]) -> list[bytes | None]:
         """The values of these users."""
         return cast(
             "list[bytes | None]",
-            await _answer(self._redis.hmget(keys.buyers(partition, product_id), list(users))),
+            await _answer(self._redis.hmget(self.key_names.buyers(partition, product_id), list(users))),
         )
 
     async def all_buyers(self, partition: int, product_id: str) -> AsyncIterator[dict[str, bytes]]:
@@ -144,7 +144,7 @@ class StockReader:
         cursor = 0
         while True:
             cursor, found = await _answer(
-                self._redis.hscan(keys.buyers(partition, product_id), cursor, count=KEYS_PER_STEP)
+                self._redis.hscan(self.key_names.buyers(partition, product_id), cursor, count=KEYS_PER_STEP)
             )
             yield {_text(user): value for user, value in found.items()}
             if cursor == 0:
@@ -161,7 +161,9 @@ class StockReader:
         """The names of all keys of all partitions, in steps; one may come twice."""
         cursor = 0
         while True:
-            cursor, found = await _answer(self._redis.scan(cursor, match=KEY_PATTERN, count=KEYS_PER_STEP))
+            cursor, found = await _answer(
+                self._redis.scan(cursor, match=f"{self.key_names.prefix}:{{p*", count=KEYS_PER_STEP)
+            )
             yield [_text(name) for name in found]
             if cursor == 0:
                 return

@@ -10,8 +10,8 @@ from pipeline.audit.reader import StockReader
 from pipeline.audit.report import Check, Findings, Place
 from pipeline.topics import Topics
 
-_KEY = re.compile(r"seckill:\{p(\d{1,9})\}:(cursor|products|product|buyers)(?::(.+))?", re.ASCII)
-_NAMELESS = frozenset({"cursor", "products"})
+_KEY = re.compile(r":\{p(\d{1,9})\}:(cursor|products|log|product|buyers)(?::(.+))?", re.ASCII)
+_NAMELESS = frozenset({"cursor", "products", "log"})
 
 
 class _Key(NamedTuple):
@@ -44,7 +44,7 @@ class KeyAudit:
 
     def _own(self, name: str) -> _Key | None:
         """The key's parts, if it is one of an audited partition; one that nobody writes is charged."""
-        match = _KEY.fullmatch(name)
+        match = _KEY.fullmatch(name, len(self._reader.key_names.prefix))
         partition = int(match[1]) if match else None
         if match is None or partition is None or partition >= self._topics.requests.partitions:
             self._findings[Check.REDIS].look(f"{name}: nobody writes such a key", Place("redis", None, None))

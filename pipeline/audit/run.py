@@ -13,10 +13,12 @@ from pipeline.audit.reader import RedisUnavailable, StockReader
 from pipeline.audit.redis_checks import RedisAudit
 from pipeline.audit.redis_keys import KeyAudit
 from pipeline.audit.report import Check, Findings, Report
+from pipeline.brokertopics import BrokerAway, TopicsRefused, require_topics
 from pipeline.followers.progress import BEGINNING, group_of, read_progress
+from pipeline.messages import NewerFormat
 from pipeline.partitionlog import LogUnavailable, PartitionLog
 from pipeline.settings import Settings
-from pipeline.topics import BrokerAway, Topics, TopicsRefused, partition_of, require_topics
+from pipeline.topics import Topics, partition_of
 
 BROKER_TIMEOUT_MS = 10_000
 
@@ -39,12 +41,15 @@ async def audit(
     count = topics.requests.partitions
     partitions = range(count)
     wanted = partitions if products is None else sorted({partition_of(each, count) for each in products})
-    reader = StockReader(settings.redis(), settings.redis_timeout_ms)
+    reader = StockReader(settings.redis(), settings.redis_timeout_ms, settings.key_prefix)
     try:
         await require_topics(settings.kafka(), topics, BROKER_TIMEOUT_MS)
         await reader.ping()
         return await _audit(settings, topics, wanted, reader, say)
-    except (LogUnavailable, LogsTruncated, RedisUnavailable, BrokerAway, TopicsRefused) as error:
+    except (
+        *(LogUnavailable, LogsTruncated, NewerFormat),
+        *(RedisUnavailable, BrokerAway, TopicsRefused),
+    ) as error:
         raise CanNotAudit(str(error)) from error
     finally:
         await reader.close()

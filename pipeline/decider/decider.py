@@ -8,6 +8,7 @@ one way back: wait a little, synchronise, go on from there. Nothing is skipped, 
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from enum import StrEnum
@@ -16,7 +17,7 @@ from pipeline import faultpoints
 from pipeline.decider.commit import commit
 from pipeline.decider.intake import Gap, Intake, Prepared, chunk_of, prepare
 from pipeline.decider.ports import Log, Producer, Store
-from pipeline.decider.synchronise import Place, Synchroniser
+from pipeline.decider.synchronise import LogsDisagree, Place, Synchroniser
 from pipeline.domain.breaker import (
     Breaker,
     BreakerRule,
@@ -35,6 +36,7 @@ from pipeline.topics import Topics
 
 logger = logging.getLogger(__name__)
 
+CLOCK_AHEAD_MS_MAX = 10_000
 STALE_PAUSE_MS = 20
 """After STALE two deciders live: without a pause they would fight for the partition at full speed."""
 GATHER_STEPS_MAX = 5
@@ -76,6 +78,8 @@ class Decider:
         self.state = State.SYNCHRONISING
         self.trouble: str | None = None
         """Why this decider is waiting, in one line; None while all is well."""
+        self.clock_trouble: str | None = None
+        """That the broker's clock is, or was, ahead, in one line; None while all is well."""
         self.breaker = Breaker()
         self.is_redis_away = False
         """Whether the last call that failed was one of Redis."""
@@ -89,6 +93,7 @@ class Decider:
         self._owner_known.set()
         self.decided = 0
         self._results_end = 0
+        self._latest_ms = 0
         self._settings = settings
         self._topics = topics
         self._store = store
@@ -285,7 +290,14 @@ class Decider:
             (None if command.product_id is None else command.product_id.encode(), record)
             for command, record in zip(commands, records, strict=True)
         ]
+        known_end = self._results_end
         self._results_end = await commit(self._producer, self._topics.results.name, self.partition, decisions)
+        if self._results_end < known_end + len(decisions):
+            raise LogsDisagree(
+                f"partition {self.partition}: {self._topics.results.name} was acknowledged up to {known_end}, and now "
+                f"{len(decisions)} records more are acknowledged up to {self._results_end}: the log lost decisions"
+            )
+        self._look_at_clock(chunk[-1].record.time_ms)
         self.position = self.reached = chunk[-1].record.offset
         self.decided += len(chunk)
         self._move()
@@ -296,6 +308,18 @@ class Decider:
             logger.warning("partition %d: a chunk took %d ms", self.partition, took_ms)
         if self.breaker.failures:
             self._set_breaker(succeeded(self.breaker))
+
+    def _look_at_clock(self, record_ms: int) -> None:
+        """Decided time never runs backwards: a broker's clock that was ahead once stays ahead in all decisions."""
+        self._latest_ms = max(self._latest_ms, record_ms)
+        ahead_ms = self._latest_ms - int(time.time() * 1_000)
+        self.clock_trouble = None
+        if ahead_ms > CLOCK_AHEAD_MS_MAX:
+            self.clock_trouble = (
+                f"partition {self.partition}: the broker's time in the command log is {ahead_ms} ms ahead of this "
+                "machine's clock: sales begin and end too early by as much"
+            )
+            logger.error("%s", self.clock_trouble)
 
     def _acknowledge(self, position: int) -> None:
         if self._intake.drop_decided(position):

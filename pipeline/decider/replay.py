@@ -1,8 +1,9 @@
 """Doing recorded decisions of one partition again on a Redis that lacks them, as many a call as one call may hold."""
 
 from pipeline.decider.ports import Store
-from pipeline.messages import count_of_codes, is_malformed, peek_source_offset
+from pipeline.messages import MalformedResult, PurchaseResult, Result
 from pipeline.partitionlog import LogRecord
+from pipeline.strangers import decision_at
 
 REPLAY_PURCHASES_MAX = 2_000
 REPLAY_RECORDS_MAX = 500
@@ -11,9 +12,9 @@ REPLAY_BYTES_MAX = 4_000_000
 
 
 class Replay:
-    """Give it result records in log order, repeats among them; `flush` at the end.
+    """Give it records of the decision log in their order, repeats and strangers among them; `flush` at the end.
 
-    Each call is fenced: `add` and `flush` raise Stale if somebody else moved the cursor, and StockUnavailable.
+    Each call is fenced: `add`, `take` and `flush` raise Stale if somebody else moved the cursor, and StockUnavailable.
     """
 
     def __init__(self, store: Store, partition: int, position: int) -> None:
@@ -31,24 +32,32 @@ class Replay:
         self._bytes = 0
 
     async def add(self, record: LogRecord) -> None:
-        """Take this decision in, unless it is a repeat."""
-        assert record.value is not None  # noqa: S101 -- a decider writes no tombstones
-        source_offset, purchases = peek_source_offset(record.value), count_of_codes(record.value)
-        if source_offset <= self.last:
+        """Take the decision in this record in, unless it is a repeat or there is none."""
+        if (decision := self.decision(record)) is not None:
+            await self.take(record, decision)
+
+    def decision(self, record: LogRecord) -> Result | None:
+        return decision_at(self._partition, record.offset, record.value)
+
+    async def take(self, record: LogRecord, decision: Result) -> None:
+        """Take this decision in, which `record` holds, unless it is a repeat."""
+        if decision.source_offset <= self.last:
             return
+        value = record.value or b""
+        purchases = len(decision.codes) if isinstance(decision, PurchaseResult) else 0
         is_full = (
             self._purchases + purchases > REPLAY_PURCHASES_MAX
-            or self._bytes + len(record.value) > REPLAY_BYTES_MAX
+            or self._bytes + len(value) > REPLAY_BYTES_MAX
             or len(self._decisions) >= REPLAY_RECORDS_MAX
         )
         if is_full:
             await self.flush()
-        product_id = None if is_malformed(record.value) or record.key is None else record.key.decode()
-        self._decisions.append((product_id, record.value))
+        product_id = None if isinstance(decision, MalformedResult) else decision.product_id
+        self._decisions.append((product_id, value))
         self._purchases += purchases
-        self._bytes += len(record.value)
+        self._bytes += len(value)
         self.records += 1
-        self.last, self._results_position = source_offset, record.offset + 1
+        self.last, self._results_position = decision.source_offset, record.offset + 1
 
     async def flush(self) -> None:
         """Do in Redis what was taken in since the last call."""

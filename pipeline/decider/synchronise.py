@@ -9,12 +9,12 @@ only the log's tail from there has to be read; with an empty Redis that is the w
 
 import logging
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from pipeline.decider.commit import commit
 from pipeline.decider.ports import Log, Producer, Store
 from pipeline.decider.replay import Replay
-from pipeline.messages import MalformedResult, decode_result, peek_source_offset
+from pipeline.messages import MalformedResult, NotADecision, Result, decode_result
 from pipeline.partitionlog import Bounds
 from pipeline.stock.store import Cursor, Stale
 from pipeline.topics import Topics
@@ -35,7 +35,7 @@ class Place(NamedTuple):
 
 class Synchroniser:
     """Synchronises one partition. Raises Stale, StockUnavailable, LogUnavailable or SendFailed (try again) or
-    LogsDisagree or MayEvict (do not)."""
+    LogsDisagree, NewerFormat, StockFault, OtherLog or MayEvict (do not)."""
 
     def __init__(
         self,
@@ -56,11 +56,14 @@ class Synchroniser:
 
     async def synchronise(self) -> Place:
         await self._store.assert_keeps_keys()
+        await self._store.claim(self._partition)
         cursor = await self._store.cursor(self._partition)
         results = await self._log.bounds(self._topics.results.name, self._partition)
         requests = await self._log.bounds(self._topics.requests.name, self._partition)
         if cursor.results_position > results.end or cursor.offset >= requests.end:
             await self._start_over(cursor, "Redis knows of more than the logs hold")
+        if cursor.offset < 0 and await self._store.has_keys(self._partition):
+            await self._start_over(cursor, "Redis has lost the cursor, and not all else")
         replayed, tail = await self._replay(cursor, results)
         if tail >= requests.end:
             raise LogsDisagree(
@@ -84,12 +87,13 @@ class Synchroniser:
         ):
             self._on_step()
             for record in records:
-                assert record.value is not None  # noqa: S101 -- a decider writes no tombstones
-                source_offset = peek_source_offset(record.value)
-                tail = max(tail, source_offset)
-                if source_offset <= replay.last:
+                decision = replay.decision(record)
+                if decision is None:
                     continue
-                if cursor.results_position > 0 and source_offset > replay.last + 1:
+                tail = max(tail, decision.source_offset)
+                if decision.source_offset <= replay.last:
+                    continue
+                if cursor.results_position > 0 and decision.source_offset > replay.last + 1:
                     # The hint came from a zombie that took a Redis put back in time for its own: its commit lies
                     # behind decisions of its successor, which stand before the hint.
                     await self._start_over(
@@ -97,7 +101,7 @@ class Synchroniser:
                     )
                 if cursor.results_position < results.beginning:
                     self._refuse_replay(results)
-                await replay.add(record)
+                await replay.take(record, decision)
         await replay.flush()
         if replay.position > cursor.offset:
             logger.warning(
@@ -116,13 +120,15 @@ class Synchroniser:
 
     async def _repeat_last_answer(self, cursor: Cursor, above: int) -> int:
         """A crash fell between Lua and the commit: what Redis decided last goes into the log now."""
+        try:
+            answered = [(decode_result(record), record) for record in cursor.last_answer]
+        except NotADecision as error:
+            await self._start_over(cursor, f"the last answer in Redis cannot be read ({error})")
         logger.warning("partition %d: repeating the last answer above %d", self._partition, above)
-        decisions = [
-            (_key(record), record) for record in cursor.last_answer if peek_source_offset(record) > above
-        ]
+        decisions = [(_key(result), record) for result, record in answered if result.source_offset > above]
         return await commit(self._producer, self._topics.results.name, self._partition, decisions)
 
-    async def _start_over(self, cursor: Cursor, why: str) -> None:
+    async def _start_over(self, cursor: Cursor, why: str) -> NoReturn:
         logger.error(
             "partition %d: %s (Redis at %d): forgetting its stock and making it again from the decision log",
             self._partition,
@@ -133,6 +139,5 @@ class Synchroniser:
         raise Stale(f"partition {self._partition}: starting over")
 
 
-def _key(decision: bytes) -> bytes | None:
-    result = decode_result(decision)
+def _key(result: Result) -> bytes | None:
     return None if isinstance(result, MalformedResult) else result.product_id.encode()

@@ -1,19 +1,18 @@
 """The dead letter of a command record that nobody could read."""
 
 from pipeline.followers.ports import Derived
-from pipeline.messages import MalformedResult, dead_letter_headers, decode_result
+from pipeline.messages import MalformedResult, dead_letter_headers
 from pipeline.topics import Topics
 
 
-def dead_letter_of(topics: Topics, partition: int, decision: bytes) -> list[Derived]:
+def dead_letter_of(topics: Topics, partition: int, decision: MalformedResult) -> list[Derived]:
     """The command as it came, with where it stood and what is wrong.
 
     None for a decision of format version 1: such a decider wrote the letter itself, before its decision.
     """
-    result = decode_result(decision)
-    if not isinstance(result, MalformedResult) or result.command is None:
+    if decision.command is None:
         return []
-    headers = dead_letter_headers(topics.requests.name, partition, result.source_offset, result.error)
+    headers = dead_letter_headers(topics.requests.name, partition, decision.source_offset, decision.error)
     grave = partition % topics.dead_letters.partitions
-    key, value = result.command
+    key, value = decision.command
     return [Derived(topics.dead_letters.name, grave, key, [value or b""], headers)]

@@ -16,9 +16,10 @@ from pipeline.followers.derived import derive
 from pipeline.followers.orders import last_order, without_written
 from pipeline.followers.ports import Derived, Fenced, Log, WriteFailed, Writer
 from pipeline.followers.progress import BEGINNING, Progress, group_of
-from pipeline.messages import peek_source_offset
+from pipeline.messages import Result
 from pipeline.partitionlog import LogRecord, LogUnavailable, runs
 from pipeline.settings import Settings
+from pipeline.strangers import decision_at
 from pipeline.topics import Topics
 
 logger = logging.getLogger(__name__)
@@ -275,13 +276,15 @@ class Follower:
                 continue
             self._is_cut |= offset > position
             position = offset + 1
+            decision = decision_at(self._partition, offset, value)
             # What is not above the highest is a repeat.
-            if value is None or (at := peek_source_offset(value)) <= source_offset:
+            if decision is None or decision.source_offset <= source_offset:
                 continue
+            at = decision.source_offset
             if self._is_cut:
                 self._assert_none_missed(source_offset, at)
             self._is_cut, source_offset = False, at
-            self._derive(at, value)
+            self._derive(decision)
             if self._derived_records >= turn_ends_at:
                 self._read = Progress(position, source_offset)
                 if self._derived_records >= RECORDS_PER_WRITE_MAX:
@@ -290,9 +293,9 @@ class Follower:
                 await asyncio.sleep(0)
         self._read = Progress(position, source_offset)
 
-    def _derive(self, source_offset: int, value: bytes) -> None:
-        derived = derive(self._topics, self._partition, value)
-        if self._last_order is not None and source_offset <= self._last_order.offset:
+    def _derive(self, decision: Result) -> None:
+        derived = derive(self._topics, self._partition, decision)
+        if self._last_order is not None and decision.source_offset <= self._last_order.offset:
             derived = without_written(derived, self._last_order)
         self._derived += derived
         self._derived_records += sum(len(each.values) for each in derived)

@@ -4,7 +4,7 @@ import orjson
 
 from pipeline.domain.receipts import Receipt, parse_receipt
 from pipeline.followers.ports import Derived, Log
-from pipeline.messages import PurchaseResult, created_orders, decode_result
+from pipeline.messages import PurchaseResult, created_orders
 from pipeline.topics import Topics
 
 TAIL_RECORDS = 256
@@ -12,13 +12,10 @@ TAIL_RECORDS_MAX = 16_384
 """The last order is looked for from the end on, in steps that grow: behind it may be what was aborted."""
 
 
-def orders_of(topics: Topics, partition: int, decision: bytes) -> list[Derived]:
+def orders_of(topics: Topics, partition: int, decision: PurchaseResult) -> list[Derived]:
     """An order for each winner, in their order. A repeated win, which took no stock, makes none."""
-    result = decode_result(decision)
-    if not isinstance(result, PurchaseResult):
-        return []
-    orders = created_orders(result, partition)
-    return [Derived(topics.orders.name, partition, result.product_id.encode(), orders)] if orders else []
+    orders = created_orders(decision, partition)
+    return [Derived(topics.orders.name, partition, decision.product_id.encode(), orders)] if orders else []
 
 
 def without_written(derived: list[Derived], last: Receipt) -> list[Derived]:

@@ -12,7 +12,9 @@ from pipeline.collector import spare_what_stays
 from pipeline.ending import end
 from pipeline.eventloop import use_uvloop
 from pipeline.ingress.app import Ingress, StartFailed
+from pipeline.messages import NewerFormat
 from pipeline.settings import BadSettings, Settings, load_settings
+from pipeline.telemetry import configure_logging
 from pipeline.topics import BadTopics, Topics, load_topics
 
 log = logging.getLogger("pipeline.ingress")
@@ -20,10 +22,11 @@ log = logging.getLogger("pipeline.ingress")
 
 def main() -> int:
     """The exit status: 0 after a stop that was asked for, 1 after a fault, 2 if it could not start."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    configure_logging("ingress")
     logging.getLogger("aiohttp.server").addFilter(_is_our_fault)
     try:
         settings = load_settings()
+        configure_logging(settings.worker_name)
         topics = load_topics(settings.kafka_profile)
         use_uvloop()
         return asyncio.run(_serve(settings, topics))
@@ -50,17 +53,23 @@ async def _serve(settings: Settings, topics: Topics) -> int:
     if not starting.done():
         await end(starting)
         return await _end(ingress, 0)
-    feed = starting.result()
+    followed = starting.result()
     spare_what_stays()
     log.info(
         "%s takes purchases on %s:%d, administration on %s:%d",
         *(settings.worker_name, settings.public_host, settings.public_port),
         *(settings.admin_host, settings.admin_port),
     )
-    await asyncio.wait({feed, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait({followed, stopped}, return_when=asyncio.FIRST_COMPLETED)
     if stop.is_set():
         return await _end(ingress, 0)
-    log.critical("the results feed failed, so this process ends", exc_info=feed.exception())
+    fault = None if followed.cancelled() else followed.exception()
+    is_said = isinstance(fault, NewerFormat)
+    log.critical(
+        "%s; this process ends",
+        fault if is_said else "what it follows failed",
+        exc_info=None if is_said else fault,
+    )
     return await _end(ingress, 1)
 
 

@@ -9,6 +9,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 from aiokafka.errors import KafkaError
 
+from pipeline.brokertopics import BrokerAway, TopicsRefused, require_topics
 from pipeline.control import BreakerBoard, follow_control
 from pipeline.ending import end
 from pipeline.ingress import administration
@@ -31,7 +32,7 @@ from pipeline.ingress.waiters import ResultsFeed, Waiters
 from pipeline.producer import LogProducer, SendFailed
 from pipeline.settings import Settings
 from pipeline.stock.store import StockStore
-from pipeline.topics import BrokerAway, Topics, TopicsRefused, require_topics
+from pipeline.topics import Topics
 
 BACKLOG_CONNECTIONS_MAX = 4_096
 STOP_PATIENCE = 0.4
@@ -54,7 +55,7 @@ class Ingress:
         self._settings = settings
         self._topics = topics
         bootstrap, requests, partitions = settings.kafka(), topics.requests.name, topics.requests.partitions
-        self._store = StockStore(settings.redis(), settings.redis_timeout_ms)
+        self._store = StockStore(settings.redis(), settings.redis_timeout_ms, key_prefix=settings.key_prefix)
         self._producer = LogProducer(settings, settings.worker_name, idempotent=settings.kafka_idempotence)
         self._ends = LogEnds(bootstrap, requests, partitions)
         self._keeper = PaceKeeper(self._store, self._ends, partitions)
@@ -97,7 +98,7 @@ class Ingress:
     async def start(self) -> asyncio.Task[None]:
         """Listen on both ports, once Kafka is there. Raises StartFailed.
 
-        The task that is returned ends only if the results feed fails, and then nothing here is of use any more.
+        The task that is returned ends only if what this process follows fails, and then it is of no use any more.
         """
         settings = self._settings
         try:
@@ -119,7 +120,7 @@ class Ingress:
         except (TopicsRefused, BrokerAway, SendFailed, KafkaError, EndsUnknown, OSError) as error:
             await self.stop()
             raise StartFailed(str(error)) from error
-        return feed
+        return asyncio.create_task(_first_end(feed, self._control), name="what is followed")
 
     async def stop(self) -> bool:
         """Take no more, finish what is in flight. False if that was not done within `stop_deadline_ms`."""
@@ -210,3 +211,10 @@ class Ingress:
             assert runner.server is not None  # noqa: S101 -- setup has made it
             runner.server.request_handler = shorten(runner.server.request_handler)  # type: ignore[assignment]
         await web.TCPSite(runner, host, port, reuse_port=True, backlog=BACKLOG_CONNECTIONS_MAX).start()
+
+
+async def _first_end(*tasks: "asyncio.Task[None]") -> None:
+    """Ends as the first of these does. They stay what they are: to stop them is another's part."""
+    done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in done:
+        task.result()

@@ -12,15 +12,16 @@ class Decided:
 
     __slots__ = ("_remaining", "_result", "partition", "source_offset", "value")
 
-    def __init__(self, partition: int, source_offset: int, value: bytes) -> None:
+    def __init__(
+        self, partition: int, source_offset: int, value: bytes, result: Result | None = None
+    ) -> None:
         self.partition = partition
         self.source_offset = source_offset
         self.value = value
-        self._result: Result | None = None
+        self._result = result
         self._remaining: list[int] | None = None
 
     def result(self) -> Result:
-        """Raises ValueError or KeyError for a record that no decider wrote."""
         if self._result is None:
             self._result = decode_result(self.value)
         return self._result

@@ -22,6 +22,7 @@ from aiokafka.protocol.offset import OffsetRequest
 from aiokafka.record.memory_records import MemoryRecords
 
 from pipeline.ingress.decision_search import End, Trimmed
+from pipeline.messages import refuse_newer
 from pipeline.partitionlog import LogUnavailable
 
 REQUEST_TIMEOUT_MS = 2_000
@@ -64,7 +65,7 @@ class DecisionLog:
     async def fetch(self, partition: int, position: int, bytes_max: int) -> Run | End | Trimmed:
         """What stands at `position`, and about so many bytes of what stands around it: whole batches, at least one.
 
-        Raises LogUnavailable.
+        Raises LogUnavailable, or NewerFormat.
         """
         for tries_left in reversed(range(FETCH_TRIES_MAX)):
             try:
@@ -91,7 +92,7 @@ class DecisionLog:
             raise error
         if position >= end:
             return End(end)
-        run = _run(records or b"")
+        run = _run(self._topic, partition, records or b"")
         if run is None or run.at(position) is None:
             raise OffsetOutOfRangeError(f"the log ends at {end}, and has nothing there")
         return run
@@ -113,8 +114,8 @@ class DecisionLog:
         return answer
 
 
-def _run(records: bytes) -> Run | None:
-    """Raises CorruptRecordException."""
+def _run(topic: str, partition: int, records: bytes) -> Run | None:
+    """Raises CorruptRecordException or NewerFormat."""
     first, values = -1, []
     batches = MemoryRecords(records)
     while batches.has_next():
@@ -123,5 +124,8 @@ def _run(records: bytes) -> Run | None:
             raise CorruptRecordException
         if first < 0:
             first = batch.base_offset
-        values += [record.value for record in batch]
+        found = list(batch)
+        refuse_newer(topic, partition, found)
+        # Without a value it is no decision, but it has its place.
+        values += [record.value or b"" for record in found]
     return Run(first, values) if values else None

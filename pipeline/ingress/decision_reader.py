@@ -14,7 +14,7 @@ from pipeline.ending import end
 from pipeline.ingress.decided import Decided
 from pipeline.ingress.decision_log import DecisionLog, Run
 from pipeline.ingress.decision_search import End, NotFound, Trimmed, search
-from pipeline.messages import peek_source_offset
+from pipeline.messages import NewerFormat, NotADecision, decode_result
 from pipeline.partitionlog import LogUnavailable
 
 LOOKUP_TIMEOUT_MS = 3_000
@@ -86,6 +86,9 @@ class DecisionReader:
                 f"the decision on command {source_offset} of partition {partition} was not found"
                 f" within {LOOKUP_TIMEOUT_MS} ms"
             ) from None
+        except NewerFormat as error:
+            log.error("the decision on command %d of partition %d: %s", source_offset, partition, error)
+            raise LogUnavailable(str(error)) from error
         if found is NotFound.SKIPPED:
             log.error("partition %d: command %d: %s", partition, source_offset, found.value)
             raise LogUnavailable(f"partition {partition}: command {source_offset}: {found.value}")
@@ -140,8 +143,8 @@ class DecisionReader:
 def _source_offset(value: bytes) -> int:
     """-1 for what is no decision record: to the search it is one that does not tell the way."""
     try:
-        return peek_source_offset(value)
-    except ValueError:
+        return decode_result(value).source_offset
+    except NotADecision:
         return -1
 
 

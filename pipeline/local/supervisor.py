@@ -76,6 +76,7 @@ class Supervisor:
         """Looks at each part once, and does what is due. Raises PartFailed."""
         for member in self._members():
             self._look_at(member)
+            member.process.rotate_log()
 
     def stop(self) -> None:
         """Asks the parts to end, the last stage first; who does not within `stop_timeout_s` is killed."""

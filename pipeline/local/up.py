@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
+from pipeline.brokertopics import BrokerAway, TopicsRefused, create_topics
 from pipeline.local import broker, kafka, redis
 from pipeline.local.broker import Broker
 from pipeline.local.kafka import NoKafka
@@ -19,7 +20,7 @@ from pipeline.local.memory_broker import NoMemoryBroker
 from pipeline.local.process import Part, PartFailed
 from pipeline.local.supervisor import Supervisor
 from pipeline.settings import Settings
-from pipeline.topics import BadTopics, BrokerAway, TopicsRefused, create_topics, load_topics
+from pipeline.topics import BadTopics, load_topics
 
 PORT_WAIT_S = 1.0
 """A system that was killed a moment ago lets go of its ports within this time."""

@@ -1,17 +1,29 @@
 """The names of the Redis keys. All keys of a partition share the hash tag `{pN}`, so a Redis Cluster can hold them."""
 
-
-def cursor(partition: int) -> str:
-    return f"seckill:{{p{partition}}}:cursor"
+from typing import NamedTuple
 
 
-def products(partition: int) -> str:
-    return f"seckill:{{p{partition}}}:products"
+class Keys(NamedTuple):
+    """Under one prefix; systems that share a Redis have one each."""
 
+    prefix: str = "seckill"
 
-def product(partition: int, product_id: str) -> str:
-    return f"seckill:{{p{partition}}}:product:{product_id}"
+    def cursor(self, partition: int) -> str:
+        return self.any(partition, "cursor")
 
+    def log(self, partition: int) -> str:
+        """Holds which log the partition was decided from (pipeline/logidentity.py)."""
+        return self.any(partition, "log")
 
-def buyers(partition: int, product_id: str) -> str:
-    return f"seckill:{{p{partition}}}:buyers:{product_id}"
+    def products(self, partition: int) -> str:
+        return self.any(partition, "products")
+
+    def product(self, partition: int, product_id: str) -> str:
+        return self.any(partition, f"product:{product_id}")
+
+    def buyers(self, partition: int, product_id: str) -> str:
+        return self.any(partition, f"buyers:{product_id}")
+
+    def any(self, partition: int, rest: str) -> str:
+        """With "*" a pattern of all keys of the partition: nothing else in it is special to Redis."""
+        return f"{self.prefix}:{{p{partition}}}:{rest}"

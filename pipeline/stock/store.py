@@ -4,7 +4,8 @@ Redis holds only what can be made again from the decision log. Writes of decided
 where it believes the cursor to be, and if it is elsewhere nothing is written and `Stale` is raised.
 """
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
@@ -18,7 +19,7 @@ from pipeline.domain import limiters
 from pipeline.domain.finality import Standing
 from pipeline.domain.product import SaleState, Win
 from pipeline.domain.receipts import Receipt
-from pipeline.stock import keys
+from pipeline.stock.keys import Keys
 from pipeline.stock.scripts import script
 
 _AWAY = (
@@ -29,15 +30,30 @@ _AWAY = (
     exceptions.ClusterDownError,
     exceptions.TryAgainError,
 )
-_AWAY_PREFIXES = ("LOADING", "MASTERDOWN", "MISCONF", "OOM", "READONLY", "NOREPLICAS", "BUSY", "UNBLOCKED")
+# Redis puts the code first, and so do scripts. Before it may stand what redis-py says of a pipeline's command, what a
+# transaction was discarded for, or where an older server's script was; a name in a script's own error is quoted.
+_AWAY_CODE = re.compile(
+    r"(?:^|: ?)-?(?:LOADING|MASTERDOWN|MISCONF|NOREPLICAS|OOM|READONLY|BUSY|UNBLOCKED|CLUSTERDOWN|TRYAGAIN"
+    r"|NOAUTH)(?: |$)"
+)
+SCANNED_PER_STEP = 1_000
+_LENGTH = re.compile(rb"([0-9]{1,9}):")
 
 
 class StockUnavailable(Exception):
     """Redis did not answer, or not now. What was asked may or may not have been done."""
 
 
+class StockFault(Exception):
+    """Redis answered with an error that waiting does not mend: a key of another type, no permission."""
+
+
 class Stale(Exception):
     """The cursor is not where the caller left it: somebody else decided, or Redis lost state. Nothing was written."""
+
+
+class OtherLog(Exception):
+    """This Redis holds the stock of another log; the message says what to do."""
 
 
 class MayEvict(Exception):
@@ -111,7 +127,12 @@ class ProductStock:
 class StockStore:
     """`client` is for tests that bring their own connection; otherwise there is one pool for `url`."""
 
-    def __init__(self, url: str, timeout_ms: int, client: Redis | None = None) -> None:
+    def __init__(
+        self, url: str, timeout_ms: int, client: Redis | None = None, *, key_prefix: str = Keys().prefix
+    ) -> None:
+        self.log_identity: str | None = None
+        """Which log the stock has to belong to; None where nobody can tell."""
+        self._keys = Keys(key_prefix)
         seconds = timeout_ms / 1_000
         # No retries of the client's own: a repeated decide is the decider's affair, which looks first.
         self._redis = client or Redis.from_url(
@@ -144,7 +165,7 @@ class StockStore:
 
     async def cursor(self, partition: int) -> Cursor:
         names = ("offset", "time_ms", "purchases", "settled", "results_position", "last_answer")
-        values = await _answer(self._redis.hmget(keys.cursor(partition), *names))
+        values = await _answer(self._redis.hmget(self._keys.cursor(partition), *names))
         offset, time_ms, purchases, settled, position, last_answer = values
         return Cursor(
             int(offset or -1),
@@ -152,12 +173,12 @@ class StockStore:
             int(purchases or 0),
             int(settled or -1),
             int(position or 0),
-            last_answer.split(b"\n") if last_answer else [],
+            decode_last_answer(last_answer or b""),
         )
 
     async def cursor_offset(self, partition: int) -> int:
         """The offset of the last decided command record, -1 for none."""
-        return int(await _answer(self._redis.hget(keys.cursor(partition), "offset")) or -1)
+        return int(await _answer(self._redis.hget(self._keys.cursor(partition), "offset")) or -1)
 
     async def decide(
         self, partition: int, after_offset: int, results_position: int, commands: Sequence[Command]
@@ -170,7 +191,7 @@ class StockStore:
         argv: list[Any] = [after_offset, results_position, partition, len(numbers), *numbers]
         for offset, time_ms, product_id, value in commands:
             argv += (offset, time_ms, numbers[product_id] if product_id is not None else 0, value)
-        reply = await _answer(self._decide(keys=_key_names(partition, numbers), args=argv))
+        reply = await _answer(self._decide(keys=self._key_names(partition, numbers), args=argv))
         _raise_if_stale(reply, partition, after_offset)
         return cast("list[bytes]", reply[1])
 
@@ -186,40 +207,80 @@ class StockStore:
         argv: list[Any] = [after_offset, results_position, len(numbers), *numbers]
         for product_id, record in decisions:
             argv += (numbers[product_id] if product_id is not None else 0, record)
-        reply = await _answer(self._replay(keys=_key_names(partition, numbers), args=argv))
+        reply = await _answer(self._replay(keys=self._key_names(partition, numbers), args=argv))
         _raise_if_stale(reply, partition, after_offset)
 
     async def wipe(self, partition: int, at_offset: int) -> None:
-        """Forget the decided state of this partition, if the cursor is still at `at_offset`."""
-        prefixes = [keys.product(partition, ""), keys.buyers(partition, "")]
-        reply = await _answer(
-            self._wipe(keys=[keys.cursor(partition), keys.products(partition)], args=[at_offset, *prefixes])
-        )
+        """Forget the decided state of this partition, if the cursor is still at `at_offset`. Raises Stale."""
+        cursor, products = self._keys.cursor(partition), self._keys.products(partition)
+        # Found before the fence: a key that comes later comes with another cursor.
+        strays = [name async for name in self._names(partition)]
+        prefixes = [self._keys.product(partition, ""), self._keys.buyers(partition, "")]
+        reply = await _answer(self._wipe(keys=[cursor, products, *strays], args=[at_offset, *prefixes]))
         _raise_if_stale(reply, partition, at_offset)
+
+    async def has_keys(self, partition: int) -> bool:
+        """Whether there is anything of what was decided in this partition."""
+        async for _ in self._names(partition):
+            return True
+        return False
+
+    async def _names(self, partition: int) -> AsyncIterator[bytes]:
+        """The names of the keys of what was decided; one may come twice."""
+        at, identity = 0, self._keys.log(partition).encode()
+        while True:
+            at, names = await _answer(
+                self._redis.scan(at, match=self._keys.any(partition, "*"), count=SCANNED_PER_STEP)
+            )
+            for name in names:
+                if name != identity:
+                    yield name
+            if at == 0:
+                return
+
+    async def claim(self, partition: int) -> None:
+        """Note that this partition belongs to `log_identity`. Raises OtherLog if it belongs to another log."""
+        if self.log_identity is None:
+            return
+        name = self._keys.log(partition)
+        if await _answer(self._redis.set(name, self.log_identity, nx=True)):
+            return
+        held = (await _answer(self._redis.get(name)) or b"").decode(errors="replace")
+        if held != self.log_identity:
+            raise OtherLog(
+                f"{name} in Redis says that it holds the stock of the log {held}, but this is the log "
+                f"{self.log_identity}: set SECKILL_REDIS_URL or SECKILL_KEY_PREFIX to what belongs to this log, or "
+                "have Redis forget the other one with `seckill rebuild`"
+            )
+
+    async def take_over(self, partition: int) -> None:
+        """Note that this partition belongs to `log_identity` from now on."""
+        if self.log_identity is not None:
+            await _answer(self._redis.set(self._keys.log(partition), self.log_identity))
 
     # --- for everybody -----------------------------------------------------------------------------------------------
 
     async def products(self, partition: int) -> list[str]:
-        members = await _answer(self._redis.smembers(keys.products(partition)))
+        members = await _answer(self._redis.smembers(self._keys.products(partition)))
         return sorted(member.decode() for member in members)
 
     async def product(self, partition: int, product_id: str) -> ProductStock | None:
-        fields = await _answer(self._redis.hgetall(keys.product(partition, product_id)))
+        fields = await _answer(self._redis.hgetall(self._keys.product(partition, product_id)))
         return _product(fields) if fields else None
 
     async def buyer_count(self, partition: int, product_id: str) -> int:
-        return int(await _answer(self._redis.hlen(keys.buyers(partition, product_id))))
+        return int(await _answer(self._redis.hlen(self._keys.buyers(partition, product_id))))
 
     async def wins(self, partition: int, product_id: str, user_id: str) -> list[Win]:
-        value = await _answer(self._redis.hget(keys.buyers(partition, product_id), user_id))
+        value = await _answer(self._redis.hget(self._keys.buyers(partition, product_id), user_id))
         return decode_wins(partition, value) if value else []
 
     async def look(self, partition: int, product_id: str, users: Sequence[str]) -> Look:
         """The product and the wins of these users (1 to 1,000), as they are at one moment."""
         names = [
-            keys.cursor(partition),
-            keys.product(partition, product_id),
-            keys.buyers(partition, product_id),
+            self._keys.cursor(partition),
+            self._keys.product(partition, product_id),
+            self._keys.buyers(partition, product_id),
         ]
         offset, time_ms, *opened = await _answer(self._look(keys=names, args=users))
         if not opened:
@@ -228,6 +289,26 @@ class StockStore:
         standing = Standing(SaleState(state.decode()), int(stock), int(start_ms), int(end_ms), int(limit))
         wins = [decode_wins(partition, value) if value else [] for value in bought]
         return Look(int(offset), int(time_ms), standing, wins)
+
+    def _key_names(self, partition: int, product_ids: Iterable[str]) -> list[str]:
+        names = [self._keys.cursor(partition), self._keys.products(partition)]
+        for product_id in product_ids:
+            names += (self._keys.product(partition, product_id), self._keys.buyers(partition, product_id))
+        return names
+
+
+def decode_last_answer(value: bytes) -> list[bytes]:
+    """The decisions in the cursor's `last_answer`: each is `<length>:<bytes>`. What is cut off or no length ends them.
+
+    Up to version 0.1.0 they were joined by newlines.
+    """
+    if value.startswith(b"{"):
+        return value.split(b"\n")
+    decisions, at = [], 0
+    while length := _LENGTH.match(value, at):
+        at = length.end() + int(length[1])
+        decisions.append(value[length.end() : at])
+    return decisions
 
 
 def decode_wins(partition: int, value: bytes) -> list[Win]:
@@ -246,13 +327,6 @@ def _numbers(product_ids: Iterable[str | None]) -> dict[str, int]:
     return {
         product_id: number for number, product_id in enumerate(cast("dict[str, None]", distinct), start=1)
     }
-
-
-def _key_names(partition: int, product_ids: Iterable[str]) -> list[str]:
-    names = [keys.cursor(partition), keys.products(partition)]
-    for product_id in product_ids:
-        names += (keys.product(partition, product_id), keys.buyers(partition, product_id))
-    return names
 
 
 def _raise_if_stale(reply: list[Any], partition: int, expected: int) -> None:
@@ -283,12 +357,12 @@ def _product(fields: dict[bytes, bytes]) -> ProductStock:
 
 
 async def _answer(call: Any) -> Any:
-    """Await a call of the client; what a later try may mend becomes StockUnavailable."""
+    """Await a call of the client. What a later try may mend becomes StockUnavailable, any other error StockFault."""
     try:
         return await call
     except _AWAY as error:
         raise StockUnavailable(f"Redis: {error}") from error
-    except exceptions.ResponseError as error:
-        if str(error).startswith(_AWAY_PREFIXES):
+    except exceptions.RedisError as error:
+        if _AWAY_CODE.search(str(error)):
             raise StockUnavailable(f"Redis: {error}") from error
-        raise
+        raise StockFault(f"Redis: {error}") from error

@@ -28,7 +28,9 @@ from pipeline.audit.report import Findings
 from pipeline.domain.limiters import Algorithm, Rule
 from pipeline.domain.product import Opening
 from pipeline.messages import OpenCommand, encode_close, encode_open
-from pipeline.stock import keys
+from pipeline.stock.keys import Keys
+
+keys = Keys()
 
 Spoil = Callable[[Any], object]
 

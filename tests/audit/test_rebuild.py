@@ -14,7 +14,9 @@ from audit.sale import Sale
 from pipeline.audit import CanNotAudit, Check, audit
 from pipeline.cli import main
 from pipeline.rebuild import CanNotRebuild, Progress, rebuild
-from pipeline.stock import keys
+from pipeline.stock.keys import Keys
+
+keys = Keys()
 
 
 def contents(sale: Sale) -> dict[bytes, Any]:

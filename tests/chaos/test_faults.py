@@ -15,8 +15,9 @@ import pytest
 from chaos.faults import FAULTS, Fault
 from chaos.runner import Outcome, run_fault
 from chaos.stage import Stage
+from pipeline.brokertopics import create_topics
 from pipeline.settings import Profile
-from pipeline.topics import create_topics, load_topics
+from pipeline.topics import load_topics
 
 pytestmark = [pytest.mark.durable, pytest.mark.timeout(3_600)]
 

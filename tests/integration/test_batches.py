@@ -18,11 +18,12 @@ from followers import own_topics_file
 from agents.app import FETCH_RECORDS_MAX, App, create_app
 from agents.batches import BATCHES_WAITING_MAX, Batch, consume
 from agents.transport import FETCH_WAIT_MS_MAX
+from pipeline.brokertopics import create_topics
 from pipeline.local.listen import free_port
 from pipeline.partitionlog import LogRecord
 from pipeline.producer import LogProducer
 from pipeline.settings import Profile, Settings
-from pipeline.topics import Topic, create_topics, load_topics
+from pipeline.topics import Topic, load_topics
 
 GROUP = "batches"
 WITHIN_S = 30.0

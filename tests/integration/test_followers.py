@@ -14,13 +14,14 @@ from conftest import Kafka, RedisServer
 from followers import Decisions, Follower, own_topics_file
 from redis import Redis
 
+from pipeline.brokertopics import create_topics
 from pipeline.control import BreakerNews
 from pipeline.domain.breaker import BreakerState
 from pipeline.messages import encode_close, encode_purchases
 from pipeline.producer import LogProducer
 from pipeline.settings import Profile, Settings
 from pipeline.stock.store import StockStore
-from pipeline.topics import Topics, create_topics, load_topics
+from pipeline.topics import Topics, load_topics
 
 WITHIN_S = 30.0
 PRODUCTS = [f"{number}" for number in range(101, 113)] + ["phone_x", "p-2"]

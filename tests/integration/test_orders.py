@@ -18,6 +18,7 @@ from followers import own_topics_file
 from order_log import DecisionLog, crowd, eventually
 
 from pipeline import faultpoints
+from pipeline.brokertopics import create_topics
 from pipeline.followers import Follower, Progress, exactly_once, group_of
 from pipeline.followers.exactly_once import ExactlyOnce
 from pipeline.followers.follower import ProgressLost
@@ -26,7 +27,7 @@ from pipeline.followers.progress import BEGINNING, read_progress
 from pipeline.partitionlog import PartitionLog
 from pipeline.producer import LogProducer
 from pipeline.settings import Profile, Settings
-from pipeline.topics import create_topics, load_topics
+from pipeline.topics import load_topics
 
 pytestmark = pytest.mark.durable
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from system import is_running, wait_until
 
-from pipeline.local import launch, supervisor
+from pipeline.local import launch, process, supervisor
 from pipeline.local.lock import hold
 from pipeline.local.process import Part, PartFailed, Process
 from pipeline.local.state import State, read_state
@@ -66,6 +66,22 @@ def test_part_that_keeps_dying_is_given_up(stack, said, tmp_path, monkeypatch):
     with pytest.raises(PartFailed, match=r"a ended with status 3 after 5 restarts within 60 s(?s:.*)no luck"):
         stack.watch()
     assert states(tmp_path)["a"].restarts == supervisor.RESTARTS_MAX
+
+
+def test_a_log_that_has_grown_is_begun_anew_while_its_part_writes_on(stack, said, tmp_path, monkeypatch):
+    monkeypatch.setattr(process, "LOG_BYTES_MAX", 100_000)
+    program = "import itertools, time\nfor n in itertools.count():\n  print(n, 'x' * 999, flush=True); time.sleep(1e-3)"
+    stack.begin([part("a", program)])
+    log, older = tmp_path / "logs" / "a.log", tmp_path / "logs" / "a.log.1"
+    wait_until(lambda: stack.look() or older.exists(), "an older log")
+    first = older.read_bytes()
+    assert first.startswith(b"0 x")
+    assert len(first) > 100_000
+    wait_until(lambda: stack.look() or older.read_bytes() != first, "the next one")
+    stack.stop()
+    # Written on from its beginning, not from where it was before.
+    assert log.read_bytes()[:1].isdigit()
+    assert log.stat().st_size < 10 * 100_000
 
 
 def test_part_that_never_gets_up_is_not_tried_again(stack, tmp_path):

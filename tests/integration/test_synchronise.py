@@ -1,15 +1,17 @@
 """Synchronising on a real Redis, with logs made by hand: what a random schedule meets once in a long while."""
 
+import json
 from collections.abc import AsyncIterator, Sequence
 
 import pytest
+from redis import Redis
 
 from pipeline.decider.synchronise import LogsDisagree, Place, Synchroniser
 from pipeline.domain.product import Opening
 from pipeline.messages import OpenCommand, encode_open, encode_purchases, peek_source_offset
 from pipeline.partitionlog import Bounds, LogRecord
 from pipeline.settings import Profile
-from pipeline.stock.store import Command, Stale, StockStore
+from pipeline.stock.store import Command, OtherLog, Stale, StockStore
 from pipeline.topics import load_topics
 
 TOPICS = load_topics(Profile.LOCAL)
@@ -24,7 +26,7 @@ class World:
     """The two logs of partition 0, and what was sent, in order."""
 
     def __init__(
-        self, results: Sequence[bytes], requests_end: int = len(COMMANDS), beginning: int = 0
+        self, results: Sequence[bytes | None], requests_end: int = len(COMMANDS), beginning: int = 0
     ) -> None:
         self.results = list(results)
         self.requests_end = requests_end
@@ -108,6 +110,110 @@ async def test_the_last_answer_is_repeated_above_the_log(store: StockStore) -> N
     place = await synchronise(store, world)
     assert place.position == 5
     assert world.sent == [(TOPICS.results.name, record) for record in records[3:]]
+
+
+def with_strangers(records: Sequence[bytes]) -> list[bytes | None]:
+    """These decisions, and between them what no decider wrote."""
+    strangers = [None, b"", b"junk", b'{"source_offset":3,"type":"purchase"}', b'{"source_offset":99}', b"[]"]
+    return [each for pair in zip(records, strangers, strict=True) for each in pair]
+
+
+@pytest.mark.parametrize("cut", range(1, 7))
+async def test_records_that_no_decider_wrote_are_passed_over(store: StockStore, cut: int) -> None:
+    records = await decisions(store)
+    world = World(with_strangers(records)[: 2 * cut])
+    assert await synchronise(store, world) == (cut - 1, 2 * cut)
+    assert world.sent == []
+    # The next chunk died before its commit: its decisions are those above the log's, whatever stands there.
+    if rest := COMMANDS[cut:]:
+        await store.decide(0, cut - 1, 2 * cut, rest)
+        await synchronise(store, world)
+        assert world.sent == [(TOPICS.results.name, record) for record in records[cut:]]
+
+
+async def test_a_last_answer_with_newlines_in_its_commands_is_repeated(store: StockStore) -> None:
+    pretty = json.dumps(json.loads(COMMANDS[1].value), indent=2).encode()
+    records = await store.decide(0, -1, 0, [COMMANDS[0], COMMANDS[1]._replace(value=pretty), *COMMANDS[2:]])
+    assert b"\n" in records[1]
+    world = World([])
+    place = await synchronise(store, world)
+    assert place.position == 5
+    assert world.sent == [(TOPICS.results.name, record) for record in records]
+
+
+async def test_a_last_answer_of_the_version_before_is_repeated(store: StockStore, redis_url: str) -> None:
+    records = await store.decide(0, -1, 0, COMMANDS)
+    with Redis.from_url(redis_url) as client:
+        client.hset("seckill:{p0}:cursor", "last_answer", b"\n".join(records))
+    world = World(records[:2])
+    await synchronise(store, world)
+    assert world.sent == [(TOPICS.results.name, record) for record in records[2:]]
+
+
+@pytest.mark.parametrize("broken", [b'{\n"source_offset":0}', b"7:{}", b"2:{}", b"x", b"999999999:a"])
+async def test_a_last_answer_that_cannot_be_read_is_made_again(
+    store: StockStore, redis_url: str, broken: bytes
+) -> None:
+    records = await store.decide(0, -1, 0, COMMANDS)
+    with Redis.from_url(redis_url) as client:
+        client.hset("seckill:{p0}:cursor", "last_answer", broken)
+    assert await synchronise(store, World(records[:2])) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    "lost",
+    [["cursor"], ["cursor", "products"], ["cursor", "product:1"], ["cursor", "buyers:1", "products"]],
+    ids=" and ".join,
+)
+async def test_a_redis_that_lost_its_cursor_is_made_again_from_nothing(
+    store: StockStore, redis_url: str, lost: list[str]
+) -> None:
+    records = await store.decide(0, -1, 0, COMMANDS)
+    with Redis.from_url(redis_url) as client:
+        client.hset("seckill:{p0}:buyers:stranger", "x", "1:1")
+        client.delete(*(f"seckill:{{p0}}:{name}" for name in lost))
+        # Of other partitions, and of another system on this Redis.
+        others = ["seckill:{p01}:cursor", "seckill:{p1}:product:1", "other:{p0}:product:1"]
+        for name in others:
+            client.hset(name, "offset", 7)
+        assert await synchronise(store, World(records)) == (5, 6)
+        assert await sold_and_buyers(store) == (5, 5)
+        names = {name.decode() for name in client.scan_iter()}
+    assert names == {
+        *others,
+        *(f"seckill:{{p0}}:{name}" for name in ("cursor", "products", "product:1", "buyers:1")),
+    }
+
+
+async def test_a_redis_that_belongs_to_another_log_is_refused(store: StockStore, redis_url: str) -> None:
+    records = await decisions(store)
+    store.log_identity = "cluster/a/b"
+    assert await synchronise(store, World(records)) == (5, 6)
+    assert await synchronise(store, World(records)) == (5, 6)
+    store.log_identity = "cluster/a/c"
+    with pytest.raises(
+        OtherLog, match=r"seckill:\{p0\}:log .* cluster/a/b, .* cluster/a/c: set SECKILL_REDIS_URL"
+    ):
+        await synchronise(store, World(records))
+    assert await sold_and_buyers(store) == (5, 5)
+    # Wiping for another reason does not make it this log's; to take it over does.
+    await store.wipe(0, 5)
+    with pytest.raises(OtherLog):
+        await synchronise(store, World(records))
+    await store.take_over(0)
+    assert await synchronise(store, World(records)) == (5, 6)
+
+
+async def test_two_systems_share_a_redis(store: StockStore, redis_url: str) -> None:
+    other = StockStore(redis_url, 5_000, key_prefix="staging.eu")
+    await store.decide(0, -1, 0, COMMANDS)
+    assert await other.cursor_offset(0) == -1
+    assert not await other.has_keys(0)
+    await other.decide(0, -1, 0, COMMANDS[:2])
+    await other.wipe(0, 1)
+    await other.close()
+    assert await sold_and_buyers(store) == (5, 5)
+    assert await store.cursor_offset(0) == 5
 
 
 async def test_a_redis_that_knows_of_more_than_the_logs_is_made_again(store: StockStore) -> None:

@@ -1,6 +1,10 @@
 """Creating and checking topics on a real broker, and real decisions against the schemas of `topics.yaml`."""
 
+import asyncio
 import logging
+import os
+import subprocess
+import sys
 import uuid
 from pathlib import Path
 from typing import Any
@@ -16,22 +20,21 @@ from conftest import Kafka
 from jsonschema import Draft202012Validator
 
 from pipeline import messages
+from pipeline.brokertopics import (
+    BrokerAway,
+    Difference,
+    TopicsRefused,
+    check_topics,
+    create_topics,
+    require_topics,
+)
 from pipeline.cli import main
 from pipeline.domain import limiters
 from pipeline.domain.product import Opening
 from pipeline.local.listen import free_port
 from pipeline.settings import Profile
 from pipeline.stock.store import Command, StockStore
-from pipeline.topics import (
-    BrokerAway,
-    Difference,
-    Topics,
-    TopicsRefused,
-    check_topics,
-    create_topics,
-    load_topics,
-    require_topics,
-)
+from pipeline.topics import Topics, load_topics
 
 FILE = Path(__file__).parents[2] / "topics.yaml"
 
@@ -138,8 +141,20 @@ async def test_what_differs_is_said_and_left_as_it_is(kafka: Kafka, topics: Topi
         Difference(name, "min.insync.replicas", "2", "1"),
         Difference(name, "max.message.bytes", "5000", "1048588"),
     }
-    # None of it moves a product, so nothing is refused.
-    await require_topics(kafka.bootstrap, topics)
+    with pytest.raises(TopicsRefused) as refused:
+        await require_topics(kafka.bootstrap, topics)
+    lines = str(refused.value).splitlines()
+    # More replicas in sync than asked for, and smaller records, break nothing that is promised.
+    assert [line.partition(": ")[2].partition(" ")[0] for line in lines] == [
+        "cleanup.policy",
+        "retention.ms",
+        "message.timestamp.type",
+    ]
+    assert lines[1] == (
+        f"{name}: retention.ms is 60000, topics.yaml says 2592000000; mend it: kafka-configs.sh "
+        f"--bootstrap-server {kafka.bootstrap} --alter --entity-type topics --entity-name {name} "
+        "--add-config retention.ms=2592000000"
+    )
 
 
 async def test_too_few_copies_are_said(kafka: Kafka, topics: Topics, own_file: Path) -> None:
@@ -193,7 +208,7 @@ async def test_what_a_broker_does_not_tell_is_said(
         raise IncompatibleBrokerVersion("DescribeConfigs")
 
     monkeypatch.setattr(AIOKafkaAdminClient, "describe_configs", refuse)
-    with caplog.at_level(logging.WARNING, "pipeline.topics"):
+    with caplog.at_level(logging.WARNING, "pipeline.brokertopics"):
         assert await check_topics(kafka.bootstrap, topics) == []
     for field in topics.orders.configs():
         assert f"does not tell it: {field} of" in caplog.text
@@ -279,3 +294,62 @@ async def test_real_decisions_have_the_form_that_the_file_tells(redis_url: str) 
     assert len(orders) == 2
     for order in orders:
         Draft202012Validator(topics.orders.payload).validate(orjson.loads(order))
+
+
+# --- what a start is refused for ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("topic", "field", "found", "wanted", "is_refused"),
+    [
+        ("orders", "partitions", "3", "4", True),
+        ("stock", "cleanup.policy", "delete", "compact", True),
+        ("requests", "message.timestamp.type", "CreateTime", "LogAppendTime", True),
+        ("results", "retention.ms", "5", "6", True),
+        ("results", "retention.ms", "5", "-1", True),
+        ("results", "retention.ms", "6", "5", False),
+        ("results", "retention.ms", "-1", "5", False),
+        ("notices", "retention.ms", "5", "6", False),
+        ("requests", "replication", "1", "3", True),
+        ("requests", "replication", "3", "1", False),
+        ("requests", "min.insync.replicas", "1", "2", True),
+        ("requests", "min.insync.replicas", "2", "1", False),
+        ("requests", "max.message.bytes", "1", "2", False),
+    ],
+)
+def test_what_breaks_a_guarantee_is_refused_and_no_more(
+    topic: str, field: str, found: str, wanted: str, is_refused: bool
+) -> None:
+    topics = load_topics(Profile.LOCAL)
+    difference = Difference(getattr(topics, topic).name, field, found, wanted)
+    assert difference.breaks_a_guarantee(topics) == is_refused
+    assert wanted in difference.remedy("b:1") or field == "partitions"
+
+
+@pytest.mark.parametrize("role", ["decider", "follower"])
+def test_a_worker_does_not_start_on_topics_that_break_a_guarantee(
+    kafka: Kafka, own_file: Path, topics: Topics, role: str, tmp_path: Path
+) -> None:
+    asyncio.run(create_topics(kafka.bootstrap, topics))
+    document = yaml.safe_load(own_file.read_text("utf-8"))
+    document["topics"]["orders"]["retention_ms"] = -1
+    own_file.write_text(yaml.safe_dump(document))
+    environment = {
+        **os.environ,
+        "SECKILL_KAFKA_BOOTSTRAP": kafka.bootstrap,
+        "SECKILL_KAFKA_IDEMPOTENCE": str(kafka.idempotent),
+        "SECKILL_TOPICS_FILE": str(own_file),
+        "SECKILL_DATA_DIR": str(tmp_path),
+    }
+    ended = subprocess.run(
+        (sys.executable, "-m", "agents", role),
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert ended.returncode != 0
+    last = ended.stderr.splitlines()[-1]
+    assert last.startswith(f"the {role} does not start: {topics.orders.name}: retention.ms is ")
+    assert "--add-config retention.ms=-1" in last

@@ -11,7 +11,7 @@ from pipeline.domain.finality import Standing
 from pipeline.domain.product import Opening, SaleState
 from pipeline.messages import OpenCommand, decode_result, encode_close, encode_open, encode_purchases
 from pipeline.stock.scripts import script
-from pipeline.stock.store import Command, Look, MayEvict, Stale, StockStore, StockUnavailable
+from pipeline.stock.store import Command, Look, MayEvict, Stale, StockFault, StockStore, StockUnavailable
 
 PARTITION = 1
 TERMS = Opening(name="n", price="9.90", stock=10_000, start_ms=0, end_ms=10**13, per_user_limit=1)
@@ -54,6 +54,19 @@ async def test_a_decider_that_is_not_at_the_cursor_changes_nothing(store: StockS
     assert everything(redis_url) == before
 
 
+@pytest.mark.parametrize("left", ["products", "product:1001", "buyers:1001"])
+async def test_a_lost_cursor_is_not_a_beginning(store: StockStore, redis_url: str, left: str) -> None:
+    decided = await store.decide(PARTITION, -1, 0, [opening(), purchase(1, "a")])
+    with Redis.from_url(redis_url) as client:
+        client.delete(*(name for name in client.scan_iter() if not name.endswith(left.encode())))
+    before = everything(redis_url)
+    with pytest.raises(Stale):
+        await store.decide(PARTITION, -1, 0, [opening()])
+    with pytest.raises(Stale):
+        await store.replay(PARTITION, -1, 1, [("1001", decided[0])])
+    assert everything(redis_url) == before
+
+
 async def test_the_cursor_remembers_the_last_answer_and_what_was_settled(store: StockStore) -> None:
     first = await store.decide(PARTITION, -1, 0, [opening(), purchase(1, "a", "a")])
     cursor = await store.cursor(PARTITION)
@@ -79,7 +92,7 @@ async def test_a_record_that_no_decider_wrote_is_not_half_replayed(store: StockS
     decided = await store.decide(PARTITION, -1, 0, [opening(), purchase(1, "a")])
     with Redis.from_url(redis_url) as client:
         client.flushdb()
-    with pytest.raises(Exception, match="Expected"):
+    with pytest.raises(StockFault, match="Expected"):
         await store.replay(PARTITION, -1, 9, [("1001", decided[0]), ("1001", b'{"source_offset":1,')])
     assert everything(redis_url) == {}
 

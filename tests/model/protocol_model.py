@@ -16,7 +16,7 @@ from collections.abc import Callable, Generator, Sequence
 from typing import Final
 
 from sale_model import Decision, Order, Recorded, Sale, decide_request, orders_of
-from world_model import Redis, Stale, Violation, World
+from world_model import STRANGER, Redis, Stale, Violation, World
 
 MUTANTS: Final = {
     "nofence": "the Lua call does not look at the cursor",
@@ -29,6 +29,8 @@ MUTANTS: Final = {
     "skipmalformed": "a malformed command gets no decision record",
     "latehint": "Redis is told, with a chunk, that its own decisions are in the log already",
     "blindhint": "replaying does not notice that decisions are missing after the hint",
+    "peekonly": "the follower takes the offset that a stranger claims for that of a decision",
+    "ontop": "a Redis that has lost its cursor only is replayed on top of what is left",
     "nodrop": "the follower counts a repeated decision again",
     "noordersfence": "an orders agent commits its transaction although another one has opened its transactional id",
     "progressfirst": "an orders agent reads the committed progress before it fences its predecessor",
@@ -111,6 +113,8 @@ class Decider:
             yield None
         if redis.hint > results_end:
             raise Violation("a healthy Redis would be wiped")
+        if redis.has_lost_its_cursor and world.mutant != "ontop":
+            world.wipe(redis.cursor)
         self.position, self._results_end = redis.cursor, results_end
         if world.mutant == "nosync":
             return
@@ -125,6 +129,8 @@ class Decider:
         world, tail = self._world, redis.settled
         for place in range(redis.hint, results_end):
             offset, decision = world.results[place]
+            if decision is STRANGER:
+                continue
             tail = max(tail, offset)
             if offset <= self.position:
                 continue
@@ -147,6 +153,8 @@ def follower(world: World) -> Steps:
         recorded = world.results[place : place + world.rng.randrange(1, 5)]
         place += len(recorded)
         for offset, decision in recorded:
+            if decision is STRANGER and world.mutant != "peekonly":
+                continue
             if offset > seen or world.mutant == "nodrop":
                 seen = offset
                 world.won_by_follower += decision.codes.count(1)
@@ -177,6 +185,8 @@ def orders_agent(world: World) -> Steps:
             continue
         batch: list[Order] = []
         for offset, decision in recorded:
+            if decision is STRANGER:
+                continue
             if offset > seen or world.mutant == "noordersdrop":
                 seen = max(seen, offset)
                 batch += orders_of(offset, world.requests[offset], decision)
@@ -204,6 +214,8 @@ EVENTS: Final = {
     "emptied": 1,
     "rolled back": 2,
     "snapshot": 4,
+    "cursor lost": 0.5,
+    "stranger": 1,
     "late": 2,
     "new follower": 1,
     "new orders agent": 2,
@@ -238,6 +250,8 @@ class Cast:
             "late": world.deliver_late,
             "snapshot": world.take_snapshot,
             "emptied": world.empty_redis,
+            "cursor lost": world.lose_cursor,
+            "stranger": world.write_stranger,
             "rolled back": self._roll_back,
             "ambush": self._ambush,
         }
@@ -321,6 +335,8 @@ def verdict(world: World) -> str | None:
     truth = [decide_request(sale, offset, request) for offset, request in enumerate(world.requests)]
     first: dict[int, Decision] = {}
     for offset, decision in world.results:
+        if decision is STRANGER:
+            continue
         if offset > len(first):
             return "a hole in the results"
         if first.setdefault(offset, decision) != decision:

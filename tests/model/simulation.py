@@ -45,9 +45,11 @@ from pipeline.messages import (
 from pipeline.partitionlog import Bounds, LogRecord, LogUnavailable
 from pipeline.producer import SendFailed
 from pipeline.settings import Profile, Settings
-from pipeline.stock import keys
+from pipeline.stock.keys import Keys
 from pipeline.stock.store import StockStore, StockUnavailable, decode_wins
 from pipeline.topics import load_topics
+
+keys = Keys()
 
 PARTITION = 0
 PRODUCTS = ("1001", "p-2")
@@ -55,6 +57,8 @@ TOPICS = load_topics(Profile.LOCAL)
 SETTINGS = Settings(
     chunk_purchases_max=6, decider_buffer_records_max=12, idle_look_ms=200, backoff_ms_max=200
 )
+STRANGERS = (None, b"junk", b'{"source_offset":0}', b'{"source_offset":99,"type":"close","time_ms":1}')
+"""What no decider wrote into the decision log."""
 QUIET_S = 30.0
 SETTLE_S_MAX = 600.0
 
@@ -286,6 +290,10 @@ async def disturb(world: World, workers: list[Worker]) -> None:
         world.redis.flushdb()
     elif draw < 0.94:
         world.put_back()
+    elif draw < 0.95:
+        world.redis.delete(keys.cursor(PARTITION))
+    elif draw < 0.96:
+        world.append(world.results, b"1", rng.choice(STRANGERS))
     else:
         world.take_snapshot()
 
@@ -317,20 +325,28 @@ async def settle(world: World, workers: list[Worker]) -> str | None:
         for worker in workers:
             if fault := worker.fault():
                 return f"a decider ended: {fault!r}"
-        decided = max((peek_source_offset(r.value) for r in world.results if r.value), default=-1)
+        decided = max((peek_source_offset(value) for _, value in decisions_of(world)), default=-1)
         if len(world.results) == before and decided == len(world.requests) - 1:
             return verdict(world)
         if asyncio.get_running_loop().time() > deadline:
             return f"never quiet: {decided + 1} of {len(world.requests)} decided"
 
 
+def decisions_of(world: World) -> list[tuple[int, bytes]]:
+    """Position and value of what deciders wrote into the decision log."""
+    return [
+        (record.offset, record.value)
+        for record in world.results
+        if record.value is not None and record.value not in STRANGERS
+    ]
+
+
 def verdict(world: World) -> str | None:
     first: dict[int, bytes] = {}
     high = -1
-    for record in world.results:
-        assert record.value is not None
-        offset = peek_source_offset(record.value)
-        if first.setdefault(offset, record.value) != record.value:
+    for _, value in decisions_of(world):
+        offset = peek_source_offset(value)
+        if first.setdefault(offset, value) != value:
             return f"a repeat of {offset} differs"
         if offset > high + 1:
             return f"a hole in the results before {offset}"

@@ -10,6 +10,8 @@ from sale_model import WINDOW, Decision, Order, Recorded, Request, Sale, decide_
 
 USERS: Final = 60
 SNAPSHOTS_MAX: Final = 8
+STRANGER: Final = Decision("stranger", 0, (), (0, 0))
+"""In the decision log, but no decider wrote it, whatever offset it claims."""
 
 
 class Stale(Exception):
@@ -29,6 +31,10 @@ class Redis:
     settled: int = -1
     hint: int = 0
     last_answer: tuple[Recorded, ...] = ()
+
+    @property
+    def has_lost_its_cursor(self) -> bool:
+        return self.cursor < 0 and self.sale != Sale()
 
     def copy(self) -> "Redis":
         return Redis(
@@ -83,6 +89,8 @@ class World:
         redis = self.redis
         if redis.cursor != after and self.mutant != "nofence":
             raise Stale
+        if redis.has_lost_its_cursor and self.mutant != "ontop":
+            raise Stale
         decisions = tuple(
             (offset, decide_request(redis.sale, offset, request, self.mutant)) for offset, request in chunk
         )
@@ -96,7 +104,7 @@ class World:
     def replay(self, after: int, offset: int, decision: Decision, results_end: int) -> None:
         """The other Lua call: a recorded decision again; the same fence."""
         redis = self.redis
-        if redis.cursor != after:
+        if redis.cursor != after or (redis.has_lost_its_cursor and self.mutant != "ontop"):
             raise Stale
         replay_decision(redis.sale, offset, self.requests[offset], decision, self.mutant)
         redis.cursor = redis.settled = offset
@@ -123,6 +131,12 @@ class World:
     def empty_redis(self) -> None:
         self.redis = Redis()
 
+    def lose_cursor(self) -> None:
+        self.redis = Redis(self.redis.sale)
+
+    def write_stranger(self) -> None:
+        self.results.append((self.rng.randrange(len(self.requests) + 3), STRANGER))
+
     def poll(self) -> None:
         """Somebody looks at their result: what they are told once holds for ever.
 
@@ -130,7 +144,11 @@ class World:
         """
         if self.requests:
             offset = self.rng.randrange(len(self.requests))
-            decisions = [decision for decided, decision in self.results if decided == offset]
+            decisions = [
+                decision
+                for decided, decision in self.results
+                if decided == offset and decision is not STRANGER
+            ]
             if decisions:
                 found = self.rng.choice(decisions)
                 if self.told.setdefault(offset, found) != found:

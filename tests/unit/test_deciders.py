@@ -1,6 +1,7 @@
 """The deciders of a process and the agents that feed them: what a rebalance must not lose."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 
 import pytest
@@ -8,6 +9,10 @@ from decider_world import ALWAYS, Fetched, World, let, steps
 
 from agents.batches import Batch
 from agents.purchases import Deciders
+from pipeline.decider import Decider, LogsDisagree
+from pipeline.decider.decider import CLOCK_AHEAD_MS_MAX
+from pipeline.messages import encode_purchases
+from pipeline.partitionlog import LogRecord
 from pipeline.settings import Profile, Settings
 from pipeline.topics import load_topics
 
@@ -59,6 +64,43 @@ async def test_batches_that_come_again_are_acknowledged_and_not_decided_again(
     await steps()
     assert again.acknowledged
     assert len(world.results) == 6
+
+
+async def test_a_decision_log_that_lost_decisions_ends_the_process(world: World) -> None:
+    decider = Decider(
+        0, Settings(chunk_pace_ms=0), load_topics(Profile.LOCAL), world, world, world, lambda _: None
+    )
+    deciding = asyncio.create_task(decider.run())
+    let(world, ALWAYS)
+    await decider.put(Fetched(world, 0, 3).batch.records)
+    await steps()
+    assert len(world.results) == 3
+    del world.results[1:]
+    await decider.put(Fetched(world, 3, 4).batch.records)
+    await steps()
+    with pytest.raises(LogsDisagree, match=r"acknowledged up to 3, and now 1 records more .* up to 2"):
+        await deciding
+
+
+async def test_a_broker_whose_clock_was_ahead_is_said_and_decided(
+    world: World, deciders: Deciders, caplog: pytest.LogCaptureFixture
+) -> None:
+    let(world, ALWAYS)
+    await deciders.assign({0})
+    await deciders.put(Fetched(world, 0, 2).batch)
+    await steps()
+    assert deciders.report()["0"]["clock"] == "ok"
+    ahead_ms = int(time.time() * 1_000) + 2 * CLOCK_AHEAD_MS_MAX
+    world.commands.append(LogRecord(2, ahead_ms, b"1", encode_purchases("1", ["a"])))
+    for end in (3, 5):
+        await deciders.put(Fetched(world, len(world.results), end).batch)
+        await steps()
+        # Also when the records have the right time again: decided time stays.
+        assert "ahead of this machine's clock" in deciders.report()["0"]["clock"]
+        # Deciding goes on, and a process that starts now has to become ready.
+        assert set(deciders.checks().values()) == {"ok"}
+    assert len(world.results) == 5
+    assert sum("ahead of this machine's clock" in each.getMessage() for each in caplog.records) == 2
 
 
 async def test_a_batch_waits_for_its_partition(world: World, deciders: Deciders) -> None:

@@ -6,12 +6,12 @@ import pytest
 from records import bought, closed, malformed, opened
 
 from pipeline.domain.limiters import Algorithm, Rule
-from pipeline.tally import NEVER_OPENED, Positioned, Tally
+from pipeline.tally import Positioned, Tally
 
 PARTITION = 3
 
 
-def take(tally: Tally, *records: bytes, start: int = 0) -> None:
+def take(tally: Tally, *records: bytes | None, start: int = 0) -> None:
     tally.take_in(PARTITION, [Positioned(start + at, record) for at, record in enumerate(records)])
 
 
@@ -82,16 +82,17 @@ def test_a_row_of_an_older_version_is_completed() -> None:
 
 def test_refused_commands_change_no_product(tally: Tally) -> None:
     take(tally, closed(0, "1", refusal="never_opened"))
-    assert (tally.products["1"]["state"], tally.products["1"]["opened"]) == (NEVER_OPENED, None)
+    assert tally.products == {}
     take(tally, opened(1, "1", 5), opened(2, "1", 900, refusal="already_open"), start=1)
     assert (tally.products["1"]["state"], tally.products["1"]["opened"]) == ("active", 5)
     assert tally.products["1"]["source_offset"] == 2
 
 
-def test_purchases_of_a_product_that_was_never_opened_are_counted(tally: Tally) -> None:
-    take(tally, bought(0, "ghost", [-1, -1]))
-    row = tally.products["ghost"]
-    assert (row["state"], row["remaining"], row["sold"], row["by_code"]) == (NEVER_OPENED, None, 0, {"-1": 2})
+def test_what_was_never_opened_has_no_row_and_counts_for_its_partition(tally: Tally) -> None:
+    take(tally, bought(0, "ghost", [-1, -1]), closed(1, "ghost", refusal="never_opened"))
+    assert tally.products == {}
+    row = tally.partition_row(PARTITION)
+    assert (row["records"], row["purchases"], row["source_offset"]) == (2, 2, 1)
 
 
 @pytest.mark.parametrize("begin", range(len(LOG)))
@@ -141,11 +142,17 @@ def test_rows_are_replaced_and_never_changed(tally: Tally) -> None:
     assert (row, place) == kept
 
 
-def test_nothing_is_counted_of_a_batch_with_a_record_that_no_decider_wrote(tally: Tally) -> None:
-    take(tally, *LOG[:2])
-    kept = copy.deepcopy((tally.products, tally.partitions))
-    with pytest.raises((ValueError, KeyError, TypeError)):
-        take(tally, LOG[5], b"[]", start=2)
-    with pytest.raises((ValueError, KeyError, TypeError)):
-        take(tally, LOG[5], b'{"source_offset":8}', start=2)
-    assert (tally.products, tally.partitions) == kept
+@pytest.mark.parametrize(
+    "stranger", [None, b"", b"[]", b'{"source_offset":2}', bought(2, "1", [1]).replace(b"[1]", b"[1,1]")]
+)
+def test_a_record_that_no_decider_wrote_is_passed_over(
+    tally: Tally, stranger: bytes | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    take(tally, LOG[0], LOG[1], stranger, *LOG[2:])
+    without = Tally({}, {})
+    take(without, *LOG)
+    assert tally.products == without.products
+    row, wanted = tally.partition_row(PARTITION), without.partition_row(PARTITION)
+    assert row == {**wanted, "results_offset": len(LOG)}
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    assert f"partition {PARTITION} at 2: no decider wrote this record" in caplog.text

@@ -20,6 +20,8 @@
 local cursor = redis.call('HMGET', KEYS[1], 'offset', 'time_ms', 'purchases', 'records')
 local at = cursor[1] or '-1'
 if at ~= ARGV[1] then return { 0, at } end
+-- No cursor beside products: it was lost, and who believes to be at the beginning must look first.
+if not cursor[1] and redis.call('EXISTS', unpack(KEYS, 2)) > 0 then return { 0, at } end
 local time_ms = tonumber(cursor[2] or '0')
 local purchases, records = tonumber(cursor[3] or '0'), tonumber(cursor[4] or '0')
 local partition, product_count = ARGV[3], tonumber(ARGV[4])
@@ -161,7 +163,8 @@ local function decide_close(product, offset, value)
   return head(offset, 'close') .. refusal .. ',"command":' .. value .. '}'
 end
 
-local decisions, last_offset = {}, ARGV[1]
+-- The last answer keeps each decision behind its length: a command may hold any bytes.
+local decisions, lengthened, last_offset = {}, {}, ARGV[1]
 for i = 5 + product_count, #ARGV, 4 do
   local offset, value = ARGV[i], ARGV[i + 3]
   local product = products[tonumber(ARGV[i + 2])]
@@ -180,11 +183,12 @@ for i = 5 + product_count, #ARGV, 4 do
     end
   end
   decisions[#decisions + 1] = decision
+  lengthened[#lengthened + 1] = #decision .. ':' .. decision
   last_offset = offset
 end
 
 for i = 1, product_count do product_write(products[i], KEYS[2]) end
 redis.call('HSET', KEYS[1],
   'offset', last_offset, 'time_ms', time_ms, 'purchases', purchases, 'records', records + #decisions,
-  'settled', ARGV[1], 'results_position', ARGV[2], 'last_answer', table.concat(decisions, '\n'))
+  'settled', ARGV[1], 'results_position', ARGV[2], 'last_answer', table.concat(lengthened))
 return { 1, decisions }

@@ -17,6 +17,8 @@
 local cursor = redis.call('HMGET', KEYS[1], 'offset', 'time_ms', 'purchases', 'records')
 local at = cursor[1] or '-1'
 if at ~= ARGV[1] then return { 0, at } end
+-- No cursor beside products: it was lost, and who believes to be at the beginning must look first.
+if not cursor[1] and redis.call('EXISTS', unpack(KEYS, 2)) > 0 then return { 0, at } end
 local time_ms = tonumber(cursor[2] or '0')
 local purchases, records = tonumber(cursor[3] or '0'), tonumber(cursor[4] or '0')
 local product_count = tonumber(ARGV[3])
@@ -62,7 +64,7 @@ local function replay_purchases(product, decision, offset)
     if code == 1 and not (held and held[place(i)]) then won[#won + 1] = i end
   end
   if #won > 0 then replay_wins(product, decision.command, offset, won) end
-  product.stock, product.sold = decision.stock, decision.sold
+  if decision.stock then product.stock, product.sold = decision.stock, decision.sold end
   if decision.limiter then product.limiter = decision.limiter end
 end
 

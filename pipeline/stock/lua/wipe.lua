@@ -1,14 +1,15 @@
 -- wipe: forgets all decided state of one partition, so that it can be made again from the decision log.
 --
--- KEYS  1 cursor   2 set of products
+-- KEYS  1 cursor   2 set of products   then whatever else there is of the partition
 -- ARGV  1 after_offset: where the caller saw the cursor   2 prefix of the product hashes   3 prefix of the buyers hashes
 -- Reply {1}   done
 --       {0, cursor}  STALE: the cursor is elsewhere; nothing was deleted
--- Errors: none of its own. (The keys that go are named by the set of products, and share the cursor's hash tag.)
+-- Errors: none of its own. (Products may have come since the keys were looked for: the set names them. All share the
+-- cursor's hash tag.)
 local at = redis.call('HGET', KEYS[1], 'offset') or '-1'
 if at ~= ARGV[1] then return { 0, at } end
 for _, id in ipairs(redis.call('SMEMBERS', KEYS[2])) do
   redis.call('UNLINK', ARGV[2] .. id, ARGV[3] .. id)
 end
-redis.call('UNLINK', KEYS[1], KEYS[2])
+for _, key in ipairs(KEYS) do redis.call('UNLINK', key) end
 return { 1 }

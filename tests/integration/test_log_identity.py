@@ -1,0 +1,29 @@
+"""Which log it is: the same for whoever asks, another for topics of the same names that were made again."""
+
+import pytest
+from aiokafka.admin import AIOKafkaAdminClient
+from conftest import Kafka
+
+from pipeline.brokertopics import create_topics
+from pipeline.logidentity import log_identity
+from pipeline.topics import Topics
+
+
+@pytest.mark.durable
+async def test_topics_that_are_made_again_are_another_log(kafka: Kafka, fresh_topics: Topics) -> None:
+    first = await log_identity(kafka.bootstrap, fresh_topics)
+    assert first is not None
+    assert len(set(first.split("/"))) == 3
+    assert await log_identity(kafka.bootstrap, fresh_topics) == first
+    admin = AIOKafkaAdminClient(bootstrap_servers=kafka.bootstrap)
+    await admin.start()
+    try:
+        await admin.delete_topics([fresh_topics.results.name])
+    finally:
+        await admin.close()
+    assert await log_identity(kafka.bootstrap, fresh_topics) is None
+    await create_topics(kafka.bootstrap, fresh_topics)
+    second = await log_identity(kafka.bootstrap, fresh_topics)
+    assert second is not None
+    assert second.split("/")[:2] == first.split("/")[:2]
+    assert second != first

@@ -1,0 +1,174 @@
+"""Records of a newer format, which end a process, and records that nobody of ours wrote, which do not."""
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from aiokafka import AIOKafkaProducer
+from conftest import Kafka
+from followers import Decisions, Follower, own_topics_file
+
+from pipeline import messages
+from pipeline.brokertopics import create_topics
+from pipeline.control import BreakerBoard, BreakerNews, encode_breaker, follow_control
+from pipeline.domain.breaker import BreakerState
+from pipeline.ending import end
+from pipeline.ingress.decision_log import DecisionLog
+from pipeline.ingress.waiters import ResultsFeed, Waiters
+from pipeline.messages import NewerFormat, encode_purchases, refuse_newer
+from pipeline.partitionlog import PartitionLog
+from pipeline.producer import LogProducer
+from pipeline.rebuild import CanNotRebuild, rebuild
+from pipeline.settings import Profile, Settings
+from pipeline.stock.store import StockStore
+from pipeline.topics import Topics, load_topics
+
+NEWER = messages.VERSION + 1
+NEWER_HEADERS = [("v", b"%d" % NEWER)]
+WITHIN_S = 20.0
+STRANGERS: list[bytes | None] = [
+    None,
+    b"",
+    b"\xff\xfe",
+    b"[]",
+    b"[" * 3_000,
+    b'{\n  "type": "purchase"\n}',
+    b'{"source_offset":0}',
+    b'{"source_offset":0,"type":"purchase","time_ms":1,"codes":[1],"command":{"type":"purchase","users":["a"]}}',
+    b'{"source_offset":999999999999999999,"type":"close","time_ms":1,"command":{"type":"open"}}',
+    b'{"type":"breaker","partition":"x","state":"open","at_ms":1,"retry_at_ms":2}',
+]
+
+
+@pytest.fixture
+async def producer(kafka: Kafka) -> AsyncIterator[AIOKafkaProducer]:
+    """Another program's."""
+    producer = AIOKafkaProducer(bootstrap_servers=kafka.bootstrap)
+    await producer.start()
+    yield producer
+    await producer.stop()
+
+
+async def write(
+    producer: AIOKafkaProducer, topic: str, partition: int, value: bytes | None, newer: bool = False
+) -> None:
+    await producer.send_and_wait(topic, value, b"1", partition, headers=NEWER_HEADERS if newer else None)
+
+
+class Record:
+    offset = 7
+
+    def __init__(self, *headers: tuple[str, bytes | None]) -> None:
+        self.headers = headers
+
+
+@pytest.mark.parametrize("version", [b"1", b"2", b"", b"x", b"-9", b"9" * 5_000, "٣".encode(), None])
+def test_what_this_version_reads_or_another_program_wrote_is_read(version: bytes | None) -> None:
+    refuse_newer("t", 0, [Record(), Record(("origin", b"x"), ("v", version))])
+
+
+@pytest.mark.parametrize("headers", [[("v", b"3")], [("v", b"1"), ("v", b"12")], [("a", b""), ("v", b"03")]])
+def test_a_newer_format_is_refused_and_named(headers: list[tuple[str, bytes | None]]) -> None:
+    with pytest.raises(
+        NewerFormat, match=r"^t/4: the record at 7 is of format version (3|12|03), .* up to 2"
+    ):
+        refuse_newer("t", 4, [Record(("v", b"2")), Record(*headers)])
+
+
+async def test_who_reads_a_log_meets_the_newer_format(
+    kafka: Kafka, redis_url: str, fresh_topics: Topics, producer: AIOKafkaProducer
+) -> None:
+    topics, name = fresh_topics, fresh_topics.results.name
+    waiters = Waiters(topics.results.partitions, 10, 10_000)
+    decisions = DecisionLog(kafka.bootstrap, name)
+    await decisions.start()
+    feed = ResultsFeed(kafka.bootstrap, name, topics.results.partitions, waiters, decisions, lambda *_: None)
+    following = await feed.start()
+    control = asyncio.create_task(
+        follow_control(Settings(**kafka.settings()), topics.control, BreakerBoard())
+    )
+    await write(producer, name, 1, b"{}", newer=True)
+    await write(producer, topics.control.name, 0, b"{}", newer=True)
+    try:
+        async with asyncio.timeout(WITHIN_S):
+            with pytest.raises(NewerFormat, match=f"{name}/1: the record at 0"):
+                await following
+            with pytest.raises(NewerFormat, match=f"{topics.control.name}/0: the record at 0"):
+                await control
+        with pytest.raises(NewerFormat):
+            await decisions.fetch(1, 0, 10_000)
+        log = PartitionLog(kafka.bootstrap, ends_are_exact=kafka.idempotent)
+        with pytest.raises(NewerFormat):
+            _ = [batch async for batch in log.read(name, 1, 0)]
+        with pytest.raises(CanNotRebuild, match=f"^{name}/1: the record at 0 is of format version {NEWER}"):
+            await rebuild(Settings(**kafka.settings(), redis_url=redis_url), topics)
+    finally:
+        await feed.stop()
+        await decisions.stop()
+
+
+async def test_bad_news_of_breakers_is_passed_over(
+    kafka: Kafka, fresh_topics: Topics, producer: AIOKafkaProducer
+) -> None:
+    for stranger in STRANGERS:
+        await write(producer, fresh_topics.control.name, 0, stranger)
+    open_until = BreakerNews(2, BreakerState.OPEN, 1, 2)
+    await write(producer, fresh_topics.control.name, 0, encode_breaker(open_until)[1])
+    board = BreakerBoard()
+    following = asyncio.create_task(follow_control(Settings(**kafka.settings()), fresh_topics.control, board))
+    deadline_s = time.monotonic() + WITHIN_S
+    while board.state(2) is not BreakerState.OPEN:
+        assert not following.done()
+        assert time.monotonic() < deadline_s
+        await asyncio.sleep(0.05)
+    await end(following)
+
+
+@pytest.fixture
+def topics_file(tmp_path: Path) -> Path:
+    return own_topics_file(tmp_path)
+
+
+@pytest.fixture
+async def own_topics(kafka: Kafka, topics_file: Path) -> Topics:
+    topics = load_topics(Profile.LOCAL, topics_file)
+    await create_topics(kafka.bootstrap, topics)
+    return topics
+
+
+async def test_a_follower_goes_on_over_strangers_and_ends_at_a_newer_format(
+    kafka: Kafka, redis_url: str, topics_file: Path, own_topics: Topics, producer: AIOKafkaProducer
+) -> None:
+    store = StockStore(redis_url, 2_000)
+    own = LogProducer(Settings(**kafka.settings()), "test", idempotent=False)
+    await own.start()
+    decisions = Decisions(own_topics, store, own)
+    results, partition = own_topics.results.name, decisions.partition("1")
+    try:
+        for stranger in STRANGERS:
+            await write(producer, results, partition, stranger)
+            await write(producer, own_topics.control.name, 0, stranger)
+        await decisions.open("1", 5)
+        await write(producer, results, partition, STRANGERS[-1])
+        await decisions.decide(encode_purchases("1", ["a", "b"]))
+        follower = Follower("follower-1", kafka, topics_file, f"t{uuid.uuid4().hex[:8]}")
+        with follower:
+            deadline_s = time.monotonic() + WITHIN_S
+            while (rows := await asyncio.to_thread(follower.rows, "products")).get(1, {}).get("sold") != 2:
+                assert time.monotonic() < deadline_s, (rows, follower.log_tail())
+                await asyncio.sleep(0.1)
+            await write(producer, results, partition, b"{}", newer=True)
+            while follower.pid is not None:
+                assert time.monotonic() < deadline_s, follower.log_tail()
+                await asyncio.sleep(0.1)
+            lines = follower.log_path.read_text().splitlines()
+            assert f"of format version {NEWER}" in lines[-1]
+            assert lines[-1].endswith("this process ends")
+            assert "Traceback" not in "\n".join(lines)
+            assert any("no decider wrote this record" in line for line in lines)
+    finally:
+        await own.stop()
+        await store.close()

@@ -1,0 +1,104 @@
+"""What Redis answers with an error: what waiting mends is StockUnavailable, anything else has a name of its own."""
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import RedisServer
+from redis import Redis, exceptions
+
+from pipeline.domain.product import Opening
+from pipeline.messages import OpenCommand, encode_open
+from pipeline.stock.store import Command, StockFault, StockStore, StockUnavailable, _answer
+
+PARTITION = 1
+OPENING = Command(0, 1_000, "1", encode_open(OpenCommand("1", Opening("n", "1", 5, 0, 10**13))))
+SAVE_LOOK_S = 0.01
+
+
+@pytest.fixture
+async def store(private_redis: RedisServer) -> AsyncIterator[StockStore]:
+    store = StockStore(private_redis.url, 5_000)
+    yield store
+    await store.close()
+
+
+async def _refused_then_decided(store: StockStore, code: str, mend: Any) -> None:
+    with pytest.raises(StockUnavailable, match=code):
+        await store.decide(PARTITION, -1, 0, [OPENING])
+    with pytest.raises(StockUnavailable, match=code):
+        await store.wipe(PARTITION, -1)
+    mend()
+    assert len(await store.decide(PARTITION, -1, 0, [OPENING])) == 1
+
+
+async def test_a_redis_without_its_replicas_is_waited_for(
+    store: StockStore, private_redis: RedisServer
+) -> None:
+    with Redis.from_url(private_redis.url) as client:
+        client.config_set("min-replicas-to-write", 1)
+        await _refused_then_decided(
+            store, "NOREPLICAS", lambda: client.config_set("min-replicas-to-write", 0)
+        )
+
+
+async def test_a_redis_that_cannot_save_is_waited_for(
+    store: StockStore, private_redis: RedisServer, tmp_path: Path
+) -> None:
+    with Redis.from_url(private_redis.url) as client:
+        client.config_set("save", "3600 1")
+        shutil.rmtree(tmp_path / "redis")
+        client.bgsave()
+        while client.info("persistence")["rdb_last_bgsave_status"] == "ok":
+            await asyncio.sleep(SAVE_LOOK_S)
+        await _refused_then_decided(
+            store, "MISCONF", lambda: client.config_set("stop-writes-on-bgsave-error", "no")
+        )
+
+
+async def test_a_key_of_another_type_is_a_fault(store: StockStore, private_redis: RedisServer) -> None:
+    with Redis.from_url(private_redis.url) as client:
+        client.set("seckill:{p1}:cursor", "x")
+    with pytest.raises(StockFault, match="WRONGTYPE"):
+        await store.decide(PARTITION, -1, 0, [OPENING])
+    with pytest.raises(StockFault, match="WRONGTYPE"):
+        await store.cursor(PARTITION)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "MISCONF Redis is configured to save RDB snapshots, but",
+        "NOREPLICAS Not enough good replicas to write.",
+        "BUSY Redis is busy running a script.",
+        "READONLY You can't write against a read only replica. script: 1f, on @user_script:168.",
+        "Command # 1 (HSET a b 1) of pipeline caused error: MISCONF Errors writing to the AOF file",
+        "EXECABORT Transaction discarded because of: NOREPLICAS Not enough good replicas to write.",
+        "ERR Error running script (call to f_1f): @user_script:168: @user_script: 168: -MISCONF Redis is",
+        "ERR Error running script (call to f_1f): @user_script:9: -OOM command not allowed",
+    ],
+)
+async def test_what_waiting_mends_is_told_wherever_its_code_stands(said: str) -> None:
+    with pytest.raises(StockUnavailable):
+        await _answer(_raise(exceptions.ResponseError(said)))
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "WRONGTYPE Operation against a key holding the wrong kind of value",
+        "ERR user_script:12: attempt to index field 'BUSY' (a nil value) script: 1f, on @user_script:12.",
+        "BUSYGROUP Consumer Group name already exists",
+        "NOPERM this user has no permissions to run the 'evalsha' command",
+    ],
+)
+async def test_what_waiting_does_not_mend_is_a_fault(said: str) -> None:
+    with pytest.raises(StockFault):
+        await _answer(_raise(exceptions.ResponseError(said)))
+
+
+async def _raise(error: Exception) -> None:
+    raise error

@@ -1,0 +1,170 @@
+"""Any bytes are a value to every decoder of every topic, or its own error: never anything else."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from records import bought, closed, malformed, opened
+
+from pipeline.control import BadControlRecord, BreakerBoard, BreakerNews, decode_breaker, encode_breaker
+from pipeline.domain.breaker import BreakerState
+from pipeline.domain.limiters import Algorithm, Rule
+from pipeline.domain.product import Opening
+from pipeline.messages import (
+    MalformedCommand,
+    NotADecision,
+    OpenCommand,
+    PurchaseResult,
+    created_orders,
+    decode_command,
+    decode_result,
+    encode_close,
+    encode_open,
+    encode_purchases,
+)
+from pipeline.orders_feed import BadOrder, Order, Repeats, decode_order
+from pipeline.stock.store import decode_last_answer
+
+RULE = Rule(Algorithm.TOKEN_BUCKET, 5, 5)
+COMMANDS = [
+    encode_purchases("1", ["a", "b"], [1, 2], {0: "k"}),
+    encode_open(OpenCommand("1", Opening("n", "9.90", 5, 0, 9, rate_limit=RULE))),
+    encode_close("1"),
+]
+RESULTS = [
+    opened(0, "1", 5, rate_limit=RULE),
+    closed(1, "1", refusal="closed"),
+    bought(2, "1", [1, -2, -3, -9], stock=3, sold=1, held={"2": "0-1-1"}, limiter="1:2:3", retry_after_ms=9),
+    bought(3, "1", [-1]),
+    malformed(4),
+]
+ORDERS = created_orders(decode_result(bought(2, "1", [1], stock=3, sold=1)), 0)  # type: ignore[arg-type]
+NEWS = [encode_breaker(BreakerNews(1, BreakerState.OPEN, 5, 9))[1], b'{"type":"setting","name":"x"}']
+
+scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**30), 10**30)
+    | st.floats()
+    | st.text(max_size=5)
+    | st.sampled_from(["purchase", "open", "close", "malformed", "breaker", "CREATED", "0", "1-2-3", "9.90"])
+)
+anything = st.recursive(
+    scalars,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+)
+FIELDS = sorted({name for value in (*COMMANDS, *RESULTS, *ORDERS, *NEWS) for name in json.loads(value)})
+documents = st.dictionaries(st.sampled_from(FIELDS), anything, max_size=6)
+
+
+@st.composite
+def mutated(draw: st.DrawFn, valid: list[bytes]) -> bytes:
+    """A valid record with something in it replaced, taken out or added, in its JSON or in its bytes."""
+    value = draw(st.sampled_from(valid))
+    if draw(st.booleans()):
+        at, length = draw(st.integers(0, len(value))), draw(st.integers(0, 4))
+        return value[:at] + draw(st.binary(max_size=4)) + value[at + length :]
+    document = json.loads(value)
+    place: Any = document
+    while True:
+        key = draw(st.sampled_from(sorted(place) if isinstance(place, dict) else range(len(place))))
+        if not (isinstance(place[key], dict | list) and place[key]) or draw(st.booleans()):
+            break
+        place = place[key]
+    if draw(st.booleans()):
+        place[key] = draw(anything)
+    else:
+        del place[key]
+    text = json.dumps(document, separators=(",", ":"), indent=draw(st.sampled_from([None, 1])))
+    return text.encode("utf-8", "surrogatepass")
+
+
+def inputs(valid: list[bytes]) -> st.SearchStrategy[bytes | None]:
+    return (
+        st.none()
+        | st.binary(max_size=60)
+        | (anything | documents).map(lambda each: json.dumps(each).encode())
+        | st.sampled_from([b"[" * 2_000, b'{"a":' * 2_000, b"1" * 5_000, b"1e999999", b"\xff\xfe", *valid])
+        | mutated(valid)
+    )
+
+
+many = settings(max_examples=600, deadline=None)
+
+
+@many
+@given(inputs(COMMANDS), st.sampled_from([b"1", None, b"\xff"]))
+def test_commands(value: bytes | None, key: bytes | None) -> None:
+    try:
+        decode_command(key, value)
+    except MalformedCommand:
+        return
+
+
+@many
+@given(inputs(RESULTS))
+def test_decisions(value: bytes | None) -> None:
+    try:
+        result = decode_result(value)
+    except NotADecision:
+        return
+    # All that is asked of a decision can be answered.
+    if isinstance(result, PurchaseResult):
+        assert len(result.codes) == len(result.purchases.users)
+        for index in range(len(result.codes)):
+            result.answer(0, index)
+        for order in created_orders(result, 0):
+            decode_order(order)
+
+
+@many
+@given(inputs(ORDERS))
+def test_orders(value: bytes | None) -> None:
+    try:
+        order = decode_order(value)
+    except BadOrder:
+        return
+    assert "\n" not in order.line()
+    Repeats().is_repeat(order)
+
+
+@many
+@given(inputs(NEWS))
+def test_news_of_breakers(value: bytes | None) -> None:
+    try:
+        BreakerBoard().take(value)
+    except BadControlRecord:
+        return
+
+
+@many
+@given(st.binary(max_size=60) | st.lists(st.binary(max_size=5)).map(b"3:".join))
+def test_last_answers(value: bytes) -> None:
+    decode_last_answer(value)
+
+
+@given(st.lists(st.binary(max_size=20)))
+def test_a_last_answer_is_read_back(decisions: list[bytes]) -> None:
+    value = b"".join(b"%d:%b" % (len(each), each) for each in decisions)
+    assert decode_last_answer(value) == decisions
+
+
+@pytest.mark.parametrize(
+    ("decode", "valid"),
+    [(lambda value: decode_command(b"1", value), COMMANDS), (decode_result, RESULTS), (decode_order, ORDERS)],
+)
+def test_what_is_right_is_taken(decode: Callable[[bytes], object], valid: list[bytes]) -> None:
+    for value in valid:
+        assert decode(value)
+    assert decode_breaker(NEWS[0]) == BreakerNews(1, BreakerState.OPEN, 5, 9)
+
+
+@pytest.mark.parametrize("field", Order._fields[:-1])
+def test_an_order_names_the_field_that_is_wrong(field: str) -> None:
+    document = json.loads(ORDERS[0])
+    for wrong in (None, 1.5, [], {}, "\n", -1):
+        with pytest.raises(BadOrder, match=f"^{field}: "):
+            decode_order(json.dumps({**document, field: wrong}).encode())

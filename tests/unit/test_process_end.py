@@ -1,0 +1,53 @@
+"""How a process says why it ends: what an operator can mend in one line, anything else with its traceback."""
+
+import asyncio
+import logging
+import os
+
+import pytest
+
+from agents.process import EXIT_BROKEN_PROMISE, die_with
+from pipeline.decider import LogsDisagree
+from pipeline.stock.store import StockFault
+
+
+class Ended(BaseException):
+    pass
+
+
+@pytest.fixture
+def _ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    def end(status: int) -> None:
+        assert status == EXIT_BROKEN_PROMISE
+        raise Ended
+
+    monkeypatch.setattr(os, "_exit", end)
+
+
+async def _failed(error: Exception) -> "asyncio.Task[None]":
+    async def fail() -> None:
+        raise error
+
+    task = asyncio.create_task(fail(), name="decider of partition 3")
+    await asyncio.wait({task})
+    return task
+
+
+@pytest.mark.usefixtures("_ends")
+@pytest.mark.parametrize("error", [StockFault("Redis: WRONGTYPE"), LogsDisagree("a log lost records")])
+async def test_what_an_operator_can_mend_is_one_line(
+    error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(Ended):
+        die_with(await _failed(error))
+    (line,) = caplog.records
+    assert line.levelno == logging.CRITICAL
+    assert line.getMessage() == f"decider of partition 3: {type(error).__name__}: {error}; this process ends"
+    assert line.exc_info is None
+
+
+@pytest.mark.usefixtures("_ends")
+async def test_what_nobody_foresaw_brings_its_traceback(caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(Ended):
+        die_with(await _failed(KeyError("x")))
+    assert [bool(record.exc_info) for record in caplog.records] == [True, False]
