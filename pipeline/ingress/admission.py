@@ -81,8 +81,8 @@ class Admission:
                 return error
             case NotAcknowledged():
                 return self.unavailable(
-                    "the log did not acknowledge the purchase in time, so it may still be in it; a repeat is safe:"
-                    " a user who has won already gets code -3 with the order id that he holds"
+                    "the log did not acknowledge the purchase in time, so it may still be in it; repeat it with the"
+                    " same Idempotency-Key: without one, a repeat may buy again, up to the product's limit per user"
                 )
             case LogAway():
                 return self.unavailable(
