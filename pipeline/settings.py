@@ -87,6 +87,8 @@ class Settings(BaseSettings):
     With next to none, whoever's decision comes before the acknowledgement of their command would have to look it up."""
     lookups_max: Limit = 32
     """So many decisions may wait to be looked up in the log, one after the other; further polls are answered 503."""
+    redis_connections_max: Annotated[int, Field(ge=1, le=10_000)] = 64
+    """For what is read of stock and buyers; a read that finds them all in use waits up to `redis_timeout_ms`."""
     retry_after_s: Annotated[int, Field(ge=1, le=3_600)] = 1
     busy_message: str = "系统繁忙，请稍后重试"
 

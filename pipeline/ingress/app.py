@@ -17,7 +17,7 @@ from pipeline.ingress.admission import Admission
 from pipeline.ingress.decision_log import DecisionLog
 from pipeline.ingress.decision_reader import DecisionReader
 from pipeline.ingress.decisions import Decisions
-from pipeline.ingress.final_refusals import FinalRefusals, OnSale
+from pipeline.ingress.final_refusals import LOOKS_MAX, FinalRefusals, OnSale
 from pipeline.ingress.group_commit import GroupCommit
 from pipeline.ingress.health import HealthRoutes
 from pipeline.ingress.logends import EndsUnknown, LogEnds
@@ -34,6 +34,8 @@ from pipeline.stock.store import StockStore
 from pipeline.topics import BrokerAway, Topics, TopicsRefused, require_topics
 
 BACKLOG_CONNECTIONS_MAX = 4_096
+SIGNS_CONNECTIONS_MAX = 4
+"""To Redis, for the pings of health and the samples of the pace keeper."""
 STOP_PATIENCE = 0.4
 """Of the stop's deadline: how long purchases may still be acknowledged and decided before all are told to go."""
 
@@ -54,10 +56,13 @@ class Ingress:
         self._settings = settings
         self._topics = topics
         bootstrap, requests, partitions = settings.kafka(), topics.requests.name, topics.requests.partitions
-        self._store = StockStore(settings.redis(), settings.redis_timeout_ms)
+        # Each of its own connections: who asks for figures holds up neither purchases nor the signs of life.
+        self._store = _store(settings, settings.redis_connections_max)
+        self._looks = _store(settings, LOOKS_MAX)
+        self._signs = _store(settings, SIGNS_CONNECTIONS_MAX)
         self._producer = LogProducer(settings, settings.worker_name, idempotent=settings.kafka_idempotence)
         self._ends = LogEnds(bootstrap, requests, partitions)
-        self._keeper = PaceKeeper(self._store, self._ends, partitions)
+        self._keeper = PaceKeeper(self._signs, self._ends, partitions)
         self._breakers = BreakerBoard()
         self._control: asyncio.Task[None] | None = None
         self._waiters = Waiters(partitions, settings.waiters_max, settings.results_cache_bytes_max)
@@ -80,7 +85,7 @@ class Ingress:
             self._waiters, self._feed, self._older, self._commits, self._ends, self._keeper
         )
         self._refusals = FinalRefusals(
-            self._store,
+            self._looks,
             self._ends,
             self._commits,
             self._waiters,
@@ -89,7 +94,7 @@ class Ingress:
             settings.window_margin_ms,
         )
         self._health = HealthRoutes(
-            self._store, self._commits, self._ends, self._feed, settings.retry_after_s
+            self._signs, self._commits, self._ends, self._feed, self._keeper, settings.retry_after_s
         )
         self._runners: list[web.AppRunner] = []
         self._stopping = "nothing"
@@ -148,7 +153,8 @@ class Ingress:
             self._stopping = type(part).__name__
             await part.stop()
         self._stopping = "stock store"
-        await self._store.close()
+        for store in (self._store, self._looks, self._signs):
+            await store.close()
 
     def _let_all_go(self) -> None:
         self._waiters.let_all_go()
@@ -210,3 +216,7 @@ class Ingress:
             assert runner.server is not None  # noqa: S101 -- setup has made it
             runner.server.request_handler = shorten(runner.server.request_handler)  # type: ignore[assignment]
         await web.TCPSite(runner, host, port, reuse_port=True, backlog=BACKLOG_CONNECTIONS_MAX).start()
+
+
+def _store(settings: Settings, connections_max: int) -> StockStore:
+    return StockStore(settings.redis(), settings.redis_timeout_ms, connections_max=connections_max)

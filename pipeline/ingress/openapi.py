@@ -339,7 +339,8 @@ _SCHEMAS: Schema = {
                 "additionalProperties": {"enum": ["closed", "open", "half_open"]},
             },
             "limiter_tokens": {
-                "description": "by product with a rate limit; null while they can not be read",
+                "description": "by product with a rate limit, among up to 200 products of each partition;"
+                " up to a second old; null while they can not be read",
                 "type": ["object", "null"],
                 "additionalProperties": {"type": "integer"},
             },

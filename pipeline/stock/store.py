@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
 from redis import exceptions
-from redis.asyncio import Connection, Redis
+from redis.asyncio import BlockingConnectionPool, Connection, ConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.connection import HiredisRespSerializer
@@ -109,19 +109,17 @@ class ProductStock:
 
 
 class StockStore:
-    """`client` is for tests that bring their own connection; otherwise there is one pool for `url`."""
+    """`client` is for tests that bring their own connection; otherwise there is one pool for `url`.
 
-    def __init__(self, url: str, timeout_ms: int, client: Redis | None = None) -> None:
+    With `connections_max` a call waits for one of so many connections, for `timeout_ms` at most; without, a call that
+    finds all connections of the client's own limit in use fails at once. Both fail as StockUnavailable.
+    """
+
+    def __init__(
+        self, url: str, timeout_ms: int, client: Redis | None = None, *, connections_max: int | None = None
+    ) -> None:
         seconds = timeout_ms / 1_000
-        # No retries of the client's own: a repeated decide is the decider's affair, which looks first.
-        self._redis = client or Redis.from_url(
-            url,
-            # Not that of a TLS or a Unix socket's address, which brings its own.
-            connection_class=_Connection,
-            socket_timeout=seconds,
-            socket_connect_timeout=seconds,
-            retry=Retry(NoBackoff(), 0),
-        )
+        self._redis = client or Redis.from_pool(_pool(url, seconds, connections_max))
         self._decide = self._redis.register_script(script("decide"))
         self._replay = self._redis.register_script(script("replay"))
         self._wipe = self._redis.register_script(script("wipe"))
@@ -199,9 +197,24 @@ class StockStore:
 
     # --- for everybody -----------------------------------------------------------------------------------------------
 
-    async def products(self, partition: int) -> list[str]:
-        members = await _answer(self._redis.smembers(keys.products(partition)))
-        return sorted(member.decode() for member in members)
+    async def progress(self, partition: int) -> tuple[int, int]:
+        """The offset of the last decided command record, -1 for none, and how many purchases were decided."""
+        offset, purchases = await _answer(self._redis.hmget(keys.cursor(partition), "offset", "purchases"))
+        return int(offset or -1), int(purchases or 0)
+
+    async def products(self, partition: int, count_max: int | None = None) -> list[str]:
+        """The ids of the partition's products; with `count_max`, any so many of them."""
+        name = keys.products(partition)
+        if count_max is None:
+            return sorted(member.decode() for member in await _answer(self._redis.smembers(name)))
+        found: set[bytes] = set()
+        position = 0
+        while len(found) < count_max:
+            position, members = await _answer(self._redis.sscan(name, position, count=count_max))
+            found.update(members)
+            if position == 0:
+                break
+        return sorted(member.decode() for member in found)[:count_max]
 
     async def product(self, partition: int, product_id: str) -> ProductStock | None:
         fields = await _answer(self._redis.hgetall(keys.product(partition, product_id)))
@@ -211,8 +224,13 @@ class StockStore:
         return int(await _answer(self._redis.hlen(keys.buyers(partition, product_id))))
 
     async def wins(self, partition: int, product_id: str, user_id: str) -> list[Win]:
-        value = await _answer(self._redis.hget(keys.buyers(partition, product_id), user_id))
-        return decode_wins(partition, value) if value else []
+        (wins,) = await self.wins_of(partition, product_id, [user_id])
+        return wins
+
+    async def wins_of(self, partition: int, product_id: str, users: Sequence[str]) -> list[list[Win]]:
+        """The wins of each of these users (1 to 1,000), in that order."""
+        values = await _answer(self._redis.hmget(keys.buyers(partition, product_id), users))
+        return [decode_wins(partition, value) if value else [] for value in values]
 
     async def look(self, partition: int, product_id: str, users: Sequence[str]) -> Look:
         """The product and the wins of these users (1 to 1,000), as they are at one moment."""
@@ -228,6 +246,20 @@ class StockStore:
         standing = Standing(SaleState(state.decode()), int(stock), int(start_ms), int(end_ms), int(limit))
         wins = [decode_wins(partition, value) if value else [] for value in bought]
         return Look(int(offset), int(time_ms), standing, wins)
+
+
+def _pool(url: str, timeout_s: float, connections_max: int | None) -> ConnectionPool:
+    options = {
+        # Not that of a TLS or a Unix socket's address, which brings its own.
+        "connection_class": _Connection,
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": timeout_s,
+        # No retries of the client's own: a repeated decide is the decider's affair, which looks first.
+        "retry": Retry(NoBackoff(), 0),
+    }
+    if connections_max is None:
+        return ConnectionPool.from_url(url, **options)
+    return BlockingConnectionPool.from_url(url, max_connections=connections_max, timeout=timeout_s, **options)
 
 
 def decode_wins(partition: int, value: bytes) -> list[Win]:
