@@ -60,6 +60,8 @@ class Settings(BaseSettings):
     public_port: Port = 8083
     admin_host: str = "127.0.0.1"
     admin_port: Port = 8084
+    health_port: Port | None = None
+    """Of 127.0.0.1: `/health` of this process alone, also while the public listener is full or shared by others."""
     tables_host: str = "127.0.0.1"
     tables_port: Port = 6066
     """The web pages of the followers' Faust tables; the first decider's pages have the next port, and so on."""
@@ -67,6 +69,13 @@ class Settings(BaseSettings):
     redis_port: Port = 6379
 
     # Ingress.
+    connections_max: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
+    """Open connections of the public listener; one that is too many gets a 503."""
+    admin_connections_max: Annotated[int, Field(ge=1, le=1_000_000)] = 500
+    header_timeout_ms: Milliseconds = 15_000
+    """A connection whose first request has not come by then is closed."""
+    keep_alive_timeout_ms: Milliseconds = 75_000
+    """An idle connection is closed after this long; let a proxy in front close its own earlier."""
     body_bytes_max: Limit = 16_384
     json_depth_max: Limit = 16
     purchases_per_record_max: Annotated[int, Field(ge=1, le=1_000)] = 1_000
@@ -115,7 +124,7 @@ class Settings(BaseSettings):
     # Names of this process, set by the local stack or the deployment.
     worker_name: str = "worker-1"
 
-    @field_validator("kafka_bootstrap", "redis_url", "topics_file", mode="before")
+    @field_validator("kafka_bootstrap", "redis_url", "topics_file", "health_port", mode="before")
     @classmethod
     def _empty_is_unset(cls, value: object) -> object:
         return None if value == "" else value

@@ -14,6 +14,13 @@ from pipeline.ending import end
 from pipeline.ingress import administration
 from pipeline.ingress.administration import AdministrationRoutes
 from pipeline.ingress.admission import Admission
+from pipeline.ingress.connections import (
+    REFUSALS_MAX,
+    Gate,
+    TooFewDescriptors,
+    listen,
+    raise_descriptor_limit,
+)
 from pipeline.ingress.decision_log import DecisionLog
 from pipeline.ingress.decision_reader import DecisionReader
 from pipeline.ingress.decisions import Decisions
@@ -33,7 +40,8 @@ from pipeline.settings import Settings
 from pipeline.stock.store import StockStore
 from pipeline.topics import BrokerAway, Topics, TopicsRefused, require_topics
 
-BACKLOG_CONNECTIONS_MAX = 4_096
+HEALTH_HOST = "127.0.0.1"
+HEALTH_CONNECTIONS_MAX = 64
 SIGNS_CONNECTIONS_MAX = 4
 """To Redis, for the pings of health and the samples of the pace keeper."""
 STOP_PATIENCE = 0.4
@@ -97,6 +105,9 @@ class Ingress:
             self._signs, self._commits, self._ends, self._feed, self._keeper, settings.retry_after_s
         )
         self._runners: list[web.AppRunner] = []
+        self._listeners: list[asyncio.Server] = []
+        self._public_gate = self._gate("connections_max")
+        self._admin_gate = self._gate("admin_connections_max")
         self._stopping = "nothing"
 
     async def start(self) -> asyncio.Task[None]:
@@ -106,6 +117,7 @@ class Ingress:
         """
         settings = self._settings
         try:
+            self._raise_descriptor_limit()
             await require_topics(settings.kafka(), self._topics)
             await self._producer.start()
             await self._ends.start()
@@ -118,10 +130,10 @@ class Ingress:
             self._control = asyncio.create_task(
                 follow_control(settings, self._topics.control, self._breakers), name="control topic"
             )
-            app, shorten = self._public_app()
-            await self._listen(app, settings.public_host, settings.public_port, shorten)
-            await self._listen(self._admin_app(), settings.admin_host, settings.admin_port)
-        except (TopicsRefused, BrokerAway, SendFailed, KafkaError, EndsUnknown, OSError) as error:
+            await self._listen_all()
+        except (
+            *(TooFewDescriptors, TopicsRefused, BrokerAway, SendFailed, KafkaError, EndsUnknown, OSError),
+        ) as error:
             await self.stop()
             raise StartFailed(str(error)) from error
         return feed
@@ -145,6 +157,8 @@ class Ingress:
 
     async def _stop_parts(self) -> None:
         self._stopping = "listeners"
+        for listener in self._listeners:
+            listener.close()
         await asyncio.gather(*(runner.cleanup() for runner in self._runners))
         if self._control is not None:
             self._stopping = "control topic"
@@ -175,6 +189,7 @@ class Ingress:
             admission,
             self._breakers,
             self._refusals,
+            self._public_gate,
         )
         purchases = PurchaseRoutes(settings, self._commits, self._decisions, self._breakers, self._refusals)
         app.add_routes(purchases.routes())
@@ -194,28 +209,78 @@ class Ingress:
         app.add_routes(routes.routes())
         return app
 
+    def _health_app(self) -> web.Application:
+        app = web.Application(middlewares=[Admission(self._settings).middleware()])
+        app.add_routes(self._health.routes())
+        return app
+
+    async def _listen_all(self) -> None:
+        """Health last: who is told there that all is well finds the other listeners."""
+        settings = self._settings
+        app, shorten = self._public_app()
+        await self._listen(app, self._public_gate, settings.public_host, settings.public_port, shorten)
+        await self._listen(self._admin_app(), self._admin_gate, settings.admin_host, settings.admin_port)
+        if settings.health_port is not None:
+            gate = Gate(
+                HEALTH_CONNECTIONS_MAX,
+                "HEALTH_CONNECTIONS_MAX",
+                settings.header_timeout_ms,
+                settings.retry_after_s,
+            )
+            await self._listen(self._health_app(), gate, HEALTH_HOST, settings.health_port, shared=False)
+
     async def _listen(
         self,
         app: web.Application,
+        gate: Gate,
         host: str,
         port: int,
         shorten: Callable[[Handler], Handler] | None = None,
+        *,
+        shared: bool = True,
     ) -> None:
+        settings = self._settings
         runner = web.AppRunner(
             app,
             # A client that hangs up frees his place at once.
             handler_cancellation=True,
-            access_log=None,
-            # A compressed body is refused; unpacked, its size would be anybody's guess.
-            auto_decompress=False,
-            shutdown_timeout=self._settings.stop_deadline_ms / 1_000 * (1 - STOP_PATIENCE) * 0.9,
+            shutdown_timeout=settings.stop_deadline_ms / 1_000 * (1 - STOP_PATIENCE) * 0.9,
         )
         self._runners.append(runner)
         await runner.setup()
+        server = runner.server
+        assert server is not None  # noqa: S101 -- setup has made it
         if shorten is not None:
-            assert runner.server is not None  # noqa: S101 -- setup has made it
-            runner.server.request_handler = shorten(runner.server.request_handler)  # type: ignore[assignment]
-        await web.TCPSite(runner, host, port, reuse_port=True, backlog=BACKLOG_CONNECTIONS_MAX).start()
+            server.request_handler = shorten(server.request_handler)  # type: ignore[assignment]
+        self._listeners.append(
+            await listen(
+                server,
+                gate,
+                host,
+                port,
+                keep_alive_timeout_ms=settings.keep_alive_timeout_ms,
+                reuse_port=shared,
+            )
+        )
+
+    def _gate(self, setting: str) -> Gate:
+        settings = self._settings
+        return Gate(
+            getattr(settings, setting),
+            f"SECKILL_{setting.upper()}",
+            settings.header_timeout_ms,
+            settings.retry_after_s,
+        )
+
+    def _raise_descriptor_limit(self) -> None:
+        """Raises TooFewDescriptors."""
+        settings = self._settings
+        clients = settings.connections_max + settings.admin_connections_max + HEALTH_CONNECTIONS_MAX
+        redis = settings.redis_connections_max + LOOKS_MAX + SIGNS_CONNECTIONS_MAX
+        raise_descriptor_limit(
+            clients + 3 * REFUSALS_MAX + redis,
+            "SECKILL_CONNECTIONS_MAX, SECKILL_ADMIN_CONNECTIONS_MAX, SECKILL_REDIS_CONNECTIONS_MAX",
+        )
 
 
 def _store(settings: Settings, connections_max: int) -> StockStore:

@@ -37,7 +37,8 @@ def describe(settings: Settings) -> Schema:
         "info": {
             "title": "Seckill Pipeline",
             "version": __version__,
-            "description": "A flash sale: purchases go into a log, and are decided in its order, once each.",
+            "description": "A flash sale: purchases go into a log, and are decided in its order, once each."
+            " A connection that is one too many for its listener is answered 503 whatever it asks.",
         },
         "servers": [{"url": f"http://{settings.public_host}:{settings.public_port}"}],
         "paths": {
@@ -152,7 +153,7 @@ def _request_paths(settings: Settings) -> Schema:
 
 def _reading_paths() -> Schema:
     product_id, user_id = _path_parameter("product_id", "Id"), _path_parameter("user_id", "Id")
-    health = {"get": {"summary": "Health", "responses": _answers((), _200="Health", _503="Health")}}
+    health = {"get": {"summary": "Health", "responses": _answers((503,), _200="Health", _503="Health")}}
     return {
         "/api/v1/seckill/stats/{product_id}": {
             "get": {
@@ -169,7 +170,7 @@ def _reading_paths() -> Schema:
             }
         },
         "/api/v1/system/stats": {
-            "get": {"summary": "This process", "responses": _answers((429,), _200="SystemStats")}
+            "get": {"summary": "This process", "responses": _answers((429, 503), _200="SystemStats")}
         },
         "/health": health,
         "/health/live": health,
@@ -177,7 +178,10 @@ def _reading_paths() -> Schema:
         OPENAPI_PATH: {
             "get": {
                 "summary": "This document",
-                "responses": {"200": {"description": "OpenAPI 3.1", "content": {"application/json": {}}}},
+                "responses": {
+                    **_answers((429, 503)),
+                    "200": {"description": "OpenAPI 3.1", "content": {"application/json": {}}},
+                },
             }
         },
     }

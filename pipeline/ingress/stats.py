@@ -14,6 +14,7 @@ from pipeline.domain.ids import ID_FORM, canonical_id, presented_id
 from pipeline.domain.product import Win
 from pipeline.ingress.admission import Admission
 from pipeline.ingress.answers import json_answer, money, rfc3339
+from pipeline.ingress.connections import Gate
 from pipeline.ingress.decisions import Decisions
 from pipeline.ingress.final_refusals import FinalRefusals
 from pipeline.ingress.group_commit import GroupCommit
@@ -47,6 +48,7 @@ class StatsRoutes:
         admission: Admission,
         breakers: BreakerBoard,
         refusals: FinalRefusals,
+        gate: Gate,
     ) -> None:
         self._store = store
         self._commits = commits
@@ -57,6 +59,7 @@ class StatsRoutes:
         self._admission = admission
         self._breakers = breakers
         self._refusals = refusals
+        self._gate = gate
         self._partitions = commits.partitions
         self._figures: SharedReads[None, _Figures] = SharedReads(self._read_figures)
         self._wins: SharedReads[str, list[Win]] = SharedReads(self._read_wins)
@@ -119,6 +122,8 @@ class StatsRoutes:
                     "refused_by_status": {
                         str(status): count for status, count in sorted(self._admission.refused.items())
                     },
+                    "connections": self._gate.open,
+                    "connections_refused": self._gate.refused,
                     "requests_in_flight": self._admission.in_flight,
                     "purchases_waiting": self._commits.waiting,
                     "waiters": self._waiters.count,
