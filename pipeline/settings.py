@@ -79,6 +79,8 @@ class Settings(BaseSettings):
     body_bytes_max: Limit = 16_384
     json_depth_max: Limit = 16
     purchases_per_record_max: Annotated[int, Field(ge=1, le=1_000)] = 1_000
+    unknown_product_records_per_second_max: Annotated[int, Field(ge=1, le=1_000_000)] = 200
+    """Log records for products that this process does not know as opened; further purchases of such are refused."""
     requests_in_flight_max: Limit = 20_000
     purchases_waiting_max: Limit = 20_000
     waiters_max: Limit = 20_000

@@ -15,6 +15,7 @@ from pipeline.ingress.group_commit import LogAway, NotAcknowledged, TooManyWaiti
 from pipeline.ingress.logends import EndsUnknown
 from pipeline.ingress.problems import Kind, Problem, not_found
 from pipeline.ingress.purchases import BreakerOpen
+from pipeline.ingress.unknown_products import TooManyUnknown
 from pipeline.ingress.waiters import TooManyWaiters
 from pipeline.partitionlog import LogUnavailable
 from pipeline.settings import Settings
@@ -58,14 +59,14 @@ class Admission:
             self.refused[response.status] += 1
         return response
 
-    def busy(self, limit: int) -> Problem:
+    def busy(self, limit: int, wait_ms: int = 0) -> Problem:
         settings = self._settings
         return Problem(
             Kind.BUSY,
             settings.busy_message,
             code=Code.BUSY,
             limit=limit,
-            retry_after_s=settings.retry_after_s,
+            retry_after_s=max(settings.retry_after_s, -(-wait_ms // 1_000)),
         )
 
     def unavailable(self, detail: str) -> Problem:
@@ -94,6 +95,8 @@ class Admission:
                     self._settings.busy_message,
                     retry_after_s=max(1, -(-error.wait_ms // 1_000)),
                 )
+            case TooManyUnknown():
+                return self.busy(self._settings.unknown_product_records_per_second_max, error.wait_ms)
             case TooManyWaiting():
                 return self.busy(self._settings.purchases_waiting_max)
             case TooManyWaiters():

@@ -34,6 +34,7 @@ from pipeline.ingress.polling import PollingRoutes
 from pipeline.ingress.purchases import PurchaseRoutes
 from pipeline.ingress.shortcut import shortcut
 from pipeline.ingress.stats import StatsRoutes
+from pipeline.ingress.unknown_products import UnknownProducts
 from pipeline.ingress.waiters import ResultsFeed, Waiters
 from pipeline.producer import LogProducer, SendFailed
 from pipeline.settings import Settings
@@ -77,7 +78,13 @@ class Ingress:
         self._decision_log = DecisionLog(bootstrap, topics.results.name)
         on_sale = OnSale()
         self._feed = ResultsFeed(
-            bootstrap, topics.results.name, partitions, self._waiters, self._decision_log, on_sale.observe
+            bootstrap,
+            topics.results.name,
+            partitions,
+            self._waiters,
+            self._decision_log,
+            on_sale.observe,
+            on_sale.observe_older,
         )
         self._commits = GroupCommit(
             self._producer,
@@ -191,7 +198,14 @@ class Ingress:
             self._refusals,
             self._public_gate,
         )
-        purchases = PurchaseRoutes(settings, self._commits, self._decisions, self._breakers, self._refusals)
+        purchases = PurchaseRoutes(
+            settings,
+            self._commits,
+            self._decisions,
+            self._breakers,
+            self._refusals,
+            UnknownProducts(settings.unknown_product_records_per_second_max),
+        )
         app.add_routes(purchases.routes())
         app.add_routes(polling.routes())
         app.add_routes(stats.routes())

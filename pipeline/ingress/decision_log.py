@@ -36,10 +36,11 @@ _NO_LEADER = -1
 
 
 class Run(NamedTuple):
-    """The values of records at consecutive positions, from `first` on; at least one."""
+    """The values of records at consecutive positions, from `first` on; at least one. `keys` are theirs."""
 
     first: int
     values: list[bytes]
+    keys: list[bytes | None]
 
     def at(self, position: int) -> bytes | None:
         place = position - self.first
@@ -115,7 +116,9 @@ class DecisionLog:
 
 def _run(records: bytes) -> Run | None:
     """Raises CorruptRecordException."""
-    first, values = -1, []
+    first = -1
+    values: list[bytes] = []
+    keys: list[bytes | None] = []
     batches = MemoryRecords(records)
     while batches.has_next():
         batch = batches.next_batch()
@@ -123,5 +126,7 @@ def _run(records: bytes) -> Run | None:
             raise CorruptRecordException
         if first < 0:
             first = batch.base_offset
-        values += [record.value for record in batch]
-    return Run(first, values) if values else None
+        for record in batch:
+            values.append(record.value)
+            keys.append(record.key)
+    return Run(first, values, keys) if values else None

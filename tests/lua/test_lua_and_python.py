@@ -20,6 +20,7 @@ from pipeline.messages import (
     Result,
     decode_result,
     is_malformed,
+    shows_opened,
     shows_stock,
 )
 from pipeline.partitionlog import LogRecord
@@ -158,6 +159,8 @@ def test_lua_decides_what_python_decides_and_replay_makes_the_same(
         assert is_malformed(decision) == isinstance(expected, MalformedResult)
         on_sale = isinstance(expected, PurchaseResult) and expected.codes[0] not in (-5, -6)
         assert shows_stock(decision) == (on_sale and bool(expected.stock))
+        key = (record[2] or b"").decode(errors="replace")
+        assert shows_opened(decision) == (key in fold.products and not is_malformed(decision))
     assert_same_state(stack, fold)
 
     decided = stack.dump()

@@ -9,6 +9,7 @@ from aiohttp.test_utils import make_mocked_request
 
 from pipeline.ingress.admission import Admission
 from pipeline.ingress.group_commit import LogAway, NotAcknowledged
+from pipeline.ingress.unknown_products import TooManyUnknown
 from pipeline.settings import Settings
 
 
@@ -32,3 +33,9 @@ async def test_only_what_is_safe_to_repeat_is_called_so(error: Exception, words:
     assert response.status == 503
     assert words in problem["detail"]
     assert ("a repeat is safe" in problem["detail"]) is isinstance(error, LogAway)
+
+
+async def test_too_many_unknown_products_are_told_when_to_come_back() -> None:
+    response, problem = await told(TooManyUnknown(2_500))
+    assert (response.status, problem["code"], problem["limit"]) == (429, -9, 200)
+    assert response.headers["Retry-After"] == "3"
