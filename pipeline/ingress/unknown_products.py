@@ -35,7 +35,6 @@ class UnknownProducts:
         )
         self._state = limiters.FRESH
         self._clock = clock
-        self.refused = 0
 
     def take(self) -> None:
         """Count a record. Raises TooManyUnknown if it is one too many."""
@@ -43,6 +42,5 @@ class UnknownProducts:
         allowed, state = limiters.admissible(self._rule, self._state, now_ms)
         if allowed == 0:
             self._state = state
-            self.refused += 1
             raise TooManyUnknown(limiters.retry_after_ms(self._rule, state, now_ms))
         self._state = limiters.count(self._rule, state, 1)
