@@ -13,6 +13,7 @@ from redis.asyncio import BlockingConnectionPool, Connection, ConnectionPool, Re
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.connection import HiredisRespSerializer
+from redis.maint_notifications import MaintNotificationsConfig
 
 from pipeline.domain import limiters
 from pipeline.domain.finality import Standing
@@ -249,13 +250,15 @@ class StockStore:
 
 
 def _pool(url: str, timeout_s: float, connections_max: int | None) -> ConnectionPool:
-    options = {
+    options: dict[str, Any] = {
         # Not that of a TLS or a Unix socket's address, which brings its own.
         "connection_class": _Connection,
         "socket_timeout": timeout_s,
         "socket_connect_timeout": timeout_s,
         # No retries of the client's own: a repeated decide is the decider's affair, which looks first.
         "retry": Retry(NoBackoff(), 0),
+        # With these the client takes a connection that Redis has closed for one that has news, and uses it once more.
+        "maint_notifications_config": MaintNotificationsConfig(enabled=False),
     }
     if connections_max is None:
         return ConnectionPool.from_url(url, **options)

@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 
 import aiohttp
+import pytest
 from redis.asyncio import Redis
 
 from contract.serving import PURCHASED, STATS, SYSTEM, Decider, StartIngress
@@ -88,5 +89,20 @@ async def test_a_store_waits_for_its_connections_and_reads_a_part_of_many_produc
         assert len(some) == len(set(some)) == 200
         assert set(some) <= set(await store.products(0))
         assert await store.products(1, 200) == []
+    finally:
+        await store.close()
+
+
+@pytest.mark.parametrize("connections_max", [None, 4])
+async def test_a_store_that_was_idle_while_redis_was_restarted_answers_at_once(
+    private_redis: Any, connections_max: int | None
+) -> None:
+    store = StockStore(private_redis.url, 5_000, connections_max=connections_max)
+    try:
+        await asyncio.gather(*(store.ping() for _ in range(4)))
+        private_redis.process.kill()
+        await asyncio.to_thread(private_redis.process.start)
+        for _ in range(6):
+            await store.ping()
     finally:
         await store.close()
