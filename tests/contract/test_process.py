@@ -136,7 +136,6 @@ async def test_each_process_has_a_health_port_of_its_own_beside_shared_listeners
     async with AsyncExitStack() as stack:
         for port in ports:
             await stack.enter_async_context(ingress(**kafka.settings(), **shared, health_port=port))
-        for port in ports:
             client = await stack.enter_async_context(aiohttp.ClientSession(f"http://127.0.0.1:{port}"))
             await _until_ready(client)
         async with ingress(**kafka.settings(), **shared, health_port=ports[0]) as third:
