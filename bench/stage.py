@@ -41,9 +41,10 @@ class Stage:
         return self._process("follower-1", ("agents", "follower"), free_port(), "/ready", {})
 
     def ingress(self, number: int, public_port: int, admin_port: int, **settings: object) -> Process:
-        settings |= {"public_port": public_port, "admin_port": admin_port}
+        health_port = free_port()
+        settings |= {"public_port": public_port, "admin_port": admin_port, "health_port": health_port}
         return self._process(
-            f"ingress-{number}", ("pipeline.ingress",), public_port, "/health/ready", settings
+            f"ingress-{number}", ("pipeline.ingress",), health_port, "/health/ready", settings
         )
 
     def _process(

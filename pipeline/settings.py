@@ -65,6 +65,8 @@ class Settings(BaseSettings):
     public_port: Port = 8083
     admin_host: str = "127.0.0.1"
     admin_port: Port = 8084
+    health_port: Port | None = None
+    """Of 127.0.0.1: `/health` of this process alone, also while the public listener is full or shared by others."""
     tables_host: str = "127.0.0.1"
     tables_port: Port = 6066
     """The web pages of the followers' Faust tables; the first decider's pages have the next port, and so on."""
@@ -72,9 +74,18 @@ class Settings(BaseSettings):
     redis_port: Port = 6379
 
     # Ingress.
+    connections_max: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
+    """Open connections of the public listener; one that is too many gets a 503."""
+    admin_connections_max: Annotated[int, Field(ge=1, le=1_000_000)] = 500
+    header_timeout_ms: Milliseconds = 15_000
+    """A connection whose first request has not come by then is closed."""
+    keep_alive_timeout_ms: Milliseconds = 75_000
+    """An idle connection is closed after this long; let a proxy in front close its own earlier."""
     body_bytes_max: Limit = 16_384
     json_depth_max: Limit = 16
     purchases_per_record_max: Annotated[int, Field(ge=1, le=1_000)] = 1_000
+    unknown_product_records_per_second_max: Annotated[int, Field(ge=1, le=1_000_000)] = 200
+    """Log records for products that this process does not know as opened; further purchases of such are refused."""
     requests_in_flight_max: Limit = 20_000
     purchases_waiting_max: Limit = 20_000
     waiters_max: Limit = 20_000
@@ -92,6 +103,8 @@ class Settings(BaseSettings):
     With next to none, whoever's decision comes before the acknowledgement of their command would have to look it up."""
     lookups_max: Limit = 32
     """So many decisions may wait to be looked up in the log, one after the other; further polls are answered 503."""
+    redis_connections_max: Annotated[int, Field(ge=1, le=10_000)] = 64
+    """For what is read of stock and buyers; a read that finds them all in use waits up to `redis_timeout_ms`."""
     retry_after_s: Annotated[int, Field(ge=1, le=3_600)] = 1
     busy_message: str = "系统繁忙，请稍后重试"
 
@@ -124,7 +137,7 @@ class Settings(BaseSettings):
     # Names of this process, set by the local stack or the deployment.
     worker_name: str = "worker-1"
 
-    @field_validator("kafka_bootstrap", "redis_url", "topics_file", mode="before")
+    @field_validator("kafka_bootstrap", "redis_url", "topics_file", "health_port", mode="before")
     @classmethod
     def _empty_is_unset(cls, value: object) -> object:
         return None if value == "" else value

@@ -29,7 +29,9 @@ class System:
     def __init__(self, data_dir: Path, *options: str, **settings: object) -> None:
         self.data_dir = data_dir
         self.options = options
-        self.public_port, self.admin_port, self.kafka_port, self.redis_port = (free_port() for _ in range(4))
+        self.public_port, self.kafka_port, self.redis_port = (free_port() for _ in range(3))
+        # Behind it the health ports of the ingresses.
+        self.admin_port = _free_row(4)
         self.environment = {
             **os.environ,
             "SECKILL_DATA_DIR": str(data_dir),

@@ -48,9 +48,13 @@ class Listener(NamedTuple):
     def get(self, path: str) -> bytes:
         return f"GET {path} HTTP/1.1\r\nHost: {self.authority}\r\n\r\n".encode()
 
-    def post(self, path: str, body: bytes, content_type: str = "application/json") -> bytes:
+    def post(
+        self, path: str, body: bytes, content_type: str = "application/json", *, key: str | None = None
+    ) -> bytes:
+        """`key` is the Idempotency-Key, None for none."""
+        repeatable = "" if key is None else f"Idempotency-Key: {key}\r\n"
         head = (
-            f"POST {path} HTTP/1.1\r\nHost: {self.authority}\r\n"
+            f"POST {path} HTTP/1.1\r\nHost: {self.authority}\r\n{repeatable}"
             f"Content-Type: {content_type}\r\nContent-Length: {len(body)}\r\n\r\n"
         )
         return head.encode() + body

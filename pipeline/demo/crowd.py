@@ -29,15 +29,19 @@ def make_crowd(
     """`buyers` distinct users once each, `repeats` of them once more, and `bad` requests among them, shuffled."""
     rng = random.Random(seed)
     users = [f"u{number:07d}" for number in range(buyers)]
-    crowd = [_purchase(listener, product_id, user) for user in users + rng.choices(users, k=repeats)]
+    # A key for each purchase: sent again for want of an answer it buys once, while a buyer's second one is another.
+    crowd = [
+        _purchase(listener, product_id, user, f"purchase-{number}")
+        for number, user in enumerate(users + rng.choices(users, k=repeats))
+    ]
     crowd += [_BAD[number % len(_BAD)](listener, product_id) for number in range(bad)]
     rng.shuffle(crowd)
     return crowd
 
 
-def _purchase(listener: Listener, product_id: str, user_id: str) -> Attempt:
+def _purchase(listener: Listener, product_id: str, user_id: str, key: str) -> Attempt:
     body = b'{"product_id":"%b","user_id":"%b"}' % (product_id.encode(), user_id.encode())
-    return Attempt(listener.post(PURCHASE_PATH, body), user_id, 202, "a purchase")
+    return Attempt(listener.post(PURCHASE_PATH, body, key=key), user_id, 202, "a purchase")
 
 
 def _bad(name: str, status: int, **changed: object) -> Callable[[Listener, str], Attempt]:

@@ -379,11 +379,14 @@ def _told(answer: Answer) -> Told | None:
 
 
 def _told_at_once(answer: Answer | None) -> Told | None:
-    """The final refusal in the answer to a purchase, None if it is another answer."""
-    if answer is None or answer.status != 409:
+    """The final answer to a purchase, None if it is another answer.
+
+    A success is one too: the same purchase, sent again for want of an answer, got its win again.
+    """
+    if answer is None or answer.status not in (200, 409):
         return None
     document: dict[str, Any] = orjson.loads(answer.body)
-    if document["code"] not in (Code.INSUFFICIENT_STOCK, Code.ALREADY_BOUGHT):
+    if document["code"] not in (Code.SUCCESS, Code.INSUFFICIENT_STOCK, Code.ALREADY_BOUGHT):
         return None
     return Told(Code(document["code"]), document["order_id"])
 

@@ -15,10 +15,11 @@ from pipeline.ingress.group_commit import LogAway, NotAcknowledged, TooManyWaiti
 from pipeline.ingress.logends import EndsUnknown
 from pipeline.ingress.problems import Kind, Problem, not_found
 from pipeline.ingress.purchases import BreakerOpen
+from pipeline.ingress.unknown_products import TooManyUnknown
 from pipeline.ingress.waiters import TooManyWaiters
 from pipeline.partitionlog import LogUnavailable
 from pipeline.settings import Settings
-from pipeline.stock.store import StockUnavailable
+from pipeline.stock.store import StockFault, StockUnavailable
 
 NEVER_REFUSED = ("/health",)
 """Paths that answer also when there is too much to do: whoever asks there decides whether this process lives."""
@@ -58,14 +59,14 @@ class Admission:
             self.refused[response.status] += 1
         return response
 
-    def busy(self, limit: int) -> Problem:
+    def busy(self, limit: int, wait_ms: int = 0) -> Problem:
         settings = self._settings
         return Problem(
             Kind.BUSY,
             settings.busy_message,
             code=Code.BUSY,
             limit=limit,
-            retry_after_s=settings.retry_after_s,
+            retry_after_s=max(settings.retry_after_s, -(-wait_ms // 1_000)),
         )
 
     def unavailable(self, detail: str) -> Problem:
@@ -81,8 +82,8 @@ class Admission:
                 return error
             case NotAcknowledged():
                 return self.unavailable(
-                    "the log did not acknowledge the purchase in time, so it may still be in it; a repeat is safe:"
-                    " a user who has won already gets code -3 with the order id that he holds"
+                    "the log did not acknowledge the purchase in time, so it may still be in it; repeat it with the"
+                    " same Idempotency-Key: without one, a repeat may buy again, up to the product's limit per user"
                 )
             case LogAway():
                 return self.unavailable(
@@ -94,13 +95,15 @@ class Admission:
                     self._settings.busy_message,
                     retry_after_s=max(1, -(-error.wait_ms // 1_000)),
                 )
+            case TooManyUnknown():
+                return self.busy(self._settings.unknown_product_records_per_second_max, error.wait_ms)
             case TooManyWaiting():
                 return self.busy(self._settings.purchases_waiting_max)
             case TooManyWaiters():
                 return self.busy(self._settings.waiters_max)
             case TooManyLookups():
                 return self.unavailable("too many old decisions are being read from the log at this time")
-            case StockUnavailable() | EndsUnknown() | LogUnavailable():
+            case StockUnavailable() | StockFault() | EndsUnknown() | LogUnavailable():
                 log.warning("%s %s: %s", request.method, request.path, error)
                 return self.unavailable(
                     "what this answer is read from can not be reached at this time; purchases are not affected"

@@ -15,10 +15,17 @@ from pipeline.ending import end
 from pipeline.ingress import administration
 from pipeline.ingress.administration import AdministrationRoutes
 from pipeline.ingress.admission import Admission
+from pipeline.ingress.connections import (
+    REFUSALS_MAX,
+    Gate,
+    TooFewDescriptors,
+    listen,
+    raise_descriptor_limit,
+)
 from pipeline.ingress.decision_log import DecisionLog
 from pipeline.ingress.decision_reader import DecisionReader
 from pipeline.ingress.decisions import Decisions
-from pipeline.ingress.final_refusals import FinalRefusals, OnSale
+from pipeline.ingress.final_refusals import LOOKS_MAX, FinalRefusals, OnSale
 from pipeline.ingress.group_commit import GroupCommit
 from pipeline.ingress.health import HealthRoutes
 from pipeline.ingress.logends import EndsUnknown, LogEnds
@@ -28,13 +35,17 @@ from pipeline.ingress.polling import PollingRoutes
 from pipeline.ingress.purchases import PurchaseRoutes
 from pipeline.ingress.shortcut import shortcut
 from pipeline.ingress.stats import StatsRoutes
+from pipeline.ingress.unknown_products import UnknownProducts
 from pipeline.ingress.waiters import ResultsFeed, Waiters
 from pipeline.producer import LogProducer, SendFailed
 from pipeline.settings import Settings
 from pipeline.stock.store import StockStore
 from pipeline.topics import Topics
 
-BACKLOG_CONNECTIONS_MAX = 4_096
+HEALTH_HOST = "127.0.0.1"
+HEALTH_CONNECTIONS_MAX = 64
+SIGNS_CONNECTIONS_MAX = 4
+"""To Redis, for the pings of health and the samples of the pace keeper."""
 STOP_PATIENCE = 0.4
 """Of the stop's deadline: how long purchases may still be acknowledged and decided before all are told to go."""
 
@@ -55,17 +66,26 @@ class Ingress:
         self._settings = settings
         self._topics = topics
         bootstrap, requests, partitions = settings.kafka(), topics.requests.name, topics.requests.partitions
-        self._store = StockStore(settings.redis(), settings.redis_timeout_ms, key_prefix=settings.key_prefix)
+        # Each of its own connections: who asks for figures holds up neither purchases nor the signs of life.
+        self._store = _store(settings, settings.redis_connections_max)
+        self._looks = _store(settings, LOOKS_MAX)
+        self._signs = _store(settings, SIGNS_CONNECTIONS_MAX)
         self._producer = LogProducer(settings, settings.worker_name, idempotent=settings.kafka_idempotence)
         self._ends = LogEnds(bootstrap, requests, partitions)
-        self._keeper = PaceKeeper(self._store, self._ends, partitions)
+        self._keeper = PaceKeeper(self._signs, self._ends, partitions)
         self._breakers = BreakerBoard()
         self._control: asyncio.Task[None] | None = None
         self._waiters = Waiters(partitions, settings.waiters_max, settings.results_cache_bytes_max)
         self._decision_log = DecisionLog(bootstrap, topics.results.name)
         on_sale = OnSale()
         self._feed = ResultsFeed(
-            bootstrap, topics.results.name, partitions, self._waiters, self._decision_log, on_sale.observe
+            bootstrap,
+            topics.results.name,
+            partitions,
+            self._waiters,
+            self._decision_log,
+            on_sale.observe,
+            on_sale.observe_older,
         )
         self._commits = GroupCommit(
             self._producer,
@@ -81,7 +101,7 @@ class Ingress:
             self._waiters, self._feed, self._older, self._commits, self._ends, self._keeper
         )
         self._refusals = FinalRefusals(
-            self._store,
+            self._looks,
             self._ends,
             self._commits,
             self._waiters,
@@ -90,9 +110,12 @@ class Ingress:
             settings.window_margin_ms,
         )
         self._health = HealthRoutes(
-            self._store, self._commits, self._ends, self._feed, settings.retry_after_s
+            self._signs, self._commits, self._ends, self._feed, self._keeper, settings.retry_after_s
         )
         self._runners: list[web.AppRunner] = []
+        self._listeners: list[asyncio.Server] = []
+        self._public_gate = self._gate("connections_max")
+        self._admin_gate = self._gate("admin_connections_max")
         self._stopping = "nothing"
 
     async def start(self) -> asyncio.Task[None]:
@@ -102,6 +125,7 @@ class Ingress:
         """
         settings = self._settings
         try:
+            self._raise_descriptor_limit()
             await require_topics(settings.kafka(), self._topics)
             await self._producer.start()
             await self._ends.start()
@@ -114,10 +138,10 @@ class Ingress:
             self._control = asyncio.create_task(
                 follow_control(settings, self._topics.control, self._breakers), name="control topic"
             )
-            app, shorten = self._public_app()
-            await self._listen(app, settings.public_host, settings.public_port, shorten)
-            await self._listen(self._admin_app(), settings.admin_host, settings.admin_port)
-        except (TopicsRefused, BrokerAway, SendFailed, KafkaError, EndsUnknown, OSError) as error:
+            await self._listen_all()
+        except (
+            *(TooFewDescriptors, TopicsRefused, BrokerAway, SendFailed, KafkaError, EndsUnknown, OSError),
+        ) as error:
             await self.stop()
             raise StartFailed(str(error)) from error
         return asyncio.create_task(_first_end(feed, self._control), name="what is followed")
@@ -141,6 +165,8 @@ class Ingress:
 
     async def _stop_parts(self) -> None:
         self._stopping = "listeners"
+        for listener in self._listeners:
+            listener.close()
         await asyncio.gather(*(runner.cleanup() for runner in self._runners))
         if self._control is not None:
             self._stopping = "control topic"
@@ -149,7 +175,8 @@ class Ingress:
             self._stopping = type(part).__name__
             await part.stop()
         self._stopping = "stock store"
-        await self._store.close()
+        for store in (self._store, self._looks, self._signs):
+            await store.close()
 
     def _let_all_go(self) -> None:
         self._waiters.let_all_go()
@@ -170,8 +197,16 @@ class Ingress:
             admission,
             self._breakers,
             self._refusals,
+            self._public_gate,
         )
-        purchases = PurchaseRoutes(settings, self._commits, self._decisions, self._breakers, self._refusals)
+        purchases = PurchaseRoutes(
+            settings,
+            self._commits,
+            self._decisions,
+            self._breakers,
+            self._refusals,
+            UnknownProducts(settings.unknown_product_records_per_second_max),
+        )
         app.add_routes(purchases.routes())
         app.add_routes(polling.routes())
         app.add_routes(stats.routes())
@@ -189,28 +224,87 @@ class Ingress:
         app.add_routes(routes.routes())
         return app
 
+    def _health_app(self) -> web.Application:
+        app = web.Application(middlewares=[Admission(self._settings).middleware()])
+        app.add_routes(self._health.routes())
+        return app
+
+    async def _listen_all(self) -> None:
+        """Health last: who is told there that all is well finds the other listeners."""
+        settings = self._settings
+        app, shorten = self._public_app()
+        await self._listen(app, self._public_gate, settings.public_host, settings.public_port, shorten)
+        await self._listen(self._admin_app(), self._admin_gate, settings.admin_host, settings.admin_port)
+        if settings.health_port is not None:
+            gate = Gate(
+                HEALTH_CONNECTIONS_MAX,
+                "HEALTH_CONNECTIONS_MAX",
+                settings.header_timeout_ms,
+                settings.retry_after_s,
+            )
+            await self._listen(self._health_app(), gate, HEALTH_HOST, settings.health_port, shared=False)
+
     async def _listen(
         self,
         app: web.Application,
+        gate: Gate,
         host: str,
         port: int,
         shorten: Callable[[Handler], Handler] | None = None,
+        *,
+        shared: bool = True,
     ) -> None:
+        settings = self._settings
         runner = web.AppRunner(
             app,
             # A client that hangs up frees his place at once.
             handler_cancellation=True,
-            access_log=None,
-            # A compressed body is refused; unpacked, its size would be anybody's guess.
-            auto_decompress=False,
-            shutdown_timeout=self._settings.stop_deadline_ms / 1_000 * (1 - STOP_PATIENCE) * 0.9,
+            shutdown_timeout=settings.stop_deadline_ms / 1_000 * (1 - STOP_PATIENCE) * 0.9,
         )
         self._runners.append(runner)
         await runner.setup()
+        server = runner.server
+        assert server is not None  # noqa: S101 -- setup has made it
         if shorten is not None:
-            assert runner.server is not None  # noqa: S101 -- setup has made it
-            runner.server.request_handler = shorten(runner.server.request_handler)  # type: ignore[assignment]
-        await web.TCPSite(runner, host, port, reuse_port=True, backlog=BACKLOG_CONNECTIONS_MAX).start()
+            server.request_handler = shorten(server.request_handler)  # type: ignore[assignment]
+        self._listeners.append(
+            await listen(
+                server,
+                gate,
+                host,
+                port,
+                keep_alive_timeout_ms=settings.keep_alive_timeout_ms,
+                reuse_port=shared,
+            )
+        )
+
+    def _gate(self, setting: str) -> Gate:
+        settings = self._settings
+        return Gate(
+            getattr(settings, setting),
+            f"SECKILL_{setting.upper()}",
+            settings.header_timeout_ms,
+            settings.retry_after_s,
+        )
+
+    def _raise_descriptor_limit(self) -> None:
+        """Raises TooFewDescriptors."""
+        settings = self._settings
+        clients = settings.connections_max + settings.admin_connections_max + HEALTH_CONNECTIONS_MAX
+        redis = settings.redis_connections_max + LOOKS_MAX + SIGNS_CONNECTIONS_MAX
+        raise_descriptor_limit(
+            clients + 3 * REFUSALS_MAX + redis,
+            "SECKILL_CONNECTIONS_MAX, SECKILL_ADMIN_CONNECTIONS_MAX, SECKILL_REDIS_CONNECTIONS_MAX",
+        )
+
+
+def _store(settings: Settings, connections_max: int) -> StockStore:
+    return StockStore(
+        settings.redis(),
+        settings.redis_timeout_ms,
+        connections_max=connections_max,
+        key_prefix=settings.key_prefix,
+    )
 
 
 async def _first_end(*tasks: "asyncio.Task[None]") -> None:

@@ -2,13 +2,14 @@
 
 import asyncio
 import re
+from decimal import Decimal
 from typing import Any, NamedTuple
 
 import orjson
 from aiohttp import web
 
 from pipeline.domain.codes import MESSAGES, Code
-from pipeline.domain.ids import ID_FORM, canonical_id
+from pipeline.domain.ids import ID_FORM, INTEGER_ID_MAX, JSON_SAFE_INTEGER_MAX, canonical_id
 from pipeline.domain.product import QUANTITY_MAX
 from pipeline.ingress.problems import Kind, Problem, invalid
 from pipeline.messages import IDEMPOTENCY_KEY_LENGTH_MAX, is_idempotency_key
@@ -86,7 +87,7 @@ def parse_object(body: bytes, depth_max: int) -> dict[str, Any]:
 
 def parse_purchase(document: dict[str, Any], key: str | None) -> Purchase:
     """The purchase in a body; what it holds besides is ignored. `key` is the Idempotency-Key header."""
-    quantity = document.get("quantity", 1)
+    quantity = as_integer(document.get("quantity", 1))
     if type(quantity) is not int or not 1 <= quantity <= QUANTITY_MAX:
         raise Problem(
             Kind.INVALID_REQUEST,
@@ -105,10 +106,29 @@ def parse_purchase(document: dict[str, Any], key: str | None) -> Purchase:
 
 
 def parse_id(document: dict[str, Any], field: str) -> str:
-    canonical = canonical_id(document.get(field))
+    canonical = canonical_id(as_integer(document.get(field)))
     if canonical is None:
         raise invalid(field, f"{field}: {'must be' if field in document else 'is missing; it is'} {ID_FORM}")
     return canonical
+
+
+def as_integer(value: Any) -> Any:
+    """The int of a number without a fraction, such as 5.0 or 5e0, which JSON Schema counts as integers.
+
+    Anything else is returned as it is; so is a float too large to be sure which integer the client wrote.
+    """
+    if type(value) is float:
+        is_exact = -JSON_SAFE_INTEGER_MAX <= value <= JSON_SAFE_INTEGER_MAX and value.is_integer()
+    elif type(value) is Decimal:
+        # The range first: an exponent may stand for more digits than memory holds.
+        is_exact = (
+            value.is_finite()
+            and -INTEGER_ID_MAX <= value <= INTEGER_ID_MAX
+            and value == value.to_integral_value()
+        )
+    else:
+        is_exact = False
+    return int(value) if is_exact else value
 
 
 def _check_depth(body: bytes, depth_max: int) -> None:

@@ -37,10 +37,11 @@ _NO_LEADER = -1
 
 
 class Run(NamedTuple):
-    """The values of records at consecutive positions, from `first` on; at least one."""
+    """The values of records at consecutive positions, from `first` on; at least one. `keys` are theirs."""
 
     first: int
     values: list[bytes]
+    keys: list[bytes | None]
 
     def at(self, position: int) -> bytes | None:
         place = position - self.first
@@ -116,7 +117,9 @@ class DecisionLog:
 
 def _run(topic: str, partition: int, records: bytes) -> Run | None:
     """Raises CorruptRecordException or NewerFormat."""
-    first, values = -1, []
+    first = -1
+    values: list[bytes] = []
+    keys: list[bytes | None] = []
     batches = MemoryRecords(records)
     while batches.has_next():
         batch = batches.next_batch()
@@ -126,6 +129,8 @@ def _run(topic: str, partition: int, records: bytes) -> Run | None:
             first = batch.base_offset
         found = list(batch)
         refuse_newer(topic, partition, found)
-        # Without a value it is no decision, but it has its place.
-        values += [record.value or b"" for record in found]
-    return Run(first, values) if values else None
+        for record in found:
+            # Without a value it is no decision, but it has its place.
+            values.append(record.value or b"")
+            keys.append(record.key)
+    return Run(first, values, keys) if values else None

@@ -25,7 +25,7 @@ from pipeline.domain.product import SaleState
 from pipeline.ingress.bodies import Purchase
 from pipeline.ingress.logends import EndsUnknown
 from pipeline.ingress.waiters import TooManyWaiters
-from pipeline.messages import Answer, shows_stock
+from pipeline.messages import Answer, shows_opened, shows_stock
 from pipeline.stock.store import Look, StockUnavailable
 from pipeline.topics import partition_of
 
@@ -42,6 +42,8 @@ PAUSE_MS = 1_000
 """After a wait that was in vain, nobody waits again for this long."""
 ON_SALE_MAX = 10_000
 """Products that are known to be on sale, the oldest out: one that is forgotten costs a look."""
+OPENED_MAX = 10_000
+"""Products that are known to be opened, whatever became of them since; the oldest out."""
 COUNTED_MAX = 10_000
 """Products whose answers are counted, the oldest out."""
 MARK_MS_MAX = 1_000
@@ -90,10 +92,11 @@ class Feed(Protocol):
 
 
 class OnSale:
-    """The products that are on sale as far as the decision log has told. No I/O."""
+    """The products that are on sale as far as the decision log has told, and those that were ever opened. No I/O."""
 
     def __init__(self) -> None:
         self._products: dict[str, None] = {}
+        self._opened: dict[str, None] = {}
 
     def __contains__(self, product_id: str) -> bool:
         return product_id in self._products
@@ -102,7 +105,7 @@ class OnSale:
         return len(self._products)
 
     def observe(self, key: bytes | None, value: bytes) -> None:
-        """A record of the decision log. Raises ValueError if it is not one."""
+        """A decision of the log."""
         if key is None:
             return
         product_id = key.decode(errors="replace")
@@ -110,8 +113,25 @@ class OnSale:
             self.add(product_id)
         else:
             self._products.pop(product_id, None)
+            if shows_opened(value):
+                self.note_opened(product_id)
+
+    def observe_older(self, key: bytes | None, value: bytes) -> None:
+        """A record from before those that were observed: it tells nothing of stock."""
+        if key is not None and shows_opened(value):
+            self.note_opened(key.decode(errors="replace"))
+
+    def is_opened(self, product_id: str) -> bool:
+        """Whether this product is known to have been opened."""
+        return product_id in self._opened
+
+    def note_opened(self, product_id: str) -> None:
+        self._opened[product_id] = None
+        if len(self._opened) > OPENED_MAX:
+            del self._opened[next(iter(self._opened))]
 
     def add(self, product_id: str) -> None:
+        self.note_opened(product_id)
         self._products[product_id] = None
         if len(self._products) > ON_SALE_MAX:
             del self._products[next(iter(self._products))]
@@ -204,6 +224,10 @@ class FinalRefusals:
         lane.gathered.append((future, purchase))
         return await future
 
+    def is_known(self, product_id: str) -> bool:
+        """Whether the decision log or a look has shown that this product was opened."""
+        return self._on_sale.is_opened(product_id)
+
     def answers_of(self, product_id: str) -> int:
         """How many purchases of this product were answered here, since this process first did (or had forgotten it)."""
         return self._by_product.get(product_id, 0)
@@ -286,6 +310,9 @@ class FinalRefusals:
             # Before the look: what comes while it is under way does not make it old.
             known = max(0, self._reached[partition], self._waiters.last[partition])
             look = await self._look(lane)
+            if look.standing is not None:
+                # Also from a Redis that is behind: what it has was true once, and a product stays opened.
+                self._on_sale.note_opened(lane.product_id)
             if look.offset < known or not self._feed.is_following(partition):
                 return None
             self._reached[partition] = max(look.offset, self._reached[partition])

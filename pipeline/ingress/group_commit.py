@@ -129,6 +129,11 @@ class GroupCommit:
         if (last := self._rounds.get(product_id)) is not None:
             self._rounds[product_id] = last._replace(decision_s=decision_s, is_decision_new=True)
 
+    def is_gathering(self, product_id: str) -> bool:
+        """Whether a purchase of this product that comes now goes into a record with others."""
+        lane = self._lanes.get(product_id)
+        return lane is not None and len(lane.gathered) % self._batch_max > 0
+
     def is_away(self, partition: int) -> bool:
         """Whether a record of this partition is overdue: sent, not acknowledged in time, not given up."""
         return self._overdue[partition] > 0

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,6 +12,8 @@ from pipeline import __version__
 from pipeline.ingress.answers import json_answer
 from pipeline.ingress.group_commit import GroupCommit
 from pipeline.ingress.logends import LogEnds
+from pipeline.ingress.pace import PaceKeeper
+from pipeline.ingress.shared_reads import SharedReads
 from pipeline.ingress.waiters import ResultsFeed
 from pipeline.stock.store import StockFault, StockStore, StockUnavailable
 
@@ -21,10 +24,18 @@ REDIS_PING_TIMEOUT_MS = 1_000
 
 class HealthRoutes:
     def __init__(
-        self, store: StockStore, commits: GroupCommit, ends: LogEnds, feed: ResultsFeed, retry_after_s: int
+        self,
+        store: StockStore,
+        commits: GroupCommit,
+        ends: LogEnds,
+        feed: ResultsFeed,
+        keeper: PaceKeeper,
+        retry_after_s: int,
     ) -> None:
         self._store = store
+        self._pings: SharedReads[None, None] = SharedReads(self._ping)
         self._commits = commits
+        self._keeper = keeper
         self._ends = ends
         self._feed = feed
         self._retry_after_s = retry_after_s
@@ -45,6 +56,7 @@ class HealthRoutes:
             "kafka": self._kafka(),
             "redis": await self._redis(),
             "results_feed": "ok" if self._feed.is_alive else "the results feed has ended",
+            "pace_keeper": "ok" if self._keeper.is_alive else "the pace keeper has ended",
         }
         if self.is_stopping:
             checks["listener"] = "stopping"
@@ -71,9 +83,15 @@ class HealthRoutes:
     async def _redis(self) -> str:
         try:
             async with asyncio.timeout(REDIS_PING_TIMEOUT_MS / 1_000):
-                await self._store.ping()
+                await self._pings.ask("ping", None)
         except TimeoutError:
             return f"no answer for {REDIS_PING_TIMEOUT_MS} ms"
         except (StockUnavailable, StockFault) as error:
             return str(error)
-        return "ok"
+        except Exception as error:  # noqa: BLE001 -- whatever it is, who asks for health is told its name
+            return f"{type(error).__name__}: {error}"
+        return self._keeper.fault or "ok"
+
+    async def _ping(self, _: str, asked: Sequence[None]) -> Sequence[None]:
+        await self._store.ping()
+        return asked

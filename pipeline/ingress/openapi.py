@@ -37,7 +37,8 @@ def describe(settings: Settings) -> Schema:
         "info": {
             "title": "Seckill Pipeline",
             "version": __version__,
-            "description": "A flash sale: purchases go into a log, and are decided in its order, once each.",
+            "description": "A flash sale: purchases go into a log, and are decided in its order, once each."
+            " A connection that is one too many for its listener is answered 503 whatever it asks.",
         },
         "servers": [{"url": f"http://{settings.public_host}:{settings.public_port}"}],
         "paths": {
@@ -93,7 +94,8 @@ def _purchase_paths() -> Schema:
     key = {
         "name": "Idempotency-Key",
         "in": "header",
-        "description": "The same key of the same user for the same product gets the first win again.",
+        "description": "The same key of the same user for the same product gets the first win again."
+        " Without a key a repeat may buy again, up to the product's limit per user.",
         "schema": {"type": "string", "minLength": 1, "maxLength": IDEMPOTENCY_KEY_LENGTH_MAX},
     }
     final = {f"_{status}": "FinalAnswer" for status in (200, 400, 404, 409)}
@@ -129,8 +131,10 @@ def _request_paths(settings: Settings) -> Schema:
     request_id = _path_parameter("request_id", "RequestId")
     events = _answers((404, 410, 429, 503))
     events["200"] = {
-        "description": "Events `queued` and, last, `decided` (or `problem`); their data are as in the poll",
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        "description": "Events `queued`, with a comment each second in which nothing has changed, and last `decided`"
+        " or `problem`; a stream that ends without one of these two was cut short, ask again."
+        " `x-events` has the schema of each event's data.",
+        "content": {"text/event-stream": {"schema": _reference("EventStream")}},
     }
     return {
         "/api/v1/seckill/requests/{request_id}": {
@@ -149,7 +153,7 @@ def _request_paths(settings: Settings) -> Schema:
 
 def _reading_paths() -> Schema:
     product_id, user_id = _path_parameter("product_id", "Id"), _path_parameter("user_id", "Id")
-    health = {"get": {"summary": "Health", "responses": _answers((), _200="Health", _503="Health")}}
+    health = {"get": {"summary": "Health", "responses": _answers((503,), _200="Health", _503="Health")}}
     return {
         "/api/v1/seckill/stats/{product_id}": {
             "get": {
@@ -166,7 +170,7 @@ def _reading_paths() -> Schema:
             }
         },
         "/api/v1/system/stats": {
-            "get": {"summary": "This process", "responses": _answers((429,), _200="SystemStats")}
+            "get": {"summary": "This process", "responses": _answers((429, 503), _200="SystemStats")}
         },
         "/health": health,
         "/health/live": health,
@@ -174,7 +178,10 @@ def _reading_paths() -> Schema:
         OPENAPI_PATH: {
             "get": {
                 "summary": "This document",
-                "responses": {"200": {"description": "OpenAPI 3.1", "content": {"application/json": {}}}},
+                "responses": {
+                    **_answers((429, 503)),
+                    "200": {"description": "OpenAPI 3.1", "content": {"application/json": {}}},
+                },
             }
         },
     }
@@ -222,7 +229,8 @@ _RATE_LIMIT: Schema = {
 }
 _SCHEMAS: Schema = {
     "Id": {
-        "description": '1001 and "1001" are the same. Answers have a number where all clients can hold it.',
+        "description": '1001, 1001.0 and "1001" are the same; written as 1001.0, at most 2^53-1 in a purchase.'
+        " Answers have a number where all clients can hold it.",
         "oneOf": [
             {"type": "integer", "minimum": 1, "maximum": INTEGER_ID_MAX},
             {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$"},
@@ -267,18 +275,25 @@ _SCHEMAS: Schema = {
             "status_url": {"type": "string"},
         }
     ),
-    "RequestStatus": {
-        "oneOf": [
-            _object(
-                {
-                    "request_id": _reference("RequestId"),
-                    "status": {"const": "queued"},
-                    "ahead": _COUNT,
-                    "eta_ms": {"type": ["integer", "null"], "minimum": 0},
-                }
-            ),
-            _object({"request_id": _reference("RequestId"), "status": {"const": "decided"}, **_DECISION}),
-        ]
+    "RequestStatus": {"oneOf": [_reference("Queued"), _reference("Decided")]},
+    "Queued": _object(
+        {
+            "request_id": _reference("RequestId"),
+            "status": {"const": "queued"},
+            "ahead": _COUNT,
+            "eta_ms": {"type": ["integer", "null"], "minimum": 0},
+        }
+    ),
+    "Decided": _object({"request_id": _reference("RequestId"), "status": {"const": "decided"}, **_DECISION}),
+    "EventStream": {
+        "type": "string",
+        "pattern": r"^(event: queued\ndata: \{[^\n]*\}\n\n(: waiting\n\n)*)*"
+        r"(event: (decided|problem)\ndata: \{[^\n]*\}\n\n)?$",
+        "x-events": {
+            "queued": _reference("Queued"),
+            "decided": _reference("Decided"),
+            "problem": _reference("Problem"),
+        },
     },
     "ProductStats": _object(
         {
@@ -328,7 +343,8 @@ _SCHEMAS: Schema = {
                 "additionalProperties": {"enum": ["closed", "open", "half_open"]},
             },
             "limiter_tokens": {
-                "description": "by product with a rate limit; null while they can not be read",
+                "description": "by product with a rate limit, among up to 200 products of each partition;"
+                " up to a second old; null while they can not be read",
                 "type": ["object", "null"],
                 "additionalProperties": {"type": "integer"},
             },

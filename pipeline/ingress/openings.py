@@ -4,12 +4,12 @@ import json
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import Any, cast
 
 from pipeline.domain import limiters
 from pipeline.domain.product import PER_USER_LIMIT_MAX, STOCK_MAX, Opening, SaleState
-from pipeline.ingress.bodies import parse_id, parse_object
+from pipeline.ingress.bodies import as_integer, parse_id, parse_object
 from pipeline.ingress.problems import Kind, Problem, invalid
 from pipeline.messages import NAME_LENGTH_MAX, TIME_MS_MAX, OpenCommand
 
@@ -37,7 +37,15 @@ def parse_administration(body: bytes, depth_max: int, fields: set[str]) -> dict[
     document = parse_object(body, depth_max)
     refuse_unknown(document, fields)
     # Once more, for the sake of the price: a float between the operator and the buyer could change it.
-    return cast("dict[str, Any]", json.loads(body, parse_float=Decimal))
+    return cast("dict[str, Any]", json.loads(body, parse_float=_decimal))
+
+
+def _decimal(text: str) -> Decimal:
+    try:
+        return Decimal(text)
+    except InvalidOperation:
+        # Its exponent is beyond what a Decimal holds. No field takes NaN, so the refusal names the field.
+        return Decimal("NaN")
 
 
 def parse_opening(body: bytes, depth_max: int) -> OpenCommand:
@@ -68,7 +76,7 @@ def refuse_unknown(document: Mapping[str, Any], fields: set[str], within: str = 
 
 
 def _refuse_not_yet(document: Mapping[str, Any]) -> None:
-    timeout_ms = document.get("payment_timeout_ms", 0)
+    timeout_ms = as_integer(document.get("payment_timeout_ms", 0))
     if type(timeout_ms) is not int or timeout_ms < 0:
         raise invalid("payment_timeout_ms", "payment_timeout_ms: must be a whole number from 0 (0: final)")
     if timeout_ms != 0:
@@ -172,7 +180,7 @@ def _whole(
     default: int | None = None,
     within: str = "",
 ) -> int:
-    number = document.get(name, default)
+    number = as_integer(document.get(name, default))
     if type(number) is not int or not low <= number <= high:
         field = within + name
         raise invalid(field, f"{field}: must be a whole number from {low} to {high}", high)

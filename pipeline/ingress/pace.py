@@ -94,6 +94,8 @@ class PaceKeeper:
         self._ends = ends
         self._task: asyncio.Task[None] | None = None
         self._redis_is_away = False
+        self.fault: str | None = None
+        """What is wrong with the cursors in a Redis that answers, by its own name; None for nothing."""
         self.paces: Sequence[Pace] = [Pace() for _ in range(partitions)]
 
     def start(self) -> None:
@@ -103,6 +105,10 @@ class PaceKeeper:
         if self._task is not None:
             await end(self._task)
 
+    @property
+    def is_alive(self) -> bool:
+        return self._task is not None and not self._task.done()
+
     async def _keep(self) -> None:
         while True:
             await asyncio.gather(self._sample(), self._look_at_ends())
@@ -111,13 +117,21 @@ class PaceKeeper:
     async def _sample(self) -> None:
         try:
             for partition, pace in enumerate(self.paces):
-                cursor = await self._store.cursor(partition)
-                pace.add(Sample(time.monotonic(), cursor.offset, cursor.purchases))
+                offset, purchases = await self._store.progress(partition)
+                pace.add(Sample(time.monotonic(), offset, purchases))
         except StockUnavailable as error:
+            self.fault = None
             if not self._redis_is_away:
                 log.warning("%s; purchases go on into the log, polls and stats have to wait", error)
             self._redis_is_away = True
+        except Exception as error:
+            # Health tells it by its name, and the next sample may be better.
+            fault = f"{type(error).__name__}: {error}"
+            if fault != self.fault:
+                log.error("the cursors cannot be read", exc_info=error)
+            self.fault = fault
         else:
+            self.fault = None
             if self._redis_is_away:
                 log.warning("Redis is back")
             self._redis_is_away = False

@@ -18,6 +18,7 @@ from pipeline.ingress.decisions import Decisions
 from pipeline.ingress.final_refusals import FinalRefusals
 from pipeline.ingress.group_commit import GroupCommit
 from pipeline.ingress.plain_answer import PlainAnswer
+from pipeline.ingress.unknown_products import UnknownProducts
 from pipeline.messages import Answer
 from pipeline.settings import Settings
 from pipeline.topics import partition_of
@@ -42,6 +43,7 @@ class PurchaseRoutes:
         decisions: Decisions,
         breakers: BreakerBoard,
         refusals: FinalRefusals,
+        unknown: UnknownProducts,
     ) -> None:
         self._body_bytes_max = settings.body_bytes_max
         self._depth_max = settings.json_depth_max
@@ -51,6 +53,7 @@ class PurchaseRoutes:
         self._decisions = decisions
         self._breakers = breakers
         self._refusals = refusals
+        self._unknown = unknown
 
     def calls(self) -> dict[str, Handler]:
         """The handlers by their path; both are for POST."""
@@ -66,6 +69,7 @@ class PurchaseRoutes:
         purchase = await self._wanted(request)
         if (final := await self._refusals.answer(purchase)) is not None:
             return _final_answer(purchase, final)
+        self._limit_unknown(purchase.product_id)
         request_id = str(await self._commits.submit(purchase))
         status_url = REQUESTS_PATH + request_id
         return PlainAnswer(
@@ -85,6 +89,7 @@ class PurchaseRoutes:
         if (final := await self._refusals.answer(purchase)) is not None:
             return _final_answer(purchase, final)
         self._decisions.check_room()
+        self._limit_unknown(purchase.product_id)
         receipt = await self._commits.submit(purchase)
         acknowledged_s = time.monotonic()
         decided = await self._decisions.wait_for_own(receipt, self._wait_timeout_ms)
@@ -105,6 +110,11 @@ class PurchaseRoutes:
         if not self._breakers.all_closed:
             self._refuse_while_open(partition_of(purchase.product_id, self._commits.partitions))
         return purchase
+
+    def _limit_unknown(self, product_id: str) -> None:
+        """Nothing is awaited between this and the purchase's place in a record. Raises TooManyUnknown."""
+        if not self._refusals.is_known(product_id) and not self._commits.is_gathering(product_id):
+            self._unknown.take()
 
     def _refuse_while_open(self, partition: int) -> None:
         """What nobody would decide for a while is not taken: the buyer hears it at once."""

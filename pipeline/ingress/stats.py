@@ -1,6 +1,8 @@
 """What operators and buyers may read of a sale: a product's figures, a user's purchase, this process."""
 
+import asyncio
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from aiohttp import web
@@ -9,20 +11,29 @@ from pipeline.control import BreakerBoard
 from pipeline.domain import limiters
 from pipeline.domain.codes import Code
 from pipeline.domain.ids import ID_FORM, canonical_id, presented_id
+from pipeline.domain.product import Win
 from pipeline.ingress.admission import Admission
 from pipeline.ingress.answers import json_answer, money, rfc3339
+from pipeline.ingress.connections import Gate
 from pipeline.ingress.decisions import Decisions
 from pipeline.ingress.final_refusals import FinalRefusals
 from pipeline.ingress.group_commit import GroupCommit
 from pipeline.ingress.pace import PaceKeeper
 from pipeline.ingress.polling import PollingRoutes
 from pipeline.ingress.problems import invalid, not_found
+from pipeline.ingress.shared_reads import SharedReads
 from pipeline.ingress.waiters import Waiters
 from pipeline.stock.store import ProductStock, StockStore, StockUnavailable
 from pipeline.topics import partition_of
 
 LIMITERS_SHOWN_MAX = 200
-"""Products whose limiter `system/stats` shows: each is a read of Redis."""
+"""Products among which `system/stats` looks for limiters, in each partition as many: each is a read of Redis."""
+LIMITERS_AGE_MS_MAX = 1_000
+"""They are read once in this time, however many ask."""
+
+_Figures = tuple[ProductStock | None, int]
+"""A product, and how many buyers it has."""
+_Tokens = dict[str, int] | None
 
 
 class StatsRoutes:
@@ -37,6 +48,7 @@ class StatsRoutes:
         admission: Admission,
         breakers: BreakerBoard,
         refusals: FinalRefusals,
+        gate: Gate,
     ) -> None:
         self._store = store
         self._commits = commits
@@ -47,7 +59,12 @@ class StatsRoutes:
         self._admission = admission
         self._breakers = breakers
         self._refusals = refusals
+        self._gate = gate
         self._partitions = commits.partitions
+        self._figures: SharedReads[None, _Figures] = SharedReads(self._read_figures)
+        self._wins: SharedReads[str, list[Win]] = SharedReads(self._read_wins)
+        self._tokens: SharedReads[None, _Tokens] = SharedReads(self._read_tokens)
+        self._last_tokens: tuple[float, _Tokens] | None = None
         self._began_at_s = time.monotonic()
 
     def routes(self) -> list[web.RouteDef]:
@@ -60,14 +77,14 @@ class StatsRoutes:
     async def product(self, request: web.Request) -> web.Response:
         product_id = _id(request, "product_id")
         partition = partition_of(product_id, self._partitions)
-        product = await self._store.product(partition, product_id)
+        product, buyers = await self._figures.ask(product_id, None)
         if product is None:
             raise not_found(f"product {product_id} was never opened", Code.NEVER_OPENED)
         return json_answer(
             {
                 "product_id": presented_id(product_id),
                 "current_stock": product.stock,
-                "user_count": await self._store.buyer_count(partition, product_id),
+                "user_count": buyers,
                 "activity_info": _activity(product),
                 "sold": product.sold,
                 "rejected": {
@@ -81,7 +98,7 @@ class StatsRoutes:
 
     async def purchased(self, request: web.Request) -> web.Response:
         product_id, user_id = _id(request, "product_id"), _id(request, "user_id")
-        wins = await self._store.wins(partition_of(product_id, self._partitions), product_id, user_id)
+        wins = await self._wins.ask(product_id, user_id)
         answer: dict[str, Any] = {
             "product_id": presented_id(product_id),
             "user_id": presented_id(user_id),
@@ -105,6 +122,8 @@ class StatsRoutes:
                     "refused_by_status": {
                         str(status): count for status, count in sorted(self._admission.refused.items())
                     },
+                    "connections": self._gate.open,
+                    "connections_refused": self._gate.refused,
                     "requests_in_flight": self._admission.in_flight,
                     "purchases_waiting": self._commits.waiting,
                     "waiters": self._waiters.count,
@@ -136,21 +155,43 @@ class StatsRoutes:
         end, decided = self._decisions.log_end(partition), self._decisions.decided_offset(partition)
         return round(max(0, end - decided - 1) * self._keeper.paces[partition].purchases_per_record())
 
-    async def _limiter_tokens(self) -> dict[str, int] | None:
-        """By product, how many requests its limiter would let through now; None while Redis is away."""
-        tokens: dict[str, int] = {}
-        now_ms = int(time.time() * 1_000)
+    async def _read_figures(self, product_id: str, asked: Sequence[None]) -> Sequence[_Figures]:
+        partition = partition_of(product_id, self._partitions)
+        product = await self._store.product(partition, product_id)
+        buyers = 0 if product is None else await self._store.buyer_count(partition, product_id)
+        return [(product, buyers)] * len(asked)
+
+    async def _read_wins(self, product_id: str, users: Sequence[str]) -> Sequence[list[Win]]:
+        return await self._store.wins_of(partition_of(product_id, self._partitions), product_id, users)
+
+    async def _limiter_tokens(self) -> _Tokens:
+        """By product, how many requests its limiter would let through; None while Redis is away."""
+        if self._last_tokens is not None:
+            read_at_s, tokens = self._last_tokens
+            if time.monotonic() - read_at_s <= LIMITERS_AGE_MS_MAX / 1_000:
+                return tokens
+        return await self._tokens.ask("tokens", None)
+
+    async def _read_tokens(self, _: str, asked: Sequence[None]) -> Sequence[_Tokens]:
+        found: dict[str, int] = {}
+        tokens: _Tokens = found
         try:
             for partition in range(self._partitions):
-                for product_id in await self._store.products(partition):
-                    if len(tokens) >= LIMITERS_SHOWN_MAX:
-                        return tokens
-                    product = await self._store.product(partition, product_id)
-                    if product is not None and product.rate_limit is not None:
-                        tokens[product_id] = _tokens(product.rate_limit, product.limiter, now_ms)
+                found |= await self._tokens_of(partition)
         except StockUnavailable:
-            return None
-        return tokens
+            tokens = None
+        self._last_tokens = time.monotonic(), tokens
+        return [tokens] * len(asked)
+
+    async def _tokens_of(self, partition: int) -> dict[str, int]:
+        now_ms = int(time.time() * 1_000)
+        ids = await self._store.products(partition, LIMITERS_SHOWN_MAX)
+        products = await asyncio.gather(*(self._store.product(partition, each) for each in ids))
+        return {
+            product_id: _tokens(product.rate_limit, product.limiter, now_ms)
+            for product_id, product in zip(ids, products, strict=True)
+            if product is not None and product.rate_limit is not None
+        }
 
 
 def _activity(product: ProductStock) -> dict[str, Any]:

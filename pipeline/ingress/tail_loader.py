@@ -4,7 +4,7 @@ import asyncio
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from pipeline.ingress.decision_log import DecisionLog
 from pipeline.ingress.decision_search import End, Trimmed
@@ -30,17 +30,20 @@ Older = list[tuple[int, bytes]]
 
 
 async def load_tail(
-    decisions: DecisionLog, starts: Sequence[int], load: Callable[[int, Older, int], bool]
+    decisions: DecisionLog,
+    starts: Sequence[int],
+    load: Callable[[int, Older, int], bool],
+    observe: Callable[[bytes | None, bytes], None],
 ) -> None:
     """Read what stands before these positions, one for each partition, until the log begins.
 
     `load` is given a partition, what stands just before the last, and an offset: what stands before that decides
     commands below it (`sys.maxsize` if nobody knows). Where it wants no more, that was all; at the beginning of the
-    log it is given no records. The partitions take turns, so each has its share of the room. While Kafka is away this
-    waits.
+    log it is given no records. `observe` is given key and value of each decision that is read. The partitions take
+    turns, so each has its share of the room. While Kafka is away this waits.
     """
     began_s, records = time.monotonic(), 0
-    parts = [_Part(decisions, partition, start) for partition, start in enumerate(starts)]
+    parts = [_Part(decisions, partition, start, observe) for partition, start in enumerate(starts)]
     while parts:
         for part in list(parts):
             try:
@@ -61,8 +64,15 @@ async def load_tail(
 class _Part:
     """One partition, of which everything from `position` on was read."""
 
-    def __init__(self, decisions: DecisionLog, partition: int, position: int) -> None:
+    def __init__(
+        self,
+        decisions: DecisionLog,
+        partition: int,
+        position: int,
+        observe: Callable[[bytes | None, bytes], None],
+    ) -> None:
         self._log = decisions
+        self._observe = observe
         self._window_records = WINDOW_RECORDS_FIRST
         self._beginning = 0
         self._position = position
@@ -98,7 +108,8 @@ class _Part:
             if not older:
                 # The batch begins before the place that was asked for.
                 start = at = max(self._beginning, fetched.first)
-            older += self._decisions(at, fetched.values[at - fetched.first : self._position - fetched.first])
+            wanted = slice(at - fetched.first, self._position - fetched.first)
+            older += self._decisions(at, zip(fetched.keys[wanted], fetched.values[wanted], strict=True))
             at = fetched.first + len(fetched.values)
             await asyncio.sleep(min(REST_FACTOR * (time.monotonic() - began_s), REST_MS_MAX / 1_000))
         self._position = start
@@ -107,8 +118,11 @@ class _Part:
             self._window_records = min(WINDOW_BYTES // max(1, record_bytes) + 1, WINDOW_RECORDS_MAX)
         return older
 
-    def _decisions(self, first: int, values: Sequence[bytes]) -> Iterator[tuple[int, bytes]]:
-        for position, value in enumerate(values, first):
+    def _decisions(
+        self, first: int, records: Iterable[tuple[bytes | None, bytes]]
+    ) -> Iterator[tuple[int, bytes]]:
+        for position, (key, value) in enumerate(records, first):
             if (decision := decision_at(self.partition, position, value)) is not None:
+                self._observe(key, value)
                 self._lost_commands |= decision.source_offset > position
                 yield decision.source_offset, value

@@ -204,12 +204,17 @@ class ResultsFeed:
         waiters: Waiters,
         decisions: DecisionLog,
         observe: Callable[[bytes | None, bytes], None],
+        observe_older: Callable[[bytes | None, bytes], None],
     ) -> None:
-        """`observe` is given key and value of every record that comes, repeats too, after the waiters had it."""
+        """`observe` is given key and value of every record that comes, repeats too, after the waiters had it.
+
+        `observe_older` is given those of the records that are loaded from before. Both raise ValueError.
+        """
         self._places = [TopicPartition(topic, partition) for partition in range(partitions)]
         self._waiters = waiters
         self._decisions = decisions
         self._observe = observe
+        self._observe_older = observe_older
         self._consumer = AIOKafkaConsumer(
             bootstrap_servers=bootstrap,
             group_id=None,
@@ -254,7 +259,7 @@ class ResultsFeed:
     async def _run(self, starts: Sequence[int]) -> None:
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(load_tail(self._decisions, starts, self._waiters.load))
+                group.create_task(load_tail(self._decisions, starts, self._waiters.load, self._observe_older))
                 await self._follow()
         except ExceptionGroup as faults:
             raise faults.exceptions[0] from faults

@@ -22,8 +22,11 @@ from pipeline.local.supervisor import Supervisor
 from pipeline.settings import Settings
 from pipeline.topics import BadTopics, load_topics
 
+PORT_MAX = 65_535
 PORT_WAIT_S = 1.0
 """A system that was killed a moment ago lets go of its ports within this time."""
+HEALTH_HOST = "127.0.0.1"
+"""As the ingress has it."""
 # Together below 10 s: the time in which Ctrl-C has stopped everything.
 INGRESS_STOP_S = 2.0
 AGENTS_STOP_S = 3.5
@@ -63,7 +66,7 @@ def up(settings: Settings, ingresses: int, workers: int, say: Say) -> None:
 
 def _run(settings: Settings, ingresses: int, workers: int, say: Say, started: float) -> None:
     topics = load_topics(settings.kafka_profile, settings.topics_file)
-    _refuse_taken_ports(settings, workers)
+    _refuse_taken_ports(settings, ingresses, workers)
     supervisor = Supervisor(settings.data_dir, say)
     try:
         environment = _begin_servers(settings, supervisor, say)
@@ -121,6 +124,7 @@ def _agents(settings: Settings, workers: int, environment: dict[str, str]) -> li
         _own_part(
             name,
             ("agents", "follower" if name.startswith("follower") else "decider"),
+            (settings.tables_host, port),
             (settings.tables_host, port, "/ready"),
             {**environment, "SECKILL_TABLES_PORT": str(port)},
             AGENTS_STOP_S,
@@ -134,28 +138,36 @@ def _ingresses(settings: Settings, count: int, environment: dict[str, str]) -> l
         _own_part(
             f"ingress-{number}",
             ("pipeline.ingress",),
-            (settings.public_host, settings.public_port, "/health/ready"),
-            environment,
+            (settings.public_host, settings.public_port),
+            # They share the public port: there, any of them may be the one that answers.
+            (HEALTH_HOST, port, "/health/ready"),
+            {**environment, "SECKILL_HEALTH_PORT": str(port)},
             INGRESS_STOP_S,
         )
-        for number in range(1, count + 1)
+        for number, port in enumerate(_health_ports(settings, count), start=1)
     ]
+
+
+def _health_ports(settings: Settings, ingresses: int) -> range:
+    first = settings.admin_port + 1 if settings.health_port is None else settings.health_port
+    return range(first, first + ingresses)
 
 
 def _own_part(
     name: str,
     module: tuple[str, ...],
+    address: tuple[str, int],
     ready: tuple[str, int, str],
     environment: dict[str, str],
     stop_s: float,
 ) -> Part:
+    """`address` is where people find it, `ready` where it tells whether it is ready."""
     host, port, path = ready
-    near = _near(host)
     return Part(
         name=name,
-        address=f"http://{_bracketed(near)}:{port}",
+        address=f"http://{_bracketed(_near(address[0]))}:{address[1]}",
         command=(sys.executable, "-m", *module),
-        is_ready=lambda: answers_ok(near, port, path),
+        is_ready=lambda: answers_ok(_near(host), port, path),
         environment={**environment, "SECKILL_WORKER_NAME": name},
         stop_timeout_s=stop_s,
     )
@@ -173,21 +185,25 @@ def _bracketed(host: str) -> str:
 # --- what is checked first, and what is said last -----------------------------------------------------------
 
 
-def _refuse_taken_ports(settings: Settings, workers: int) -> None:
+def _refuse_taken_ports(settings: Settings, ingresses: int, workers: int) -> None:
     """Raises Refused with a line for each port that we need and somebody has."""
     deadline = time.monotonic() + PORT_WAIT_S
-    while taken := list(_taken(settings, workers)):
+    while taken := list(_taken(settings, ingresses, workers)):
         if time.monotonic() > deadline:
             raise Refused("\n".join(taken))
         time.sleep(0.1)
 
 
-def _taken(settings: Settings, workers: int) -> Iterator[str]:
+def _taken(settings: Settings, ingresses: int, workers: int) -> Iterator[str]:
     ports = [
         _Port("SECKILL_PUBLIC_PORT", settings.public_host, settings.public_port, "ingress"),
         _Port("SECKILL_ADMIN_PORT", settings.admin_host, settings.admin_port, "administration"),
         _Port("SECKILL_TABLES_PORT", settings.tables_host, settings.tables_port, "tables"),
     ]
+    base, step = ("SECKILL_ADMIN_PORT", 1) if settings.health_port is None else ("SECKILL_HEALTH_PORT", 0)
+    for number, port in enumerate(_health_ports(settings, ingresses)):
+        setting = f"{base} + {number + step}" if number + step else base
+        ports.append(_Port(setting, HEALTH_HOST, port, f"health of ingress-{number + 1}"))
     for number in range(1, workers + 1):
         setting = f"SECKILL_TABLES_PORT + {number}"
         ports.append(_Port(setting, settings.tables_host, settings.tables_port + number, f"worker-{number}"))
@@ -198,7 +214,12 @@ def _taken(settings: Settings, workers: int) -> Iterator[str]:
     first: dict[int, _Port] = {}
     for each in ports:
         other = first.setdefault(each.port, each)
-        reason = f"is {other.setting} too" if other is not each else why_not(each.host, each.port)
+        if other is not each:
+            reason: str | None = f"is {other.setting} too"
+        elif each.port > PORT_MAX:
+            reason = f"is above {PORT_MAX}"
+        else:
+            reason = why_not(each.host, each.port)
         if reason:
             yield f"{each.setting}: {each.host}:{each.port} (for {each.user}) {reason}"
 

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
 from redis import exceptions
-from redis.asyncio import Connection, Redis
+from redis.asyncio import BlockingConnectionPool, Connection, ConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.connection import HiredisRespSerializer
+from redis.maint_notifications import MaintNotificationsConfig
 
 from pipeline.domain import limiters
 from pipeline.domain.finality import Standing
@@ -125,24 +126,26 @@ class ProductStock:
 
 
 class StockStore:
-    """`client` is for tests that bring their own connection; otherwise there is one pool for `url`."""
+    """`client` is for tests that bring their own connection; otherwise there is one pool for `url`.
+
+    With `connections_max` a call waits for one of so many connections, for `timeout_ms` at most; without, a call that
+    finds all connections of the client's own limit in use fails at once. Both fail as StockUnavailable.
+    """
 
     def __init__(
-        self, url: str, timeout_ms: int, client: Redis | None = None, *, key_prefix: str = Keys().prefix
+        self,
+        url: str,
+        timeout_ms: int,
+        client: Redis | None = None,
+        *,
+        connections_max: int | None = None,
+        key_prefix: str = Keys().prefix,
     ) -> None:
         self.log_identity: str | None = None
         """Which log the stock has to belong to; None where nobody can tell."""
         self._keys = Keys(key_prefix)
         seconds = timeout_ms / 1_000
-        # No retries of the client's own: a repeated decide is the decider's affair, which looks first.
-        self._redis = client or Redis.from_url(
-            url,
-            # Not that of a TLS or a Unix socket's address, which brings its own.
-            connection_class=_Connection,
-            socket_timeout=seconds,
-            socket_connect_timeout=seconds,
-            retry=Retry(NoBackoff(), 0),
-        )
+        self._redis = client or Redis.from_pool(_pool(url, seconds, connections_max))
         self._decide = self._redis.register_script(script("decide"))
         self._replay = self._redis.register_script(script("replay"))
         self._wipe = self._redis.register_script(script("wipe"))
@@ -260,9 +263,26 @@ class StockStore:
 
     # --- for everybody -----------------------------------------------------------------------------------------------
 
-    async def products(self, partition: int) -> list[str]:
-        members = await _answer(self._redis.smembers(self._keys.products(partition)))
-        return sorted(member.decode() for member in members)
+    async def progress(self, partition: int) -> tuple[int, int]:
+        """The offset of the last decided command record, -1 for none, and how many purchases were decided."""
+        offset, purchases = await _answer(
+            self._redis.hmget(self._keys.cursor(partition), "offset", "purchases")
+        )
+        return int(offset or -1), int(purchases or 0)
+
+    async def products(self, partition: int, count_max: int | None = None) -> list[str]:
+        """The ids of the partition's products; with `count_max`, any so many of them."""
+        name = self._keys.products(partition)
+        if count_max is None:
+            return sorted(member.decode() for member in await _answer(self._redis.smembers(name)))
+        found: set[bytes] = set()
+        position = 0
+        while len(found) < count_max:
+            position, members = await _answer(self._redis.sscan(name, position, count=count_max))
+            found.update(members)
+            if position == 0:
+                break
+        return sorted(member.decode() for member in found)[:count_max]
 
     async def product(self, partition: int, product_id: str) -> ProductStock | None:
         fields = await _answer(self._redis.hgetall(self._keys.product(partition, product_id)))
@@ -272,8 +292,13 @@ class StockStore:
         return int(await _answer(self._redis.hlen(self._keys.buyers(partition, product_id))))
 
     async def wins(self, partition: int, product_id: str, user_id: str) -> list[Win]:
-        value = await _answer(self._redis.hget(self._keys.buyers(partition, product_id), user_id))
-        return decode_wins(partition, value) if value else []
+        (wins,) = await self.wins_of(partition, product_id, [user_id])
+        return wins
+
+    async def wins_of(self, partition: int, product_id: str, users: Sequence[str]) -> list[list[Win]]:
+        """The wins of each of these users (1 to 1,000), in that order."""
+        values = await _answer(self._redis.hmget(self._keys.buyers(partition, product_id), users))
+        return [decode_wins(partition, value) if value else [] for value in values]
 
     async def look(self, partition: int, product_id: str, users: Sequence[str]) -> Look:
         """The product and the wins of these users (1 to 1,000), as they are at one moment."""
@@ -309,6 +334,22 @@ def decode_last_answer(value: bytes) -> list[bytes]:
         at = length.end() + int(length[1])
         decisions.append(value[length.end() : at])
     return decisions
+
+
+def _pool(url: str, timeout_s: float, connections_max: int | None) -> ConnectionPool:
+    options: dict[str, Any] = {
+        # Not that of a TLS or a Unix socket's address, which brings its own.
+        "connection_class": _Connection,
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": timeout_s,
+        # No retries of the client's own: a repeated decide is the decider's affair, which looks first.
+        "retry": Retry(NoBackoff(), 0),
+        # With these the client takes a connection that Redis has closed for one that has news, and uses it once more.
+        "maint_notifications_config": MaintNotificationsConfig(enabled=False),
+    }
+    if connections_max is None:
+        return ConnectionPool.from_url(url, **options)
+    return BlockingConnectionPool.from_url(url, max_connections=connections_max, timeout=timeout_s, **options)
 
 
 def decode_wins(partition: int, value: bytes) -> list[Win]:

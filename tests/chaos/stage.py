@@ -38,8 +38,13 @@ class Stage:
             "SECKILL_ORDERS_PACE_MS": "20",
             **{f"SECKILL_{name.upper()}": str(value) for name, value in kafka.settings().items()},
         }
+        health_port = free_port()
         self.ingress = self._process(
-            "ingress-1", ("pipeline.ingress",), self.public_port, "/health/ready", environment
+            "ingress-1",
+            ("pipeline.ingress",),
+            health_port,
+            "/health/ready",
+            {**environment, "SECKILL_HEALTH_PORT": str(health_port)},
         )
         self.follower = self._agent("follower-1", "follower", environment)
         self.second_follower = self._agent("follower-2", "follower", environment)

@@ -44,7 +44,7 @@ async def test_bodies_that_are_too_large_too_deep_or_no_json(service: Service) -
         (small + b"1}", {"Content-Type": "text/plain"}, 415, "Content-Type", None),
         (small + b"1}", {"Content-Type": "application/jsonp"}, 415, "Content-Type", None),
         (b'{"user_id": "u"}', JSON, 400, "product_id", None),
-        (b'{"product_id": 1.0, "user_id": "u"}', JSON, 400, "product_id", None),
+        (b'{"product_id": 1.5, "user_id": "u"}', JSON, 400, "product_id", None),
         (b'{"product_id": 5}', JSON, 400, "user_id", None),
         (b'{"product_id": 5, "user_id": true}', JSON, 400, "user_id", None),
         (b'{"product_id": 5, "user_id": "u", "quantity": 0}', JSON, 400, "quantity", None),

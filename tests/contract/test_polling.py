@@ -1,12 +1,15 @@
 """What became of a request: one look, a long poll, a stream of events; and what was never given."""
 
 import asyncio
+import re
 from typing import Any
 
 import aiohttp
 import orjson
+from jsonschema import Draft202012Validator
 
 from contract.serving import REQUESTS, Decider, Service
+from pipeline.ingress.openapi import describe
 
 EVENTS = REQUESTS + "{request_id}/events"
 
@@ -87,8 +90,24 @@ async def _events(service: Service, request_id: str) -> list[tuple[str, Any]]:
     async with service.public.get(f"{REQUESTS}{request_id}/events", timeout=timeout) as response:
         assert response.status == 200
         assert response.headers["Content-Type"].startswith("text/event-stream")
-        for block in (await response.text()).split("\n\n"):
+        text = await response.text()
+        _check_described(service, text)
+        for block in text.split("\n\n"):
             lines = dict(line.split(": ", 1) for line in block.split("\n") if line and line[0] != ":")
             if lines:
                 told.append((lines["event"], orjson.loads(lines["data"])))
     return told
+
+
+def _check_described(service: Service, stream: str) -> None:
+    """The whole stream, and the data of each event, are what the OpenAPI document says."""
+    document = describe(service.settings)
+    content = document["paths"][EVENTS]["get"]["responses"]["200"]["content"]["text/event-stream"]
+    _validate(document, content["schema"], stream)
+    events = document["components"]["schemas"]["EventStream"]["x-events"]
+    for name, data in re.findall(r"^event: (\w+)\ndata: (.*)$", stream, re.MULTILINE):
+        _validate(document, events[name], orjson.loads(data))
+
+
+def _validate(document: Any, schema: Any, value: Any) -> None:
+    Draft202012Validator({**schema, "components": document["components"]}).validate(value)

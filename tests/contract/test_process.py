@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import aiohttp
@@ -22,10 +22,12 @@ STOP_S_MAX = 10
 
 
 @asynccontextmanager
-async def ingress(**settings: Any) -> AsyncIterator[asyncio.subprocess.Process]:
+async def ingress(open_files_max: int = 0, **settings: Any) -> AsyncIterator[asyncio.subprocess.Process]:
+    """The process runs inside; `open_files_max` is its hard limit, 0 for that of the tests."""
+    shell = ("sh", "-c", f'ulimit -n {open_files_max}; exec "$@"', "sh") if open_files_max else ()
     environment = {f"SECKILL_{name.upper()}": str(value) for name, value in settings.items()}
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "pipeline.ingress"),
+        *(*shell, sys.executable, "-m", "pipeline.ingress"),
         env={**os.environ, **environment},
         stderr=asyncio.subprocess.PIPE,
     )
@@ -116,11 +118,39 @@ async def test_what_is_wrong_with_the_settings_is_said(settings: dict[str, Any],
     assert "Traceback" not in error.decode()
 
 
-async def test_a_port_in_use_is_said(kafka: Any, redis_url: str) -> None:
+async def test_a_limit_on_open_files_below_the_settings_is_said() -> None:
+    async with ingress(open_files_max=1_000, connections_max=2_000) as process:
+        async with asyncio.timeout(READY_S_MAX):
+            _, error = await process.communicate()
+    assert process.returncode == 2
+    assert "SECKILL_CONNECTIONS_MAX" in error.decode()
+    assert "1000" in error.decode()
+    assert "Traceback" not in error.decode()
+
+
+async def test_each_process_has_a_health_port_of_its_own_beside_shared_listeners(
+    kafka: Any, redis_url: str
+) -> None:
+    await create_topics(kafka.bootstrap, load_topics(Profile.LOCAL))
+    shared = {"redis_url": redis_url, "public_port": free_port(), "admin_port": free_port()}
+    ports = [free_port(), free_port()]
+    async with AsyncExitStack() as stack:
+        for port in ports:
+            await stack.enter_async_context(ingress(**kafka.settings(), **shared, health_port=port))
+            client = await stack.enter_async_context(aiohttp.ClientSession(f"http://127.0.0.1:{port}"))
+            await _until_ready(client)
+        async with ingress(**kafka.settings(), **shared, health_port=ports[0]) as third:
+            async with asyncio.timeout(READY_S_MAX):
+                _, error = await third.communicate()
+        assert (third.returncode, f"{ports[0]}" in error.decode()) == (2, True), "it is shared with nobody"
+
+
+@pytest.mark.parametrize("setting", ["public_port", "health_port"])
+async def test_a_port_in_use_is_said(kafka: Any, redis_url: str, setting: str) -> None:
     await create_topics(kafka.bootstrap, load_topics(Profile.LOCAL))
     server = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    settings = {"redis_url": redis_url, "public_port": port, "admin_port": free_port()}
+    settings = {"redis_url": redis_url, "public_port": free_port(), "admin_port": free_port(), setting: port}
     async with server, ingress(**kafka.settings(), **settings) as process:
         async with asyncio.timeout(READY_S_MAX):
             _, error = await process.communicate()

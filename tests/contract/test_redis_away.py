@@ -1,6 +1,7 @@
 """Redis goes away and comes back: purchases and receipts go on, and what is read from Redis says 503 until then."""
 
 import asyncio
+import time
 from typing import Any
 
 from contract.serving import REQUESTS, SYSTEM, Decider, StartIngress
@@ -54,3 +55,41 @@ async def test_purchases_go_on_and_reads_have_to_wait(
     assert (await service.purchased(5, "before")).json()["purchased"] is True
     assert [(await service.poll(each)).json()["status"] for each in taken] == ["queued"] * 3
     assert (await service.stats(5)).status == 200
+
+
+async def test_ids_that_nobody_opened_do_not_fill_the_log_and_hold_back_no_sale(
+    start_ingress: StartIngress, private_redis: Any
+) -> None:
+    limit = 5
+    service = await start_ingress(redis_url=private_redis.url)
+    async with Decider(service.settings, service.topics):
+        assert (await service.prewarm("open", stock=1_000)).status == 200
+        assert (await service.prewarm("sold-out", stock=1)).status == 200
+        assert (await service.buy("sold-out", "u")).json()["code"] == 1
+    # One that begins now knows of the sales by the log alone.
+    service = await start_ingress(
+        topics=service.topics,
+        redis_url=private_redis.url,
+        redis_timeout_ms=500,
+        unknown_product_records_per_second_max=limit,
+    )
+    private_redis.process.kill()
+    async with asyncio.timeout(BACK_S_MAX):
+        while not service.ingress._refusals.is_known("open"):
+            await asyncio.sleep(0.01)
+    began_s = time.monotonic()
+    random_ids = [await service.buy_async(f"x{number}", "u") for number in range(60)]
+    took_s = time.monotonic() - began_s
+    refused = [reply for reply in random_ids if reply.status != 202]
+    assert len(random_ids) - len(refused) <= limit + limit * (took_s + 0.001)
+    assert refused
+    for reply in refused:
+        assert (reply.status, reply.kind, reply.json()["code"]) == (429, "application/problem+json", -9)
+        assert int(reply.headers["Retry-After"]) >= 1
+    for product_id in ("open", "sold-out"):
+        assert {(await service.buy_async(product_id, f"v{number}")).status for number in range(30)} == {202}
+    # A crowd for one product that nobody knows costs few records, and so comes in.
+    before, began_s = service.ingress._commits.records, time.monotonic()
+    crowd = await asyncio.gather(*(service.buy_async("new", f"w{number}") for number in range(60)))
+    assert {reply.status for reply in crowd} <= {202, 429}
+    assert service.ingress._commits.records - before <= limit + limit * (time.monotonic() - began_s)

@@ -104,7 +104,7 @@ async def test_the_tail_is_what_stands_last(decisions: DecisionLog, written: Wri
     starts = [0, 0, len(written.sources), 0]
     for bytes_max in (20_000, 10_000_000):
         waiters = Waiters(4, 10, bytes_max)
-        await load_tail(decisions, starts, waiters.load)
+        await load_tail(decisions, starts, waiters.load, lambda *_: None)
         kept = [offset for offset in range(COMMANDS) if waiters.recent(PARTITION, offset)]
         assert kept == list(range(kept[0], COMMANDS))
         assert (kept[0] > 0) is (bytes_max < 100_000)
@@ -134,7 +134,7 @@ async def test_a_cut_in_the_middle_of_a_batch(decisions: DecisionLog, written: W
         assert isinstance(await reader.find(PARTITION, source_offset), Decided), source_offset
 
     waiters = Waiters(4, 10, 10_000_000)
-    await load_tail(decisions, [0, 0, end, 0], waiters.load)
+    await load_tail(decisions, [0, 0, end, 0], waiters.load, lambda *_: None)
     assert waiters.recent(PARTITION, last_gone) is None
     assert all(waiters.recent(PARTITION, offset) for offset in range(last_gone + 1, COMMANDS))
 

@@ -16,8 +16,8 @@ from pipeline.local.redis import get_binary_path, serves
 def refused(tmp_path):
     """Runs `seckill up` with these settings; what it says. It has to end by itself, with this status."""
 
-    def run(status=1, **settings):
-        system = System(tmp_path / "data", **settings)
+    def run(*options, status=1, **settings):
+        system = System(tmp_path / "data", *options, **settings)
         system.begin()
         assert system.wait(60) == status, system.output
         assert "Traceback" not in system.output
@@ -40,6 +40,29 @@ def test_port_of_a_worker_in_use(refused):
         port = listener.getsockname()[1]
         output = refused(tables_port=port - 1)
     assert f"SECKILL_TABLES_PORT + 1: 127.0.0.1:{port} (for worker-1) is in use" in output
+
+
+@pytest.mark.parametrize(
+    ("ingresses", "settings", "name"),
+    [
+        ("1", {"admin_port": -1}, "SECKILL_ADMIN_PORT + 1"),
+        ("2", {"admin_port": -2}, "SECKILL_ADMIN_PORT + 2"),
+        ("1", {"health_port": 0}, "SECKILL_HEALTH_PORT"),
+        ("2", {"health_port": -1}, "SECKILL_HEALTH_PORT + 1"),
+    ],
+)
+def test_health_port_of_an_ingress_in_use(refused, ingresses, settings, name):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        offset = {setting: port + steps for setting, steps in settings.items()}
+        output = refused("--ingress", ingresses, **offset)
+    assert f"{name}: 127.0.0.1:{port} (for health of ingress-{ingresses}) is in use" in output
+
+
+def test_health_port_that_can_not_be(refused):
+    assert "SECKILL_ADMIN_PORT + 1: 127.0.0.1:65536 (for health of ingress-1) is above 65535" in refused(
+        admin_port=65_535
+    )
 
 
 def test_port_that_another_shares(refused):

@@ -14,10 +14,12 @@ from pipeline.audit.fold import PartitionFold
 from pipeline.decider.intake import prepare
 from pipeline.domain.finality import Standing
 from pipeline.messages import (
+    MalformedResult,
     OpenResult,
     PurchaseResult,
     Result,
     decode_result,
+    shows_opened,
     shows_stock,
 )
 from pipeline.partitionlog import LogRecord
@@ -157,6 +159,8 @@ def test_lua_decides_what_python_decides_and_replay_makes_the_same(
         assert without_terms(decode_result(decision)) == without_terms(expected)
         on_sale = isinstance(expected, PurchaseResult) and expected.codes[0] not in (-5, -6)
         assert shows_stock(decision) == (on_sale and bool(expected.stock))
+        key = (record[2] or b"").decode(errors="replace")
+        assert shows_opened(decision) == (key in fold.products and not isinstance(expected, MalformedResult))
     assert_same_state(stack, fold)
 
     decided = stack.dump()

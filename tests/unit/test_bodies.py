@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.domain.ids import INTEGER_ID_MAX, JSON_SAFE_INTEGER_MAX
 from pipeline.ingress.bodies import parse_object, parse_purchase
 from pipeline.ingress.openings import parse_opening
 from pipeline.ingress.problems import Problem
@@ -76,6 +77,15 @@ _OPENINGS = _fields(
         "waitlist": st.booleans(),
     },
 )
+_EXPONENTS = ("1e-99999999999999999999", "0e99999999999999999999", "-1E+99999999999999999999")
+_OPENING = {
+    "product_id": "5",
+    "product_name": '"phone"',
+    "price": "1",
+    "stock": "1",
+    "start_time": '"2020-01-01T00:00:00Z"',
+    "end_time": '"2090-01-01T00:00:00Z"',
+}
 _KEYS = st.none() | st.text(max_size=130) | st.just("key-1")
 
 
@@ -113,6 +123,54 @@ def test_an_opening_is_what_the_log_takes_or_a_problem_with_a_field(body: bytes)
     decoded = decode_command(command.product_id.encode(), encode_open(command))
     assert isinstance(decoded, OpenCommand)
     assert decoded == command
+
+
+@pytest.mark.parametrize("exponent", _EXPONENTS)
+@pytest.mark.parametrize(
+    "field", ["product_id", "price", "stock", "per_user_limit", "payment_timeout_ms", "status"]
+)
+def test_a_number_with_an_exponent_that_nothing_holds_is_a_problem(field: str, exponent: str) -> None:
+    with pytest.raises(Problem) as refused:
+        parse_opening(_literal_opening(**{field: exponent}), DEPTH_MAX)
+    _told(refused.value)
+
+
+@pytest.mark.parametrize("five", ["5", "5.0", "5e0", "0.5e1", "50E-1"])
+def test_a_number_without_a_fraction_is_an_integer(five: str) -> None:
+    body = f'{{"product_id": {five}, "user_id": {five}, "quantity": {five}}}'.encode()
+    assert parse_purchase(parse_object(body, DEPTH_MAX), None) == ("5", "5", 5, None)
+    rule = f'{{"requests_per_second": {five}, "burst": {five}}}'
+    command = parse_opening(
+        _literal_opening(
+            product_id=five, stock=five, per_user_limit=five, rate_limit=rule, payment_timeout_ms="0.0"
+        ),
+        DEPTH_MAX,
+    )
+    opening = command.opening
+    assert (command.product_id, opening.stock, opening.per_user_limit) == ("5", 5, 5)
+    assert opening.rate_limit is not None
+    assert (opening.rate_limit.requests_per_second, opening.rate_limit.burst) == (5, 5)
+
+
+def test_an_id_with_a_fraction_is_taken_only_where_it_is_exact() -> None:
+    def bought(product_id: str) -> str:
+        body = f'{{"product_id": {product_id}, "user_id": 1}}'.encode()
+        return parse_purchase(parse_object(body, DEPTH_MAX), None).product_id
+
+    assert bought(f"{JSON_SAFE_INTEGER_MAX}.0") == str(JSON_SAFE_INTEGER_MAX)
+    for inexact in ("1.5", f"{JSON_SAFE_INTEGER_MAX + 2}.0"):
+        with pytest.raises(Problem):
+            bought(inexact)
+    exact = parse_opening(_literal_opening(product_id=f"{INTEGER_ID_MAX}.0"), DEPTH_MAX)
+    assert exact.product_id == str(INTEGER_ID_MAX)
+    with pytest.raises(Problem):
+        parse_opening(_literal_opening(product_id=f"{INTEGER_ID_MAX}.5"), DEPTH_MAX)
+
+
+def _literal_opening(**changed: str) -> bytes:
+    """The body of a prewarm whose members are these JSON texts, digit for digit."""
+    members = {**_OPENING, **changed}
+    return ("{" + ", ".join(f'"{name}": {text}' for name, text in members.items()) + "}").encode()
 
 
 @given(st.integers(0, 40), st.text(alphabet='[]{}"\\ a', max_size=40))

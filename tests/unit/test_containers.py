@@ -227,7 +227,8 @@ def test_the_health_check_asks_where_the_process_answers(name: str, monkeypatch:
     test = SERVICES[name]["healthcheck"]["test"]
     compile(test[-1], name, "exec")
     if name == "ingress":
-        assert f'"http://127.0.0.1:{settings.public_port}/health/ready"' in test[-1]
+        assert settings.health_port is not None
+        assert f'"http://127.0.0.1:{settings.health_port}/health/ready"' in test[-1]
     else:
         assert f'"http://127.0.0.1:{settings.tables_port}/ready"' in test[-1]
 

@@ -22,6 +22,10 @@ def record(source_offset: int) -> bytes:
     return b'{"source_offset":%d,"type":"malformed","time_ms":1,"error":"x"}' % source_offset
 
 
+def ignore(_: bytes | None, __: bytes) -> None:
+    """What most of these tests do with what is observed."""
+
+
 class Log:
     """Partitions in memory, in batches of a fixed number of records. `gate` closed, no fetch comes back."""
 
@@ -52,7 +56,8 @@ class Log:
         if position >= len(values):
             return End(len(values))
         first = position // BATCH * BATCH
-        return Run(first, values[first : first + BATCH])
+        run = values[first : first + BATCH]
+        return Run(first, run, [b"p"] * len(run))
 
 
 @pytest.fixture(autouse=True)
@@ -208,9 +213,11 @@ def kept(waiters: Waiters, partition: int) -> list[int]:
 async def test_the_tail_is_loaded_from_where_the_feed_began() -> None:
     log, waiters = Log(list(range(300)), [0, 1, 2, 3, 1, 2, 3, 4], []), Waiters(3, 10, 1_000_000)
     log.failures = 2
-    await load_tail(log, [299, 7, 0], waiters.load)  # type: ignore[arg-type]
+    observed: list[tuple[bytes | None, bytes]] = []
+    await load_tail(log, [299, 7, 0], waiters.load, lambda *each: observed.append(each))  # type: ignore[arg-type]
     assert kept(waiters, 0) == list(range(299))
     assert kept(waiters, 1) == [0, 1, 2, 3]
+    assert sorted(observed) == sorted((b"p", record(each)) for each in [*range(299), 0, 1, 2, 3, 1, 2, 3])
     assert waiters.last == [298, 3, -1]
     assert [waiters.is_ahead(0, offset) for offset in (298, 299)] == [False, True]
     assert [waiters.is_ahead(1, offset) for offset in (3, 4)] == [False, True]
@@ -221,7 +228,7 @@ async def test_no_batch_is_read_twice_for_the_tail(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(tail_loader, "WINDOW_RECORDS_FIRST", 6)
     monkeypatch.setattr(tail_loader, "WINDOW_RECORDS_MAX", 6)
     log, waiters = Log(list(range(300))), Waiters(1, 10, 1_000_000)
-    await load_tail(log, [299], waiters.load)  # type: ignore[arg-type]
+    await load_tail(log, [299], waiters.load, ignore)  # type: ignore[arg-type]
     assert kept(waiters, 0) == list(range(299))
     assert len(log.fetched) == len({position // BATCH for _, position in log.fetched}) == 75
 
@@ -229,7 +236,7 @@ async def test_no_batch_is_read_twice_for_the_tail(monkeypatch: pytest.MonkeyPat
 async def test_no_more_is_loaded_than_is_kept() -> None:
     size = len(record(0)) + 60
     log, waiters = Log(list(range(500)), list(range(500))), Waiters(2, 10, 40 * size)
-    await load_tail(log, [500, 500], waiters.load)  # type: ignore[arg-type]
+    await load_tail(log, [500, 500], waiters.load, ignore)  # type: ignore[arg-type]
     # The first window of the one has taken all there is.
     assert len(kept(waiters, 0)) in range(38, 45)
     assert waiters.last == [499, 499]
@@ -240,7 +247,7 @@ async def test_no_more_is_loaded_than_is_kept() -> None:
 async def test_a_trimmed_log_is_loaded_as_far_as_it_goes() -> None:
     log, waiters = Log(list(range(40)), list(range(20))), Waiters(2, 10, 1_000_000)
     log.beginning = 30
-    await load_tail(log, [40, 20], waiters.load)  # type: ignore[arg-type]
+    await load_tail(log, [40, 20], waiters.load, ignore)  # type: ignore[arg-type]
     assert kept(waiters, 0) == list(range(30, 40))
     assert kept(waiters, 1) == []
     assert [waiters.is_ahead(0, offset) for offset in (39, 40)] == [False, True]
@@ -249,13 +256,13 @@ async def test_a_trimmed_log_is_loaded_as_far_as_it_goes() -> None:
 async def test_where_all_was_trimmed_what_is_new_is_ahead_and_the_rest_may_be_gone() -> None:
     log, waiters = Log(list(range(40)), [*range(35), *range(5, 10)]), Waiters(2, 10, 1_000_000)
     log.beginning = 40
-    await load_tail(log, [40, 40], waiters.load)  # type: ignore[arg-type]
+    await load_tail(log, [40, 40], waiters.load, ignore)  # type: ignore[arg-type]
     assert kept(waiters, 0) == []
     assert [waiters.is_ahead(0, offset) for offset in (39, 40)] == [False, True]
     # What is left are repeats: those behind which they stood are gone, too.
     log, waiters = Log([*range(35), *range(5, 10)]), Waiters(1, 10, 1_000_000)
     log.beginning = 37
-    await load_tail(log, [40], waiters.load)  # type: ignore[arg-type]
+    await load_tail(log, [40], waiters.load, ignore)  # type: ignore[arg-type]
     assert kept(waiters, 0) == [7, 8, 9]
     assert [waiters.is_ahead(0, offset) for offset in (34, 37)] == [False, True]
 
@@ -283,7 +290,7 @@ async def test_what_was_decided_is_never_ahead_whatever_was_repeated(
         wrong.extend(each for each in set(sources) if waiters.is_ahead(partition, each))
         return wants_more
 
-    await load_tail(log, [len(sources)], load)  # type: ignore[arg-type]
+    await load_tail(log, [len(sources)], load, ignore)  # type: ignore[arg-type]
     assert wrong == []
     assert waiters.last == [max(sources)]
     # Where the command log has lost records, only the beginning of the log would tell.

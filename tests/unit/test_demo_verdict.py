@@ -1,5 +1,6 @@
 """The demo's verdict on what a crowd saw, and the crowd itself."""
 
+import re
 from collections import Counter
 
 import pytest
@@ -177,4 +178,8 @@ def test_the_crowd_is_as_large_as_wanted_and_its_bad_requests_are_of_every_kind(
     bad = Counter((attempt.name, attempt.status) for attempt in crowd if attempt.user_id is None)
     assert set(bad.values()) == {2}
     assert {status for _, status in bad} == {400, 405, 413, 415}
-    assert all(attempt.status == 202 for attempt in crowd if attempt.user_id is not None)
+    purchases = [attempt for attempt in crowd if attempt.user_id is not None]
+    assert all(attempt.status == 202 for attempt in purchases)
+    # Each is safe to send again: it has a key that no other has.
+    keys = [re.search(rb"\r\nIdempotency-Key: (\S+)\r\n", attempt.request) for attempt in purchases]
+    assert len({key[1] for key in keys if key is not None}) == len(purchases)

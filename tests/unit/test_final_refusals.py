@@ -77,6 +77,33 @@ def test_a_product_is_on_sale_while_its_decisions_show_stock() -> None:
     assert after(bought(15, "q", [-1]), key=b"q")
 
 
+def test_a_product_is_known_as_opened_from_the_first_record_that_shows_it_and_for_good() -> None:
+    def known(record: bytes, key: bytes | None = b"p", *, older: bool = False) -> bool:
+        on_sale = OnSale()
+        (on_sale.observe_older if older else on_sale.observe)(key, record)
+        assert not (older and "p" in on_sale), "what is old tells nothing of stock"
+        return on_sale.is_opened("p")
+
+    for older in (False, True):
+        assert known(opened(0, "p", 0), older=older)
+        assert known(opened(0, "p", 5, refusal="already_open"), older=older)
+        assert known(bought(1, "p", [1], stock=0, sold=5), older=older)
+        assert known(bought(1, "p", [1, -3], held={"1": "0-1-0"}, stock=4, sold=1), older=older)
+        assert known(bought(1, "p", [-6], stock=1, sold=5), older=older)
+        assert known(closed(2, "p"), older=older)
+        assert known(closed(2, "p", refusal="closed"), older=older)
+        assert not known(closed(2, "p", refusal="never_opened"), older=older)
+        assert not known(bought(1, "p", [-1, -1]), older=older)
+        assert not known(bought(1, ',"stock":7', [-1]), older=older)
+        assert not known(malformed(1), older=older)
+        assert not known(opened(0, "p", 5), key=None, older=older)
+    on_sale = OnSale()
+    on_sale.observe(b"p", bought(1, "p", [1], stock=1, sold=5))
+    on_sale.observe(b"p", closed(2, "p"))
+    on_sale.observe(b"p", bought(3, "p", [-6]))
+    assert on_sale.is_opened("p")
+
+
 def test_the_command_in_a_decision_cannot_speak_for_it() -> None:
     on_sale = OnSale()
     word = ',"stock":7,"sold":1,"codes":[1]'
@@ -93,12 +120,15 @@ def test_what_is_remembered_is_bounded_and_grows_by_nothing_that_was_never_opene
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(final_refusals, "ON_SALE_MAX", 3)
+    monkeypatch.setattr(final_refusals, "OPENED_MAX", 4)
     on_sale = OnSale()
     for number in range(5):
         on_sale.observe(f"p{number}".encode(), bought(number, "p", [1], stock=9, sold=1))
         on_sale.observe(f"unknown{number}".encode(), bought(number, "p", [-1]))
     assert [f"p{number}" in on_sale for number in range(5)] == [False, False, True, True, True]
     assert len(on_sale) == 3
+    assert [on_sale.is_opened(f"p{number}") for number in range(5)] == [False, True, True, True, True]
+    assert not any(on_sale.is_opened(f"unknown{number}") for number in range(5))
 
 
 # --- answers ---------------------------------------------------------------------------------------------------------
@@ -555,3 +585,21 @@ async def test_an_end_that_is_understated_makes_no_mark_of_an_old_record() -> No
     partition.now_ms = 60_000
     for _ in range(3):
         assert await ingress.buy("p", "bob") is None
+
+
+async def test_a_look_makes_a_product_known_also_where_it_counts_for_nothing_else() -> None:
+    partition = Partition()
+    partition.append(*opening("paused", state=SaleState.PAUSED))
+    partition.append(*opening("behind"))
+    partition.settle()
+    ingress = Ingress(partition)
+    for product_id in ("paused", "unknown"):
+        assert not ingress.refusals.is_known(product_id)
+        await ingress.buy(product_id, "alice")
+    assert ingress.refusals.is_known("paused")
+    assert not ingress.refusals.is_known("unknown")
+    # Redis has lost the newest commands, and is asked before it has them back.
+    partition.append(*purchase("bob", product_id="behind"))
+    ingress.refusals.begin([partition.end])
+    assert await ingress.buy("behind", "alice") is None
+    assert ingress.refusals.is_known("behind")

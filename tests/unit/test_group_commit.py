@@ -273,3 +273,20 @@ async def test_no_more_products_are_remembered_than_may(monkeypatch: pytest.Monk
         await producer.acknowledge()
         await asyncio.gather(*buyers)
     assert list(commits._rounds) == ["6", "8"]
+
+
+async def test_a_purchase_that_joins_a_record_is_told_from_one_that_begins_one() -> None:
+    producer = Producer()
+    commits = commit_to(producer)
+    joins = []
+    for user in "abcdefgh":
+        joins.append(commits.is_gathering("5"))
+        submit(commits, user)
+        await settle()
+    # a is sent at once; b to d, e to g, and h are records of their own.
+    assert joins == [False, False, True, True, False, True, True, False]
+    assert not commits.is_gathering("6")
+    for _ in range(4):
+        await producer.acknowledge()
+    assert producer.users() == [["a"], ["b", "c", "d"], ["e", "f", "g"], ["h"]]
+    assert not commits.is_gathering("5")

@@ -1,0 +1,171 @@
+"""Connections that ask nothing, that stay too long, and that are too many: each is closed, and nobody else suffers."""
+
+import asyncio
+import socket
+from typing import Any
+
+import aiohttp
+import orjson
+import pytest
+
+from contract.serving import SYSTEM, Service, StartIngress
+from pipeline.ingress import connections
+from pipeline.local.listen import free_port
+
+CLOSED_S_MAX = 10
+LIVE = b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n"
+DOCUMENT = b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+class Client:
+    """One connection to the public listener."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self.writer = writer
+
+    @classmethod
+    async def of(cls, service: Service) -> "Client":
+        return cls(*await asyncio.open_connection("127.0.0.1", service.settings.public_port))
+
+    async def ask(self, request: bytes = LIVE) -> int:
+        """The status of the answer; the connection stays."""
+        self.writer.write(request)
+        status, _, _ = await self.answer()
+        return status
+
+    async def answer(self) -> tuple[int, dict[str, str], bytes]:
+        async with asyncio.timeout(CLOSED_S_MAX):
+            status, *lines = (await self._reader.readuntil(b"\r\n\r\n")).decode().rstrip().split("\r\n")
+            headers = dict(line.split(": ", 1) for line in lines)
+            body = await self._reader.readexactly(int(headers["Content-Length"]))
+        return int(status.split()[1]), headers, body
+
+    async def is_closed(self) -> bool:
+        """Waits for the end; False if something comes before it."""
+        async with asyncio.timeout(CLOSED_S_MAX):
+            try:
+                return await self._reader.read(1) == b""
+            except ConnectionError:
+                return True
+
+
+async def until_open(service: Service, count: int) -> None:
+    async with asyncio.timeout(CLOSED_S_MAX):
+        while service.ingress._public_gate.open != count:
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("beginning", [b"", b"GET /health/live HTT", LIVE[:-2]])
+async def test_a_connection_whose_first_request_does_not_come_is_closed(
+    start_ingress: StartIngress, beginning: bytes
+) -> None:
+    service = await start_ingress(header_timeout_ms=200)
+    client = await Client.of(service)
+    client.writer.write(beginning)
+    assert await client.is_closed()
+    await until_open(service, 0)
+
+
+async def test_who_dribbles_a_header_is_closed_too(start_ingress: StartIngress) -> None:
+    service = await start_ingress(header_timeout_ms=300)
+    client = await Client.of(service)
+    client.writer.write(LIVE[:-2])
+
+    async def dribble() -> None:
+        while True:
+            client.writer.write(b"X-A: b\r\n")
+            await asyncio.sleep(0.02)
+
+    dribbling = asyncio.create_task(dribble())
+    assert await client.is_closed()
+    dribbling.cancel()
+
+
+@pytest.mark.parametrize("more", [b"", b"GET /health/li"])
+async def test_an_idle_connection_stays_for_a_while_and_is_closed_then(
+    start_ingress: StartIngress, more: bytes
+) -> None:
+    # A first request that is answered puts an end to the time-out for the first request.
+    service = await start_ingress(header_timeout_ms=100, keep_alive_timeout_ms=500)
+    client = await Client.of(service)
+    for _ in range(3):
+        assert await client.ask() == 200
+        await asyncio.sleep(0.15)
+    client.writer.write(more)
+    assert await client.is_closed()
+
+
+async def test_one_connection_too_many_is_told_so_and_health_and_administration_answer(
+    start_ingress: StartIngress,
+) -> None:
+    health_port = free_port()
+    service = await start_ingress(connections_max=2, health_port=health_port)
+    first, second = await Client.of(service), await Client.of(service)
+    assert (await first.ask(), await second.ask()) == (200, 200)
+    for _ in range(3):
+        third = await Client.of(service)
+        # It has sent nothing, or its request; and gets the same.
+        third.writer.write(LIVE)
+        status, headers, body = await third.answer()
+        problem = orjson.loads(body)
+        assert (status, headers["Content-Type"], problem["limit"]) == (503, "application/problem+json", 2)
+        assert "SECKILL_CONNECTIONS_MAX" in problem["detail"]
+        assert int(headers["Retry-After"]) >= 1
+        assert headers["Connection"] == "close"
+        assert await third.is_closed()
+    assert (await first.ask(), await second.ask()) == (200, 200)
+    assert (await service.call("POST", "/api/v1/seckill/activity/close", admin=True, data=b"x")).status == 415
+    async with aiohttp.ClientSession(f"http://127.0.0.1:{health_port}") as client:
+        for path in ("/health", "/health/live", "/health/ready"):
+            async with client.get(path) as response:
+                assert response.status == 200
+        async with client.get(SYSTEM) as response:
+            assert response.status == 404
+    first.writer.close()
+    await until_open(service, 1)
+    fourth = await Client.of(service)
+    assert await fourth.ask() == 200
+    second.writer.close()
+    fourth.writer.close()
+    await until_open(service, 0)
+    counts = (await service.call("GET", SYSTEM)).json()["service_stats"]
+    assert counts["connections_refused"] == 3
+
+
+async def test_refusals_have_a_limit_too(
+    start_ingress: StartIngress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = await start_ingress(connections_max=1)
+    first = await Client.of(service)
+    assert await first.ask() == 200
+    monkeypatch.setattr(connections, "REFUSALS_MAX", 5)
+    # They read, and never close: the listener does, after a while.
+    crowd = [await Client.of(service) for _ in range(50)]
+    assert service.ingress._public_gate.refusing <= 50
+    for client in crowd:
+        try:
+            assert (await client.answer())[0] == 503
+        except (asyncio.IncompleteReadError, ConnectionError):
+            continue
+    async with asyncio.timeout(CLOSED_S_MAX):
+        while service.ingress._public_gate.refusing:
+            await asyncio.sleep(0.01)
+    assert await first.ask() == 200
+
+
+async def test_who_takes_no_answers_is_cut_off(
+    start_ingress: StartIngress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "SEND_TIMEOUT_MS", 200)
+    service = await start_ingress()
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        client.setblocking(False)
+        loop = asyncio.get_running_loop()
+        await loop.sock_connect(client, ("127.0.0.1", service.settings.public_port))
+        asking: asyncio.Task[Any] = asyncio.create_task(loop.sock_sendall(client, DOCUMENT * 2_000))
+        await until_open(service, 1)
+        await until_open(service, 0)
+        asking.cancel()
+        await asyncio.wait({asking})

@@ -1,0 +1,41 @@
+"""The one place where faults become problem documents: what a client may do next has to be true."""
+
+from typing import Any
+
+import orjson
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import make_mocked_request
+
+from pipeline.ingress.admission import Admission
+from pipeline.ingress.group_commit import LogAway, NotAcknowledged
+from pipeline.ingress.unknown_products import TooManyUnknown
+from pipeline.settings import Settings
+
+
+async def told(error: Exception) -> tuple[web.StreamResponse, dict[str, Any]]:
+    """The problem document that a handler's fault becomes."""
+
+    async def fails(_: web.Request) -> web.StreamResponse:
+        raise error
+
+    response = await Admission(Settings()).admit(make_mocked_request("POST", "/"), fails)
+    assert isinstance(response, web.Response)
+    assert isinstance(response.body, bytes)
+    return response, orjson.loads(response.body)
+
+
+@pytest.mark.parametrize(
+    ("error", "words"), [(NotAcknowledged(), "same Idempotency-Key"), (LogAway(), "a repeat is safe")]
+)
+async def test_only_what_is_safe_to_repeat_is_called_so(error: Exception, words: str) -> None:
+    response, problem = await told(error)
+    assert response.status == 503
+    assert words in problem["detail"]
+    assert ("a repeat is safe" in problem["detail"]) is isinstance(error, LogAway)
+
+
+async def test_too_many_unknown_products_are_told_when_to_come_back() -> None:
+    response, problem = await told(TooManyUnknown(2_500))
+    assert (response.status, problem["code"], problem["limit"]) == (429, -9, 200)
+    assert response.headers["Retry-After"] == "3"

@@ -1,0 +1,83 @@
+"""Shared reads: one at a time for a key, each answer from a read that began after its asker came."""
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from pipeline.ingress import shared_reads
+from pipeline.ingress.shared_reads import SharedReads
+
+
+class Store:
+    """Answers a question with its key and the number of the read; a read ends when the test says so."""
+
+    def __init__(self) -> None:
+        self.begun: list[tuple[str, list[str]]] = []
+        self.gate = asyncio.Event()
+        self.fault: Exception | None = None
+
+    async def read(self, key: str, questions: Sequence[str]) -> list[str]:
+        self.begun.append((key, list(questions)))
+        number = len(self.begun)
+        await self.gate.wait()
+        if self.fault is not None:
+            raise self.fault
+        return [f"{key}.{question}@{number}" for question in questions]
+
+
+async def asked(reads: SharedReads[str, str], *questions: str, key: str = "p") -> list["asyncio.Task[str]"]:
+    tasks = [asyncio.create_task(reads.ask(key, question)) for question in questions]
+    for _ in range(3):
+        await asyncio.sleep(0)
+    return tasks
+
+
+async def test_who_comes_during_a_read_is_answered_by_the_next_one() -> None:
+    store = Store()
+    reads = SharedReads(store.read)
+    first = await asked(reads, "a", "b")
+    late = await asked(reads, "c", "d")
+    other = await asked(reads, "a", key="q")
+    assert store.begun == [("p", ["a", "b"]), ("q", ["a"])]
+    store.gate.set()
+    answers = await asyncio.gather(*first, *late, *other)
+    assert answers == ["p.a@1", "p.b@1", "p.c@3", "p.d@3", "q.a@2"]
+    assert await reads.ask("p", "a") == "p.a@4", "nothing is kept"
+    assert not reads._gathered
+
+
+async def test_a_fault_is_told_to_all_who_wait_and_to_nobody_after() -> None:
+    store = Store()
+    reads = SharedReads(store.read)
+    store.fault = OSError("away")
+    waiting = [*await asked(reads, "a"), *await asked(reads, "b")]
+    store.gate.set()
+    for task in waiting:
+        with pytest.raises(OSError, match="away"):
+            await task
+    assert len(store.begun) == 1
+    store.fault = None
+    assert await reads.ask("p", "a") == "p.a@2"
+
+
+async def test_who_hangs_up_takes_nobody_along() -> None:
+    store = Store()
+    reads = SharedReads(store.read)
+    first, second = await asked(reads, "a", "b")
+    gone, stays = await asked(reads, "c", "d")
+    first.cancel()
+    gone.cancel()
+    await asyncio.sleep(0)
+    store.gate.set()
+    assert await asyncio.gather(second, stays) == ["p.b@1", "p.d@2"]
+    assert store.begun[1] == ("p", ["d"])
+
+
+async def test_a_read_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared_reads, "QUESTIONS_PER_READ_MAX", 2)
+    store = Store()
+    store.gate.set()
+    reads = SharedReads(store.read)
+    tasks = await asked(reads, *"abcde")
+    assert await asyncio.gather(*tasks) == ["p.a@1", "p.b@1", "p.c@2", "p.d@2", "p.e@3"]

@@ -1,0 +1,47 @@
+"""The limit on log records for products that nobody is known to have opened."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.ingress.unknown_products import TooManyUnknown, UnknownProducts
+
+times = st.lists(st.integers(0, 3_000), max_size=300).map(sorted)
+
+
+def passed(limit: UnknownProducts) -> bool:
+    try:
+        limit.take()
+    except TooManyUnknown:
+        return False
+    return True
+
+
+@given(st.integers(1, 50), times)
+def test_no_second_has_more_than_twice_the_limit_and_a_calm_one_takes_it_all(
+    limit_per_s: int, times_ms: list[int]
+) -> None:
+    now_s = 0.0
+    limit = UnknownProducts(limit_per_s, clock=lambda: now_s)
+    admitted = []
+    for time_ms in times_ms:
+        now_s = time_ms / 1_000
+        if passed(limit):
+            admitted.append(time_ms)
+    for begin_ms in admitted:
+        assert sum(begin_ms <= each < begin_ms + 1_000 for each in admitted) <= 2 * limit_per_s
+    now_s += 2
+    assert [passed(limit) for _ in range(limit_per_s + 1)] == [True] * limit_per_s + [False]
+
+
+def test_who_is_refused_is_told_when_the_next_one_is_taken() -> None:
+    now_s = 5.0
+    limit = UnknownProducts(2, clock=lambda: now_s)
+    assert [passed(limit) for _ in range(4)] == [True, True, False, False]
+    with pytest.raises(TooManyUnknown) as refused:
+        limit.take()
+    assert refused.value.wait_ms == 500
+    now_s += 0.499
+    assert not passed(limit)
+    now_s += 0.001
+    assert passed(limit)
