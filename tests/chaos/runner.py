@@ -48,6 +48,7 @@ class Outcome:
 async def run_fault(stage: Stage, topics: Topics, fault: Fault, seed: int) -> Outcome:
     rng = random.Random(seed)
     crowd = Crowd(stage.public, stage.admin, rng, fault.stock, topics.requests.partitions)
+    await asyncio.to_thread(stage.tell_workers, fault.worker_settings)
     for each in fault.all():
         if each.action is Action.KILL_AT_POINT:
             await asyncio.to_thread(stage.arm, each.victim, each.point, rng.randrange(2, ARRIVALS_MAX))
@@ -61,7 +62,7 @@ async def run_fault(stage: Stage, topics: Topics, fault: Fault, seed: int) -> Ou
             buying = asyncio.create_task(crowd.buy(session))
             await asyncio.sleep(BEFORE_S + rng.random() * 0.3)
             began = time.monotonic()
-            await asyncio.gather(*(ACTIONS[each.action](stage, each) for each in fault.all()))
+            await asyncio.gather(*(ACTIONS[each.action](stage, each, crowd) for each in fault.all()))
             supervising = [asyncio.create_task(_supervise(each)) for each in (stage.worker, stage.follower)]
             background += supervising
             await asyncio.sleep(AFTER_S)
@@ -86,7 +87,7 @@ async def run_fault(stage: Stage, topics: Topics, fault: Fault, seed: int) -> Ou
     wrong = violations(crowd, stats, watcher) + early
     if pause_s is None:
         wrong.append("nothing was decided after the fault")
-    wrong += await audited(stage.settings, topics, [crowd.product_id])
+    wrong += await audited(stage.settings, topics, [crowd.product_id], stage.foreign)
     return Outcome(
         fault.name,
         seed,

@@ -40,7 +40,7 @@ OWN_PARTS = ("worker-1", "follower-1", "ingress-1")
 ALL_PARTS = (*OWN_PARTS, "redis", "kafka")
 KILLS_A_MINUTE_MAX = 3
 PAUSE_S = (1.0, 8.0)
-CALM_S = (0.5, 2.0)
+PAIR_EVERY_S = (2.0, 5.0)
 SECOND_WORKER_S = (2.0, 8.0)
 STOCK = 150
 BUYERS_A_CROWD = 6
@@ -56,20 +56,20 @@ class Storm:
         self._rng = rng
         self._began = time.monotonic()
         self._killed_at: defaultdict[str, list[float]] = defaultdict(list)
+        self._paused: set[int] = set()
+        self._has_second = False
         self.deaths_of_second: list[str] = []
 
     def kills(self) -> Counter[str]:
         return Counter({name: len(times) for name, times in self._killed_at.items()})
 
     async def blow(self, seconds: float) -> None:
-        """Two faults at a time, then a calm of some seconds, until the time is over. All faults are over then."""
-        while time.monotonic() - self._began < seconds:
-            async with asyncio.TaskGroup() as pair:
+        """Two faults at a time, every few seconds, whether those before are over or not. In the end all are."""
+        async with asyncio.TaskGroup() as faults:
+            while time.monotonic() - self._began < seconds and self._system.runs():
                 for fault in self._rng.sample(self._faults(), 2):
-                    pair.create_task(fault())
-            if not self._system.runs():
-                return
-            await asyncio.sleep(self._rng.uniform(*CALM_S))
+                    faults.create_task(fault())
+                await asyncio.sleep(self._rng.uniform(*PAIR_EVERY_S))
 
     def _faults(self) -> list[Callable[[], Awaitable[None]]]:
         return [
@@ -93,10 +93,12 @@ class Storm:
     async def _pause(self, name: str) -> None:
         pid = self._system.parts().get(name, {}).get("pid")
         seconds = self._rng.uniform(*PAUSE_S)
-        if pid is not None and _signal(pid, signal.SIGSTOP):
+        if pid is not None and pid not in self._paused and _signal(pid, signal.SIGSTOP):
+            self._paused.add(pid)
             self._say(f"{name} is paused for {seconds:.1f} s")
             await asyncio.sleep(seconds)
             _signal(pid, signal.SIGCONT)
+            self._paused.discard(pid)
 
     async def _flush_redis(self) -> None:
         self._say("Redis is emptied")
@@ -111,20 +113,24 @@ class Storm:
             self._say(f"Redis was not emptied: {error}")
 
     async def _second_worker(self) -> None:
-        self._say("worker-2 joins")
+        if self._has_second:
+            return
+        self._has_second = True
+        self._say("worker-9 joins")
         process = Process(second_worker(self._system), self._system.data_dir / "logs")
         process.spawn()
         await asyncio.sleep(self._rng.uniform(*SECOND_WORKER_S))
         if process.pid is None:
-            self.deaths_of_second.append(f"worker-2 {process.describe_end()}\n{process.log_tail()}")
+            self.deaths_of_second.append(f"worker-9 {process.describe_end()}\n{process.log_tail()}")
         await asyncio.to_thread(process.stop)
-        self._say("worker-2 has left")
+        self._has_second = False
+        self._say("worker-9 has left")
 
 
 def second_worker(system: System) -> Part:
     port = free_port()
     return Part(
-        name="worker-2",
+        name="worker-9",
         address=f"http://127.0.0.1:{port}",
         command=(sys.executable, "-m", "agents", "decider"),
         is_ready=lambda: answers_ok("127.0.0.1", port, "/ready"),
@@ -133,7 +139,7 @@ def second_worker(system: System) -> Part:
             "SECKILL_KAFKA_BOOTSTRAP": f"127.0.0.1:{system.kafka_port}",
             "SECKILL_REDIS_URL": system.redis_url,
             "SECKILL_TABLES_PORT": str(port),
-            "SECKILL_WORKER_NAME": "worker-2",
+            "SECKILL_WORKER_NAME": "worker-9",
         },
         stop_timeout_s=6.0,
     )
@@ -186,9 +192,10 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=150.0)
     parser.add_argument("--seed", type=int, default=2)
     parser.add_argument("--keep", type=Path, help="a directory for data and logs, which stay")
+    parser.add_argument("--workers", type=int, default=1)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
-        system = System((options.keep or Path(directory)) / "data")
+        system = System((options.keep or Path(directory)) / "data", "--workers", str(options.workers))
         with system:
             wrong = asyncio.run(storm_over(system, options.seconds, options.seed))
     for line in wrong:

@@ -119,7 +119,7 @@ def deaths(output: str) -> list[Death]:
     found: list[Death] = []
     is_log = False
     for line in output.splitlines():
-        if match := _DEATH.match(line.removeprefix("seckill: ")):
+        if match := _DEATH.match(line.removeprefix("Error: ")):
             found.append(Death(match[1], match[2], ""))
             is_log = True
         elif is_log and line.startswith("    "):

@@ -43,14 +43,19 @@ class Watcher:
                 if record.topic == self._topics.results.name:
                     self.decision_times.append(time.monotonic())
                 else:
-                    self._take(orjson.loads(record.value))
+                    self._take(record.value)
         finally:
             await consumer.stop()
 
-    def _take(self, order: dict[str, Any]) -> None:
-        if order["order_id"] in self.orders:
-            self.repeated.append(order["order_id"])
-        self.orders[order["order_id"]] = order
+    def _take(self, value: bytes | None) -> None:
+        try:
+            order = orjson.loads(value or b"")
+            order_id = order["order_id"]
+        except (ValueError, TypeError, KeyError):
+            return  # no order, and none of ours: the audit tells of it
+        if order_id in self.orders:
+            self.repeated.append(order_id)
+        self.orders[order_id] = order
 
     def orders_of(self, product_id: str) -> dict[str, dict[str, Any]]:
         """By order id."""
