@@ -121,9 +121,9 @@ class Crowd:
                 self.at_once.append(AtOnce(wish, document))
             return answer.status != 503
 
-    async def hear(self, session: aiohttp.ClientSession) -> None:
+    async def hear(self, session: aiohttp.ClientSession, within_s: float = DECIDED_WITHIN_S) -> None:
         """Poll every receipt until it is decided; those that are not in time are missing from `answers`."""
-        deadline = time.monotonic() + DECIDED_WITHIN_S
+        deadline = time.monotonic() + within_s
         open_receipts = asyncio.Queue[str]()
         for receipt in self.accepted:
             open_receipts.put_nowait(receipt)

@@ -49,11 +49,28 @@ FLUSH_TIMEOUT_S = 10.0
 
 
 class Storm:
-    """The faults, printed as they come. `deaths_of_second`: how the worker that comes and goes ended, if by itself."""
+    """The faults, printed as they come: so many `together`, then a calm.
 
-    def __init__(self, system: System, rng: random.Random) -> None:
+    Nobody is killed after `kills_end_s`. `deaths_of_second` tells how the worker that comes and goes has ended, where
+    it did by itself.
+    """
+
+    def __init__(
+        self,
+        system: System,
+        rng: random.Random,
+        *,
+        together: int = 2,
+        every_s: tuple[float, float] = PAIR_EVERY_S,
+        pause_s: tuple[float, float] = PAUSE_S,
+        kills_end_s: float = float("inf"),
+    ) -> None:
         self._system = system
         self._rng = rng
+        self._together = together
+        self._every_s = every_s
+        self._pause_s = pause_s
+        self._kills_end_s = kills_end_s
         self._began = time.monotonic()
         self._killed_at: defaultdict[str, list[float]] = defaultdict(list)
         self._paused: set[int] = set()
@@ -64,20 +81,23 @@ class Storm:
         return Counter({name: len(times) for name, times in self._killed_at.items()})
 
     async def blow(self, seconds: float) -> None:
-        """Two faults at a time, every few seconds, whether those before are over or not. In the end all are."""
+        """Faults every few seconds, whether those before are over or not. In the end all are."""
         async with asyncio.TaskGroup() as faults:
             while time.monotonic() - self._began < seconds and self._system.runs():
-                for fault in self._rng.sample(self._faults(), 2):
+                for fault in self._rng.sample(self._faults(), self._together):
                     faults.create_task(fault())
-                await asyncio.sleep(self._rng.uniform(*PAIR_EVERY_S))
+                await asyncio.sleep(self._rng.uniform(*self._every_s))
 
     def _faults(self) -> list[Callable[[], Awaitable[None]]]:
         return [
-            *(partial(self._kill, name) for name in OWN_PARTS),
+            *(partial(self._kill, name) for name in OWN_PARTS if self._may_kill()),
             *(partial(self._pause, name) for name in ALL_PARTS),
             self._flush_redis,
             self._second_worker,
         ]
+
+    def _may_kill(self) -> bool:
+        return time.monotonic() - self._began < self._kills_end_s
 
     def _say(self, what: str) -> None:
         print(f"{time.monotonic() - self._began:6.1f} s  {what}", flush=True)
@@ -92,7 +112,7 @@ class Storm:
 
     async def _pause(self, name: str) -> None:
         pid = self._system.parts().get(name, {}).get("pid")
-        seconds = self._rng.uniform(*PAUSE_S)
+        seconds = self._rng.uniform(*self._pause_s)
         if pid is not None and pid not in self._paused and _signal(pid, signal.SIGSTOP):
             self._paused.add(pid)
             self._say(f"{name} is paused for {seconds:.1f} s")

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import aiohttp
 from system import System
 
-from chaos.crowd import Crowd
+from chaos.crowd import DECIDED_WITHIN_S, Crowd
 from chaos.verdict import audited, refused_early, sell_out, violations
 from chaos.watcher import Watcher
 from pipeline.local.listen import answers_ok
@@ -19,6 +19,7 @@ from pipeline.settings import Settings
 from pipeline.topics import Topics, partition_of
 
 READY_AGAIN_WITHIN_S = 60.0
+RECEIPTS_A_SECOND = 100
 KILLED = "was ended by signal 9"
 _DEATH = re.compile(
     rf"^(\S+) ({KILLED}|was ended by signal \d+|ended with status \d+|was not ready within \d+ s)"
@@ -98,7 +99,8 @@ async def verdict(
     """What is wrong once all has been quiet: decisions, stock, orders and the audit."""
     wrong = []
     for crowd in crowds:
-        await crowd.hear(session)
+        # All may be decided long ago; it is the asking that takes its time.
+        await crowd.hear(session, DECIDED_WITHIN_S + len(crowd.accepted) / RECEIPTS_A_SECOND)
         left = (await crowd.stats(session))["current_stock"]
         wrong += refused_early(crowd, left)
         await sell_out(crowd, session, left)
