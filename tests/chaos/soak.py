@@ -3,9 +3,10 @@
     python tests/chaos/soak.py [--minutes 20] [--seed 1]
 
 The resident memory of every process is sampled all the time. Judged is every process of ours that has lived long
-enough: the end of its life against the moment when it was two minutes old; whoever was restarted is a process of its
-own, with a baseline of its own. Kafka and Redis are shown and not judged: what they hold grows with the sale, and
-Kafka's heap fills up to its limit. Kills come in the first third only, so that everybody has time to be judged.
+enough: the end of its life against the moment when it was warm, which is two minutes old and, where calls come slowly,
+past so many unknown products as an ingress remembers at most. Whoever was restarted is a process of its own, with a
+baseline of its own. Kafka and Redis are shown and not judged: what they hold grows with the sale, and Kafka's heap
+fills up to its limit. Kills come in the first third only, so that everybody has time to be judged.
 The exit status is 0 if nobody grew by more than 10 %, every accepted purchase was decided, and the audit is clean.
 """
 
@@ -20,6 +21,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean
+from typing import NamedTuple
 
 import aiohttp
 
@@ -34,13 +36,14 @@ from chaos.storm import Storm
 from chaos.supervised import crowds_of, died_by_themselves, quiet, settings_of, verdict
 from chaos.watcher import Watcher
 from pipeline.settings import Profile
-from pipeline.topics import load_topics
+from pipeline.topics import PARTITIONS_KEPT_MAX, load_topics
 
 RATIO_MAX = 1.10
 SAMPLE_EVERY_S = 10.0
-GROWN_UP_S = 120.0
-"""The age at which a process is weighed first."""
-JUDGED_FROM_S = 180.0
+WARM_S = 120.0
+WARM_CALLS = round(1.2 * PARTITIONS_KEPT_MAX)
+JUDGED_AFTER_S = 60.0
+"""From being warm on; before that there is nothing to compare."""
 SAMPLES_JOINED = 3
 """The last ones count together: one moment between two collections says little."""
 FAULT_EVERY_S = (20.0, 40.0)
@@ -55,42 +58,57 @@ STOCK = 150
 NOT_JUDGED = ("kafka", "redis")
 
 
+class Sample(NamedTuple):
+    """`calls` counts those about unknown products, of the whole run."""
+
+    at_s: float
+    size: int
+    calls: int
+
+
 @dataclass
 class Life:
-    """One process, from its first sample on; `samples` are times (monotonic seconds) and bytes."""
+    """One process, from its first sample on."""
 
     part: str
     pid: int
-    samples: list[tuple[float, int]] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)
 
-    def age_s(self) -> float:
-        return self.samples[-1][0] - self.samples[0][0]
-
-    def grown_up(self) -> int:
-        """Bytes at the age of two minutes; of one that never was so old, the last."""
-        born_s = self.samples[0][0]
-        return next((size for at, size in self.samples if at - born_s >= GROWN_UP_S), self.samples[-1][1])
+    def warm(self) -> Sample | None:
+        born = self.samples[0]
+        return next(
+            (s for s in self.samples if s.at_s - born.at_s >= WARM_S and s.calls - born.calls >= WARM_CALLS),
+            None,
+        )
 
     def last(self) -> int:
-        return round(mean(size for _, size in self.samples[-SAMPLES_JOINED:]))
+        return round(mean(sample.size for sample in self.samples[-SAMPLES_JOINED:]))
 
-    def ratio(self) -> float:
-        return self.last() / self.grown_up()
-
-    def is_judged(self) -> bool:
-        return self.part not in NOT_JUDGED and self.age_s() >= JUDGED_FROM_S
+    def ratio(self) -> float | None:
+        """None for one that cannot be judged."""
+        warm = self.warm()
+        if warm is None or self.samples[-1].at_s - warm.at_s < JUDGED_AFTER_S:
+            return None
+        return self.last() / warm.size
 
     def row(self) -> str:
-        remark = "" if self.is_judged() else "not judged" if self.part in NOT_JUDGED else "too young"
-        sizes = f"{self.grown_up() / 2**20:9.1f} {self.last() / 2**20:9.1f} {self.ratio():7.3f}"
-        return f"{self.part:<12} {self.pid:>8} {self.age_s():8.0f} {sizes}  {remark}"
+        warm, ratio = self.warm(), self.ratio()
+        remark = "not judged" if self.part in NOT_JUDGED else "too young" if ratio is None else ""
+        cells = (
+            f"{self.samples[-1].at_s - self.samples[0].at_s:8.0f}",
+            f"{warm.size / 2**20:9.1f}" if warm else f"{'-':>9}",
+            f"{self.last() / 2**20:9.1f}",
+            f"{ratio:7.3f}" if ratio else f"{'-':>7}",
+        )
+        return " ".join((f"{self.part:<12} {self.pid:>8}", *cells, remark))
 
 
 class Scales:
-    """The resident memory of every process of the stack, over its life."""
+    """The resident memory of every process of the stack, over its life. `calls` tells of so many until now."""
 
-    def __init__(self, system: System) -> None:
+    def __init__(self, system: System, calls: Callable[[], int]) -> None:
         self._system = system
+        self._calls = calls
         self.lives: dict[int, Life] = {}
 
     async def weigh(self) -> None:
@@ -99,20 +117,20 @@ class Scales:
             pids = {part["pid"]: name for name, part in self._system.parts().items()}
             for pid, name in {**pids, self._system.pid: "supervisor"}.items():
                 if pid is not None and (size := resident(pid)):
-                    life = self.lives.setdefault(pid, Life(name, pid))
-                    life.samples.append((time.monotonic(), size))
+                    sample = Sample(time.monotonic(), size, self._calls())
+                    self.lives.setdefault(pid, Life(name, pid)).samples.append(sample)
             await asyncio.sleep(SAMPLE_EVERY_S)
 
     def grown(self) -> list[str]:
         """Who grew too much, a line each; prints the table of all."""
-        print(f"{'process':<12} {'pid':>8} {'age s':>8} {'2 min MB':>9} {'end MB':>9} {'ratio':>7}")
-        lives = sorted(self.lives.values(), key=lambda life: (life.part, life.samples[0][0]))
+        print(f"{'process':<12} {'pid':>8} {'age s':>8} {'warm MB':>9} {'end MB':>9} {'ratio':>7}")
+        lives = sorted(self.lives.values(), key=lambda life: (life.part, life.samples[0].at_s))
         for life in lives:
             print(life.row())
         return [
-            f"{life.part} (pid {life.pid}) grew by {life.ratio() - 1:.0%}"
+            f"{life.part} (pid {life.pid}) grew by {ratio - 1:.0%}"
             for life in lives
-            if life.is_judged() and life.ratio() > RATIO_MAX
+            if life.part not in NOT_JUDGED and (ratio := life.ratio()) is not None and ratio > RATIO_MAX
         ]
 
 
@@ -194,12 +212,13 @@ async def soak(system: System, seconds: float, seed: int) -> list[str]:
         buyers=BUYERS_A_CROWD,
         pause_s_max=BUYER_PAUSE_S_MAX,
     )
-    watcher, scales = Watcher(settings.kafka(), topics), Scales(system)
+    watcher = Watcher(settings.kafka(), topics)
     timeout = aiohttp.ClientTimeout(total=CALL_TIMEOUT_S)
     async with aiohttp.ClientSession(timeout=timeout) as session:
         for crowd in crowds:
             await crowd.open(session)
         strangers = Strangers(crowds[0].public, rng, session)
+        scales = Scales(system, lambda: strangers.by_status.total())
         watching, weighing, calling = _begin((watcher.run, scales.weigh, strangers.call))
         buying = [asyncio.create_task(crowd.buy(session)) for crowd in crowds]
         storm = Storm(

@@ -3,6 +3,7 @@
 `--fuzz-cases N` makes so many for each call; `make fuzz` does, with 20,000.
 """
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -41,7 +42,10 @@ def test_every_answer_is_as_the_specification_says(
         *("--seed", str(pytestconfig.getoption("--fuzz-seed"))),
         *("--continue-on-failure", "--no-color", "--workers", "2"),
     )
-    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    hooks = {"SCHEMATHESIS_HOOKS": "fuzz_hooks", "PYTHONPATH": str(Path(__file__).parent)}
+    ended = subprocess.run(
+        command, cwd=tmp_path, env={**os.environ, **hooks}, capture_output=True, text=True, check=False
+    )
     print(ended.stdout[-OUTPUT_MAX:])
     assert ended.returncode == 0, ended.stdout[-OUTPUT_MAX:] + ended.stderr[-OUTPUT_MAX:]
 
