@@ -1,6 +1,6 @@
 # `make` alone lists the targets: every line here with `##` is one.
 .DEFAULT_GOAL := help
-.PHONY: help run test chaos simulate bench lint format lock clean demo
+.PHONY: help run test chaos storm soak fuzz simulate bench lint format lock clean demo
 
 BIN := .venv/bin
 IS_NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
@@ -26,6 +26,15 @@ test: .venv/.dev-stamp ## Set up what is missing and run all tests (TESTS="tests
 chaos: .venv/.dev-stamp ## Every fault 50 times (TRIES=5 for fewer), and the table of docs/reliability.md
 	@$(BIN)/python -m pytest tests/chaos --chaos-tries $(or $(TRIES),50) --chaos-report tests/chaos/outcomes.json
 	@$(BIN)/python tests/chaos/report.py tests/chaos/outcomes.json docs/reliability.md
+
+storm: .venv/.dev-stamp ## Random faults, two at a time, on the local stack (SECONDS=150 SEED=2); fails if a part ends by itself
+	@$(BIN)/python tests/chaos/storm.py --seconds $(or $(SECONDS),150) --seed $(or $(SEED),2)
+
+soak: .venv/.dev-stamp ## A mixed load and milder faults, and how much memory each process has in the end (MINUTES=20)
+	@$(BIN)/python tests/chaos/soak.py --minutes $(or $(MINUTES),20)
+
+fuzz: .venv/.dev-stamp ## Requests made from the specification, to both listeners (CASES=20000 of each call, SEED=1)
+	@$(BIN)/python -m pytest tests/e2e/test_fuzz.py --fuzz-cases $(or $(CASES),20000) --fuzz-seed $(or $(SEED),1)
 
 bench: .venv/.dev-stamp ## Costs and floors in one run of 14 minutes, into docs/benchmark.md (PARTS="sync --rounds 1" prints some)
 	@$(BIN)/python bench/run.py $(PARTS)

@@ -64,6 +64,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--chaos-tries", type=int, help="how often each fault of tests/chaos is tried; default: as it says"
     )
+    parser.addoption(
+        "--fuzz-cases",
+        type=int,
+        default=500,
+        help="how many requests tests/e2e/test_fuzz.py makes per operation",
+    )
+    parser.addoption("--fuzz-seed", type=int, default=1, help="where schemathesis begins")
     parser.addoption("--chaos-report", help="where tests/chaos leaves its outcomes, as JSON")
 
 

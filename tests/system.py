@@ -51,6 +51,10 @@ class System:
         return self._child.pid
 
     @property
+    def redis_url(self) -> str:
+        return f"redis://127.0.0.1:{self.redis_port}/0"
+
+    @property
     def output(self) -> str:
         return self._output_path.read_text()
 
@@ -74,6 +78,9 @@ class System:
             assert self._child.poll() is None, self.output
             assert time.monotonic() < deadline, self.output
             time.sleep(0.1)
+
+    def runs(self) -> bool:
+        return self._child is not None and self._child.poll() is None
 
     def wait(self, timeout_s: float) -> int:
         """The exit status of a system that ends by itself, or was told to."""

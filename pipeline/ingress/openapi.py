@@ -12,7 +12,7 @@ from pipeline.domain.codes import Code
 from pipeline.domain.finality import FINAL_CODES
 from pipeline.domain.ids import INTEGER_ID_MAX
 from pipeline.domain.product import PER_USER_LIMIT_MAX, QUANTITY_MAX, STOCK_MAX
-from pipeline.ingress.openings import STATUS_LENGTH_MAX
+from pipeline.ingress.openings import PRICE_PATTERN, PRICE_WHOLE_DIGITS_MAX, STATUS_LENGTH_MAX
 from pipeline.messages import IDEMPOTENCY_KEY_LENGTH_MAX, NAME_LENGTH_MAX
 from pipeline.settings import Settings
 
@@ -96,7 +96,7 @@ def _purchase_paths() -> Schema:
         "in": "header",
         "description": "The same key of the same user for the same product gets the first win again."
         " Without a key a repeat may buy again, up to the product's limit per user.",
-        "schema": {"type": "string", "minLength": 1, "maxLength": IDEMPOTENCY_KEY_LENGTH_MAX},
+        "schema": {"type": "string", "pattern": f"^[!-~]{{1,{IDEMPOTENCY_KEY_LENGTH_MAX}}}$"},
     }
     final = {f"_{status}": "FinalAnswer" for status in (200, 400, 404, 409)}
     decided = {f"_{status}": "PurchaseAnswer" for status in (202, 429, 503)}
@@ -226,6 +226,13 @@ _RATE_LIMIT: Schema = {
     "requests_per_second": {"type": "integer", "minimum": 1, "maximum": limiters.REQUESTS_PER_SECOND_MAX},
     "burst": {"type": "integer", "minimum": 1, "maximum": limiters.BURST_MAX},
     "algorithm": {"enum": [each.value for each in limiters.Algorithm]},
+}
+_TOKEN_BUCKET = {**_RATE_LIMIT, "algorithm": {"const": limiters.Algorithm.TOKEN_BUCKET.value}}
+_WINDOW: Schema = {
+    "requests_per_second": _RATE_LIMIT["requests_per_second"],
+    "algorithm": {
+        "enum": [each.value for each in limiters.Algorithm if each is not limiters.Algorithm.TOKEN_BUCKET]
+    },
 }
 _SCHEMAS: Schema = {
     "Id": {
@@ -362,7 +369,13 @@ _SCHEMAS: Schema = {
         {
             "product_id": _reference("Id"),
             "product_name": {"type": "string", "minLength": 1, "maxLength": NAME_LENGTH_MAX},
-            "price": {"type": ["number", "string"]},
+            "price": {
+                "description": "exact, with up to 4 decimals",
+                "oneOf": [
+                    {"type": "number", "minimum": 0, "exclusiveMaximum": 10**PRICE_WHOLE_DIGITS_MAX},
+                    {"type": "string", "pattern": PRICE_PATTERN},
+                ],
+            },
             "stock": {"type": "integer", "minimum": 0, "maximum": STOCK_MAX},
             "start_time": _TIME,
             "end_time": _TIME,
@@ -374,7 +387,11 @@ _SCHEMAS: Schema = {
                 "default": 1,
             },
             "rate_limit": {
-                "oneOf": [{"type": "null"}, _object(_RATE_LIMIT, optional=("burst", "algorithm"))]
+                "oneOf": [
+                    {"type": "null"},
+                    _object(_TOKEN_BUCKET, optional=("burst", "algorithm")),
+                    _object(_WINDOW),
+                ]
             },
             "payment_timeout_ms": {"const": 0, "default": 0},
             "waitlist": {"const": False, "default": False},

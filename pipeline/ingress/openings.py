@@ -28,7 +28,8 @@ _PRICE_FORM = (
     f"a number or a decimal string from 0, with up to {PRICE_WHOLE_DIGITS_MAX} digits before the point"
     f" and {PRICE_DECIMALS_MAX} after it"
 )
-_DECIMAL = re.compile(r"(0|[1-9][0-9]{0,11})(\.[0-9]{1,4})?", re.ASCII)
+PRICE_PATTERN = r"^(0|[1-9][0-9]{0,11})(\.[0-9]{1,4})?$"
+_DECIMAL = re.compile(PRICE_PATTERN, re.ASCII)
 """As messages.py has it for the price in a command."""
 
 

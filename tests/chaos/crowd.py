@@ -48,6 +48,8 @@ class Crowd:
     stock: int
     partitions: int
     product_id: str = field(default_factory=lambda: f"chaos-{uuid.uuid4().hex[:8]}")
+    buyers: int = BUYERS_AT_ONCE
+    pause_s_max: float = PAUSE_S_MAX
     accepted: dict[str, Wish] = field(default_factory=dict)
     at_once: list[AtOnce] = field(default_factory=list)
     refused: int = 0
@@ -90,7 +92,7 @@ class Crowd:
 
     async def buy(self, session: aiohttp.ClientSession) -> None:
         """Buy until told to stop, several buyers at once."""
-        await asyncio.gather(*(self._buyer(session) for _ in range(BUYERS_AT_ONCE)))
+        await asyncio.gather(*(self._buyer(session) for _ in range(self.buyers)))
 
     async def _buyer(self, session: aiohttp.ClientSession) -> None:
         while not self.stop.is_set():
@@ -101,7 +103,7 @@ class Crowd:
             if not is_taken:
                 self.refused += 1
                 await asyncio.sleep(0.1)
-            await asyncio.sleep(self.rng.random() * PAUSE_S_MAX)
+            await asyncio.sleep(self.rng.random() * self.pause_s_max)
 
     def _wish(self) -> Wish:
         if self.rng.random() < PLENTY_SHARE:
@@ -119,9 +121,9 @@ class Crowd:
                 self.at_once.append(AtOnce(wish, document))
             return answer.status != 503
 
-    async def hear(self, session: aiohttp.ClientSession) -> None:
+    async def hear(self, session: aiohttp.ClientSession, within_s: float = DECIDED_WITHIN_S) -> None:
         """Poll every receipt until it is decided; those that are not in time are missing from `answers`."""
-        deadline = time.monotonic() + DECIDED_WITHIN_S
+        deadline = time.monotonic() + within_s
         open_receipts = asyncio.Queue[str]()
         for receipt in self.accepted:
             open_receipts.put_nowait(receipt)

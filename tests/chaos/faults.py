@@ -1,6 +1,7 @@
 """The faults, as data: what is done to whom, and for how long. `tests/chaos/runner.py` does it in mid-sale."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from pipeline import faultpoints
@@ -17,6 +18,12 @@ class Action(StrEnum):
     ROLL_REDIS_BACK = "Redis is put back to an older snapshot"
     KILL_BROKER = "kill -9 the broker, start it again"
     KILL_INGRESS = "kill -9 the ingress with requests in flight, start it again"
+    JOIN_WHILE_REDIS_HANGS = "SIGSTOP Redis, purchases gather, a second process joins, SIGCONT, it leaves"
+    FAIL_SNAPSHOTS = "Redis fails to write a snapshot and refuses every write (MISCONF)"
+    MISS_REPLICAS = "Redis misses replicas and refuses every write (NOREPLICAS)"
+    POISON_TOPICS = "records that are none of ours on each topic, then kill -9 of all that has read them"
+    FLOOD_CONNECTIONS = "idle connections, requests that never end, and a crowd that asks for stats"
+    KILL_ONE_STOP_THE_OTHER = "a second process joins, the first one is killed, the second leaves meanwhile"
 
 
 TRIES = 5
@@ -28,7 +35,8 @@ HELD = 2
 class Fault:
     """`duration_s` is how long the victim is away, or the second process there; `point` is for KILL_AT_POINT.
 
-    `beside` is another one that happens at the same time. `make test` makes so many `tries`.
+    `accepted` purchases are waited for during JOIN_WHILE_REDIS_HANGS. `worker_settings` are what the workers are told
+    beside what all are. `beside` is another one that happens at the same time. `make test` makes so many `tries`.
     """
 
     name: str
@@ -39,6 +47,8 @@ class Fault:
     stock: int = 150
     tries: int = TRIES
     beside: "Fault | None" = None
+    accepted: int = 0
+    worker_settings: Mapping[str, object] = field(default_factory=dict)
 
     def all(self) -> "list[Fault]":
         return [self] if self.beside is None else [self, self.beside]
@@ -78,6 +88,22 @@ SINGLE_FAULTS = (
     Fault("redis-rolled-back", Action.ROLL_REDIS_BACK, duration_s=0.5, tries=HELD),
     Fault("broker-killed", Action.KILL_BROKER, duration_s=0.5),
     Fault("ingress-killed", Action.KILL_INGRESS, duration_s=0.2, tries=HELD),
+    Fault(
+        "rebalance-with-a-full-intake",
+        Action.JOIN_WHILE_REDIS_HANGS,
+        accepted=2_000,
+        # An open breaker would have the purchases refused that are to fill the intake.
+        worker_settings={"decider_buffer_records_max": 100, "breaker_failure_threshold": 1_000},
+    ),
+    Fault("redis-paused-while-a-worker-joins", Action.JOIN_WHILE_REDIS_HANGS, duration_s=2.0),
+    Fault("redis-refuses-writes-misconf", Action.FAIL_SNAPSHOTS, duration_s=15.0),
+    Fault("redis-refuses-writes-noreplicas", Action.MISS_REPLICAS, duration_s=15.0),
+    Fault("redis-away-30-s", Action.KILL_REDIS, duration_s=30.0),
+    Fault("connection-flood", Action.FLOOD_CONNECTIONS, duration_s=8.0),
+    Fault(
+        "two-followers-one-killed-one-leaving",
+        *(Action.KILL_ONE_STOP_THE_OTHER, 1.0, "", "follower", ORDERS_STOCK),
+    ),
 )
 
 
@@ -99,4 +125,7 @@ PAIRS = (
 )
 """What breaks while something else is broken."""
 
-FAULTS = SINGLE_FAULTS + PAIRS
+LASTING_FAULTS = (Fault("poison-record-on-each-topic", Action.POISON_TOPICS),)
+"""What stays in the logs, so that all who come later meet it, too."""
+
+FAULTS = SINGLE_FAULTS + PAIRS + LASTING_FAULTS

@@ -1,11 +1,13 @@
 """The whole system, each process under the runner's thumb: our own processes beside a given broker and Redis."""
 
 import sys
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pipeline.audit.report import Check
 from pipeline.local.listen import answers_ok, free_port
 from pipeline.local.process import Part, Process
 from pipeline.settings import Settings
@@ -50,6 +52,9 @@ class Stage:
         self.second_follower = self._agent("follower-2", "follower", environment)
         self.worker = self._agent("worker-1", "decider", environment)
         self.second_worker = self._agent("worker-2", "decider", environment)
+        self._worker_settings: Mapping[str, object] = {}
+        self.foreign: Counter[tuple[Check, int]] = Counter()
+        """By check and partition: records in its log that a fault wrote, and that the audit has to tell of."""
 
     @property
     def public(self) -> str:
@@ -64,6 +69,21 @@ class Stage:
         if victim == "worker":
             return self.worker, self.second_worker
         return self.follower, self.second_follower
+
+    def tell_workers(self, settings: Mapping[str, object]) -> None:
+        """Let the workers have these settings, and no others of before; the one that runs is started again."""
+        if settings == self._worker_settings:
+            return
+        names = [f"SECKILL_{name.upper()}" for name in self._worker_settings]
+        for process in (self.worker, self.second_worker):
+            environment = {
+                name: value for name, value in process.part.environment.items() if name not in names
+            }
+            environment |= {f"SECKILL_{name.upper()}": str(value) for name, value in settings.items()}
+            process.part = replace(process.part, environment=environment)
+        self._worker_settings = settings
+        self.worker.stop()
+        self.worker.start()
 
     def arm(self, victim: str, point: str, arrivals: int) -> None:
         """Start this process again, such that it ends itself at this fault point."""

@@ -4,29 +4,29 @@
 
 Time is virtual and everything random comes from the seed, so a schedule that fails fails again in the same way. Each
 call of a decider to the outside takes a random while before its effect and after it; in between anything else happens:
-deciders crash, partitions move while their old owner goes on as a zombie, replies get lost, a broker takes half of what
-it was sent, Redis is emptied or put back to a snapshot, the stream delivers twice, late, or leaves records out.
+deciders crash, partitions move while their old owner goes on as a zombie, or stay and get another decider while the
+stream waits for room in the intake of the old one, replies get lost, a broker takes half of what it was sent, Redis is
+emptied or put back to a snapshot, the stream delivers twice, late, or leaves records out.
 At the end everything is left alone until it is quiet, and the logs and Redis are compared with a plain fold.
 """
 
 import asyncio
 import random
-import selectors
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from unittest.mock import patch
 
 from redis import Redis
+from simulated import TOPICS, MemoryLog, SlowStore, VirtualTime, World
 
-if __name__ == "__main__":
-    sys.path[:0] = [str(Path(__file__).resolve().parents[2])]
-
+from agents import purchases
+from agents.batches import Batch
+from agents.purchases import Deciders
 from pipeline.audit.fold import PartitionFold
-from pipeline.decider import Decider
 from pipeline.domain.codes import Code
 from pipeline.domain.limiters import Algorithm, Rule
 from pipeline.domain.product import Opening
@@ -42,18 +42,15 @@ from pipeline.messages import (
     encode_purchases,
     peek_source_offset,
 )
-from pipeline.partitionlog import Bounds, LogRecord, LogUnavailable
-from pipeline.producer import SendFailed
-from pipeline.settings import Profile, Settings
+from pipeline.partitionlog import LogRecord
+from pipeline.settings import Settings
 from pipeline.stock.keys import Keys
-from pipeline.stock.store import StockStore, StockUnavailable, decode_wins
-from pipeline.topics import load_topics
+from pipeline.stock.store import decode_wins
 
 keys = Keys()
 
 PARTITION = 0
 PRODUCTS = ("1001", "p-2")
-TOPICS = load_topics(Profile.LOCAL)
 SETTINGS = Settings(
     chunk_purchases_max=6, decider_buffer_records_max=12, idle_look_ms=200, backoff_ms_max=200
 )
@@ -63,169 +60,37 @@ QUIET_S = 30.0
 SETTLE_S_MAX = 600.0
 
 
-class VirtualTime(asyncio.SelectorEventLoop):
-    """An event loop that never waits: when nothing is left to do, its clock jumps to the next timer."""
-
-    class _Selector(selectors.DefaultSelector):
-        loop: "VirtualTime"
-
-        def select(self, timeout: float | None = None) -> Any:
-            if timeout:
-                self.loop.now += timeout
-            return super().select(0)
-
-    def __init__(self) -> None:
-        self.now = 0.0
-        selector = self._Selector()
-        selector.loop = self
-        super().__init__(selector)
-
-    def time(self) -> float:
-        return self.now
-
-
-class DirectRedis:
-    """The asynchronous face of a synchronous client: each command is one moment of virtual time."""
-
-    def __init__(self, client: Redis) -> None:
-        self._client = client
-
-    def register_script(self, source: str) -> Callable[..., Coroutine[Any, Any, Any]]:
-        script = self._client.register_script(source)
-
-        async def call(keys: list[str], args: list[Any]) -> Any:
-            return script(keys=keys, args=args)
-
-        return call
-
-    def __getattr__(self, name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
-        method = getattr(self._client, name)
-
-        async def call(*args: Any, **kwargs: Any) -> Any:
-            return method(*args, **kwargs)
-
-        return call
-
-
-@dataclass
-class World:
-    rng: random.Random
-    redis: Redis
-    requests: list[LogRecord] = field(default_factory=list)
-    results: list[LogRecord] = field(default_factory=list)
-    committed: int = 0
-    clock_ms: int = 1_000
-    trouble: bool = True
-    """Whether calls may fail; off once the schedule is over."""
-    snapshot: dict[bytes, bytes] = field(default_factory=dict)
-
-    def append(self, log: list[LogRecord], key: bytes | None, value: bytes | None) -> int:
-        self.clock_ms += self.rng.randrange(-50, 200)
-        log.append(LogRecord(len(log), self.clock_ms, key, value))
-        return len(log) - 1
-
-    def fails(self, probability: float) -> bool:
-        return self.trouble and self.rng.random() < probability
-
-    async def a_while(self) -> None:
-        await asyncio.sleep(self.rng.expovariate(50))
-
-    def take_snapshot(self) -> None:
-        self.snapshot = {key: self.redis.dump(key) for key in self.redis.scan_iter()}
-
-    def put_back(self) -> None:
-        self.redis.flushdb()
-        for key, value in self.snapshot.items():
-            self.redis.restore(key, 0, value)
-
-
-class SlowStore:
-    """StockStore, whose calls take a while, may fail before their effect, and may lose their reply after it."""
-
-    def __init__(self, world: World) -> None:
-        self._world = world
-        self._store = StockStore("", 1_000, client=DirectRedis(world.redis))  # type: ignore[arg-type]
-
-    def __getattr__(self, name: str) -> Any:
-        method = getattr(self._store, name)
-
-        async def call(*args: Any) -> Any:
-            await self._world.a_while()
-            if self._world.fails(0.02):
-                raise StockUnavailable("away")
-            answer = await method(*args)
-            await self._world.a_while()
-            if self._world.fails(0.04):
-                raise StockUnavailable("the reply was lost")
-            return answer
-
-        return call
-
-
-class MemoryLog:
-    """PartitionLog and LogProducer over the world's lists."""
-
-    def __init__(self, world: World) -> None:
-        self._world = world
-        self._logs = {TOPICS.requests.name: world.requests, TOPICS.results.name: world.results}
-
-    async def bounds(self, topic: str, partition: int) -> Bounds:
-        await self._world.a_while()
-        if self._world.fails(0.02):
-            raise LogUnavailable("away")
-        return Bounds(0, len(self._logs[topic]))
-
-    async def read(
-        self, topic: str, partition: int, start: int, end: int | None = None
-    ) -> AsyncIterator[list[LogRecord]]:
-        log = self._logs[topic]
-        stop = len(log) if end is None else min(end, len(log))
-        while start < stop:
-            await self._world.a_while()
-            if self._world.fails(0.02):
-                raise LogUnavailable("away")
-            batch = log[start : min(stop, start + self._world.rng.randrange(1, 8))]
-            start += len(batch)
-            yield batch
-
-    async def send_all(
-        self, topic: str, partition: int, records: Sequence[tuple[bytes | None, bytes]]
-    ) -> int:
-        last, rest = -1, list(records)
-        while rest:
-            await self._world.a_while()
-            if self._world.fails(0.03):
-                raise SendFailed("not taken")
-            batch = rest[: self._world.rng.randrange(1, 5)]
-            for key, value in batch:
-                last = self._world.append(self._logs[topic], key, value)
-            rest = rest[len(batch) :]
-            await self._world.a_while()
-            if self._world.fails(0.04):
-                raise SendFailed("the acknowledgement was lost")
-        return last
-
-
 class Worker:
-    """A process: one decider, and a stream that feeds it, not always as it should."""
+    """A process: the decider that it has now, and a stream that feeds it, not always as it should.
+
+    The stream's agent outlives the decider where a partition goes and comes back before Faust has ended the agent.
+    """
 
     def __init__(self, world: World) -> None:
         self._world = world
         log = MemoryLog(world)
-        self.decider = Decider(
-            PARTITION,
+        self._deciders = Deciders(
             SETTINGS,
             TOPICS,
             SlowStore(world),
             log,
             log,
-            self._acknowledge,
-            lambda: len(world.requests),
+            lambda _partition: len(world.requests),
+            lambda _partition, _breaker: None,
         )
-        self.tasks = [asyncio.create_task(self.decider.run()), asyncio.create_task(self._stream())]
+        self._tasks = [asyncio.create_task(self._run())]
 
-    def _acknowledge(self, position: int) -> None:
-        self._world.committed = max(self._world.committed, position + 1)
+    async def _run(self) -> None:
+        await self._deciders.assign({PARTITION})
+        await self._stream()
+
+    async def _put(self, records: Sequence[LogRecord]) -> None:
+        if records:
+            end = records[-1].offset + 1
+            await self._deciders.put(Batch(PARTITION, tuple(records), partial(self._acknowledge, end)))
+
+    def _acknowledge(self, end: int) -> None:
+        self._world.committed = max(self._world.committed, end)
 
     async def _stream(self) -> None:
         at = self._world.committed
@@ -234,22 +99,32 @@ class Worker:
             if self._world.fails(0.03):
                 # A rebalance: some of what was fetched is left out, then reading starts again at the committed offset.
                 start = self._world.rng.randrange(at, len(self._world.requests) + 1)
-                await self.decider.put(self._world.requests[start : start + self._world.rng.randrange(3)])
+                await self._put(self._world.requests[start : start + self._world.rng.randrange(3)])
                 at = self._world.committed
             if at < len(self._world.requests):
                 fetched = self._world.requests[at : at + self._world.rng.randrange(1, 6)]
-                await self.decider.put(fetched)
+                await self._put(fetched)
                 at = fetched[-1].offset + 1
 
+    async def rebalance(self) -> None:
+        """The partition stays here; or it goes and comes back, and gets another decider."""
+        self._deciders.doubt()
+        await self._world.a_while()
+        if self._world.rng.random() < 0.5:
+            await self._deciders.assign(set())
+            await self._world.a_while()
+        await self._deciders.assign({PARTITION})
+
     def crash(self) -> None:
-        for task in self.tasks:
+        for task in self._tasks:
             task.cancel()
+        self._tasks.append(asyncio.create_task(self._deciders.revoke({PARTITION})))
 
     def fault(self) -> BaseException | None:
-        for task in self.tasks:
-            if task.done() and not task.cancelled():
-                return task.exception()
-        return None
+        ended = [task for task in self._tasks if task.done() and not task.cancelled()]
+        return next((error for task in ended if (error := task.exception())), None) or next(
+            iter(self._world.faults), None
+        )
 
 
 def random_command(rng: random.Random) -> tuple[bytes | None, bytes | None]:
@@ -286,16 +161,31 @@ async def disturb(world: World, workers: list[Worker]) -> None:
         for worker in workers:
             worker.crash()
         workers[:] = [Worker(world)]
-    elif draw < 0.91:
-        world.redis.flushdb()
+    elif draw < 0.90:
+        await workers[-1].rebalance()
+    elif draw < 0.92:
+        await rebalance_with_a_full_intake(world, workers[-1])
     elif draw < 0.94:
-        world.put_back()
-    elif draw < 0.95:
-        world.redis.delete(keys.cursor(PARTITION))
+        world.redis.flushdb()
     elif draw < 0.96:
+        world.put_back()
+    elif draw < 0.97:
+        world.redis.delete(keys.cursor(PARTITION))
+    elif draw < 0.98:
         world.append(world.results, b"1", rng.choice(STRANGERS))
     else:
         world.take_snapshot()
+
+
+async def rebalance_with_a_full_intake(world: World, worker: Worker) -> None:
+    """Redis hangs, and more comes than a decider takes: the stream is waiting for room when its decider ends."""
+    world.redis_answers.clear()
+    for _ in range(SETTINGS.decider_buffer_records_max + world.rng.randrange(1, 10)):
+        world.append(world.requests, *random_command(world.rng))
+    await asyncio.sleep(world.rng.expovariate(3))
+    await worker.rebalance()
+    await world.a_while()
+    world.redis_answers.set()
 
 
 async def schedule(world: World) -> str | None:
@@ -388,7 +278,9 @@ def run_schedule(seed: int, redis: Redis) -> str | None:
     world = World(random.Random(seed), redis)
     loop = VirtualTime()
     try:
-        return loop.run_until_complete(schedule(world))
+        # A decider that fails ends its process; here, it ends the schedule.
+        with patch.object(purchases, "die_with", world.note_end):
+            return loop.run_until_complete(schedule(world))
     finally:
         loop.run_until_complete(asyncio.sleep(0))
         loop.close()

@@ -1,0 +1,60 @@
+"""Records that none of our processes wrote, as a stray producer or a wrong tool would leave them in a topic."""
+
+from collections.abc import Iterator
+
+import orjson
+from aiokafka import AIOKafkaProducer
+
+from chaos.crowd import Crowd
+from chaos.stage import Stage
+from pipeline.audit.report import Check
+from pipeline.control import CONTROL_PARTITION
+from pipeline.messages import encode_purchases
+from pipeline.settings import Profile
+from pipeline.topics import load_topics, partition_of
+
+DEEP = 50_000
+DIGITS = 400
+
+
+async def poison(stage: Stage, crowd: Crowd) -> None:
+    """One record of each kind to each topic, in the partition of the crowd's product."""
+    topics = load_topics(Profile.LOCAL)
+    partition = partition_of(crowd.product_id, topics.requests.partitions)
+    # In these the audit has to tell of them; in the command log they are commands, to be decided as malformed.
+    told_by = {
+        topics.results.name: Check.DECISIONS,
+        topics.orders.name: Check.ORDERS,
+        topics.dead_letters.name: Check.DEAD_LETTERS,
+    }
+    producer = AIOKafkaProducer(bootstrap_servers=stage.settings.kafka())
+    await producer.start()
+    try:
+        for topic in (topics.requests, topics.results, topics.orders, topics.control, topics.dead_letters):
+            place = CONTROL_PARTITION if topic is topics.control else partition % topic.partitions
+            for key, value in _records(crowd.plenty_id):
+                await producer.send_and_wait(topic.name, value, key, place)
+                if topic.name in told_by:
+                    stage.foreign[told_by[topic.name], place] += 1
+    finally:
+        await producer.stop()
+
+
+def _records(product_id: str) -> Iterator[tuple[bytes, bytes | None]]:
+    """Key and value. With a key each, because a compacted topic takes no other."""
+    key = product_id.encode()
+    purchase = orjson.loads(encode_purchases(product_id, ["poison"], [1], {}))
+    breaker = {"type": "breaker", "partition": 0, "state": "ajar", "at_ms": 1, "retry_at_ms": "soon"}
+    decision = {"source_offset": 1, "type": "purchase", "codes": "none"}
+    yield key, b"garbage"
+    yield key, b""
+    yield key, None
+    yield b"\xff\xfe", b"\xff\xfe\x00 not UTF-8"
+    yield key, orjson.dumps({"\ud7ff": "x"})[:-1] + b"\xed\xa0\x80}"
+    yield key, orjson.dumps(purchase, option=orjson.OPT_INDENT_2)
+    yield key, orjson.dumps(decision, option=orjson.OPT_INDENT_2)
+    yield b"breaker:0", orjson.dumps(breaker)
+    yield b"breaker:0", b"[" * DEEP + b"]" * DEEP
+    yield key, b'{"a":' * DEEP + b"1" + b"}" * DEEP
+    yield key, b'{"source_offset":' + b"9" * DIGITS + b',"type":"purchase"}'
+    yield key, b'{"type":"purchase","quantities":[1e999999]}'

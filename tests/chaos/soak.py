@@ -1,0 +1,277 @@
+"""A long mixed load on the local stack, with a fault now and then: does the memory of any process grow?
+
+    python tests/chaos/soak.py [--minutes 20] [--seed 1]
+
+The resident memory of every process is sampled all the time. Judged is every process of ours that has lived long
+enough: the end of its life against the moment when it was warm, which is two minutes old and, where calls come slowly,
+past so many unknown products as an ingress remembers at most. Whoever was restarted is a process of its own, with a
+baseline of its own. Kafka and Redis are shown and not judged: what they hold grows with the sale, and Kafka's heap
+fills up to its limit. Kills come in the first third only, so that everybody has time to be judged.
+The exit status is 0 if nobody grew by more than 10 %, every accepted purchase was decided, and the audit is clean.
+"""
+
+import argparse
+import asyncio
+import random
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import mean
+from typing import NamedTuple
+
+import aiohttp
+
+if __name__ == "__main__":
+    _TESTS = Path(__file__).resolve().parents[1]
+    sys.path[:0] = [str(_TESTS), str(_TESTS.parent)]
+
+from system import System
+
+from chaos.crowd import CALL_TIMEOUT_S
+from chaos.storm import Storm
+from chaos.supervised import crowds_of, died_by_themselves, quiet, settings_of, verdict
+from chaos.watcher import Watcher
+from pipeline.settings import Profile
+from pipeline.topics import PARTITIONS_KEPT_MAX, load_topics
+
+RATIO_MAX = 1.10
+SAMPLE_EVERY_S = 10.0
+WARM_S = 120.0
+WARM_CALLS = round(1.2 * PARTITIONS_KEPT_MAX)
+JUDGED_AFTER_S = 60.0
+"""From being warm on; before that there is nothing to compare."""
+SAMPLES_JOINED = 3
+"""The last ones count together: one moment between two collections says little."""
+FAULT_EVERY_S = (20.0, 40.0)
+PAUSE_S = (1.0, 3.0)
+KILLS_END = 1 / 3
+STRANGE_CALLS_A_SECOND = 834
+"""Calls with a product id that nobody has named before: a million in 20 minutes."""
+CALLERS = 40
+BUYERS_A_CROWD = 4
+BUYER_PAUSE_S_MAX = 0.5
+STOCK = 150
+NOT_JUDGED = ("kafka", "redis")
+
+
+class Sample(NamedTuple):
+    """`calls` counts those about unknown products, of the whole run."""
+
+    at_s: float
+    size: int
+    calls: int
+
+
+@dataclass
+class Life:
+    """One process, from its first sample on."""
+
+    part: str
+    pid: int
+    samples: list[Sample] = field(default_factory=list)
+
+    def warm(self) -> Sample | None:
+        born = self.samples[0]
+        return next(
+            (s for s in self.samples if s.at_s - born.at_s >= WARM_S and s.calls - born.calls >= WARM_CALLS),
+            None,
+        )
+
+    def last(self) -> int:
+        return round(mean(sample.size for sample in self.samples[-SAMPLES_JOINED:]))
+
+    def ratio(self) -> float | None:
+        """None for one that cannot be judged."""
+        warm = self.warm()
+        if warm is None or self.samples[-1].at_s - warm.at_s < JUDGED_AFTER_S:
+            return None
+        return self.last() / warm.size
+
+    def row(self) -> str:
+        warm, ratio = self.warm(), self.ratio()
+        remark = "not judged" if self.part in NOT_JUDGED else "too young" if ratio is None else ""
+        cells = (
+            f"{self.samples[-1].at_s - self.samples[0].at_s:8.0f}",
+            f"{warm.size / 2**20:9.1f}" if warm else f"{'-':>9}",
+            f"{self.last() / 2**20:9.1f}",
+            f"{ratio:7.3f}" if ratio else f"{'-':>7}",
+        )
+        return " ".join((f"{self.part:<12} {self.pid:>8}", *cells, remark))
+
+
+class Scales:
+    """The resident memory of every process of the stack, over its life. `calls` tells of so many until now."""
+
+    def __init__(self, system: System, calls: Callable[[], int]) -> None:
+        self._system = system
+        self._calls = calls
+        self.lives: dict[int, Life] = {}
+
+    async def weigh(self) -> None:
+        """Until cancelled."""
+        while True:
+            pids = {part["pid"]: name for name, part in self._system.parts().items()}
+            for pid, name in {**pids, self._system.pid: "supervisor"}.items():
+                if pid is not None and (size := resident(pid)):
+                    sample = Sample(time.monotonic(), size, self._calls())
+                    self.lives.setdefault(pid, Life(name, pid)).samples.append(sample)
+            await asyncio.sleep(SAMPLE_EVERY_S)
+
+    def grown(self) -> list[str]:
+        """Who grew too much, a line each; prints the table of all."""
+        print(f"{'process':<12} {'pid':>8} {'age s':>8} {'warm MB':>9} {'end MB':>9} {'ratio':>7}")
+        lives = sorted(self.lives.values(), key=lambda life: (life.part, life.samples[0].at_s))
+        for life in lives:
+            print(life.row())
+        return [
+            f"{life.part} (pid {life.pid}) grew by {ratio - 1:.0%}"
+            for life in lives
+            if life.part not in NOT_JUDGED and (ratio := life.ratio()) is not None and ratio > RATIO_MAX
+        ]
+
+
+def resident(pid: int) -> int:
+    """Bytes; 0 for a process that has gone."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return next((int(line.split()[1]) * 1_024 for line in lines if line.startswith("VmRSS:")), 0)
+
+
+class Strangers:
+    """Calls about products that nobody has heard of, at a steady pace, and polls of the receipts that they got."""
+
+    def __init__(self, public: str, rng: random.Random, session: aiohttp.ClientSession) -> None:
+        self._rng = rng
+        self._session = session
+        self._public = f"{public}/api/v1/seckill"
+        self._receipts: list[str] = []
+        self.by_status: Counter[int] = Counter()
+        """0: no answer."""
+
+    async def call(self) -> None:
+        """Until cancelled."""
+        await asyncio.gather(*(self._caller() for _ in range(CALLERS)))
+
+    async def _caller(self) -> None:
+        due = time.monotonic() + self._rng.random() * CALLERS / STRANGE_CALLS_A_SECOND
+        while True:
+            await asyncio.sleep(due - time.monotonic())
+            # What was missed while the system stood still is not made up for.
+            due = max(due, time.monotonic() - 1.0) + CALLERS / STRANGE_CALLS_A_SECOND
+            (call,) = self._rng.choices(
+                (self._stats, self._purchased, self._buy, self._buy_and_wait, self._poll), (50, 30, 10, 5, 5)
+            )
+            try:
+                self.by_status[await call(f"s{self._rng.getrandbits(60):x}")] += 1
+            except (aiohttp.ClientError, TimeoutError):
+                self.by_status[0] += 1
+
+    async def _stats(self, product_id: str) -> int:
+        return await self._get(f"/stats/{product_id}")
+
+    async def _purchased(self, product_id: str) -> int:
+        return await self._get(f"/purchased/{product_id}/alice")
+
+    async def _buy(self, product_id: str) -> int:
+        return await self._post("/purchase/async", product_id)
+
+    async def _buy_and_wait(self, product_id: str) -> int:
+        return await self._post("/purchase", product_id)
+
+    async def _poll(self, product_id: str) -> int:
+        receipt = self._rng.choice(self._receipts) if self._receipts else product_id
+        return await self._get(f"/requests/{receipt}")
+
+    async def _get(self, path: str) -> int:
+        async with self._session.get(self._public + path) as answer:
+            await answer.read()
+            return answer.status
+
+    async def _post(self, path: str, product_id: str) -> int:
+        body = {"product_id": product_id, "user_id": "alice"}
+        async with self._session.post(self._public + path, json=body) as answer:
+            if answer.status == 202:
+                self._receipts.append((await answer.json())["request_id"])
+            await answer.read()
+            return answer.status
+
+
+async def soak(system: System, seconds: float, seed: int) -> list[str]:
+    """What is wrong in the end, a line each."""
+    rng = random.Random(seed)
+    topics, settings = load_topics(Profile.LOCAL), settings_of(system)
+    crowds = crowds_of(
+        *(system, rng, topics.requests.partitions),
+        stock=STOCK,
+        buyers=BUYERS_A_CROWD,
+        pause_s_max=BUYER_PAUSE_S_MAX,
+    )
+    watcher = Watcher(settings.kafka(), topics)
+    timeout = aiohttp.ClientTimeout(total=CALL_TIMEOUT_S)
+    async with aiohttp.ClientSession(timeout=timeout) as session:
+        for crowd in crowds:
+            await crowd.open(session)
+        strangers = Strangers(crowds[0].public, rng, session)
+        scales = Scales(system, lambda: strangers.by_status.total())
+        watching, weighing, calling = _begin((watcher.run, scales.weigh, strangers.call))
+        buying = [asyncio.create_task(crowd.buy(session)) for crowd in crowds]
+        storm = Storm(
+            *(system, random.Random(seed)),
+            together=1,
+            every_s=FAULT_EVERY_S,
+            pause_s=PAUSE_S,
+            kills_end_s=KILLS_END * seconds,
+        )
+        await storm.blow(seconds)
+        wrong = await quiet(system)
+        await _end((calling, weighing))
+        for crowd in crowds:
+            crowd.stop.set()
+        await asyncio.gather(*buying)
+        print(f"calls about unknown products, by status: {dict(sorted(strangers.by_status.items()))}")
+        if system.runs():
+            wrong += await verdict(crowds, session, watcher, settings, topics)
+        await _end((watching,))
+    own = died_by_themselves(system.output, storm.kills()) + storm.deaths_of_second
+    return wrong + own + scales.grown()
+
+
+def _begin(calls: Iterable[Callable[[], Awaitable[None]]]) -> list["asyncio.Future[None]"]:
+    return [asyncio.ensure_future(call()) for call in calls]
+
+
+async def _end(tasks: Iterable["asyncio.Future[None]"]) -> None:
+    """Raises what one of them has raised by itself."""
+    for task in tasks:
+        task.cancel()
+        try:
+            await task
+        except asyncio.CancelledError:
+            continue
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--minutes", type=float, default=20.0)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--keep", type=Path, help="a directory for data and logs, which stay")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as directory:
+        # The smallest cache, which is full soon: growing up to a limit that was set is no leak.
+        system = System((options.keep or Path(directory)) / "data", results_cache_bytes_max=1_048_576)
+        with system:
+            wrong = asyncio.run(soak(system, 60 * options.minutes, options.seed))
+    for line in wrong:
+        print(f"WRONG: {line}")
+    print(f"{options.minutes:g} minutes, seed {options.seed}: {len(wrong)} violations")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

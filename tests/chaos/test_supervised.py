@@ -1,0 +1,57 @@
+"""What storm and soak conclude from what they saw: which deaths were none of theirs, and who grew."""
+
+from collections import Counter
+
+from chaos.soak import JUDGED_AFTER_S, WARM_CALLS, WARM_S, Life, Sample
+from chaos.supervised import KILLED, Death, deaths, died_by_themselves
+
+OUTPUT = """\
+ready in 9.1 s; Ctrl-C stops everything. To copy:
+worker-1 was ended by signal 9; restart 1 in 0.1 s
+  /data/logs/worker-1.log:
+    one
+    two
+worker-1 is ready again
+ingress-1 ended with status 2; restart 1 in 0.1 s
+  /data/logs/ingress-1.log:
+    the ingress does not start
+follower-1 was not ready within 60 s; restart 1 in 0.1 s
+  (/data/logs/follower-1.log was never written)
+stopping
+kafka did not stop in time and was killed
+Error: worker-1 was ended by signal 9 after 5 restarts within 60 s
+  /data/logs/worker-1.log:
+    three
+"""
+
+
+def test_every_death_has_its_part_its_end_and_the_last_line_of_its_log() -> None:
+    assert deaths(OUTPUT) == [
+        Death("worker-1", KILLED, "two"),
+        Death("ingress-1", "ended with status 2", "the ingress does not start"),
+        Death("follower-1", "was not ready within 60 s", ""),
+        Death("worker-1", KILLED, "three"),
+    ]
+
+
+def test_only_so_many_kills_are_ours_as_we_made() -> None:
+    own = [
+        "follower-1 was not ready within 60 s: ",
+        "ingress-1 ended with status 2: the ingress does not start",
+    ]
+    assert died_by_themselves(OUTPUT, Counter({"worker-1": 2})) == own
+    assert died_by_themselves(OUTPUT, Counter({"worker-1": 1})) == [
+        *own,
+        f"worker-1 {KILLED}, and not by us",
+    ]
+
+
+def test_a_process_is_judged_from_the_moment_when_it_is_warm() -> None:
+    life = Life("ingress-1", 1, [Sample(0.0, 50, 1_000)])
+    life.samples.append(Sample(WARM_S, 80, 1_000 + WARM_CALLS - 1))
+    assert life.ratio() is None
+    life.samples.append(Sample(WARM_S + 10, 100, 1_000 + WARM_CALLS))
+    assert life.ratio() is None
+    end_s = WARM_S + 10 + JUDGED_AFTER_S
+    life.samples += [Sample(end_s + second, 120, 10 * WARM_CALLS) for second in range(3)]
+    assert life.ratio() == 1.2

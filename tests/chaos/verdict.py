@@ -1,0 +1,88 @@
+"""What must hold once a crowd has all its answers: every 202 decided once, the stock exactly sold, all copies agree."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import aiohttp
+
+from chaos.crowd import Crowd, Wish
+from chaos.watcher import Watcher
+from pipeline.audit import Check, audit
+from pipeline.settings import Settings
+from pipeline.topics import Topics, partition_of
+
+
+async def sell_out(crowd: Crowd, session: aiohttp.ClientSession, left: int) -> None:
+    """What is still there goes to new buyers, so that `sold` has to be exactly the stock."""
+    for number in range(left):
+        wish = Wish(crowd.product_id, f"late-{number}")
+        async with session.post(f"{crowd.public}/api/v1/seckill/purchase", json=wish._asdict()) as answer:
+            document = await answer.json()
+            crowd.accepted[document["request_id"]] = wish
+            crowd.answers[document["request_id"]] = {"status": "decided", **document}
+
+
+def refused_early(crowd: Crowd, left: int) -> list[str]:
+    """Nobody may hear at once, and for good, that nothing is left while something is."""
+    if left == 0 or not crowd.at_once:
+        return []
+    return [f"{len(crowd.at_once)} were answered at once though {left} pieces are left: {crowd.at_once[0]}"]
+
+
+def violations(crowd: Crowd, stats: dict[str, Any], watcher: Watcher) -> list[str]:
+    """What is wrong with a sale that is sold out, a line each. `stats` are those of the crowd's product."""
+    wrong = [f"{receipt} was accepted and never decided" for receipt in crowd.accepted.keys() - crowd.answers]
+    orders = watcher.orders_of(crowd.product_id)
+    for receipt, answer in crowd.answers.items():
+        wish = crowd.accepted[receipt]
+        if answer["code"] == 1 and _buyer_of(watcher.orders.get(answer["order_id"])) != wish:
+            wrong.append(f"{receipt} won, but there is no order of its user")
+        if answer["code"] not in ((1, -2, -3) if wish.product_id == crowd.product_id else (1,)):
+            wrong.append(f"{receipt} of {wish} got code {answer['code']}")
+    wrong += _wrong_at_once(crowd, watcher.orders)
+    wrong += [f"order {id_} is there twice" for id_ in watcher.repeated]
+    users = [each["user_id"] for each in orders.values()]
+    if len(users) != len(set(users)):
+        wrong.append("a user has two orders")
+    if stats["sold"] != crowd.stock or stats["current_stock"] != 0:
+        wrong.append(f"sold {stats['sold']} of {crowd.stock}, {stats['current_stock']} left")
+    if len(orders) != stats["sold"] or stats["user_count"] != stats["sold"]:
+        wrong.append(f"{len(orders)} orders, {stats['user_count']} buyers, {stats['sold']} sold")
+    return wrong
+
+
+def _buyer_of(order: dict[str, Any] | None) -> Wish | None:
+    return None if order is None else Wish(order["product_id"], order["user_id"])
+
+
+def _wrong_at_once(crowd: Crowd, orders: dict[str, dict[str, Any]]) -> list[str]:
+    """Who was told at once that nothing is left must have no order, and who was told of one must have that one."""
+    holders = {_buyer_of(order) for order in orders.values()}
+    wrong = []
+    for wish, answer in crowd.at_once:
+        is_right = {
+            -2: wish not in holders,
+            -3: _buyer_of(orders.get(answer["order_id"])) == wish,
+        }
+        if wish.product_id != crowd.product_id or not is_right.get(answer["code"], False):
+            wrong.append(f"{wish} was answered at once with {answer}")
+    return wrong
+
+
+async def audited(
+    settings: Settings,
+    topics: Topics,
+    product_ids: list[str],
+    foreign: Mapping[tuple[Check, int], int] | None = None,
+) -> list[str]:
+    """What `seckill audit` has to say of the partitions of these products, everything before included.
+
+    `foreign` has, by check and partition, the records that are none of ours: of so many the audit may tell.
+    """
+    report = await audit(settings, topics, product_ids)
+    partitions = {partition_of(each, topics.requests.partitions) for each in product_ids}
+    return [
+        f"audit: {check}: {finding.violations} violations, the first: {finding.first}"
+        for check, finding in report.findings.items()
+        if finding.violations > sum((foreign or {}).get((check, each), 0) for each in partitions)
+    ]

@@ -1,0 +1,68 @@
+"""A Kafka-native follower of results and orders, beside the system and no part of it."""
+
+import asyncio
+import time
+from typing import Any
+
+import orjson
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from pipeline.topics import Topics
+
+ORDERS_WITHIN_S = 30.0
+
+
+class Watcher:
+    """When decisions came, and which orders there are."""
+
+    def __init__(self, bootstrap: str, topics: Topics) -> None:
+        self._topics = topics
+        self._bootstrap = bootstrap
+        self.decision_times: list[float] = []
+        self.orders: dict[str, dict[str, Any]] = {}
+        self.repeated: list[str] = []
+
+    async def run(self) -> None:
+        consumer = AIOKafkaConsumer(
+            bootstrap_servers=self._bootstrap,
+            group_id=None,
+            enable_auto_commit=False,
+            isolation_level="read_committed",
+            fetch_max_wait_ms=20,
+        )
+        await consumer.start()
+        try:
+            places = [
+                TopicPartition(topic.name, partition)
+                for topic in (self._topics.results, self._topics.orders)
+                for partition in range(topic.partitions)
+            ]
+            consumer.assign(places)
+            await consumer.seek_to_end(*places)
+            async for record in consumer:
+                if record.topic == self._topics.results.name:
+                    self.decision_times.append(time.monotonic())
+                else:
+                    self._take(record.value)
+        finally:
+            await consumer.stop()
+
+    def _take(self, value: bytes | None) -> None:
+        try:
+            order = orjson.loads(value or b"")
+            order_id = order["order_id"]
+        except (ValueError, TypeError, KeyError):
+            return  # no order, and none of ours: the audit tells of it
+        if order_id in self.orders:
+            self.repeated.append(order_id)
+        self.orders[order_id] = order
+
+    def orders_of(self, product_id: str) -> dict[str, dict[str, Any]]:
+        """By order id."""
+        return {id_: each for id_, each in self.orders.items() if each["product_id"] == product_id}
+
+    async def sees(self, order_ids: set[str]) -> None:
+        """Wait for these orders; what is missing then is the verdict's affair."""
+        deadline = time.monotonic() + ORDERS_WITHIN_S
+        while order_ids - self.orders.keys() and time.monotonic() < deadline:
+            await asyncio.sleep(0.05)

@@ -1,0 +1,32 @@
+"""What no schema says of a prewarm: its sale ends after it has begun, in the years that there are, and money is exact.
+
+Schemathesis loads this module by its name; only what is meant to be valid is touched.
+"""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import schemathesis
+
+PRICE_DECIMALS_MAX = 4
+_SALE = {"start_time": "2026-11-11T20:00:00Z", "end_time": "2026-11-12T20:30:00.5+08:45"}
+
+
+@schemathesis.hook
+def before_call(_context: Any, case: Any, _kwargs: Any) -> None:
+    is_valid = case.meta is not None and case.meta.generation.mode.is_positive
+    if is_valid and case.operation.path.endswith("/prewarm") and isinstance(case.body, dict):
+        body = {**case.body, "price": _exact(case.body.get("price"))}
+        case.body = body if _is_sale(body) else {**body, **_SALE}
+
+
+def _exact(price: object) -> object:
+    return round(price, PRICE_DECIMALS_MAX) if isinstance(price, float) else price
+
+
+def _is_sale(body: dict[str, Any]) -> bool:
+    try:
+        start, end = (datetime.fromisoformat(body[name].upper()) for name in _SALE)
+    except ValueError:
+        return False  # a leap second, or more digits than Python takes
+    return datetime(1970, 1, 1, tzinfo=UTC) <= start < end <= datetime(9999, 12, 31, tzinfo=UTC)

@@ -1,0 +1,176 @@
+"""The world of a simulation: virtual time, logs in memory, and a real Redis whose calls take a while and may fail."""
+
+import asyncio
+import random
+import selectors
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from redis import Redis
+
+from pipeline.partitionlog import Bounds, LogRecord, LogUnavailable
+from pipeline.producer import SendFailed
+from pipeline.settings import Profile
+from pipeline.stock.store import StockStore, StockUnavailable
+from pipeline.topics import load_topics
+
+TOPICS = load_topics(Profile.LOCAL)
+
+
+class VirtualTime(asyncio.SelectorEventLoop):
+    """An event loop that never waits: when nothing is left to do, its clock jumps to the next timer."""
+
+    class _Selector(selectors.DefaultSelector):
+        loop: "VirtualTime"
+
+        def select(self, timeout: float | None = None) -> Any:
+            if timeout:
+                self.loop.now += timeout
+            return super().select(0)
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        selector = self._Selector()
+        selector.loop = self
+        super().__init__(selector)
+
+    def time(self) -> float:
+        return self.now
+
+
+class DirectRedis:
+    """The asynchronous face of a synchronous client: each command is one moment of virtual time."""
+
+    def __init__(self, client: Redis) -> None:
+        self._client = client
+
+    def register_script(self, source: str) -> Callable[..., Coroutine[Any, Any, Any]]:
+        script = self._client.register_script(source)
+
+        async def call(keys: list[str], args: list[Any]) -> Any:
+            return script(keys=keys, args=args)
+
+        return call
+
+    def __getattr__(self, name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
+        method = getattr(self._client, name)
+
+        async def call(*args: Any, **kwargs: Any) -> Any:
+            return method(*args, **kwargs)
+
+        return call
+
+
+@dataclass
+class World:
+    rng: random.Random
+    redis: Redis
+    requests: list[LogRecord] = field(default_factory=list)
+    results: list[LogRecord] = field(default_factory=list)
+    committed: int = 0
+    clock_ms: int = 1_000
+    trouble: bool = True
+    """Whether calls may fail; off once the schedule is over."""
+    snapshot: dict[bytes, bytes] = field(default_factory=dict)
+    redis_answers: asyncio.Event = field(default_factory=asyncio.Event)
+    """Cleared while Redis hangs: nobody's call comes back."""
+    faults: list[BaseException] = field(default_factory=list)
+    """What ended a decider, in the schedule's whole life."""
+
+    def __post_init__(self) -> None:
+        self.redis_answers.set()
+
+    def append(self, log: list[LogRecord], key: bytes | None, value: bytes | None) -> int:
+        self.clock_ms += self.rng.randrange(-50, 200)
+        log.append(LogRecord(len(log), self.clock_ms, key, value))
+        return len(log) - 1
+
+    def fails(self, probability: float) -> bool:
+        return self.trouble and self.rng.random() < probability
+
+    async def a_while(self) -> None:
+        await asyncio.sleep(self.rng.expovariate(50))
+
+    def note_end(self, task: "asyncio.Task[None]") -> None:
+        """A decider's task is done; cancelled it may be, and nothing else."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.faults.append(error)
+
+    def take_snapshot(self) -> None:
+        self.snapshot = {key: self.redis.dump(key) for key in self.redis.scan_iter()}
+
+    def put_back(self) -> None:
+        self.redis.flushdb()
+        for key, value in self.snapshot.items():
+            self.redis.restore(key, 0, value)
+
+
+class SlowStore:
+    """StockStore, whose calls take a while, may fail before their effect, and may lose their reply after it."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._store = StockStore("", 1_000, client=DirectRedis(world.redis))  # type: ignore[arg-type]
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._store, name)
+
+        async def call(*args: Any) -> Any:
+            await self._world.a_while()
+            if self._world.fails(0.02):
+                raise StockUnavailable("away")
+            await self._world.redis_answers.wait()
+            answer = await method(*args)
+            await self._world.a_while()
+            if self._world.fails(0.04):
+                raise StockUnavailable("the reply was lost")
+            return answer
+
+        return call
+
+
+class MemoryLog:
+    """PartitionLog and LogProducer over the world's lists."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._logs = {TOPICS.requests.name: world.requests, TOPICS.results.name: world.results}
+
+    async def bounds(self, topic: str, partition: int) -> Bounds:
+        await self._world.a_while()
+        if self._world.fails(0.02):
+            raise LogUnavailable("away")
+        return Bounds(0, len(self._logs[topic]))
+
+    async def read(
+        self, topic: str, partition: int, start: int, end: int | None = None
+    ) -> AsyncGenerator[list[LogRecord], None]:
+        log = self._logs[topic]
+        stop = len(log) if end is None else end
+        if start < stop and stop > len(log):
+            raise LogUnavailable(f"ends at {len(log)}")
+        while start < stop:
+            await self._world.a_while()
+            if self._world.fails(0.02):
+                raise LogUnavailable("away")
+            batch = log[start : min(stop, start + self._world.rng.randrange(1, 8))]
+            start += len(batch)
+            yield batch
+
+    async def send_all(
+        self, topic: str, partition: int, records: Sequence[tuple[bytes | None, bytes]]
+    ) -> int:
+        last, rest = -1, list(records)
+        while rest:
+            await self._world.a_while()
+            if self._world.fails(0.03):
+                raise SendFailed("not taken")
+            batch = rest[: self._world.rng.randrange(1, 5)]
+            for key, value in batch:
+                last = self._world.append(self._logs[topic], key, value)
+            rest = rest[len(batch) :]
+            await self._world.a_while()
+            if self._world.fails(0.04):
+                raise SendFailed("the acknowledgement was lost")
+        return last
