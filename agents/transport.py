@@ -9,13 +9,16 @@ reads them from it (docs/protocol.md), so a message that is lost around a rebala
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any
 
+from aiokafka.consumer.group_coordinator import GroupCoordinator
+from aiokafka.errors import NodeNotReadyError
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
 
-from agents.process import die
+from agents.process import die, die_with
 from pipeline.messages import NewerFormat, refuse_newer
 from pipeline.partitionlog import LogRecord
 
@@ -61,6 +64,13 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):
         if state is None or state.has_valid_position:
             super().verify_event_path(now, place)
 
+    async def on_start(self) -> None:
+        await super().on_start()
+        coordinator = self._ensure_consumer()._coordinator
+        if isinstance(coordinator, GroupCoordinator):
+            # Without this task the consumer keeps neither its place in the group nor gets one, and says nothing.
+            coordinator._coordination_task.add_done_callback(die_with)
+
     async def on_thread_stop(self) -> None:
         if self.app.leaves_group and self._consumer is not None and self._consumer._coordinator is not None:
             # aiokafka lets a static member go without a word: its partitions would stand still for a session.
@@ -72,6 +82,8 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):
         # Faust has no settings for these.
         consumer._fetch_max_wait_ms = FETCH_WAIT_MS_MAX
         consumer._fetch_min_bytes = self.app.fetch_bytes_min
+        client = consumer._client
+        client.coordinator_lookup = partial(_coordinator_lookup, client, client.coordinator_lookup)
         return consumer
 
     async def _fetch_records(self, *args: Any, **options: Any) -> Fetched:
@@ -92,6 +104,13 @@ def _whole(place: TP, records: list[Any]) -> tuple[LogRecord, ...]:
     """Raises NewerFormat."""
     refuse_newer(place.topic, place.partition, records)
     return tuple([LogRecord(each.offset, each.timestamp, each.key, each.value) for each in records])
+
+
+async def _coordinator_lookup(client: Any, lookup: Callable[..., Awaitable[Any]], *group: Any) -> Any:
+    if client.get_random_node() is None:
+        # aiokafka asserts that it has heard of a broker, but one that has just come back may know of none yet.
+        raise NodeNotReadyError("Kafka knows of no broker yet")
+    return await lookup(*group)
 
 
 class _Consumer(driver.Consumer):

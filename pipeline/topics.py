@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from pipeline.settings import Profile, load_settings
 
-PARTITIONS_KEPT_MAX = 65_536
+PARTITIONS_KEPT_MAX = 4_096
 PARTITIONS_MAX = 1_000
 
 

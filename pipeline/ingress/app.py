@@ -2,8 +2,10 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+import time
+from collections.abc import Awaitable, Callable
 from functools import partial
+from typing import TypeVar
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
@@ -50,6 +52,13 @@ STOP_PATIENCE = 0.4
 """Of the stop's deadline: how long purchases may still be acknowledged and decided before all are told to go."""
 
 log = logging.getLogger(__name__)
+_Answer = TypeVar("_Answer")
+
+
+START_TIMEOUT_MS = 30_000
+"""A start is tried for so long: a broker that was away a moment ago may still answer that it knows of no broker."""
+START_TRY_TIMEOUT_MS = 5_000
+START_RETRY_MS = 250
 
 
 class StartFailed(Exception):
@@ -126,12 +135,14 @@ class Ingress:
         settings = self._settings
         try:
             self._raise_descriptor_limit()
-            await require_topics(settings.kafka(), self._topics)
+            answered = _Patience(START_TIMEOUT_MS)
+            await answered.by(lambda: require_topics(settings.kafka(), self._topics, START_TRY_TIMEOUT_MS))
             await self._producer.start()
-            await self._ends.start()
-            await self._decision_log.start()
-            feed = await self._feed.start()
-            await self._ends.refresh()
+            await answered.by(self._ends.connect)
+            await answered.by(self._decision_log.start)
+            await answered.by(self._feed.connect)
+            feed = await answered.by(self._feed.start)
+            await answered.by(self._ends.refresh)
             self._waiters.begin(self._ends.ends)
             self._refusals.begin(self._ends.ends)
             self._keeper.start()
@@ -305,6 +316,24 @@ def _store(settings: Settings, connections_max: int) -> StockStore:
         connections_max=connections_max,
         key_prefix=settings.key_prefix,
     )
+
+
+class _Patience:
+    """Asks Kafka again and again, until the time for the whole start is over."""
+
+    def __init__(self, timeout_ms: int) -> None:
+        self._deadline_s = time.monotonic() + timeout_ms / 1_000
+
+    async def by(self, ask: Callable[[], Awaitable[_Answer]]) -> _Answer:
+        """The answer. Raises the last fault when the time is over."""
+        while True:
+            try:
+                return await ask()
+            except (BrokerAway, KafkaError, EndsUnknown) as fault:
+                if time.monotonic() > self._deadline_s:
+                    raise
+                log.warning("starting: %s; trying again", fault)
+            await asyncio.sleep(START_RETRY_MS / 1_000)
 
 
 async def _first_end(*tasks: "asyncio.Task[None]") -> None:

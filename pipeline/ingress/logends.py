@@ -36,10 +36,9 @@ class LogEnds:
         self.answered_at_s = 0.0
         """When the broker last answered, by the monotonic clock: the sign that Kafka can be reached."""
 
-    async def start(self) -> None:
-        """Raises KafkaError or EndsUnknown."""
+    async def connect(self) -> None:
+        """Before anything else. Raises KafkaError; then it may be called again."""
         await self._consumer.start()
-        await self._look()
 
     async def stop(self) -> None:
         for task in (self._next, self._running):

@@ -225,13 +225,16 @@ class ResultsFeed:
         )
         self._task: asyncio.Task[None] | None = None
 
+    async def connect(self) -> None:
+        """Before `start`. Raises KafkaError; then it may be called again."""
+        await self._consumer.start()
+
     async def start(self) -> asyncio.Task[None]:
-        """Take the place at the end of the log, and follow. Raises KafkaError.
+        """Take the place at the end of the log, and follow. Raises KafkaError; then it may be called again.
 
         What stands before that place is loaded meanwhile. The task ends only by `stop`, or by a fault of our own, which
         then ends the process.
         """
-        await self._consumer.start()
         self._consumer.assign(self._places)
         ends = await self._consumer.end_offsets(self._places)
         for place, offset in ends.items():

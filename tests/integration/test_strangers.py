@@ -86,6 +86,7 @@ async def test_who_reads_a_log_meets_the_newer_format(
     decisions = DecisionLog(kafka.bootstrap, name)
     await decisions.start()
     feed = ResultsFeed(kafka.bootstrap, name, topics.results.partitions, waiters, decisions, lambda *_: None)
+    await feed.connect()
     following = await feed.start()
     control = asyncio.create_task(
         follow_control(Settings(**kafka.settings()), topics.control, BreakerBoard())
