@@ -48,6 +48,21 @@ log, or refused with 503 while too many wait.
 """
 POLLS_HEAD = ("beside", "purchases/s", "of those alone", "p50 ms", "answers to the polls")
 
+PAUSES = """\
+## Pauses
+
+The longest that a command waited for its decision, in a trickle to all partitions, by the broker's clock: while nothing
+happens, while a second worker starts and joins, while it leaves.
+"""
+PAUSES_HEAD = ("partitions", "calm", "join", "leave")
+CROWD = """\
+## A crowd that buys nothing
+
+Synchronous purchases beside {connections:,} idle, half-open and slow connections: {rate:.2f} of the rate alone,
+{p50:.2f} times its p50. Answers to {readers} connections that read a product's stats, by status: {stats}; to
+readiness meanwhile: {readiness}.
+"""
+
 COLOURS = {
     "ingress": "#2a7ab9",
     "decider": "#6aa84f",
@@ -77,7 +92,35 @@ def text(results: Row, *, with_picture: bool = False) -> str:
     sections += _guards(results)
     if polls := results.get("polls"):
         sections += [POLLS, _table(POLLS_HEAD, map(_beside, polls))]
+    if pauses := results.get("pauses"):
+        sections += [PAUSES, _table(PAUSES_HEAD, map(_pause, pauses)), _outages(results["outages"])]
+    if crowd := results.get("crowd"):
+        sections.append(_crowd(*crowd))
     return "\n".join(sections)
+
+
+def _pause(each: Row) -> tuple[str, ...]:
+    return (str(each["partitions"]), *(f"{each[f'{name}_ms']:,.0f} ms" for name in PAUSES_HEAD[1:]))
+
+
+def _outages(outages: Sequence[Row]) -> str:
+    told = ", ".join(f"{each['redis_away_s']:.0f} s: {each['first_decision_ms']:,.0f} ms" for each in outages)
+    return f"From the return of Redis to the next decision, after it stood still for {told}.\n"
+
+
+def _crowd(silent: Row, readers: Row) -> str:
+    return CROWD.format(
+        connections=silent["connections"],
+        rate=silent["per_s_ratio"],
+        p50=silent["p50_ratio"],
+        readers=readers["connections"],
+        stats=_statuses(readers["stats"]),
+        readiness=_statuses(readers["readiness"]),
+    )
+
+
+def _statuses(counts: Mapping[Any, int]) -> str:
+    return ", ".join(f"{count:,} × {status}" for status, count in sorted(counts.items()))
 
 
 # --- calls ---------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import crowd
 import engine
 import hops
 import page
@@ -32,7 +33,7 @@ from stage import stage
 ROOT = Path(__file__).parents[1]
 LIBRARIES = Path(os.environ.get("SECKILL_KAFKA_LIBS_DIR", str(ROOT / "data" / "kafka" / "libs")))
 MODES = {mode.name: mode for mode in web.MODES}
-REST = ("two-ingresses", "polls", "engine", "guards", "workers", "rebuild", "pauses")
+REST = ("two-ingresses", "polls", "engine", "guards", "workers", "rebuild", "pauses", "crowd")
 SHORTHANDS = {"calls": ("hops", *MODES)}
 
 
@@ -101,6 +102,10 @@ class Run:
             with _said("pauses"), self._on() as here:
                 results["pauses"] = [_shown(asdict(pauses.measure(here, count))) for count in (4, 100)]
                 results["outages"] = [_shown(asdict(each)) for each in pauses.measure_outages(here)]
+        if "crowd" in self._wanted:
+            with _said("a crowd that buys nothing"), self._on() as here:
+                silent, readers = crowd.measure(here)
+                results["crowd"] = [_shown(asdict(silent)), _shown(asdict(readers))]
         return results
 
     def _calls(self, modes: list[web.Mode]) -> dict[str, Any]:
