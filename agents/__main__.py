@@ -32,7 +32,9 @@ from pipeline.topics import BadTopics, Topics, load_topics
 def decider(settings: Settings, topics: Topics, log_identity: str | None) -> NoReturn:
     """Decide a share of the partitions of purchase-requests."""
     app = create_app(settings, f"{settings.group_prefix}-deciders", settings.tables_port)
-    store = StockStore(settings.redis(), settings.redis_timeout_ms, key_prefix=settings.key_prefix)
+    # A decider has one call at a time, and the watchdog a connection that no decider can take.
+    store = _store(settings, topics.requests.partitions)
+    signs = _store(settings, 1)
     store.log_identity = log_identity
     # Not idempotent: whatever the producer repeats, the protocol makes harmless, and it can not get stuck.
     producer = LogProducer(settings, settings.worker_name, idempotent=False)
@@ -41,7 +43,7 @@ def decider(settings: Settings, topics: Topics, log_identity: str | None) -> NoR
     ends = LogEnds(app, topics.requests.name, log)
     deciders = purchases.Deciders(settings, topics, store, log, producer, ends.end, breakers.report)
     purchases.attach(app, topics, deciders)
-    watchdog = Watchdog("purchases", ends, deciders.work, store.ping, settings.progress_timeout_ms)
+    watchdog = Watchdog("purchases", ends, deciders.work, signs.ping, settings.progress_timeout_ms)
     watchdog.attach(app)
     attach_ready(
         app,
@@ -105,6 +107,15 @@ def follower(settings: Settings, topics: Topics, _: str | None) -> NoReturn:
             die(str(error))
 
     run(app, settings)
+
+
+def _store(settings: Settings, connections_max: int) -> StockStore:
+    return StockStore(
+        settings.redis(),
+        settings.redis_timeout_ms,
+        connections_max=connections_max,
+        key_prefix=settings.key_prefix,
+    )
 
 
 async def _nothing_else() -> None:

@@ -71,7 +71,7 @@ SINGLE_FAULTS = (
     Fault("two-deciders", Action.STOP_AND_CONTINUE, duration_s=1.0),
     Fault("second-worker-joins-and-leaves", Action.JOIN_AND_LEAVE, duration_s=1.0),
     *(
-        Fault(f"follower-killed-{point}", Action.KILL_AT_POINT, 0.0, point, "follower", ORDERS_STOCK)
+        Fault(f"follower-killed-{point}", Action.KILL_AT_POINT, 0.0, point, "follower", ORDERS_STOCK, HELD)
         for point in (
             faultpoints.BEFORE_ORDERS_TRANSACTION,
             faultpoints.IN_ORDERS_TRANSACTION,
@@ -86,7 +86,7 @@ SINGLE_FAULTS = (
     Fault("redis-killed", Action.KILL_REDIS, duration_s=0.5, tries=HELD),
     Fault("redis-hung", Action.HANG_REDIS, duration_s=10.0, tries=HELD),
     Fault("redis-rolled-back", Action.ROLL_REDIS_BACK, duration_s=0.5, tries=HELD),
-    Fault("broker-killed", Action.KILL_BROKER, duration_s=0.5),
+    Fault("broker-killed", Action.KILL_BROKER, duration_s=0.5, tries=HELD),
     Fault("ingress-killed", Action.KILL_INGRESS, duration_s=0.2, tries=HELD),
     Fault(
         "rebalance-with-a-full-intake",
@@ -111,7 +111,7 @@ def _pair(first: str, second: str) -> Fault:
     by_name = {fault.name: fault for fault in SINGLE_FAULTS}
     one, other = by_name[first], by_name[second]
     name, stock = f"{first} + {second}", max(one.stock, other.stock)
-    return replace(one, name=name, stock=stock, tries=TRIES, beside=other)
+    return replace(one, name=name, stock=stock, tries=HELD, beside=other)
 
 
 PAIRS = (

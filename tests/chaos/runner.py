@@ -16,7 +16,8 @@ from chaos.stage import Stage
 from chaos.verdict import audited, refused_early, sell_out, violations
 from chaos.watcher import Watcher
 from pipeline.local.process import Process
-from pipeline.topics import Topics
+from pipeline.settings import Profile
+from pipeline.topics import Topics, load_topics
 
 EXIT_BROKEN_PROMISE = 70
 BEFORE_S = 1.0
@@ -43,6 +44,17 @@ class Outcome:
 
     def document(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def attempt(stage: Stage, fault: Fault, tries: int, outcomes: list[Outcome]) -> None:
+    """Run this fault so many times, each time with another seed. What came of it is added to `outcomes`."""
+    topics = load_topics(Profile.LOCAL)
+    for seed in range(tries):
+        outcome = asyncio.run(run_fault(stage, topics, fault, seed))
+        outcomes.append(outcome)
+        print(outcome)
+        assert outcome.violations == [], outcome
+        assert outcome.accepted > 0
 
 
 async def run_fault(stage: Stage, topics: Topics, fault: Fault, seed: int) -> Outcome:

@@ -34,8 +34,6 @@ class Stage:
             "SECKILL_REDIS_URL": redis.url,
             "SECKILL_PUBLIC_PORT": str(self.public_port),
             "SECKILL_ADMIN_PORT": str(self.admin_port),
-            # With the default a fault that lasts would be followed by a minute in which nothing may be tried.
-            "SECKILL_BREAKER_RECOVERY_TIMEOUT_MS": "2000",
             # A stock that is sold at once would be a single transaction.
             "SECKILL_ORDERS_PACE_MS": "20",
             **{f"SECKILL_{name.upper()}": str(value) for name, value in kafka.settings().items()},
