@@ -8,12 +8,14 @@ import pytest
 from redis.asyncio import Redis
 
 from contract.serving import PURCHASED, STATS, SYSTEM, Decider, StartIngress
-from pipeline.stock import keys
+from pipeline.stock.keys import Keys
 from pipeline.stock.store import StockStore
 
 CONNECTIONS = 400
 CALLS_EACH = 5
 NAMED_S_MAX = 20
+
+keys = Keys()
 
 
 async def test_four_hundred_readers_share_two_connections_and_readiness_stays(

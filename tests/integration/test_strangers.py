@@ -85,7 +85,11 @@ async def test_who_reads_a_log_meets_the_newer_format(
     waiters = Waiters(topics.results.partitions, 10, 10_000)
     decisions = DecisionLog(kafka.bootstrap, name)
     await decisions.start()
-    feed = ResultsFeed(kafka.bootstrap, name, topics.results.partitions, waiters, decisions, lambda *_: None)
+    feed = ResultsFeed(
+        *(kafka.bootstrap, name, topics.results.partitions, waiters, decisions),
+        lambda *_: None,
+        lambda *_: None,
+    )
     await feed.connect()
     following = await feed.start()
     control = asyncio.create_task(
