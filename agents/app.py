@@ -20,6 +20,8 @@ FETCH_RECORDS_MAX = 512
 SESSION_TIMEOUT_S = 6.0
 HEARTBEAT_INTERVAL_S = 1.0
 COMMIT_INTERVAL_S = 0.5
+REBALANCE_TIMEOUT_S = 15.0
+"""A member that takes longer to give up its partitions is left out; the others stand still until then."""
 
 
 class _FlowControl(FlowControlEvent):
@@ -92,6 +94,7 @@ def create_app(settings: Settings, group: str, web_port: int, replication: int =
         broker_session_timeout=SESSION_TIMEOUT_S,
         broker_heartbeat_interval=HEARTBEAT_INTERVAL_S,
         broker_commit_interval=COMMIT_INTERVAL_S,
+        broker_rebalance_timeout=REBALANCE_TIMEOUT_S,
         consumer_auto_offset_reset="earliest",
         consumer_max_fetch_size=FETCH_BYTES_MAX,
         broker_max_poll_records=FETCH_RECORDS_MAX,

@@ -1,6 +1,7 @@
 """Where the partitions of a log end, as far as this process knows."""
 
 from collections.abc import Collection
+from contextlib import aclosing
 
 import faust
 from faust.types import TP
@@ -28,12 +29,19 @@ class LogEnds:
     def _fetched(self, partition: int) -> int | None:
         try:
             end: int | None = self._app.consumer.highwater(TP(self.topic, partition))
-        except AssertionError:
-            # aiokafka asserts that the partition is assigned, and it may be gone before we are told.
+        except (AssertionError, AttributeError):
+            # aiokafka asserts that the partition is assigned and then looks again, while its own thread may take it.
             return None
         return end
 
     async def ask(self, partitions: Collection[int]) -> None:
         """Ask Kafka for the ends of these partitions. Raises LogUnavailable."""
         bounds = await self._log.bounds_of(self.topic, partitions) if partitions else {}
-        self._asked = {partition: each.end for partition, each in bounds.items()}
+        self._asked.update({partition: each.end for partition, each in bounds.items()})
+
+    async def is_void(self, partition: int, start: int, end: int) -> bool:
+        """Whether the log holds no record in [start, end). Raises LogUnavailable."""
+        async with aclosing(self._log.read(self.topic, partition, start, end)) as batches:
+            async for _ in batches:
+                return False
+        return True

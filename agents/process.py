@@ -20,10 +20,12 @@ def die(reason: str) -> None:
 
     Not by an exception: Faust would restart the agent and take the events in its hands for done.
     """
-    logger.critical("%s; this process ends", reason)
-    for handler in logging.getLogger().handlers:
-        handler.flush()
-    os._exit(EXIT_BROKEN_PROMISE)
+    try:
+        logger.critical("%s; this process ends", reason)
+        for handler in logging.getLogger().handlers:
+            handler.flush()
+    finally:
+        os._exit(EXIT_BROKEN_PROMISE)
 
 
 def die_with(task: "asyncio.Task[None]") -> None:

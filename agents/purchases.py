@@ -108,7 +108,8 @@ class Deciders:
 
     def _ended(self, task: "asyncio.Task[None]") -> None:
         die_with(task)
-        if any(running.task is task for running in self._running.values()):
+        is_cancelled_from_within = task.cancelled() and not task.cancelling()
+        if is_cancelled_from_within and any(each.task is task for each in self._running.values()):
             die(f"{task.get_name()}: cancelled by what it waited for")
 
     def doubt(self) -> None:
@@ -142,7 +143,7 @@ class Deciders:
     def work(self) -> dict[int, Work]:
         """By partition, for the watchdog."""
         return {
-            partition: Work(decider.moves, decider.reached + 1, decider.is_redis_away)
+            partition: Work(decider.moves, decider.reached + 1, decider.is_refused, decider.starved_ms())
             for partition, (decider, *_) in self._running.items()
         }
 

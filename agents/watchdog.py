@@ -12,7 +12,7 @@ from agents.logends import LogEnds
 from agents.process import die
 from pipeline.domain.progress import Progress, observe, still_ms
 from pipeline.partitionlog import LogUnavailable
-from pipeline.stock.store import StockUnavailable
+from pipeline.stock.store import StockFault, StockUnavailable
 
 logger = logging.getLogger(__name__)
 
@@ -27,12 +27,14 @@ REPORTED_AFTER_MS = 3_000
 class Work(NamedTuple):
     """The work on one partition of a log. `moves` changes with each piece of it; offsets below `next_offset` are done.
 
-    `is_excused` while something that it needs is known to be away.
+    `is_excused` while something that it needs is known to be away. `starved_ms` is for how long it has done nothing but
+    what it read from the log itself, because its stream brings nothing.
     """
 
     moves: int
     next_offset: int
     is_excused: bool = False
+    starved_ms: int = 0
 
 
 class Watchdog:
@@ -53,6 +55,9 @@ class Watchdog:
         self._timeout_ms = timeout_ms
         self._looked_at_s = time.monotonic()
         self._progress: dict[int, Progress] = {}
+        self._starved_ms: dict[int, int] = {}
+        self._void_to: dict[int, int] = {}
+        """By partition: the log was seen to hold no record from the work's next offset up to here."""
 
     def attach(self, app: faust.App) -> None:
         """Look while this application runs."""
@@ -67,13 +72,33 @@ class Watchdog:
         now_s = time.monotonic()
         is_excused |= now_s - self._looked_at_s > LATE_AFTER_S
         self._looked_at_s = now_s
+        work_by_partition = self._work()
+        self._starved_ms = {partition: work.starved_ms for partition, work in work_by_partition.items()}
         self._progress = {
             partition: self._observed(partition, work, is_excused, int(now_s * 1_000))
-            for partition, work in self._work().items()
+            for partition, work in work_by_partition.items()
         }
+        if not is_excused:
+            await self._look_for_voids(work_by_partition, int(now_s * 1_000))
+
+    async def _look_for_voids(self, work_by_partition: Mapping[int, Work], now_ms: int) -> None:
+        """An offset may have no record: a transaction's marker. Where that is all that waits, nothing does."""
+        for partition, progress in self._progress.items():
+            if still_ms(progress, now_ms) < REPORTED_AFTER_MS:
+                continue
+            start = work_by_partition[partition].next_offset
+            end = start + progress.lag
+            try:
+                if await self._ends.is_void(partition, start, end):
+                    self._void_to[partition] = end
+            except LogUnavailable as fault:
+                logger.warning("%s of partition %d: %s", self._name, partition, fault)
 
     def _observed(self, partition: int, work: Work, is_excused: bool, now_ms: int) -> Progress:
-        lag = max(0, (self._ends.end(partition) or 0) - work.next_offset)
+        if work.starved_ms >= self._timeout_ms:
+            die(f"{self._name} of partition {partition}: the stream brings nothing, for {work.starved_ms} ms")
+        end = self._ends.end(partition) or 0
+        lag = 0 if end <= self._void_to.get(partition, 0) else max(0, end - work.next_offset)
         progress = observe(
             *(self._progress.get(partition), work.moves, lag, now_ms),
             is_excused=is_excused or work.is_excused,
@@ -90,7 +115,7 @@ class Watchdog:
             async with asyncio.timeout(LOOK_TIMEOUT_S):
                 await self._ends.ask(list(self._work()))
                 await self._answers()
-        except (LogUnavailable, StockUnavailable, TimeoutError) as fault:
+        except (LogUnavailable, StockUnavailable, StockFault, TimeoutError) as fault:
             logger.warning("%s: no look at the progress: %r", self._name, fault)
             return False
         return True
@@ -98,11 +123,16 @@ class Watchdog:
     def checks(self) -> dict[str, str]:
         """By partition, what is wrong; nothing of those that move."""
         now_ms = int(time.monotonic() * 1_000)
-        return {
-            f"{self._name} of partition {partition}": f"{each.lag} records wait, none was done for {still} ms"
-            for partition, each in sorted(self._progress.items())
-            if (still := still_ms(each, now_ms)) >= REPORTED_AFTER_MS
-        }
+        checks = {}
+        for partition, each in sorted(self._progress.items()):
+            if (still := still_ms(each, now_ms)) >= REPORTED_AFTER_MS:
+                trouble = f"{each.lag} records wait, none was done for {still} ms"
+            elif (starved := self._starved_ms[partition]) >= REPORTED_AFTER_MS:
+                trouble = f"the stream brings nothing, for {starved} ms"
+            else:
+                continue
+            checks[f"{self._name} of partition {partition}"] = trouble
+        return checks
 
     def report(self) -> dict[str, dict[str, int]]:
         """By partition, the records that wait, and for how long none was done."""

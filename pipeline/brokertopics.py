@@ -24,7 +24,9 @@ BROKER_TIMEOUT_MS = 30_000
 """How long one of the calls below waits for a broker that is not there, or does not answer."""
 RETRY_MS = 250
 KEPT_FOR_EVER = -1
-"""As `retention.ms`."""
+"""As `retention.ms` or `retention.bytes`."""
+KEPT_FOR_EVER_MAX = 100 * 365 * 24 * 3_600_000
+"""A retention of this many milliseconds is for ever, too."""
 
 log = logging.getLogger(__name__)
 
@@ -71,13 +73,13 @@ class Difference:
         """Whether no process may start with it: products would move, records come at another time, or get lost."""
         if self.found is None or self.field in ("partitions", "cleanup.policy", "message.timestamp.type"):
             return True
-        if self.field in ("replication", "min.insync.replicas"):
+        if self.field in ("replication", "min.insync.replicas", "max.message.bytes"):
             return int(self.found) < int(self.wanted)
         kept = (topics.requests.name, topics.results.name, topics.orders.name)
         if self.field == "retention.ms" and self.topic in kept:
             found, wanted = int(self.found), int(self.wanted)
-            return found != KEPT_FOR_EVER and (wanted == KEPT_FOR_EVER or found < wanted)
-        return False
+            return KEPT_FOR_EVER < found < (KEPT_FOR_EVER_MAX if wanted == KEPT_FOR_EVER else wanted)
+        return self.field == "retention.bytes" and self.topic in kept
 
 
 @dataclass(frozen=True, slots=True)

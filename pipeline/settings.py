@@ -127,7 +127,7 @@ class Settings(BaseSettings):
     """At least this long from one transaction of a partition's orders to the next: each costs as much as 4,000 orders.
 
     The first after a calm waits for nothing, and no buyer waits for any."""
-    progress_timeout_ms: Annotated[int, Field(ge=5_000, le=3_600_000)] = 30_000
+    progress_timeout_ms: Annotated[int, Field(ge=20_000, le=3_600_000)] = 30_000
     """A worker or follower ends itself if records of a partition wait this long without any progress.
 
     Time in which Redis or Kafka does not answer does not count."""

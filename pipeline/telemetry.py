@@ -70,8 +70,8 @@ class CountingHandler(logging.StreamHandler[TextIO]):
         self.acquire()
         try:
             self._repeats = {source: each for source, each in self._repeats.items() if each.count}
-            self.tell_counts()
             self._timer = None
+            self.tell_counts()
             if self._repeats:
                 self._begin_timer()
         finally:
@@ -84,16 +84,23 @@ class CountingHandler(logging.StreamHandler[TextIO]):
     def _tell(self, repeats: _Repeats) -> None:
         if not repeats.count:
             return
-        counted = logging.makeLogRecord(repeats.last.__dict__)
-        counted.msg, counted.args = f"{repeats.last.getMessage()} ({repeats.count} more of this line)", None
+        last, count, repeats.count = repeats.last, repeats.count, 0
+        try:
+            message = last.getMessage()
+        except (TypeError, ValueError):
+            # Arguments that do not fit the message, as in `logging.Handler.emit`: said, and no fault of the process.
+            self.handleError(last)
+            return
+        counted = logging.makeLogRecord(last.__dict__)
+        counted.msg, counted.args = f"{message} ({count} more of this line)", None
         counted.exc_info = counted.exc_text = counted.stack_info = None
-        repeats.count = 0
         super().emit(counted)
 
     def _begin_timer(self) -> None:
-        self._timer = threading.Timer(COUNTED_S, self.look)
-        self._timer.daemon = True
-        self._timer.start()
+        timer = threading.Timer(COUNTED_S, self.look)
+        timer.daemon = True
+        timer.start()
+        self._timer = timer
 
 
 def configure_logging(process_name: str, level: int = logging.INFO) -> None:

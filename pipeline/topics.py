@@ -64,6 +64,7 @@ class Topic(BaseModel):
         return {
             "cleanup.policy": self.cleanup,
             "retention.ms": str(self.retention_ms),
+            "retention.bytes": "-1",
             "message.timestamp.type": "LogAppendTime" if self.log_append_time else "CreateTime",
             "min.insync.replicas": str(self.min_insync_replicas),
             "max.message.bytes": str(self.record_bytes_max),

@@ -81,8 +81,9 @@ class Decider:
         self.clock_trouble: str | None = None
         """That the broker's clock is, or was, ahead, in one line; None while all is well."""
         self.breaker = Breaker()
-        self.is_redis_away = False
-        """Whether the last call that failed was one of Redis."""
+        self.is_refused = False
+        """Whether Redis or the producer failed last: both are tried again, by new connections, until they answer."""
+        self._starved_since_s: float | None = None
         self.position = -1
         self.reached = -1
         """No command up to here waits: each is decided, or the log has no record at its offset."""
@@ -114,7 +115,12 @@ class Decider:
 
     async def put(self, records: Sequence[LogRecord]) -> Sequence[LogRecord]:
         """Take records from the stream; waits while this decider has enough. Returns what it takes no more."""
+        self._starved_since_s = None
         return await self._intake.put(records)
+
+    def starved_ms(self) -> int:
+        """For how long the stream has brought nothing while the log went on; 0 while it brings something."""
+        return 0 if self._starved_since_s is None else int((_now_s() - self._starved_since_s) * 1_000)
 
     def close(self) -> None:
         """Take nothing more: this decider is done with, or about to be."""
@@ -129,6 +135,7 @@ class Decider:
 
     def confirm(self) -> None:
         """The partition stays here."""
+        self._starved_since_s = None
         self._owner_known.set()
 
     async def run(self) -> None:
@@ -146,7 +153,7 @@ class Decider:
                 await asyncio.sleep(STALE_PAUSE_MS / 1_000)
                 await self._owner_known.wait()
             except (StockUnavailable, SendFailed) as fault:
-                self.is_redis_away = isinstance(fault, StockUnavailable)
+                self.is_refused = True
                 self._set_breaker(failed(self.breaker, self._breaker_rule, _now_ms()))
                 await self._back_off(fault)
             except LogUnavailable as fault:
@@ -186,7 +193,7 @@ class Decider:
     def _go_on_from(self, place: Place) -> None:
         self.position, self._results_end = place
         self.reached = self.position
-        self.state, self.trouble, self.is_redis_away = State.DECIDING, None, False
+        self.state, self.trouble, self.is_refused = State.DECIDING, None, False
         self._acknowledge(self.position)
 
     async def _back_off(self, fault: Exception) -> None:
@@ -216,7 +223,7 @@ class Decider:
         await self._decide(chunk)
 
     async def _read_ahead(self) -> None:
-        """Decide what the log holds and the stream has not brought for a while."""
+        """Take in what the log holds and the stream has not brought for a while."""
         end = self._log_end()
         if end is None or end <= self.reached + 1 or self._reads_ahead.locked():
             return
@@ -225,8 +232,10 @@ class Decider:
                 "partition %d: the stream brings nothing, but the log ends at %d; reading it from %d on",
                 *(self.partition, end, self.reached + 1),
             )
-            chunk = await self._fill(Gap(self.position + 1, end))
-        await self._decide(chunk)
+            records = await self._read(Gap(self.position + 1, end))
+        if self._starved_since_s is None and self._owner_known.is_set():
+            self._starved_since_s = _now_s()
+        await self._intake.refill(records)
 
     async def _keep_pace(self) -> None:
         """An idle partition decides at once; a busy one takes what has gathered, a chunk every so often or when full.
@@ -255,18 +264,24 @@ class Decider:
 
         Raises LogUnavailable.
         """
-        found: list[Prepared] = []
+        found = [prepare(record) for record in await self._read(gap)]
+        start = found[0].record.offset if found else gap.end
+        chunk = chunk_of(found, start - 1, self._settings.chunk_purchases_max)
+        return chunk or self._intake.chunk(start - 1, self._settings.chunk_purchases_max)
+
+    async def _read(self, gap: Gap) -> list[LogRecord]:
+        """The first records in the gap, from the log. Raises LogUnavailable."""
+        found: list[LogRecord] = []
         reading = self._log.read(self._topics.requests.name, self.partition, gap.start, gap.end)
         async with aclosing(reading) as batches:
             async for batch in batches:
-                found += map(prepare, batch)
+                found += batch
                 if len(found) >= self._settings.decider_buffer_records_max:
                     break
-        start = found[0].record.offset if found else gap.end
+        start = found[0].offset if found else gap.end
         if start > gap.start:
             await self._pass_over(gap.start, start)
-        chunk = chunk_of(found, start - 1, self._settings.chunk_purchases_max)
-        return chunk or self._intake.chunk(start - 1, self._settings.chunk_purchases_max)
+        return found
 
     async def _pass_over(self, start: int, end: int) -> None:
         """Say it if these offsets, which the log has no records at, were deleted. Others are transactions' markers."""

@@ -75,6 +75,13 @@ class Intake:
                 await asyncio.sleep(0)
         return ()
 
+    async def refill(self, records: Sequence[LogRecord]) -> None:
+        """Take records that were read from the log, as far as there is room. Never waits for room."""
+        taken = 0
+        while taken < len(records) and len(self._records) < self._records_max:
+            taken += self._take(records, taken)
+            await asyncio.sleep(0)
+
     def _take(self, records: Sequence[LogRecord], start: int) -> int:
         """Take some, from the index `start` on: one at least. Returns how many."""
         size = 0

@@ -1,6 +1,6 @@
 """What a decider needs of the world; the real ones are StockStore, PartitionLog and LogProducer."""
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Protocol
 
 from pipeline.partitionlog import Bounds, LogRecord
@@ -27,7 +27,7 @@ class Store(Protocol):
     ) -> None: ...
     async def wipe(self, partition: int, at_offset: int) -> None: ...
     async def claim(self, partition: int) -> None: ...
-    async def has_keys(self, partition: int) -> bool: ...
+    async def has_keys(self, partition: int, on_step: Callable[[], None]) -> bool: ...
 
 
 class Log(Protocol):

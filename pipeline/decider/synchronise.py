@@ -62,7 +62,7 @@ class Synchroniser:
         requests = await self._log.bounds(self._topics.requests.name, self._partition)
         if cursor.results_position > results.end or cursor.offset >= requests.end:
             await self._start_over(cursor, "Redis knows of more than the logs hold")
-        if cursor.offset < 0 and await self._store.has_keys(self._partition):
+        if cursor.offset < 0 and await self._store.has_keys(self._partition, self._on_step):
             await self._start_over(cursor, "Redis has lost the cursor, and not all else")
         replayed, tail = await self._replay(cursor, results)
         if tail >= requests.end:

@@ -80,6 +80,8 @@ class Follower:
         self._confirmed_until_s = 0.0
         self._read = self._written = BEGINNING
         """How far the decisions are taken in, and how far all that they lead to is written."""
+        self._reached = 0
+        """The log has no record from `_read` up to here: what stands there is a transaction's marker, or deleted."""
         self._is_cut = False
         """Whether records are missing in the decision log right before the next one that is no repeat."""
         self._derived: list[Derived] = []
@@ -125,12 +127,14 @@ class Follower:
         if self._is_held:
             self._is_held = False
             self._confirmed_until_s = time.monotonic() + CONFIRMED_S
+            # Writes at once: so a fence of another process, which had the partition in between, shows meanwhile.
+            self._written_at_s = float("-inf")
             self._writing.release()
 
     @property
     def position(self) -> int:
         """Decisions below this position of the decision log are taken in."""
-        return self._read.position
+        return max(self._read.position, self._reached)
 
     def offer(self, records: Sequence[LogRecord]) -> None:
         """The next records of the stream, in order. Never waits: what there is no room for is read from the log."""
@@ -185,6 +189,7 @@ class Follower:
         if progress is None:
             progress = await self._progress_of_last_order()
         self._read = self._written = progress
+        self._reached = 0
         self._is_cut, self._derived, self._derived_records = False, [], 0
         self._written_at_s = float("-inf")
         self._trouble = ""
@@ -236,8 +241,9 @@ class Follower:
                 if run[0].offset > self._read.position:
                     await self._fill(run[0].offset)
                 await self._take(run)
-            if not records and (self._log_end() or 0) > self._read.position:
-                await self._fill(None)
+            if not records and (end := self._log_end() or 0) > self.position:
+                await self._fill(end)
+                self._reached = end
             if self._derived or time.monotonic() - self._written_at_s >= PROGRESS_RENEWAL_S:
                 await self._write()
             else:
@@ -255,17 +261,13 @@ class Follower:
         self._was_offered.clear()
         return records
 
-    async def _fill(self, stop: int | None) -> None:
-        """Take in what the stream left out, up to `stop` or the end of the log."""
+    async def _fill(self, stop: int) -> None:
+        """Take in what the stream left out, up to `stop`. Raises LogUnavailable."""
         async for batch in self._log.read(
             self._topics.results.name, self._partition, self._read.position, stop
         ):
             await self._take(batch)
             await self._write_progress()
-        if stop is not None and self._read.position < stop:
-            beginning, _ = await self._log.bounds(self._topics.results.name, self._partition)
-            if beginning <= self._read.position:
-                raise LogUnavailable(f"results from {self._read.position} to {stop - 1} did not come")
 
     async def _take(self, records: Sequence[LogRecord]) -> None:
         """Take in records in log order; written is only what becomes too much. Raises DecisionsLost."""

@@ -118,14 +118,15 @@ class OnSale:
 
     def observe_older(self, key: bytes | None, value: bytes) -> None:
         """A record from before those that were observed: it tells nothing of stock."""
-        if key is not None and shows_opened(value):
-            self.note_opened(key.decode(errors="replace"))
+        if key is not None and len(self._opened) < OPENED_MAX and shows_opened(value):
+            self._opened.setdefault(key.decode(errors="replace"))
 
     def is_opened(self, product_id: str) -> bool:
         """Whether this product is known to have been opened."""
         return product_id in self._opened
 
     def note_opened(self, product_id: str) -> None:
+        self._opened.pop(product_id, None)
         self._opened[product_id] = None
         if len(self._opened) > OPENED_MAX:
             del self._opened[next(iter(self._opened))]

@@ -102,7 +102,13 @@ class Process:
                 return
         except FileNotFoundError:
             return
-        shutil.copyfile(self.log_path, self.log_path.with_name(f"{self.log_path.name}.1"))
+        copy = self.log_path.with_name(f"{self.log_path.name}.1")
+        try:
+            shutil.copyfile(self.log_path, copy)
+        except OSError as error:
+            # A full disk, most likely: then there is no room for a copy, and all the more reason to cut it off.
+            copy.unlink(missing_ok=True)
+            sys.stderr.write(f"{self.log_path} is cut off without a copy: {error}\n")
         os.truncate(self.log_path, 0)
 
     def wait_ready(self) -> None:

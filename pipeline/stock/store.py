@@ -5,7 +5,7 @@ where it believes the cursor to be, and if it is elsewhere nothing is written an
 """
 
 import re
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
@@ -222,19 +222,25 @@ class StockStore:
         reply = await _answer(self._wipe(keys=[cursor, products, *strays], args=[at_offset, *prefixes]))
         _raise_if_stale(reply, partition, at_offset)
 
-    async def has_keys(self, partition: int) -> bool:
-        """Whether there is anything of what was decided in this partition."""
-        async for _ in self._names(partition):
+    async def has_keys(self, partition: int, on_step: Callable[[], None] = lambda: None) -> bool:
+        """Whether there is anything of what was decided in this partition.
+
+        This goes through all keys of Redis. `on_step` is called after each step of it.
+        """
+        async for _ in self._names(partition, on_step):
             return True
         return False
 
-    async def _names(self, partition: int) -> AsyncIterator[bytes]:
+    async def _names(
+        self, partition: int, on_step: Callable[[], None] = lambda: None
+    ) -> AsyncIterator[bytes]:
         """The names of the keys of what was decided; one may come twice."""
         at, identity = 0, self._keys.log(partition).encode()
         while True:
             at, names = await _answer(
                 self._redis.scan(at, match=self._keys.any(partition, "*"), count=SCANNED_PER_STEP)
             )
+            on_step()
             for name in names:
                 if name != identity:
                     yield name

@@ -58,6 +58,8 @@ async def _join_and_leave(stage: Stage, fault: Fault, crowd: Crowd) -> None:
     await asyncio.to_thread(second.start)
     await asyncio.sleep(fault.duration_s)
     await asyncio.to_thread(second.stop)
+    # Told to stop, it ends as one that has nothing to complain about.
+    assert second.exit_status == 0, second.describe_end()
 
 
 async def _flush_redis(stage: Stage, fault: Fault, crowd: Crowd) -> None:

@@ -1,5 +1,6 @@
 """The supervisor and its parts: what dies comes back, within a limit, and nothing outlives its parent."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -78,10 +79,25 @@ def test_a_log_that_has_grown_is_begun_anew_while_its_part_writes_on(stack, said
     assert first.startswith(b"0 x")
     assert len(first) > 100_000
     wait_until(lambda: stack.look() or older.read_bytes() != first, "the next one")
+    wait_until(lambda: log.stat().st_size > 0, "a line after it")
     stack.stop()
     # Written on from its beginning, not from where it was before.
     assert log.read_bytes()[:1].isdigit()
     assert log.stat().st_size < 10 * 100_000
+
+
+def test_a_log_is_cut_off_without_a_copy_where_the_disk_is_full(stack, tmp_path, monkeypatch, capsys):
+    def no_room(_source, target):
+        target.write_bytes(b"a part")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(process.shutil, "copyfile", no_room)
+    monkeypatch.setattr(process, "LOG_BYTES_MAX", 1_000)
+    stack.begin([part("a", f"print('x' * 2_000, flush=True)\n{SLEEPS}")])
+    log = tmp_path / "logs" / "a.log"
+    wait_until(lambda: "No space left" in (stack.look() or capsys.readouterr().err), "what happened")
+    assert log.stat().st_size == 0
+    assert not log.with_name("a.log.1").exists()
 
 
 def test_part_that_never_gets_up_is_not_tried_again(stack, tmp_path):

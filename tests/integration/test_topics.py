@@ -314,7 +314,12 @@ async def test_real_decisions_have_the_form_that_the_file_tells(redis_url: str) 
         ("requests", "replication", "3", "1", False),
         ("requests", "min.insync.replicas", "1", "2", True),
         ("requests", "min.insync.replicas", "2", "1", False),
-        ("requests", "max.message.bytes", "1", "2", False),
+        ("results", "retention.ms", str(2**63 - 1), "-1", False),
+        ("results", "retention.bytes", "1000000000", "-1", True),
+        ("notices", "retention.bytes", "1000000000", "-1", False),
+        # A decision that is larger than the broker takes could never be written.
+        ("results", "max.message.bytes", "1", "2", True),
+        ("results", "max.message.bytes", "2", "1", False),
     ],
 )
 def test_what_breaks_a_guarantee_is_refused_and_no_more(

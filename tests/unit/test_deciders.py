@@ -183,3 +183,21 @@ async def test_an_idle_decider_reads_what_the_stream_does_not_bring(world: World
         while world.cursor_at < 29:
             await asyncio.sleep(0.01)
     assert [int(each[17:-1]) for each in world.results] == list(range(30))
+
+
+async def test_deciders_that_are_cancelled_at_the_end_of_the_process_are_no_fault(
+    world: World, deciders: Deciders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deaths: list[str] = []
+    monkeypatch.setattr("agents.purchases.die", deaths.append)
+    await deciders.assign({0, 1})
+    tasks = {each.get_name(): each for each in asyncio.all_tasks()}
+    tasks["decider of partition 0"].cancel()
+    # One that what it waits for cancels is.
+    monkeypatch.setattr(world, "cursor_offset", _cancelled)
+    await asyncio.wait({tasks["decider of partition 0"], tasks["decider of partition 1"]}, timeout=10)
+    assert deaths == ["decider of partition 1: cancelled by what it waited for"]
+
+
+async def _cancelled(_: int) -> int:
+    raise asyncio.CancelledError

@@ -104,6 +104,19 @@ def test_a_product_is_known_as_opened_from_the_first_record_that_shows_it_and_fo
     assert on_sale.is_opened("p")
 
 
+def test_of_too_many_opened_products_the_youngest_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(final_refusals, "OPENED_MAX", 3)
+    on_sale = OnSale()
+    # The tail of the log is loaded backwards.
+    for product in ("live", "b", "c", "d"):
+        on_sale.observe_older(product.encode(), opened(0, product, 5))
+    assert [each for each in ("live", "b", "c", "d") if on_sale.is_opened(each)] == ["live", "b", "c"]
+    on_sale.observe(b"live", bought(9, "live", [1], stock=1, sold=5))
+    on_sale.observe(b"e", opened(10, "e", 5))
+    on_sale.observe(b"f", opened(11, "f", 5))
+    assert [each for each in ("live", "b", "c", "e", "f") if on_sale.is_opened(each)] == ["live", "e", "f"]
+
+
 def test_the_command_in_a_decision_cannot_speak_for_it() -> None:
     on_sale = OnSale()
     word = ',"stock":7,"sold":1,"codes":[1]'

@@ -76,6 +76,8 @@ class World:
         self.writes: list[int] = []
         self.is_away = False
         self.opened = 0
+        self.markers = 0
+        """Of transactions, after the last record of the decision log."""
         self.is_fenced = False
         """Whether another process has opened the partition since."""
         self.reads: list[tuple[int, int | None]] = []
@@ -113,6 +115,9 @@ class World:
     ) -> AsyncGenerator[list[LogRecord], None]:
         if topic == TOPICS.results.name:
             self.reads.append((start, end))
+        log_end = len(self._log(topic)) + (self.markers if topic == TOPICS.results.name else 0)
+        if end is not None and end > log_end:
+            raise LogUnavailable(f"ends at {log_end}")
         records = self._log(topic)[max(start, self.beginnings.get(topic, 0)) : end]
         for first in range(0, len(records), 7):
             yield records[first : first + 7]
@@ -400,7 +405,7 @@ async def test_records_that_do_not_come_are_waited_for() -> None:
     each = world.follower(log_end=lambda: None)
     each.start(unexpected)
     each.offer(late[4:])
-    await until(lambda: "did not come" in each.check())
+    await until(lambda: "ends at 2" in each.check())
     world.results = late
     each.offer(late[5:])
     await until(lambda: world.position == 6)
@@ -473,6 +478,30 @@ async def test_a_write_that_takes_too_long_is_not_waited_for(monkeypatch: pytest
     assert not await each.hold()
     await each.stop()
     assert world.orders == []
+
+
+async def test_markers_at_the_end_of_the_log_do_not_count_as_decisions_that_wait() -> None:
+    world = World(decisions(3))
+    world.markers = 2
+    each = world.follower(log_end=lambda: 5)
+    each.start(unexpected)
+    await until(lambda: each.position == 5)
+    reads = len(world.reads)
+    await asyncio.sleep(0.1)
+    assert (world.position, len(world.reads)) == (3, reads)
+    await each.stop()
+
+
+async def test_a_follower_that_was_fenced_while_nothing_is_decided_opens_again_at_once() -> None:
+    world = World(decisions(3))
+    each = world.follower()
+    each.start(unexpected)
+    await until(lambda: world.position == 3)
+    assert await each.hold()
+    world.is_fenced = True
+    each.resume()
+    await until(lambda: world.opened == 2)
+    await each.stop()
 
 
 @pytest.mark.parametrize("confirmed", [True, False])

@@ -93,3 +93,22 @@ def test_so_many_different_lines_are_counted_and_no_more(handler: CountingHandle
     assert len(handler._repeats) == telemetry.LINES_MAX
     handler.close()
     assert sum("(1 more of this line)" in line for line in said(handler)) == 3 * telemetry.LINES_MAX
+
+
+def test_a_line_whose_arguments_do_not_fit_breaks_nothing(
+    handler: CountingHandler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faults: list[logging.LogRecord] = []
+    monkeypatch.setattr(handler, "handleError", faults.append)
+    for _ in range(3):
+        # Not by the logger: pytest has a handler, too, and that one raises.
+        handler.handle(logging.LogRecord("library", logging.WARNING, "library.py", 1, "%d of %d", (1,), None))
+        away(1)
+    logger.critical("the end")
+    assert said(handler) == [
+        "WARNING partition 1 is away",
+        "WARNING partition 1 is away (2 more of this line)",
+        "CRITICAL the end",
+    ]
+    assert len(faults) == 2
+    handler.look()

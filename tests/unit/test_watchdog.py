@@ -23,11 +23,16 @@ class Bench:
         self.now_s = 1_000.0
         self.work = {0: Work(5, 6)}
         self.ends = {0: 6}
+        self.records_end = 1_000_000
+        """From here on the log has no records."""
         self.kafka_is_away = self.redis_is_away = False
         self.watchdog = Watchdog("purchases", self, lambda: self.work, self.answers, TIMEOUT_MS)  # type: ignore[arg-type]
 
     def end(self, partition: int) -> int | None:
         return self.ends.get(partition)
+
+    async def is_void(self, partition: int, start: int, end: int) -> bool:
+        return start >= self.records_end
 
     async def ask(self, partitions: Collection[int]) -> None:
         if self.kafka_is_away:
@@ -120,3 +125,25 @@ async def test_a_partition_that_goes_is_forgotten(bench: Bench) -> None:
     bench.work = work
     await bench.looks(LOOKS - 1)
     assert bench.watchdog.report()["0"]["lag"] == 3
+
+
+async def test_offsets_without_a_record_do_not_wait(bench: Bench) -> None:
+    bench.ends[0] = 7
+    bench.records_end = 6
+    await bench.looks(2 * LOOKS)
+    assert bench.watchdog.checks() == {}
+    # What comes after them does.
+    bench.ends[0], bench.records_end = 9, 9
+    with pytest.raises(Died):
+        await bench.looks(LOOKS + 1)
+
+
+async def test_work_that_lives_on_what_it_reads_itself_is_reported_and_then_ends_the_process(
+    bench: Bench,
+) -> None:
+    bench.work[0] = Work(7, 6, starved_ms=4_000)
+    await bench.looks(1)
+    assert bench.watchdog.checks() == {"purchases of partition 0": "the stream brings nothing, for 4000 ms"}
+    bench.work[0] = Work(9, 6, starved_ms=TIMEOUT_MS)
+    with pytest.raises(Died, match="the stream brings nothing, for 30000 ms"):
+        await bench.looks(1)
