@@ -133,8 +133,8 @@ def _request_paths(settings: Settings) -> Schema:
     events["200"] = {
         "description": "Events `queued`, with a comment each second in which nothing has changed, and last `decided`"
         " or `problem`; a stream that ends without one of these two was cut short, ask again."
-        " `x-events` has the schema of each event's data.",
-        "content": {"text/event-stream": {"schema": _reference("EventStream")}},
+        " The schema is that of each event.",
+        "content": {"text/event-stream": {"schema": _reference("Event")}},
     }
     return {
         "/api/v1/seckill/requests/{request_id}": {
@@ -149,6 +149,16 @@ def _request_paths(settings: Settings) -> Schema:
             "get": {"summary": "The same as events", "parameters": [request_id], "responses": events}
         },
     }
+
+
+def _event(name: str, schema: str) -> Schema:
+    """A server-sent event whose data is JSON of this schema."""
+    data = {
+        "type": "string",
+        "contentMediaType": "application/json",
+        "contentSchema": _reference(schema),
+    }
+    return _object({"event": {"const": name}, "data": data})
 
 
 def _reading_paths() -> Schema:
@@ -292,15 +302,8 @@ _SCHEMAS: Schema = {
         }
     ),
     "Decided": _object({"request_id": _reference("RequestId"), "status": {"const": "decided"}, **_DECISION}),
-    "EventStream": {
-        "type": "string",
-        "pattern": r"^(event: queued\ndata: \{[^\n]*\}\n\n(: waiting\n\n)*)*"
-        r"(event: (decided|problem)\ndata: \{[^\n]*\}\n\n)?$",
-        "x-events": {
-            "queued": _reference("Queued"),
-            "decided": _reference("Decided"),
-            "problem": _reference("Problem"),
-        },
+    "Event": {
+        "oneOf": [_event("queued", "Queued"), _event("decided", "Decided"), _event("problem", "Problem")]
     },
     "ProductStats": _object(
         {

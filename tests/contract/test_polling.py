@@ -100,13 +100,16 @@ async def _events(service: Service, request_id: str) -> list[tuple[str, Any]]:
 
 
 def _check_described(service: Service, stream: str) -> None:
-    """The whole stream, and the data of each event, are what the OpenAPI document says."""
+    """Each event, and its data, are what the OpenAPI document says."""
     document = describe(service.settings)
     content = document["paths"][EVENTS]["get"]["responses"]["200"]["content"]["text/event-stream"]
-    _validate(document, content["schema"], stream)
-    events = document["components"]["schemas"]["EventStream"]["x-events"]
+    by_name = {
+        each["properties"]["event"]["const"]: each
+        for each in document["components"]["schemas"]["Event"]["oneOf"]
+    }
     for name, data in re.findall(r"^event: (\w+)\ndata: (.*)$", stream, re.MULTILINE):
-        _validate(document, events[name], orjson.loads(data))
+        _validate(document, content["schema"], {"event": name, "data": data})
+        _validate(document, by_name[name]["properties"]["data"]["contentSchema"], orjson.loads(data))
 
 
 def _validate(document: Any, schema: Any, value: Any) -> None:
