@@ -15,7 +15,7 @@ from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError, ProducerFenced
 
 from pipeline import faultpoints, messages
-from pipeline.followers.ports import Derived, Fenced, WriteFailed
+from pipeline.followers.ports import Derived, Fenced, StoodStill, WriteFailed
 from pipeline.followers.progress import Progress, committed, read_progress
 from pipeline.producer import BATCH_BYTES_MAX, RECORD_BYTES_MAX, end_producer
 from pipeline.settings import Settings
@@ -69,7 +69,7 @@ class ExactlyOnce:
         return await read_progress(self._settings.kafka(), self._group, *self._source)
 
     async def write(self, derived: Sequence[Derived], progress: Progress) -> None:
-        """One transaction. Raises Fenced, after which this process must end, or WriteFailed."""
+        """One transaction. Raises Fenced, StoodStill or WriteFailed."""
         if self._producer is None:
             raise WriteFailed("the transactional producer is not open")
         began_s = time.monotonic()
@@ -86,8 +86,8 @@ class ExactlyOnce:
         except TimeoutError:
             took_ms = round(1_000 * (time.monotonic() - began_s))
             if took_ms > WRITE_TIMEOUT_MS + STILL_MS_MAX:
-                # By opening again it would fence its successor.
-                raise Fenced(
+                # By opening again at once it could fence its successor.
+                raise StoodStill(
                     f"{self._transactional_id}: this process stood still for {took_ms} ms in a transaction; "
                     "another one may write the orders of this partition"
                 ) from None

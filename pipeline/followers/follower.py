@@ -14,7 +14,7 @@ from pipeline.domain.receipts import Receipt
 from pipeline.ending import end
 from pipeline.followers.derived import derive
 from pipeline.followers.orders import last_order, without_written
-from pipeline.followers.ports import Derived, Fenced, Log, WriteFailed, Writer
+from pipeline.followers.ports import Derived, Fenced, Log, StoodStill, WriteFailed, Writer
 from pipeline.followers.progress import BEGINNING, Progress, group_of
 from pipeline.messages import Result
 from pipeline.partitionlog import LogRecord, LogUnavailable, runs
@@ -39,6 +39,8 @@ PROGRESS_RENEWAL_S = 3_600.0
 """A progress that stays the same is committed again: Kafka forgets an offset, and a transactional id, after a week."""
 SLOW_AFTER_S = 2.0
 STOP_WITHIN_S = 1.0
+OWNER_KNOWN_AFTER_S = 3.0
+"""Three heartbeats of the consumer group: a process that lost its partitions knows it by then."""
 CONFIRMED_S = 5.0
 """After a rebalance the partition is known to be here for this long: less than a session of the consumer group."""
 
@@ -172,6 +174,11 @@ class Follower:
                     raise
                 self._confirmed_until_s = 0.0
                 logger.warning("orders of partition %d: fenced; opening again", self._partition)
+            except StoodStill as fault:
+                self._trouble = str(fault)
+                logger.warning("%s; waiting for the consumer group", fault)
+                await self._writer.close()
+                await asyncio.sleep(OWNER_KNOWN_AFTER_S)
             except (LogUnavailable, WriteFailed) as fault:
                 self._trouble = str(fault)
                 logger.warning("orders of partition %d: %s; trying again", self._partition, fault)

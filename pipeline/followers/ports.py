@@ -21,6 +21,10 @@ class Fenced(Exception):
     """Another process writes in the place of this one, which has to end."""
 
 
+class StoodStill(Exception):
+    """The process stood still during a write, so another one may write in its place by now."""
+
+
 class WriteFailed(Exception):
     """It may be written or not: `open` tells which. A later try may succeed."""
 
@@ -33,7 +37,10 @@ class Writer(Protocol):
         """
 
     async def write(self, derived: Sequence[Derived], progress: Progress) -> None:
-        """Write these records and this progress. Raises Fenced or WriteFailed; then it has to be opened again."""
+        """Write these records and this progress. Raises Fenced, StoodStill or WriteFailed.
+
+        After any of these it has to be opened again.
+        """
 
     async def close(self) -> None: ...
 

@@ -22,7 +22,7 @@ from pipeline.brokertopics import create_topics
 from pipeline.followers import Follower, Progress, exactly_once, group_of
 from pipeline.followers.exactly_once import ExactlyOnce
 from pipeline.followers.follower import ProgressLost
-from pipeline.followers.ports import Derived, Fenced, WriteFailed
+from pipeline.followers.ports import Derived, Fenced, StoodStill, WriteFailed
 from pipeline.followers.progress import BEGINNING, read_progress
 from pipeline.partitionlog import PartitionLog
 from pipeline.producer import LogProducer
@@ -290,7 +290,7 @@ async def test_a_process_that_stood_still_does_not_fence_its_successor(
     writing = asyncio.create_task(held.write(derived(decisions, "0-0-0"), Progress(1, 0)))
     await held.is_in_transaction.wait()
     time.sleep(0.6)  # noqa: ASYNC251 -- so does SIGSTOP
-    with pytest.raises(Fenced, match="this process stood still for"):
+    with pytest.raises(StoodStill, match="this process stood still for"):
         await writing
 
 

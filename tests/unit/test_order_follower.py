@@ -15,7 +15,7 @@ from pipeline.followers import Follower, Progress, follower
 from pipeline.followers.derived import derive
 from pipeline.followers.follower import DecisionsLost, ProgressLost
 from pipeline.followers.orders import last_order
-from pipeline.followers.ports import Derived, Fenced, WriteFailed
+from pipeline.followers.ports import Derived, Fenced, StoodStill, WriteFailed
 from pipeline.followers.progress import BEGINNING, committed
 from pipeline.messages import dead_letter_headers, decode_result
 from pipeline.partitionlog import Bounds, LogRecord, LogUnavailable
@@ -526,4 +526,29 @@ async def test_a_follower_that_is_fenced_opens_again_only_if_its_partition_has_j
         world.results = World(decisions(9)).results
     await until(lambda: bool(ended))
     assert isinstance(ended[0].exception(), Fenced)
+    await each.stop()
+
+
+async def test_a_follower_that_stood_still_opens_again_when_the_group_has_had_time_to_tell(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = World(decisions(3))
+    write, asleep = world.write, asyncio.Event()
+
+    async def stand_still(derived: Sequence[Derived], progress: Progress) -> None:
+        asleep.set()
+        raise StoodStill("for long")
+
+    monkeypatch.setattr(world, "write", stand_still)
+    monkeypatch.setattr(follower, "OWNER_KNOWN_AFTER_S", 0.2)
+    each = world.follower()
+    each.start(unexpected)
+    await asleep.wait()
+    monkeypatch.setattr(world, "write", write)
+    # The partition is gone: what the group tells meanwhile holds the follower back.
+    assert await each.hold()
+    await asyncio.sleep(0.4)
+    assert world.opened == 1
+    each.resume()
+    await until(lambda: world.position == 3)
     await each.stop()
