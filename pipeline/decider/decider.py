@@ -233,7 +233,7 @@ class Decider:
                 *(self.partition, end, self.reached + 1),
             )
             records = await self._read(Gap(self.position + 1, end))
-        if self._starved_since_s is None and self._owner_known.is_set():
+        if self._starved_since_s is None:
             self._starved_since_s = _now_s()
         await self._intake.refill(records)
 
