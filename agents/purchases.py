@@ -143,7 +143,10 @@ class Deciders:
     def work(self) -> dict[int, Work]:
         """By partition, for the watchdog."""
         return {
-            partition: Work(decider.moves, decider.reached + 1, decider.is_refused, decider.starved_ms())
+            partition: Work(
+                *(decider.moves, decider.reached + 1, decider.is_refused),
+                *(decider.deliveries, decider.is_starved),
+            )
             for partition, (decider, *_) in self._running.items()
         }
 

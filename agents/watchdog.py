@@ -27,14 +27,15 @@ REPORTED_AFTER_MS = 3_000
 class Work(NamedTuple):
     """The work on one partition of a log. `moves` changes with each piece of it; offsets below `next_offset` are done.
 
-    `is_excused` while something that it needs is known to be away. `starved_ms` is for how long it has done nothing but
-    what it read from the log itself, because its stream brings nothing.
+    `is_excused` while something that it needs is known to be away. `is_starved` while it does nothing but what it reads
+    from the log itself; `deliveries` changes when its stream brings something.
     """
 
     moves: int
     next_offset: int
     is_excused: bool = False
-    starved_ms: int = 0
+    deliveries: int = 0
+    is_starved: bool = False
 
 
 class Watchdog:
@@ -55,7 +56,7 @@ class Watchdog:
         self._timeout_ms = timeout_ms
         self._looked_at_s = time.monotonic()
         self._progress: dict[int, Progress] = {}
-        self._starved_ms: dict[int, int] = {}
+        self._streams: dict[int, Progress] = {}
         self._void_to: dict[int, int] = {}
         """By partition: the log was seen to hold no record from the work's next offset up to here."""
 
@@ -72,14 +73,17 @@ class Watchdog:
         now_s = time.monotonic()
         is_excused |= now_s - self._looked_at_s > LATE_AFTER_S
         self._looked_at_s = now_s
-        work_by_partition = self._work()
-        self._starved_ms = {partition: work.starved_ms for partition, work in work_by_partition.items()}
+        now_ms, work_by_partition = int(now_s * 1_000), self._work()
         self._progress = {
-            partition: self._observed(partition, work, is_excused, int(now_s * 1_000))
+            partition: self._observed(partition, work, is_excused, now_ms)
+            for partition, work in work_by_partition.items()
+        }
+        self._streams = {
+            partition: self._observed_stream(partition, work, is_excused, now_ms)
             for partition, work in work_by_partition.items()
         }
         if not is_excused:
-            await self._look_for_voids(work_by_partition, int(now_s * 1_000))
+            await self._look_for_voids(work_by_partition, now_ms)
 
     async def _look_for_voids(self, work_by_partition: Mapping[int, Work], now_ms: int) -> None:
         """An offset may have no record: a transaction's marker. Where that is all that waits, nothing does."""
@@ -95,8 +99,6 @@ class Watchdog:
                 logger.warning("%s of partition %d: %s", self._name, partition, fault)
 
     def _observed(self, partition: int, work: Work, is_excused: bool, now_ms: int) -> Progress:
-        if work.starved_ms >= self._timeout_ms:
-            die(f"{self._name} of partition {partition}: the stream brings nothing, for {work.starved_ms} ms")
         end = self._ends.end(partition) or 0
         lag = 0 if end <= self._void_to.get(partition, 0) else max(0, end - work.next_offset)
         progress = observe(
@@ -109,6 +111,15 @@ class Watchdog:
                 f"{still_ms(progress, now_ms)} ms although all that it needs answers"
             )
         return progress
+
+    def _observed_stream(self, partition: int, work: Work, is_excused: bool, now_ms: int) -> Progress:
+        stream = observe(
+            *(self._streams.get(partition), work.deliveries, int(work.is_starved), now_ms),
+            is_excused=is_excused or work.is_excused,
+        )
+        if (still := still_ms(stream, now_ms)) >= self._timeout_ms:
+            die(f"{self._name} of partition {partition}: the stream has brought nothing for {still} ms")
+        return stream
 
     async def _all_answers(self) -> bool:
         try:
@@ -127,8 +138,8 @@ class Watchdog:
         for partition, each in sorted(self._progress.items()):
             if (still := still_ms(each, now_ms)) >= REPORTED_AFTER_MS:
                 trouble = f"{each.lag} records wait, none was done for {still} ms"
-            elif (starved := self._starved_ms[partition]) >= REPORTED_AFTER_MS:
-                trouble = f"the stream brings nothing, for {starved} ms"
+            elif (starved := still_ms(self._streams[partition], now_ms)) >= REPORTED_AFTER_MS:
+                trouble = f"the stream has brought nothing for {starved} ms"
             else:
                 continue
             checks[f"{self._name} of partition {partition}"] = trouble

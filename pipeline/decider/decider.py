@@ -83,7 +83,10 @@ class Decider:
         self.breaker = Breaker()
         self.is_refused = False
         """Whether Redis or the producer failed last: both are tried again, by new connections, until they answer."""
-        self._starved_since_s: float | None = None
+        self.deliveries = 0
+        """How often the stream has brought something."""
+        self.is_starved = False
+        """Whether something was read from the log since, because the stream brought nothing."""
         self.position = -1
         self.reached = -1
         """No command up to here waits: each is decided, or the log has no record at its offset."""
@@ -115,12 +118,9 @@ class Decider:
 
     async def put(self, records: Sequence[LogRecord]) -> Sequence[LogRecord]:
         """Take records from the stream; waits while this decider has enough. Returns what it takes no more."""
-        self._starved_since_s = None
+        self.deliveries += 1
+        self.is_starved = False
         return await self._intake.put(records)
-
-    def starved_ms(self) -> int:
-        """For how long the stream has brought nothing while the log went on; 0 while it brings something."""
-        return 0 if self._starved_since_s is None else int((_now_s() - self._starved_since_s) * 1_000)
 
     def close(self) -> None:
         """Take nothing more: this decider is done with, or about to be."""
@@ -135,7 +135,6 @@ class Decider:
 
     def confirm(self) -> None:
         """The partition stays here."""
-        self._starved_since_s = None
         self._owner_known.set()
 
     async def run(self) -> None:
@@ -233,8 +232,7 @@ class Decider:
                 *(self.partition, end, self.reached + 1),
             )
             records = await self._read(Gap(self.position + 1, end))
-        if self._starved_since_s is None:
-            self._starved_since_s = _now_s()
+        self.is_starved = True
         await self._intake.refill(records)
 
     async def _keep_pace(self) -> None:

@@ -141,9 +141,22 @@ async def test_offsets_without_a_record_do_not_wait(bench: Bench) -> None:
 async def test_work_that_lives_on_what_it_reads_itself_is_reported_and_then_ends_the_process(
     bench: Bench,
 ) -> None:
-    bench.work[0] = Work(7, 6, starved_ms=4_000)
-    await bench.looks(1)
-    assert bench.watchdog.checks() == {"purchases of partition 0": "the stream brings nothing, for 4000 ms"}
-    bench.work[0] = Work(9, 6, starved_ms=TIMEOUT_MS)
-    with pytest.raises(Died, match="the stream brings nothing, for 30000 ms"):
+    def starve(moves: int) -> None:
+        bench.work[0] = Work(moves, 6, deliveries=1, is_starved=True)
+
+    for moves in range(3):
+        starve(moves)
         await bench.looks(1)
+    assert bench.watchdog.checks() == {
+        "purchases of partition 0": "the stream has brought nothing for 4000 ms"
+    }
+    bench.work[0] = Work(9, 6, deliveries=2)
+    await bench.looks(1)
+    assert bench.watchdog.checks() == {}
+    bench.kafka_is_away = True
+    for moves in range(2 * LOOKS):
+        starve(moves)
+        await bench.looks(1)
+    bench.kafka_is_away = False
+    with pytest.raises(Died, match="the stream has brought nothing for 30000 ms"):
+        await bench.looks(LOOKS + 1)
