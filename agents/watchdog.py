@@ -55,6 +55,8 @@ class Watchdog:
         self._answers = answers
         self._timeout_ms = timeout_ms
         self._looked_at_s = time.monotonic()
+        self._away: str | None = None
+        """What did not answer the last look, in one line."""
         self._progress: dict[int, Progress] = {}
         self._streams: dict[int, Progress] = {}
         self._void_to: dict[int, int] = {}
@@ -127,14 +129,16 @@ class Watchdog:
                 await self._ends.ask(list(self._work()))
                 await self._answers()
         except (LogUnavailable, StockUnavailable, StockFault, TimeoutError) as fault:
-            logger.warning("%s: no look at the progress: %r", self._name, fault)
+            self._away = str(fault) or f"no answer within {LOOK_TIMEOUT_S:.0f} s"
+            logger.warning("%s: no look at the progress: %s", self._name, self._away)
             return False
+        self._away = None
         return True
 
     def checks(self) -> dict[str, str]:
-        """By partition, what is wrong; nothing of those that move."""
+        """What does not answer, and by partition what is wrong; nothing of those that move."""
         now_ms = int(time.monotonic() * 1_000)
-        checks = {}
+        checks = {self._name: self._away} if self._away else {}
         for partition, each in sorted(self._progress.items()):
             if (still := still_ms(each, now_ms)) >= REPORTED_AFTER_MS:
                 trouble = f"{each.lag} records wait, none was done for {still} ms"

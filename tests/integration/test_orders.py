@@ -257,7 +257,7 @@ async def test_a_broker_that_restarts_with_a_transaction_open(
     assert (await decisions.orders())[0] == []
     first.may_continue.set()
     # Committed, or given up because it was open for too long.
-    with suppress(Fenced, WriteFailed):
+    with suppress(Fenced, StoodStill, WriteFailed):
         await writing
     assert await second.open() in (None, Progress(1, 0))
     if await progress(settings, decisions, 0) == BEGINNING:

@@ -100,6 +100,7 @@ async def test_time_in_which_what_it_needs_is_away_does_not_count(bench: Bench, 
     else:
         setattr(bench, away, True)
     await bench.looks(3 * LOOKS)
+    assert bench.watchdog.checks() == ({} if away == "excused" else {"purchases": "away"})
     bench.kafka_is_away = bench.redis_is_away = False
     bench.work[0] = Work(5, 6)
     await bench.looks(LOOKS - 1)
