@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from chaos.soak import JUDGED_AFTER_S, WARM_CALLS, WARM_S, Life, Sample
+from chaos.soak import JUDGED_AFTER_S, WARM_S, Life, Sample
 from chaos.supervised import KILLED, Death, deaths, died_by_themselves
 
 OUTPUT = """\
@@ -47,11 +47,9 @@ def test_only_so_many_kills_are_ours_as_we_made() -> None:
 
 
 def test_a_process_is_judged_from_the_moment_when_it_is_warm() -> None:
-    life = Life("ingress-1", 1, [Sample(0.0, 50, 1_000)])
-    life.samples.append(Sample(WARM_S, 80, 1_000 + WARM_CALLS - 1))
+    life = Life("ingress-1", 1, [Sample(0.0, 50), Sample(WARM_S - 1, 80)])
     assert life.ratio() is None
-    life.samples.append(Sample(WARM_S + 10, 100, 1_000 + WARM_CALLS))
+    life.samples.append(Sample(WARM_S, 100))
     assert life.ratio() is None
-    end_s = WARM_S + 10 + JUDGED_AFTER_S
-    life.samples += [Sample(end_s + second, 120, 10 * WARM_CALLS) for second in range(3)]
+    life.samples += [Sample(WARM_S + JUDGED_AFTER_S + second, 120) for second in range(3)]
     assert life.ratio() == 1.2
