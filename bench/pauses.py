@@ -16,12 +16,13 @@ import yaml
 from parts import a_product_in_each
 from stage import Stage
 
+from pipeline.brokertopics import create_topics
 from pipeline.local.process import Process
 from pipeline.messages import decode_result, encode_purchases
 from pipeline.partitionlog import PartitionLog
 from pipeline.producer import LogProducer
 from pipeline.settings import Profile
-from pipeline.topics import Topics, create_topics, load_topics
+from pipeline.topics import Topics, load_topics
 
 ROOT = Path(__file__).parents[1]
 COMMANDS_PER_S = 200
@@ -66,7 +67,8 @@ def _with_partitions(stage: Stage, partitions: int) -> tuple[Stage, Topics, dict
             topic["partitions"] = partitions
     path = stage.directory / f"topics-{partitions}.yaml"
     path.write_text(yaml.safe_dump(document), "utf-8")
-    settings: dict[str, object] = {"topics_file": path, "group_prefix": f"pauses-{partitions}"}
+    name = f"pauses-{partitions}"
+    settings: dict[str, object] = {"topics_file": path, "group_prefix": name, "key_prefix": name}
     return stage, load_topics(Profile.LOCAL, path), settings
 
 
