@@ -18,7 +18,8 @@ FETCH_BYTES_MAX = 4 * 1024 * 1024
 FETCH_RECORDS_MAX = 512
 """What the consumer hands over at once. A fetch that holds more is handed over in parts."""
 SESSION_TIMEOUT_S = 6.0
-HEARTBEAT_INTERVAL_S = 1.0
+HEARTBEAT_INTERVAL_S = 0.3
+"""Members learn by their next heartbeat that one joins or leaves; until then the partitions that move stand still."""
 COMMIT_INTERVAL_S = 0.5
 REBALANCE_TIMEOUT_S = 15.0
 """A member that takes longer to give up its partitions is left out; the others stand still until then."""

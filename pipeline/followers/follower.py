@@ -40,7 +40,7 @@ PROGRESS_RENEWAL_S = 3_600.0
 SLOW_AFTER_S = 2.0
 STOP_WITHIN_S = 1.0
 OWNER_KNOWN_AFTER_S = 3.0
-"""Three heartbeats of the consumer group: a process that lost its partitions knows it by then."""
+"""Ten heartbeats of the consumer group: a process that lost its partitions knows it by then."""
 CONFIRMED_S = 5.0
 """After a rebalance the partition is known to be here for this long: less than a session of the consumer group."""
 
