@@ -33,8 +33,8 @@ def decider(settings: Settings, topics: Topics, log_identity: str | None) -> NoR
     """Decide a share of the partitions of purchase-requests."""
     app = create_app(settings, f"{settings.group_prefix}-deciders", settings.tables_port)
     # A decider has one call at a time, and the watchdog a connection that no decider can take.
-    store = _store(settings, topics.requests.partitions)
-    signs = _store(settings, 1)
+    store = StockStore.of(settings, topics.requests.partitions)
+    signs = StockStore.of(settings, 1)
     store.log_identity = log_identity
     # Not idempotent: whatever the producer repeats, the protocol makes harmless, and it can not get stuck.
     producer = LogProducer(settings, settings.worker_name, idempotent=False)
@@ -107,15 +107,6 @@ def follower(settings: Settings, topics: Topics, _: str | None) -> NoReturn:
             die(str(error))
 
     run(app, settings)
-
-
-def _store(settings: Settings, connections_max: int) -> StockStore:
-    return StockStore(
-        settings.redis(),
-        settings.redis_timeout_ms,
-        connections_max=connections_max,
-        key_prefix=settings.key_prefix,
-    )
 
 
 async def _nothing_else() -> None:

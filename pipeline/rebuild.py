@@ -66,7 +66,7 @@ async def rebuild(
     settings: Settings, topics: Topics, on_progress: Callable[[Progress], None] = lambda _: None
 ) -> Rebuilt:
     """Wipe the stock in Redis and make it again from the decision log. Raises CanNotRebuild."""
-    store = StockStore(settings.redis(), settings.redis_timeout_ms, key_prefix=settings.key_prefix)
+    store = StockStore.of(settings)
     try:
         await require_topics(settings.kafka(), topics, BROKER_TIMEOUT_MS)
         await _refuse_under_deciders(settings)

@@ -15,6 +15,9 @@ Port = Annotated[int, Field(ge=1, le=65_535)]
 Milliseconds = Annotated[int, Field(ge=1, le=7 * 24 * 3_600_000)]
 Limit = Annotated[int, Field(ge=1, le=10_000_000)]
 
+HEALTH_HOST = "127.0.0.1"
+"""Where `health_port` is listened on."""
+
 _ADDRESS = r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}"
 _ADDRESSES = re.compile(rf"{_ADDRESS}(,{_ADDRESS})*")
 
@@ -66,7 +69,7 @@ class Settings(BaseSettings):
     admin_host: str = "127.0.0.1"
     admin_port: Port = 8084
     health_port: Port | None = None
-    """Of 127.0.0.1: `/health` of this process alone, also while the public listener is full or shared by others."""
+    """Of `HEALTH_HOST`: `/health` of this process alone, also while the public listener is full or shared by others."""
     tables_host: str = "127.0.0.1"
     tables_port: Port = 6066
     """The web pages of the followers' Faust tables; the first decider's pages have the next port, and so on."""

@@ -40,11 +40,10 @@ from pipeline.ingress.stats import StatsRoutes
 from pipeline.ingress.unknown_products import UnknownProducts
 from pipeline.ingress.waiters import ResultsFeed, Waiters
 from pipeline.producer import LogProducer, SendFailed
-from pipeline.settings import Settings
+from pipeline.settings import HEALTH_HOST, Settings
 from pipeline.stock.store import StockStore
 from pipeline.topics import Topics
 
-HEALTH_HOST = "127.0.0.1"
 HEALTH_CONNECTIONS_MAX = 64
 SIGNS_CONNECTIONS_MAX = 4
 """To Redis, for the pings of health and the samples of the pace keeper."""
@@ -76,9 +75,9 @@ class Ingress:
         self._topics = topics
         bootstrap, requests, partitions = settings.kafka(), topics.requests.name, topics.requests.partitions
         # Each of its own connections: who asks for figures holds up neither purchases nor the signs of life.
-        self._store = _store(settings, settings.redis_connections_max)
-        self._looks = _store(settings, LOOKS_MAX)
-        self._signs = _store(settings, SIGNS_CONNECTIONS_MAX)
+        self._store = StockStore.of(settings, settings.redis_connections_max)
+        self._looks = StockStore.of(settings, LOOKS_MAX)
+        self._signs = StockStore.of(settings, SIGNS_CONNECTIONS_MAX)
         self._producer = LogProducer(settings, settings.worker_name, idempotent=settings.kafka_idempotence)
         self._ends = LogEnds(bootstrap, requests, partitions)
         self._keeper = PaceKeeper(self._signs, self._ends, partitions)
@@ -307,15 +306,6 @@ class Ingress:
             clients + 3 * REFUSALS_MAX + redis,
             "SECKILL_CONNECTIONS_MAX, SECKILL_ADMIN_CONNECTIONS_MAX, SECKILL_REDIS_CONNECTIONS_MAX",
         )
-
-
-def _store(settings: Settings, connections_max: int) -> StockStore:
-    return StockStore(
-        settings.redis(),
-        settings.redis_timeout_ms,
-        connections_max=connections_max,
-        key_prefix=settings.key_prefix,
-    )
 
 
 class _Patience:

@@ -208,7 +208,7 @@ class ResultsFeed:
     ) -> None:
         """`observe` is given key and value of every record that comes, repeats too, after the waiters had it.
 
-        `observe_older` is given those of the records that are loaded from before. Both raise ValueError.
+        `observe_older` is given those of the records that are loaded from before.
         """
         self._places = [TopicPartition(topic, partition) for partition in range(partitions)]
         self._waiters = waiters

@@ -19,14 +19,12 @@ from pipeline.local.lock import DataDirectoryUnusable, hold
 from pipeline.local.memory_broker import NoMemoryBroker
 from pipeline.local.process import Part, PartFailed
 from pipeline.local.supervisor import Supervisor
-from pipeline.settings import Settings
+from pipeline.settings import HEALTH_HOST, Settings
 from pipeline.topics import BadTopics, load_topics
 
 PORT_MAX = 65_535
 PORT_WAIT_S = 1.0
 """A system that was killed a moment ago lets go of its ports within this time."""
-HEALTH_HOST = "127.0.0.1"
-"""As the ingress has it."""
 # Together below 10 s: the time in which Ctrl-C has stopped everything.
 INGRESS_STOP_S = 2.0
 AGENTS_STOP_S = 3.5

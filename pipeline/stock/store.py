@@ -7,7 +7,7 @@ where it believes the cursor to be, and if it is elsewhere nothing is written an
 import re
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, Self, cast
 
 from redis import exceptions
 from redis.asyncio import BlockingConnectionPool, Connection, ConnectionPool, Redis
@@ -20,6 +20,7 @@ from pipeline.domain import limiters
 from pipeline.domain.finality import Standing
 from pipeline.domain.product import SaleState, Win
 from pipeline.domain.receipts import Receipt
+from pipeline.settings import Settings
 from pipeline.stock.keys import Keys
 from pipeline.stock.scripts import script
 
@@ -150,6 +151,16 @@ class StockStore:
         self._replay = self._redis.register_script(script("replay"))
         self._wipe = self._redis.register_script(script("wipe"))
         self._look = self._redis.register_script(script("look"))
+
+    @classmethod
+    def of(cls, settings: Settings, connections_max: int | None = None) -> Self:
+        """The store that these settings name."""
+        return cls(
+            settings.redis(),
+            settings.redis_timeout_ms,
+            connections_max=connections_max,
+            key_prefix=settings.key_prefix,
+        )
 
     async def close(self) -> None:
         await self._redis.aclose()
