@@ -8,6 +8,7 @@ from typing import NoReturn
 from agents import orders, purchases, results
 from agents.app import create_app
 from agents.inspection import Inspection
+from agents.joining import Joining
 from agents.logends import LogEnds
 from agents.owners import Owners
 from agents.process import die
@@ -45,6 +46,9 @@ def decider(settings: Settings, topics: Topics, log_identity: str | None) -> NoR
     purchases.attach(app, topics, deciders)
     watchdog = Watchdog("purchases", ends, deciders.work, signs.ping, settings.progress_timeout_ms)
     watchdog.attach(app)
+    Joining(log, topics.requests.name, lambda: deciders.was_assigned, settings.progress_timeout_ms).attach(
+        app
+    )
     attach_ready(
         app,
         lambda: {**deciders.checks(), **watchdog.checks()},
@@ -80,6 +84,7 @@ def follower(settings: Settings, topics: Topics, _: str | None) -> NoReturn:
     }
     for watchdog in watchdogs.values():
         watchdog.attach(app)
+    Joining(log, topics.results.name, lambda: followers.was_assigned, timeout_ms).attach(app)
     attach_ready(
         app,
         lambda: {

@@ -1,6 +1,7 @@
 """Builds the Faust application of a process, with what Faust was measured to need (docs/faust.md)."""
 
 import re
+from collections.abc import Awaitable, Callable
 from functools import cached_property
 from typing import Any
 
@@ -60,6 +61,13 @@ class App(faust.App):
         """Whether a consumer that stops gives its partitions up at once, though its membership is static."""
         self.fetch_bytes_min = 1
         """A fetch that brings less waits for more, but no longer than any other (agents/transport.py)."""
+        self.on_start_tasks: list[Callable[[], Awaitable[None]]] = []
+        """Run from the start on. Faust's own tasks and timers begin after the first rebalance."""
+
+    async def on_start(self) -> None:
+        await super().on_start()
+        for task in self.on_start_tasks:
+            self.add_future(task())
 
     @cached_property
     def flow_control(self) -> FlowControlEvent:

@@ -9,7 +9,7 @@ from typing import Any
 from uuid import UUID
 
 from aiokafka.client import AIOKafkaClient
-from aiokafka.errors import IncompatibleBrokerVersion, KafkaError
+from aiokafka.errors import IncompatibleBrokerVersion, KafkaError, NoError, for_code
 from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.types import (
     Boolean,
@@ -29,7 +29,7 @@ _NO_ID = UUID(int=0)
 
 
 async def log_identity(bootstrap: str, topics: Topics) -> str | None:
-    """The ids, in one string; None from a broker that does not tell them. Raises LogUnavailable."""
+    """The ids, in one string; None from a broker that has no ids. Raises LogUnavailable."""
     names = [topics.requests.name, topics.results.name]
     client = AIOKafkaClient(bootstrap_servers=bootstrap, request_timeout_ms=REQUEST_TIMEOUT_MS)
     try:
@@ -42,8 +42,13 @@ async def log_identity(bootstrap: str, topics: Topics) -> str | None:
         raise LogUnavailable(f"Kafka: {error!r}") from error
     finally:
         await client.close()
-    ids = {name: topic_id for _, name, topic_id, *_ in answer.topics if topic_id != _NO_ID}
-    if not answer.cluster_id or not ids.keys() >= set(names):
+    ids: dict[str, UUID] = {}
+    for code, name, topic_id, *_ in answer.topics:
+        # A broker may not know a topic for a moment: when it has just started, or the topic was just made.
+        if code != NoError.errno:
+            raise LogUnavailable(f"Kafka: topic {name}: {for_code(code)()}")
+        ids[name] = topic_id
+    if not answer.cluster_id or _NO_ID in ids.values():
         return None
     return "/".join([answer.cluster_id, *(str(ids[name]) for name in names)])
 

@@ -6,6 +6,7 @@ from conftest import Kafka
 
 from pipeline.brokertopics import create_topics
 from pipeline.logidentity import log_identity
+from pipeline.partitionlog import LogUnavailable
 from pipeline.topics import Topics
 
 
@@ -21,7 +22,8 @@ async def test_topics_that_are_made_again_are_another_log(kafka: Kafka, fresh_to
         await admin.delete_topics([fresh_topics.results.name])
     finally:
         await admin.close()
-    assert await log_identity(kafka.bootstrap, fresh_topics) is None
+    with pytest.raises(LogUnavailable, match=fresh_topics.results.name):
+        await log_identity(kafka.bootstrap, fresh_topics)
     await create_topics(kafka.bootstrap, fresh_topics)
     second = await log_identity(kafka.bootstrap, fresh_topics)
     assert second is not None

@@ -1,0 +1,63 @@
+"""Ends a process that gets no assignment from its group although Kafka answers."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+
+from agents.app import App
+from agents.process import die
+from pipeline.domain.progress import Progress, observe, still_ms
+from pipeline.partitionlog import LogUnavailable, PartitionLog
+
+logger = logging.getLogger(__name__)
+
+LOOK_INTERVAL_S = 2.0
+LOOK_TIMEOUT_S = 5.0
+
+
+class Joining:
+    """Waits for the first assignment, which may be empty.
+
+    Faust starts its timers after the first rebalance, so the watchdog does not see one that never ends.
+    """
+
+    def __init__(
+        self, log: PartitionLog, topic: str, was_assigned: Callable[[], bool], timeout_ms: int
+    ) -> None:
+        self._log = log
+        self._topic = topic
+        self._was_assigned = was_assigned
+        self._timeout_ms = timeout_ms
+        self._progress: Progress | None = None
+
+    def attach(self, app: App) -> None:
+        """Watch the start of this application."""
+        app.on_start_tasks.append(self.run)
+
+    async def run(self) -> None:
+        """Return after the first assignment; ends the process where it does not come in time."""
+        while not self._was_assigned():
+            await self.look()
+            await asyncio.sleep(LOOK_INTERVAL_S)
+
+    async def look(self) -> None:
+        """Look once. Time during which Kafka does not answer does not count."""
+        is_excused = not await self._answers()
+        now_ms = int(time.monotonic() * 1_000)
+        self._progress = observe(
+            self._progress, moves=0, lag=int(not self._was_assigned()), now_ms=now_ms, is_excused=is_excused
+        )
+        if still_ms(self._progress, now_ms) >= self._timeout_ms:
+            die(f"the group has assigned nothing for {self._timeout_ms} ms although Kafka answers")
+
+    async def _answers(self) -> bool:
+        try:
+            async with asyncio.timeout(LOOK_TIMEOUT_S):
+                await self._log.bounds_of(self._topic, [0])
+        except (LogUnavailable, TimeoutError) as fault:
+            logger.warning(
+                "waiting for an assignment: %s", str(fault) or f"no answer within {LOOK_TIMEOUT_S:.0f} s"
+            )
+            return False
+        return True

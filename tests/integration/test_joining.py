@@ -1,0 +1,87 @@
+"""A process whose group never finishes its first rebalance ends, and says why."""
+
+import asyncio
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
+from aiokafka.coordinator.assignors.range import RangePartitionAssignor
+from conftest import Kafka
+from followers import own_topics_file
+
+from pipeline.brokertopics import create_topics
+from pipeline.local.listen import free_port
+from pipeline.settings import Profile
+from pipeline.topics import load_topics
+
+GROUP_PREFIX = "joining"
+PROGRESS_TIMEOUT_MS = 20_000
+HELD_UP_MS = 3 * PROGRESS_TIMEOUT_MS
+ENDS_WITHIN_S = 50.0
+
+
+class FaustNamed(RangePartitionAssignor):
+    """Kafka lets only members into a group that know one protocol in common."""
+
+    name = "faust"
+
+
+class HoldsUp(ConsumerRebalanceListener):
+    """Keeps its partitions at a rebalance, so that the others wait."""
+
+    def __init__(self) -> None:
+        self.is_let_go = asyncio.Event()
+
+    async def on_partitions_revoked(self, revoked: set[Any]) -> None:
+        if revoked:
+            await self.is_let_go.wait()
+
+    async def on_partitions_assigned(self, assigned: set[Any]) -> None:
+        pass
+
+
+@pytest.mark.durable
+async def test_a_first_assignment_that_does_not_come_ends_the_process(kafka: Kafka, tmp_path: Path) -> None:
+    topics_file = own_topics_file(tmp_path)
+    topics = load_topics(Profile.LOCAL, topics_file)
+    await create_topics(kafka.bootstrap, topics)
+    group, listener = f"{GROUP_PREFIX}-{tmp_path.name}", HoldsUp()
+    first = AIOKafkaConsumer(
+        bootstrap_servers=kafka.bootstrap,
+        group_id=f"{group}-followers",
+        partition_assignment_strategy=[FaustNamed],
+        max_poll_interval_ms=HELD_UP_MS,
+        rebalance_timeout_ms=HELD_UP_MS,
+        session_timeout_ms=HELD_UP_MS // 2,
+    )
+    first.subscribe([topics.results.name], listener=listener)
+    await first.start()
+    settings = {
+        **kafka.settings(),
+        "topics_file": topics_file,
+        "group_prefix": group,
+        "data_dir": tmp_path / "data",
+        "tables_port": free_port(),
+        "progress_timeout_ms": PROGRESS_TIMEOUT_MS,
+    }
+    try:
+        ended = await asyncio.to_thread(
+            subprocess.run,
+            (sys.executable, "-m", "agents", "follower"),
+            env={f"SECKILL_{name.upper()}": str(value) for name, value in settings.items()},
+            cwd=Path(__file__).parents[2],
+            capture_output=True,
+            text=True,
+            timeout=ENDS_WITHIN_S,
+            check=False,
+        )
+    finally:
+        listener.is_let_go.set()
+        await first.stop()
+    assert ended.returncode == 70, ended.stderr
+    assert (
+        f"the group has assigned nothing for {PROGRESS_TIMEOUT_MS} ms although Kafka answers" in ended.stderr
+    )

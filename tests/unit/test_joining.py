@@ -1,0 +1,74 @@
+"""How long a process waits for its first assignment."""
+
+from collections.abc import Collection
+from typing import Any
+
+import pytest
+
+from agents import joining as module
+from agents.joining import LOOK_INTERVAL_S, Joining
+from pipeline.partitionlog import LogUnavailable
+
+TIMEOUT_MS = 30_000
+LOOKS = int(TIMEOUT_MS / 1_000 / LOOK_INTERVAL_S)
+
+
+class Died(BaseException):
+    pass
+
+
+class Bench:
+    def __init__(self) -> None:
+        self.now_s = 1_000.0
+        self.was_assigned = self.kafka_is_away = False
+        self.joining = Joining(self, "results", lambda: self.was_assigned, TIMEOUT_MS)  # type: ignore[arg-type]
+
+    async def bounds_of(self, topic: str, partitions: Collection[int]) -> dict[int, Any]:
+        if self.kafka_is_away:
+            raise LogUnavailable("away")
+        return {}
+
+    async def looks(self, count: int) -> None:
+        for _ in range(count):
+            await self.joining.look()
+            self.now_s += LOOK_INTERVAL_S
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
+    bench = Bench()
+
+    def die(reason: str) -> None:
+        raise Died(reason)
+
+    class Clock:
+        @staticmethod
+        def monotonic() -> float:
+            return bench.now_s
+
+    monkeypatch.setattr(module, "die", die)
+    monkeypatch.setattr(module, "time", Clock)
+    return bench
+
+
+async def test_no_assignment_ends_the_process_after_the_time_out(bench: Bench) -> None:
+    await bench.looks(LOOKS)
+    with pytest.raises(Died, match=f"assigned nothing for {TIMEOUT_MS} ms although Kafka answers"):
+        await bench.looks(1)
+
+
+async def test_an_assignment_is_the_end_of_it_also_if_it_is_empty(bench: Bench) -> None:
+    await bench.looks(LOOKS)
+    bench.was_assigned = True
+    await bench.joining.run()
+    await bench.looks(3 * LOOKS)
+
+
+async def test_the_time_without_kafka_does_not_count(bench: Bench) -> None:
+    await bench.looks(LOOKS)
+    bench.kafka_is_away = True
+    await bench.looks(3 * LOOKS)
+    bench.kafka_is_away = False
+    await bench.looks(LOOKS - 1)
+    with pytest.raises(Died):
+        await bench.looks(1)
