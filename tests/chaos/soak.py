@@ -44,6 +44,8 @@ JUDGED_AFTER_S = 60.0
 """From being warm on; before that there is nothing to compare."""
 SAMPLES_JOINED = 3
 """The last ones count together: one moment between two collections says little."""
+SAMPLES_A_STEP = 12
+"""Of the curve, which tells a step from a leak."""
 FAULT_EVERY_S = (20.0, 40.0)
 PAUSE_S = (1.0, 3.0)
 KILLS_END = 1 / 3
@@ -92,7 +94,8 @@ class Life:
             f"{self.last() / 2**20:9.1f}",
             f"{ratio:7.3f}" if ratio else f"{'-':>7}",
         )
-        return " ".join((f"{self.part:<12} {self.pid:>8}", *cells, remark))
+        curve = "-".join(f"{each.size / 2**20:.0f}" for each in self.samples[::SAMPLES_A_STEP])
+        return " ".join((f"{self.part:<12} {self.pid:>8}", *cells, f"{remark:<10}", curve))
 
 
 class Scales:
@@ -114,7 +117,8 @@ class Scales:
 
     def grown(self) -> list[str]:
         """Who grew too much, a line each; prints the table of all."""
-        print(f"{'process':<12} {'pid':>8} {'age s':>8} {'warm MB':>9} {'end MB':>9} {'ratio':>7}")
+        heads = f"{'process':<12} {'pid':>8} {'age s':>8} {'warm MB':>9} {'end MB':>9} {'ratio':>7}"
+        print(f"{heads} {'':<10} MB every {SAMPLES_A_STEP * SAMPLE_EVERY_S / 60:.0f} minutes")
         lives = sorted(self.lives.values(), key=lambda life: (life.part, life.samples[0].at_s))
         for life in lives:
             print(life.row())
