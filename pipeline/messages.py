@@ -32,6 +32,11 @@ from pipeline.domain.receipts import Receipt, parse_receipt
 
 VERSION: Final = 2
 PURCHASES_PER_RECORD_MAX = 1_000
+COMMAND_BYTES_MAX = 1_048_588
+"""Of key and value. A malformed decision carries them as base64, which is a third more."""
+COMMAND_DEPTH_MAX = 500
+DECISION_DEPTH_MAX = 1_000
+"""Lua's JSON parser refuses what is nested deeper; in a decision, the command is one level deeper."""
 IDEMPOTENCY_KEY_LENGTH_MAX = 128
 NAME_LENGTH_MAX = 200
 TIME_MS_MAX = 253_402_300_799_999
@@ -40,6 +45,7 @@ TIME_MS_MAX = 253_402_300_799_999
 _ID_BYTES = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-"
 _PRICE = re.compile(r"(0|[1-9][0-9]{0,11})(\.[0-9]{1,4})?", re.ASCII)
 _KEY = re.compile(r"[\x21-\x7e]{1,128}", re.ASCII)
+_BRACKET_OR_STRING = re.compile(rb'[\[\]{}]|"(?:[^"\\]|\\.)*"', re.DOTALL)
 _VERSION = re.compile(rb"[0-9]{1,9}")
 _KNOWN_VERSIONS = frozenset(b"%d" % version for version in range(1, VERSION + 1))
 _SOURCE_OFFSET = re.compile(rb'\{"source_offset":(0|[1-9][0-9]{0,17}),')
@@ -93,6 +99,10 @@ def _is_newer(version: bytes | None) -> bool:
 
 class MalformedCommand(ValueError):
     """A command record that no decider can decide; the message names the field. Stable: it goes into the log."""
+
+
+class OversizedCommand(MalformedCommand):
+    """A command that no decision can carry. A broker lets it pass if it was compressed, or has a higher limit."""
 
 
 # --- commands --------------------------------------------------------------------------------------------------------
@@ -171,16 +181,38 @@ def decode_command(key: bytes | None, value: bytes | None) -> Command:
     """
     if value is None:
         raise MalformedCommand("value: missing")
+    if (size := len(key or b"") + len(value)) > COMMAND_BYTES_MAX:
+        raise OversizedCommand(f"key and value: {size} bytes, the limit is {COMMAND_BYTES_MAX}")
     try:
         document = orjson.loads(value)
     except orjson.JSONDecodeError:
         raise MalformedCommand("value: not JSON") from None
+    if is_nested_deeper(value, COMMAND_DEPTH_MAX):
+        raise MalformedCommand(f"value: nested deeper than {COMMAND_DEPTH_MAX}")
     if type(document) is not dict:
         raise MalformedCommand("value: not a JSON object")
     product_id = _product_id(document)
     if key is None or key != product_id.encode():
         raise MalformedCommand("key: not the product_id")
     return _command(product_id, document)
+
+
+def is_nested_deeper(value: bytes, depth_max: int) -> bool:
+    """Whether this JSON has arrays and objects in one another deeper than `depth_max`, wherever they are.
+
+    What was parsed cannot tell: of two members of one name it holds the last.
+    """
+    if value.count(b"[") + value.count(b"{") <= depth_max:
+        return False
+    depth = 0
+    for bracket in _BRACKET_OR_STRING.findall(value):
+        if bracket in (b"[", b"{"):
+            depth += 1
+            if depth > depth_max:
+                return True
+        elif bracket in (b"]", b"}"):
+            depth -= 1
+    return False
 
 
 def _product_id(document: dict[str, Any]) -> str:
@@ -350,6 +382,10 @@ class RawCommand(NamedTuple):
     value: bytes | None
 
 
+NOTHING_KEPT: Final = RawCommand(None, None)
+"""In the decision on a command that is too large."""
+
+
 @dataclass(frozen=True, slots=True)
 class MalformedResult:
     """The decision on a record that is no command. `command` is None in a decision of version 1."""
@@ -376,6 +412,11 @@ def peek_source_offset(value: bytes | None) -> int:
     if found is None:
         raise NotADecision("it does not begin with source_offset" if value is not None else "it has no value")
     return int(found[1])
+
+
+def kept_of(error: MalformedCommand, key: bytes | None, value: bytes | None) -> RawCommand:
+    """What the decision carries of a malformed command: nothing of one that is too large."""
+    return NOTHING_KEPT if isinstance(error, OversizedCommand) else RawCommand(key, value)
 
 
 def malformed_members(error: str, command: RawCommand) -> bytes:
@@ -427,6 +468,8 @@ def decode_result(value: bytes | None) -> Result:
         document = orjson.loads(value or b"")
     except orjson.JSONDecodeError:
         raise NotADecision("not JSON") from None
+    if is_nested_deeper(value or b"", DECISION_DEPTH_MAX):
+        raise NotADecision(f"nested deeper than {DECISION_DEPTH_MAX}")
     kind = document.get("type")
     if type(kind) is not str or kind not in _RESULT_FIELDS:
         raise NotADecision("type: unknown")

@@ -68,6 +68,8 @@ class Topic(BaseModel):
             "message.timestamp.type": "LogAppendTime" if self.log_append_time else "CreateTime",
             "min.insync.replicas": str(self.min_insync_replicas),
             "max.message.bytes": str(self.record_bytes_max),
+            # Then the limit above is that of the records, not of what they compress to.
+            "compression.type": "uncompressed",
         }
 
 

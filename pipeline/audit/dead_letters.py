@@ -5,11 +5,14 @@ A broker without transactions may hold a letter more than once.
 Kept for each malformed command: one digest, some 150 bytes. (No process of this system makes malformed commands.)
 """
 
+import re
 from collections.abc import Mapping
 
 from pipeline.audit.decision_log import digest
 from pipeline.audit.report import Finding, Place
 from pipeline.topics import Topic
+
+_NUMBER = re.compile(rb"[0-9]{1,18}")
 
 
 class DeadLetterBook:
@@ -43,7 +46,7 @@ class DeadLetterBook:
         self,
         key: bytes | None,
         value: bytes | None,
-        headers: Mapping[str, bytes],
+        headers: Mapping[str, bytes | None],
         place: Place,
         commands_end: int,
     ) -> None:
@@ -54,30 +57,35 @@ class DeadLetterBook:
         if source != self._partition:
             return
         self._finding.examined += 1
-        offset = headers.get("offset", b"")
-        at = int(offset) if offset.isdigit() else -1
+        at = _number(headers.get("offset"))
         if at in self._expected:
-            if _digest(key, value or b"", headers.get("error", b"")) != self._expected[at]:
+            if _digest(key, value or b"", headers.get("error") or b"") != self._expected[at]:
                 self._finding.charge(f"the letter of command {at} is not the command as it came", place)
             elif at in self._seen and not self._repeats_allowed:
                 self._finding.charge(f"a second letter of command {at}", place)
             self._seen.add(at)
         elif at <= self._decided or at >= commands_end:
-            self._finding.charge(f"a letter of command {offset!r}, which is not malformed", place)
+            self._finding.charge(
+                f"a letter of command {headers.get('offset')!r}, which is not malformed", place
+            )
 
     def finish(self) -> None:
         for offset in sorted(self._expected.keys() - self._seen):
             place = Place(self._requests.name, self._partition, offset)
             self._finding.charge("a malformed command without a dead letter", place)
 
-    def _source(self, headers: Mapping[str, bytes]) -> int | None:
+    def _source(self, headers: Mapping[str, bytes | None]) -> int | None:
         """The partition that the letter names, if it is one whose letters lie in the same grave."""
-        text = headers.get("partition", b"")
-        if headers.get("topic") != self._requests.name.encode() or not text.isdigit():
+        source = _number(headers.get("partition"))
+        if headers.get("topic") != self._requests.name.encode() or source < 0:
             return None
-        source = int(text)
         same_grave = source % self._graves == self._partition % self._graves
         return source if source < self._requests.partitions and same_grave else None
+
+
+def _number(header: bytes | None) -> int:
+    """-1 if this header is no number that Kafka could mean."""
+    return int(header) if header and _NUMBER.fullmatch(header) else -1
 
 
 def _digest(key: bytes | None, value: bytes, error: bytes) -> int:

@@ -16,9 +16,9 @@ from pipeline.messages import (
     OpenResult,
     PurchaseCommand,
     PurchaseResult,
-    RawCommand,
     Result,
     decode_command,
+    kept_of,
 )
 
 
@@ -40,7 +40,7 @@ class PartitionFold:
         try:
             command = decode_command(key, value)
         except MalformedCommand as error:
-            return MalformedResult(offset, self.time_ms, str(error), RawCommand(key, value))
+            return MalformedResult(offset, self.time_ms, str(error), kept_of(error, key, value))
         if isinstance(command, OpenCommand):
             return self._open(offset, command)
         if isinstance(command, CloseCommand):

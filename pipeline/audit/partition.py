@@ -13,7 +13,14 @@ from pipeline.audit.orders import OrderBook
 from pipeline.audit.reader import CommandStream, Logs, Stream
 from pipeline.audit.report import Check, Cut, Finding, Findings, Place
 from pipeline.audit.stock_fold import StockFold
-from pipeline.messages import MalformedResult, PurchaseResult, Result, peek_source_offset
+from pipeline.messages import (
+    NOTHING_KEPT,
+    MalformedResult,
+    PurchaseResult,
+    RawCommand,
+    Result,
+    peek_source_offset,
+)
 from pipeline.partitionlog import Bounds, LogRecord
 from pipeline.topics import Topic, Topics
 
@@ -195,7 +202,8 @@ class PartitionAudit:
         """Take a decision in, and whether it broke one of the rules that have a check of their own."""
         self.stock.apply(result)
         if isinstance(result, MalformedResult):
-            self._letters.malformed(request.offset, request.key, request.value, result.error)
+            kept = NOTHING_KEPT if result.command == NOTHING_KEPT else RawCommand(request.key, request.value)
+            self._letters.malformed(request.offset, *kept, result.error)
         self._letters.decided(request.offset)
         purchases = result if isinstance(result, PurchaseResult) else None
         self._orders.decided(request.offset, purchases, place)

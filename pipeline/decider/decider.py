@@ -204,12 +204,14 @@ class Decider:
     async def _step(self) -> None:
         """Decide what has come, or, after an idle while, look whether all is as it was left."""
         if not await self._intake.wait(self._settings.idle_look_ms / 1_000):
+            deliveries = self.deliveries
             at = await self._store.cursor_offset(self.partition)
             if at != self.position:
                 raise Stale(
                     f"partition {self.partition}: the cursor moved from {self.position} to {at} while idle"
                 )
-            await self._read_ahead()
+            if self.deliveries == deliveries:
+                await self._read_ahead()
             return
         self._acknowledge(self.position)
         if not self._intake:
@@ -227,13 +229,16 @@ class Decider:
         if end is None or end <= self.reached + 1 or self._reads_ahead.locked():
             return
         async with self._reads_ahead:
+            deliveries = self.deliveries
             logger.warning(
                 "partition %d: the stream brings nothing, but the log ends at %d; reading it from %d on",
                 *(self.partition, end, self.reached + 1),
             )
             records = await self._read(Gap(self.position + 1, end))
-        self.is_starved = True
-        await self._intake.refill(records)
+        # What the stream has brought meanwhile is the same, or leaves a gap that is filled.
+        if records and self.deliveries == deliveries:
+            self.is_starved = True
+            await self._intake.refill(records)
 
     async def _keep_pace(self) -> None:
         """An idle partition decides at once; a busy one takes what has gathered, a chunk every so often or when full.

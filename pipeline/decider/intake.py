@@ -13,8 +13,8 @@ from pipeline.messages import (
     TIME_MS_MAX,
     MalformedCommand,
     PurchaseCommand,
-    RawCommand,
     decode_command,
+    kept_of,
     malformed_members,
 )
 from pipeline.partitionlog import LogRecord
@@ -137,7 +137,7 @@ def prepare(record: LogRecord) -> Prepared:
     try:
         command = decode_command(record.key, record.value)
     except MalformedCommand as error:
-        members = malformed_members(str(error), RawCommand(record.key, record.value))
+        members = malformed_members(str(error), kept_of(error, record.key, record.value))
         purchases = 1 + len(members) // MALFORMED_BYTES_PER_PURCHASE
         return Prepared(record, Command(record.offset, time_ms, None, members), purchases)
     assert record.value is not None  # noqa: S101 -- decode_command refuses None

@@ -9,12 +9,14 @@ from chaos.crowd import Crowd
 from chaos.stage import Stage
 from pipeline.audit.report import Check
 from pipeline.control import CONTROL_PARTITION
-from pipeline.messages import encode_purchases
+from pipeline.messages import encode_close, encode_purchases
 from pipeline.settings import Profile
 from pipeline.topics import load_topics, partition_of
 
 DEEP = 50_000
 DIGITS = 400
+TOO_DEEP_FOR_LUA = 1_010
+CODECS = ("gzip", "snappy", "lz4", "zstd")
 
 
 async def poison(stage: Stage, crowd: Crowd) -> None:
@@ -30,6 +32,8 @@ async def poison(stage: Stage, crowd: Crowd) -> None:
     producer = AIOKafkaProducer(bootstrap_servers=stage.settings.kafka())
     await producer.start()
     try:
+        for codec in CODECS:
+            await _send_compressed(stage, codec, topics.requests.name, partition, crowd.plenty_id)
         for topic in (topics.requests, topics.results, topics.orders, topics.control, topics.dead_letters):
             place = CONTROL_PARTITION if topic is topics.control else partition % topic.partitions
             for key, value in _records(crowd.plenty_id):
@@ -58,3 +62,20 @@ def _records(product_id: str) -> Iterator[tuple[bytes, bytes | None]]:
     yield key, b'{"a":' * DEEP + b"1" + b"}" * DEEP
     yield key, b'{"source_offset":' + b"9" * DIGITS + b',"type":"purchase"}'
     yield key, b'{"type":"purchase","quantities":[1e999999]}'
+    # Python's parser keeps the last of two members of a name, Lua's meets both and refuses the first.
+    nested = b"[" * TOO_DEEP_FOR_LUA + b"]" * TOO_DEEP_FOR_LUA
+    yield key, b'{"users":%s,' % nested + encode_purchases(product_id, ["poison"])[1:]
+    yield (
+        key,
+        b'{"source_offset":1,"type":"close","time_ms":1,"refusal":%s,"refusal":null,"command":%s}'
+        % (nested, encode_close(product_id)),
+    )
+
+
+async def _send_compressed(stage: Stage, codec: str, topic: str, partition: int, product_id: str) -> None:
+    producer = AIOKafkaProducer(bootstrap_servers=stage.settings.kafka(), compression_type=codec)
+    await producer.start()
+    try:
+        await producer.send_and_wait(topic, b"garbage " * 100, product_id.encode(), partition)
+    finally:
+        await producer.stop()

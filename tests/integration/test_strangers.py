@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from aiokafka import AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from conftest import Kafka
 from followers import Decisions, Follower, own_topics_file
 
@@ -56,6 +57,29 @@ async def write(
     producer: AIOKafkaProducer, topic: str, partition: int, value: bytes | None, newer: bool = False
 ) -> None:
     await producer.send_and_wait(topic, value, b"1", partition, headers=NEWER_HEADERS if newer else None)
+
+
+@pytest.mark.durable
+@pytest.mark.parametrize("codec", ["gzip", "snappy", "lz4", "zstd"])
+async def test_records_are_read_whatever_another_program_compressed_them_with(
+    kafka: Kafka, codec: str
+) -> None:
+    # A topic as a broker makes it by itself: one of ours has the broker decompress.
+    name = f"t{uuid.uuid4().hex[:8]}"
+    admin = AIOKafkaAdminClient(bootstrap_servers=kafka.bootstrap)
+    await admin.start()
+    try:
+        await admin.create_topics([NewTopic(name, 1, 1)])
+    finally:
+        await admin.close()
+    foreign = AIOKafkaProducer(bootstrap_servers=kafka.bootstrap, compression_type=codec)
+    await foreign.start()
+    try:
+        await foreign.send_and_wait(name, b"x" * 10_000, b"1", 0)
+    finally:
+        await foreign.stop()
+    log = PartitionLog(kafka.bootstrap)
+    assert [len(record.value or b"") async for batch in log.read(name, 0, 0) for record in batch] == [10_000]
 
 
 class Record:

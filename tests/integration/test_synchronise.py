@@ -8,7 +8,16 @@ from redis import Redis
 
 from pipeline.decider.synchronise import LogsDisagree, Place, Synchroniser
 from pipeline.domain.product import Opening
-from pipeline.messages import OpenCommand, encode_open, encode_purchases, peek_source_offset
+from pipeline.messages import (
+    COMMAND_DEPTH_MAX,
+    DECISION_DEPTH_MAX,
+    OpenCommand,
+    decode_command,
+    decode_result,
+    encode_open,
+    encode_purchases,
+    peek_source_offset,
+)
 from pipeline.partitionlog import Bounds, LogRecord
 from pipeline.settings import Profile
 from pipeline.stock.store import Command, OtherLog, Stale, StockStore
@@ -245,3 +254,25 @@ async def test_the_tail_is_read_from_the_hint_only(store: StockStore) -> None:
     assert await synchronise(store, world) == (5, 6)
     assert [peek_source_offset(record) for record in world.results[3:]] == [3, 4, 5]
     assert world.sent == []
+
+
+async def test_what_python_lets_pass_is_not_nested_too_deep_for_lua(store: StockStore) -> None:
+    def nested(value: bytes, depth: int) -> bytes:
+        """With a member that another one of its name hides from Python's parser."""
+        inner = b"[" * (depth - 1) + b"]" * (depth - 1)
+        return b'{"type":%s,' % inner + value[1:]
+
+    command = nested(encode_purchases("1", ["a"]), COMMAND_DEPTH_MAX)
+    decode_command(b"1", command)
+    opened, bought = await store.decide(0, -1, 0, [COMMANDS[0], Command(1, 1, "1", command)])
+    assert b'"codes":[1]' in bought
+    results = [
+        opened,
+        nested(bought, DECISION_DEPTH_MAX).replace(b'{"type"', b'{"source_offset":1,"type"', 1),
+    ]
+    decode_result(results[1])
+    await store.wipe(0, 1)
+    assert (await synchronise(store, World(results, requests_end=2))).position == 1
+    product = await store.product(0, "1")
+    assert product is not None
+    assert product.sold == 1

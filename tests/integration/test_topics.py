@@ -140,6 +140,7 @@ async def test_what_differs_is_said_and_left_as_it_is(kafka: Kafka, topics: Topi
         Difference(name, "message.timestamp.type", "CreateTime", "LogAppendTime"),
         Difference(name, "min.insync.replicas", "2", "1"),
         Difference(name, "max.message.bytes", "5000", "1048588"),
+        Difference(name, "compression.type", "producer", "uncompressed"),
     }
     with pytest.raises(TopicsRefused) as refused:
         await require_topics(kafka.bootstrap, topics)

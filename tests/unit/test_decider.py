@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 
 import pytest
 from decider_world import ALWAYS, Fetched, World, let
@@ -10,6 +10,7 @@ from decider_world import ALWAYS, Fetched, World, let
 from pipeline.decider import Decider
 from pipeline.decider import decider as module
 from pipeline.domain.breaker import BreakerState
+from pipeline.partitionlog import LogRecord
 from pipeline.settings import Profile, Settings
 from pipeline.topics import load_topics
 
@@ -115,6 +116,7 @@ async def test_offsets_without_a_record_at_the_end_of_the_log_do_not_count_as_wa
         world.end = 3
         await until(lambda: decider.reached == 2)
         assert (decider.position, len(world.results)) == (1, 2)
+        assert not decider.is_starved
         world.commands.append(world.commands[1]._replace(offset=3))
         await decider.put(world.commands[2:])
         await until(lambda: world.cursor_at == 3)
@@ -131,3 +133,42 @@ async def test_a_decider_that_lives_on_what_it_reads_itself_says_so(world: World
         # The stream brings what is decided already: it lives.
         await decider.put(world.commands[:1])
         assert not decider.is_starved
+
+
+@pytest.mark.parametrize("during", ["cursor_offset", "read"])
+async def test_what_the_stream_brings_during_an_idle_look_feeds_the_decider(
+    world: World, during: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Life(world) as decider:
+        await decider.put(Fetched(world, 0, 2).batch.records)
+        await until(lambda: world.cursor_at == 1)
+        real, is_brought = getattr(world, during), False
+
+        async def bring() -> None:
+            nonlocal is_brought
+            if not is_brought and (during == "cursor_offset" or world.end == 3):
+                is_brought = True
+                records = Fetched(world, 2, 3).batch.records
+                world.end = 3
+                await decider.put(records)
+
+        async def cursor_offset(partition: int) -> int:
+            at: int = await real(partition)
+            await bring()
+            return at
+
+        async def read(
+            topic: str, partition: int, start: int, end: int | None = None
+        ) -> AsyncGenerator[list[LogRecord], None]:
+            await bring()
+            async for batch in real(topic, partition, start, end):
+                yield batch
+
+        monkeypatch.setattr(world, during, cursor_offset if during == "cursor_offset" else read)
+        if during == "read":
+            Fetched(world, 2, 3)
+            world.end = 3
+        await until(lambda: world.cursor_at == 2)
+        assert is_brought
+        assert not decider.is_starved
+        assert len(world.results) == 3

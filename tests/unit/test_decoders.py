@@ -14,9 +14,12 @@ from pipeline.domain.breaker import BreakerState
 from pipeline.domain.limiters import Algorithm, Rule
 from pipeline.domain.product import Opening
 from pipeline.messages import (
+    COMMAND_BYTES_MAX,
+    COMMAND_DEPTH_MAX,
     MalformedCommand,
     NotADecision,
     OpenCommand,
+    OversizedCommand,
     PurchaseResult,
     created_orders,
     decode_command,
@@ -24,6 +27,7 @@ from pipeline.messages import (
     encode_close,
     encode_open,
     encode_purchases,
+    is_nested_deeper,
 )
 from pipeline.orders_feed import BadOrder, Order, Repeats, decode_order
 from pipeline.stock.store import decode_last_answer
@@ -168,3 +172,47 @@ def test_an_order_names_the_field_that_is_wrong(field: str) -> None:
     for wrong in (None, 1.5, [], {}, "\n", -1):
         with pytest.raises(BadOrder, match=f"^{field}: "):
             decode_order(json.dumps({**document, field: wrong}).encode())
+
+
+def depth(value: Any) -> int:
+    if isinstance(value, dict | list):
+        inner = value.values() if isinstance(value, dict) else value
+        return 1 + max(map(depth, inner), default=0)
+    return 0
+
+
+NOISE = st.sampled_from(['[["', '{\\"[', "\\", '"', "]}"])
+nested = st.recursive(
+    NOISE | st.none() | st.integers(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NOISE, inner, max_size=3),
+)
+
+
+@many
+@given(nested, st.integers(0, 6), st.sampled_from([None, 1]))
+def test_the_depth_of_json_is_that_of_its_arrays_and_objects(
+    value: Any, depth_max: int, indent: int | None
+) -> None:
+    text = json.dumps(value, indent=indent, ensure_ascii=False).encode()
+    assert is_nested_deeper(text, depth_max) == (depth(value) > depth_max)
+
+
+def test_a_member_that_is_hidden_by_another_of_its_name_counts() -> None:
+    for levels in (COMMAND_DEPTH_MAX - 1, COMMAND_DEPTH_MAX):
+        hidden = b"[" * levels + b"]" * levels
+        value = b'{"type":"purchase","product_id":"1","users":%s,"users":["a"]}' % hidden
+        if levels < COMMAND_DEPTH_MAX:
+            decode_command(b"1", value)
+            continue
+        with pytest.raises(MalformedCommand, match=f"^value: nested deeper than {COMMAND_DEPTH_MAX}$"):
+            decode_command(b"1", value)
+
+
+def test_a_command_that_no_decision_could_carry_is_malformed() -> None:
+    value = encode_purchases("1", ["a"])
+    padded = value + b" " * (COMMAND_BYTES_MAX - len(value) - 1)
+    decode_command(b"1", padded)
+    with pytest.raises(
+        OversizedCommand, match=f"^key and value: {COMMAND_BYTES_MAX + 1} bytes, the limit is"
+    ):
+        decode_command(b"1", padded + b" ")

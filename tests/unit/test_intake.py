@@ -2,9 +2,10 @@
 
 import asyncio
 
-from pipeline.decider.intake import PREPARED_BYTES_MAX, Gap, Intake
-from pipeline.messages import encode_purchases
+from pipeline.decider.intake import PREPARED_BYTES_MAX, Gap, Intake, prepare
+from pipeline.messages import COMMAND_BYTES_MAX, encode_purchases
 from pipeline.partitionlog import LogRecord
+from pipeline.producer import RECORD_BYTES_MAX
 
 STEPS = 20
 """So often the loop goes round: more than enough for whatever does not wait."""
@@ -82,3 +83,15 @@ async def test_repeats_are_dropped_and_gaps_are_told() -> None:
     assert intake.gap(4) == Gap(5, 7)
     assert not intake.drop_decided(4)
     assert waiting(intake, 6) == [7, 8]
+
+
+def test_every_command_leaves_a_decision_that_the_log_takes() -> None:
+    valid = encode_purchases("1", ["a"])
+    for value in (
+        b"x" * (COMMAND_BYTES_MAX - 1),
+        b"x" * COMMAND_BYTES_MAX,
+        valid + b" " * 2 * COMMAND_BYTES_MAX,
+    ):
+        _, command, _ = prepare(LogRecord(0, 1_000, b"1", value))
+        assert command.product_id is None
+        assert len(command.value) < RECORD_BYTES_MAX - 1_000
