@@ -3,20 +3,26 @@
 An open connection costs a descriptor whether it asks or not, so an anonymous client could take them all by asking
 nothing. Three limits prevent that: a connection that is too many gets a 503 and is closed, one whose first request has
 not come within `header_timeout_ms` is closed, and so is one that has been idle for `keep_alive_timeout_ms` since its
-last answer, also if half a request has come. One whose client takes none of an answer for `SEND_TIMEOUT_MS` is cut off.
-(How long a body may take is told in `bodies.py`.)
+last answer, also if half a request has come. One whose client takes none of an answer for `SEND_TIMEOUT_MS` is cut off,
+and so is one that has been closing for so long because its client does not take the rest. (How long a body may take is
+told in `bodies.py`.)
+
+An open connection also costs memory, so what a request says before its body is limited, and so is how many requests of
+one connection wait.
 """
 
 import asyncio
 import logging
 import resource
 import socket
-from typing import Any, cast
+from typing import cast
 
 import orjson
 from aiohttp import web
+from aiohttp.http import HttpProcessingError, HttpRequestParser
+from aiohttp.http_exceptions import LineTooLong
 
-from pipeline.ingress.problems import CONTENT_TYPE, Kind, Problem
+from pipeline.ingress.problems import CONTENT_TYPE, Kind, Problem, invalid
 
 SEND_TIMEOUT_MS = 30_000
 REFUSALS_MAX = 256
@@ -24,9 +30,18 @@ REFUSALS_MAX = 256
 REFUSAL_MS_MAX = 1_000
 FULL_SAID_MS = 10_000
 """That a listener is full is said once in this time."""
+HEADERS_MAX = 64
+HEADER_BYTES_MAX = 2_048
+"""Of one header, its name included."""
+REQUEST_LINE_BYTES_MAX = 2_048
+REQUESTS_WAITING_MAX = 4
+"""Of one connection, behind the one that is being answered. What more has been sent is read when there is room."""
 BACKLOG_CONNECTIONS_MAX = 4_096
 DESCRIPTORS_BESIDE = 256
 """For what is neither a client's connection nor one to Redis: Kafka, listeners, files."""
+
+_TOO_MANY_HEADERS = "Too many headers received"
+"""As aiohttp's parsers say it."""
 
 log = logging.getLogger(__name__)
 
@@ -102,13 +117,29 @@ def _refusal(limit: int, setting: str, retry_after_s: int) -> bytes:
 class Connection(web.RequestHandler):
     """One connection. It counts from when it is made to when it is lost."""
 
-    __slots__ = ("_first_request", "_gate", "_sending")
+    __slots__ = ("_closing", "_first_request", "_gate", "_sending", "_stream")
 
-    def __init__(self, gate: Gate, server: web.Server, **options: Any) -> None:
-        super().__init__(server, **options)
+    def __init__(
+        self, gate: Gate, server: web.Server, loop: asyncio.AbstractEventLoop, keep_alive_timeout_s: float
+    ) -> None:
+        super().__init__(
+            server,
+            loop=loop,
+            keepalive_timeout=keep_alive_timeout_s,
+            # No records of our own; a compressed body is refused: unpacked, its size would be anybody's guess.
+            access_log=None,  # type: ignore[arg-type]
+            auto_decompress=False,
+            max_headers=HEADERS_MAX,
+            max_field_size=HEADER_BYTES_MAX,
+            max_line_size=REQUEST_LINE_BYTES_MAX,
+        )
+        self._limit_requests_waiting()
         self._gate = gate
+        # aiohttp forgets the transport when it closes it; until all is sent it can still be cut off.
+        self._stream: asyncio.Transport | None = None
         self._first_request: asyncio.TimerHandle | None = None
         self._sending: asyncio.TimerHandle | None = None
+        self._closing: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         gate = self._gate
@@ -118,12 +149,14 @@ class Connection(web.RequestHandler):
             refused.connection_made(transport)
             return
         gate.open += 1
+        self._stream = cast("asyncio.Transport", transport)
         self._first_request = self._loop.call_later(gate.header_timeout_s, self._close_if_silent)
         super().connection_made(transport)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._gate.open -= 1
-        for timer in (self._first_request, self._sending):
+        self._stream = None
+        for timer in (self._first_request, self._sending, self._closing):
             if timer is not None:
                 timer.cancel()
         super().connection_lost(exc)
@@ -139,15 +172,79 @@ class Connection(web.RequestHandler):
             self._sending.cancel()
             self._sending = None
 
+    async def start(self) -> None:
+        """Answer requests, until the connection is to be closed."""
+        try:
+            await super().start()
+        finally:
+            self._cut_off_unless_sent()
+
+    def force_close(self) -> None:
+        super().force_close()
+        self._cut_off_unless_sent()
+
+    def eof_received(self) -> None:
+        super().eof_received()
+        # The transport closes itself now.
+        self._cut_off_unless_sent()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """The answer to what is no HTTP, or too much of it. That is the client's fault, so it is not logged."""
+        if not isinstance(exc, HttpProcessingError):
+            return super().handle_error(request, status, exc, message)
+        response = _malformed(exc).response()
+        response.force_close()
+        return response
+
+    def _limit_requests_waiting(self) -> None:
+        """Set another limit than aiohttp's own, which is no option of it."""
+        self._parser = HttpRequestParser(
+            self,
+            self._loop,
+            self._read_bufsize,
+            max_line_size=REQUEST_LINE_BYTES_MAX,
+            max_field_size=HEADER_BYTES_MAX,
+            max_headers=HEADERS_MAX,
+            payload_exception=web.RequestPayloadError,
+            auto_decompress=False,
+            max_msg_queue_size=REQUESTS_WAITING_MAX,
+        )
+        # The parser counts a request that was taken out before its body had come as one that waits. So it may stop one
+        # request early; unless the connection counts as full by then, nobody would tell it to go on.
+        self._max_msg_queue_size = REQUESTS_WAITING_MAX - 1
+        self._msg_queue_resume_size = self._max_msg_queue_size // 2
+
     def _close_if_silent(self) -> None:
         self._first_request = None
         # After the first request aiohttp's own timer for idle connections takes over.
         if self._request_count == 0:
             self.force_close()
 
+    def _cut_off_unless_sent(self) -> None:
+        """Once the connection is being closed: a transport closes when all is sent, and would wait for ever."""
+        if self._stream is not None and self._closing is None:
+            self._closing = self._loop.call_later(SEND_TIMEOUT_MS / 1_000, self._cut_off)
+
     def _cut_off(self) -> None:
-        if self.transport is not None:
-            self.transport.abort()
+        if self._stream is not None:
+            self._stream.abort()
+
+
+def _malformed(error: HttpProcessingError) -> Problem:
+    if isinstance(error, LineTooLong):
+        limit = error.args[1]
+        return invalid(None, f"the request line or a header is longer than {limit} bytes", limit)
+    if error.message == _TOO_MANY_HEADERS:
+        return invalid(None, f"the request has more than {HEADERS_MAX} headers", HEADERS_MAX)
+    # The first line is the parser's; what follows is what the client has sent.
+    reason = error.message.partition("\n")[0].rstrip(":")[:200].encode("ascii", "backslashreplace").decode()
+    return invalid(None, f"the request is malformed: {reason}")
 
 
 class _Refused(asyncio.Protocol):
@@ -192,15 +289,7 @@ async def listen(
     loop = asyncio.get_running_loop()
 
     def connection() -> Connection:
-        return Connection(
-            gate,
-            server,
-            loop=loop,
-            keepalive_timeout=keep_alive_timeout_ms / 1_000,
-            # No records of our own; a compressed body is refused: unpacked, its size would be anybody's guess.
-            access_log=None,
-            auto_decompress=False,
-        )
+        return Connection(gate, server, loop, keep_alive_timeout_ms / 1_000)
 
     return await loop.create_server(
         connection,

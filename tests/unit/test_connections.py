@@ -2,14 +2,23 @@
 
 import asyncio
 import resource
-from collections.abc import Callable
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 
+import orjson
 import pytest
 import uvloop
 from aiohttp import web
+from aiohttp.http_parser import HttpRequestParserC, HttpRequestParserPy
 
+from pipeline.ingress import connections
 from pipeline.ingress.connections import (
     DESCRIPTORS_BESIDE,
+    HEADER_BYTES_MAX,
+    HEADERS_MAX,
+    REQUEST_LINE_BYTES_MAX,
+    REQUESTS_WAITING_MAX,
     Gate,
     TooFewDescriptors,
     listen,
@@ -18,6 +27,9 @@ from pipeline.ingress.connections import (
 
 CLOSED_S_MAX = 10
 ASK = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+LAST = ASK.replace(b"Host: x", b"Host: x\r\nConnection: close")
+LOOPS = [asyncio.new_event_loop, uvloop.new_event_loop]
+PARSERS = [HttpRequestParserC, HttpRequestParserPy]
 UNLIMITED = resource.RLIM_INFINITY
 
 
@@ -48,7 +60,7 @@ def test_a_hard_limit_that_is_too_low_is_said_with_the_settings(limits: list[tup
     assert limits == [(1_024, 4_096)]
 
 
-@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+@pytest.mark.parametrize("loop", LOOPS)
 def test_a_full_listener_refuses_and_a_silent_connection_is_closed(
     loop: Callable[[], asyncio.AbstractEventLoop],
 ) -> None:
@@ -95,3 +107,164 @@ async def _fill_and_be_silent() -> None:
             await asyncio.sleep(0.001)
     listener.close()
     await server.shutdown()
+
+
+@asynccontextmanager
+async def _listening(
+    handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], keep_alive_timeout_ms: int = 60_000
+) -> AsyncIterator[tuple[web.Server, Gate, int]]:
+    """A server, its gate and its port."""
+    gate = Gate(10, "SECKILL_X", header_timeout_ms=60_000, retry_after_s=7)
+    server = web.Server(handler, handler_cancellation=True)
+    listener = await listen(
+        server, gate, "127.0.0.1", 0, keep_alive_timeout_ms=keep_alive_timeout_ms, reuse_port=False
+    )
+    async with asyncio.timeout(CLOSED_S_MAX):
+        yield server, gate, listener.sockets[0].getsockname()[1]
+    listener.close()
+    await server.shutdown(1)
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize(
+    "end", ["asks for it", "is malformed", "hangs up half", "stays idle", "shutdown", "shutdown while stuck"]
+)
+def test_a_closed_connection_ends_though_its_client_takes_no_answers(
+    loop: Callable[[], asyncio.AbstractEventLoop], end: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "SEND_TIMEOUT_MS", 300)
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(_take_nothing(end))
+
+
+async def _take_nothing(end: str) -> None:
+    unsent: asyncio.Queue[int] = asyncio.Queue()
+
+    async def answer(request: web.BaseRequest) -> web.Response:
+        assert request.transport is not None
+        unsent.put_nowait(request.transport.get_write_buffer_size())
+        return web.Response(body=bytes(10_000))
+
+    idle_ms = 300 if end == "stays idle" else 60_000
+    async with _listening(answer, idle_ms) as (server, gate, port):
+        loop = asyncio.get_running_loop()
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+            client.setblocking(False)
+            await loop.sock_connect(client, ("127.0.0.1", port))
+            while True:
+                await loop.sock_sendall(client, ASK)
+                # Too little for aiohttp to wait until it is taken.
+                if await unsent.get():
+                    break
+            assert gate.open == 1
+            match end:
+                case "asks for it":
+                    await loop.sock_sendall(client, LAST)
+                case "is malformed":
+                    await loop.sock_sendall(client, b"hello\r\n\r\n")
+                case "hangs up half":
+                    client.shutdown(socket.SHUT_WR)
+                case "shutdown":
+                    await server.shutdown(0.01)
+                case "shutdown while stuck":
+                    await loop.sock_sendall(client, 20 * ASK)
+                    while not server.connections[0].writing_paused:
+                        await asyncio.sleep(0.001)
+                    await server.shutdown(0.01)
+            while gate.open:
+                await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("parser", PARSERS)
+def test_what_a_request_says_before_its_body_is_limited(
+    loop: Callable[[], asyncio.AbstractEventLoop], parser: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "HttpRequestParser", parser)
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(_say_much())
+
+
+async def _say_much() -> None:
+    async def count(request: web.BaseRequest) -> web.Response:
+        return web.Response(text=str(len(request.headers)))
+
+    def request(path: bytes, *headers: bytes) -> bytes:
+        return b"\r\n".join((b"GET " + path + b" HTTP/1.1", b"Host: x", *headers, b"", b""))
+
+    many = [b"X-%d: y" % each for each in range(HEADERS_MAX)]
+    usual = request(
+        b"/?" + b"q" * 1_900,
+        b"Idempotency-Key: " + b"k" * 128,
+        b"traceparent: 00-" + b"a" * 32 + b"-" + b"b" * 16 + b"-01",
+        b"Cookie: c=" + b"c" * 2_000,
+        *many[:-10],
+    )
+    too_much = [
+        (request(b"/", b"Cookie: c=" + b"c" * HEADER_BYTES_MAX), HEADER_BYTES_MAX),
+        (request(b"/", b"X" * (HEADER_BYTES_MAX + 1) + b": y"), HEADER_BYTES_MAX),
+        (request(b"/" + b"q" * REQUEST_LINE_BYTES_MAX), REQUEST_LINE_BYTES_MAX),
+        (request(b"/", *many), HEADERS_MAX),
+        (b"GET /\xff\xfe HTTP/1.1\r\nX: \xff\r\n\r\n", None),
+    ]
+    async with _listening(count) as (_, gate, port):
+        for words, limit in [(usual, 0), *too_much]:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(words)
+            head = await reader.readuntil(b"\r\n\r\n")
+            if limit == 0:
+                assert head.startswith(b"HTTP/1.1 200 ")
+                assert await reader.readexactly(2) == b"58"
+            else:
+                assert head.split()[1] == b"400"
+                assert b"\r\nContent-Type: application/problem+json\r\n" in head
+                # The end of the connection is also that of the document.
+                problem = orjson.loads(await reader.read())
+                assert problem["type"] == "urn:seckill:problem:invalid-request"
+                assert problem.get("limit") == limit
+            writer.close()
+        while gate.open:
+            await asyncio.sleep(0.001)
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("parser", PARSERS)
+@pytest.mark.parametrize("body", [b"", b"{}"])
+def test_few_requests_of_a_connection_wait_and_all_are_answered(
+    loop: Callable[[], asyncio.AbstractEventLoop], parser: type, body: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "HttpRequestParser", parser)
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(_ask_ahead(body))
+
+
+async def _ask_ahead(body: bytes) -> None:
+    """The `body` of the first request comes with those that are asked ahead."""
+    begun, may_end = asyncio.Event(), asyncio.Event()
+
+    async def hello(request: web.BaseRequest) -> web.Response:
+        begun.set()
+        await request.read()
+        await may_end.wait()
+        return web.Response(text="hello")
+
+    async with _listening(hello) as (server, _, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(ASK.replace(b"Host: x", b"Host: x\r\nContent-Length: %d" % len(body)))
+        await begun.wait()
+        (connection,) = server.connections
+        for ahead in (1, REQUESTS_WAITING_MAX - 1, REQUESTS_WAITING_MAX, 100):
+            writer.write(body + ahead * ASK)
+            body = b""
+            while not connection._messages:
+                await asyncio.sleep(0.001)
+            assert len(connection._messages) <= REQUESTS_WAITING_MAX
+            may_end.set()
+            for _ in range(ahead):
+                await reader.readuntil(b"hello")
+            may_end.clear()
+        writer.write(LAST)
+        may_end.set()
+        assert (await reader.read()).count(b"hello") == 2
+        writer.close()
