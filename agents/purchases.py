@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 READS_AHEAD_MAX = 2
 """Each takes a consumer of its own. After a rebalance the streams of all partitions may be late at the same time."""
+REPLAYS_MAX = 1
+"""A replay keeps the one core of a process busy; many at a time only take more memory."""
 
 
 class _Unacknowledged:
@@ -74,6 +76,7 @@ class Deciders:
         self._on_breaker = on_breaker
         self._running: dict[int, _Running] = {}
         self._reads_ahead = asyncio.Semaphore(READS_AHEAD_MAX)
+        self._replays = asyncio.Semaphore(REPLAYS_MAX)
         self._changed = asyncio.Condition()
         self.was_assigned = False
 
@@ -101,6 +104,7 @@ class Deciders:
             partial(self._log_end, partition),
             self._on_breaker,
             self._reads_ahead,
+            self._replays,
         )
         task = asyncio.create_task(decider.run(), name=f"decider of partition {partition}")
         task.add_done_callback(self._ended)

@@ -58,7 +58,7 @@ class Decider:
     `on_decided` gets the offset up to which the decisions are in the log: so far the stream may acknowledge.
     `log_end` tells where the command log ended when the stream last looked, if it knows. `on_breaker` hears of every
     change of the circuit breaker's state, and of the first one. `reads_ahead` bounds how many deciders at a time read
-    from the log what the stream does not bring.
+    from the log what the stream does not bring, and `replays` how many make Redis again from it.
     """
 
     def __init__(
@@ -73,6 +73,7 @@ class Decider:
         log_end: Callable[[], int | None] = lambda: None,
         on_breaker: Callable[[int, Breaker], None] = lambda _partition, _breaker: None,
         reads_ahead: asyncio.Semaphore | None = None,
+        replays: asyncio.Semaphore | None = None,
     ) -> None:
         self.partition = partition
         self.state = State.SYNCHRONISING
@@ -112,7 +113,7 @@ class Decider:
             settings.breaker_recovery_timeout_ms,
         )
         self._intake = Intake(settings.decider_buffer_records_max)
-        self._synchroniser = Synchroniser(partition, topics, store, log, producer, self._move)
+        self._synchroniser = Synchroniser(partition, topics, store, log, producer, self._move, replays)
         self._backoff_ms = settings.backoff_ms_min
         self._next_chunk_at = 0.0
 

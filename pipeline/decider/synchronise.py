@@ -7,19 +7,24 @@ Redis remembers beside its cursor how far the decision log was known to be settl
 only the log's tail from there has to be read; with an empty Redis that is the whole log, which then is what it needs.
 """
 
+import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import NamedTuple, NoReturn
 
 from pipeline.decider.commit import commit
 from pipeline.decider.ports import Log, Producer, Store
-from pipeline.decider.replay import Replay
+from pipeline.decider.replay import REPLAY_RECORDS_MAX, Replay
 from pipeline.messages import MalformedResult, NotADecision, Result, decode_result
 from pipeline.partitionlog import Bounds
 from pipeline.stock.store import Cursor, Stale
 from pipeline.topics import Topics
 
 logger = logging.getLogger(__name__)
+
+
+TURN_STEP_S = 1.0
 
 
 class LogsDisagree(Exception):
@@ -45,9 +50,14 @@ class Synchroniser:
         log: Log,
         producer: Producer,
         on_step: Callable[[], None] = lambda: None,
+        replays: asyncio.Semaphore | None = None,
     ) -> None:
-        """`on_step` is called for every batch of the decision log that was read: a replay may take minutes."""
+        """`on_step` is called for every batch of the decision log that was read: a replay may take minutes.
+
+        `replays` bounds how many partitions replay more than a few decisions at a time.
+        """
         self._on_step = on_step
+        self._replays = replays or asyncio.Semaphore(1)
         self._partition = partition
         self._topics = topics
         self._store = store
@@ -64,7 +74,11 @@ class Synchroniser:
             await self._start_over(cursor, "Redis knows of more than the logs hold")
         if cursor.offset < 0 and await self._store.has_keys(self._partition, self._on_step):
             await self._start_over(cursor, "Redis has lost the cursor, and not all else")
-        replayed, tail = await self._replay(cursor, results)
+        if results.end - cursor.results_position <= REPLAY_RECORDS_MAX:
+            replayed, tail = await self._replay(cursor, results)
+        else:
+            async with self._turn():
+                replayed, tail = await self._replay(cursor, results)
         if tail >= requests.end:
             raise LogsDisagree(
                 f"partition {self._partition}: a decision on offset {tail} stands in {self._topics.results.name}, "
@@ -75,6 +89,22 @@ class Synchroniser:
                 await self._start_over(cursor, "Redis is ahead of the decision log and holds no last answer")
             return Place(replayed, await self._repeat_last_answer(cursor, above=tail))
         return Place(replayed, results.end)
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """Waiting counts as progress: whoever watches it watches the partitions whose turn it is, too."""
+        while True:
+            try:
+                async with asyncio.timeout(TURN_STEP_S):
+                    await self._replays.acquire()
+            except TimeoutError:
+                self._on_step()
+            else:
+                break
+        try:
+            yield
+        finally:
+            self._replays.release()
 
     async def _replay(self, cursor: Cursor, results: Bounds) -> tuple[int, int]:
         """Do again in Redis what it lacks. Returns where its cursor is then, and the log's highest source offset."""

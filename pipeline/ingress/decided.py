@@ -59,11 +59,12 @@ def _remaining(result: PurchaseResult) -> list[int]:
 class Asked:
     """The decisions that were asked for last, so that the buyers of one record have it parsed once.
 
-    Bounded by the bytes of their records; parsed, each takes several times that.
+    Bounded by their number and by the bytes of their records; parsed, each takes several times that.
     """
 
-    def __init__(self, bytes_max: int) -> None:
+    def __init__(self, bytes_max: int, records_max: int) -> None:
         self._bytes_max = bytes_max
+        self._records_max = records_max
         self._bytes = 0
         self._decided: OrderedDict[tuple[int, int], Decided] = OrderedDict()
 
@@ -80,6 +81,6 @@ class Asked:
             return
         self._decided[place] = decided
         self._bytes += len(decided.value)
-        while self._bytes > self._bytes_max:
+        while self._bytes > self._bytes_max or len(self._decided) > self._records_max:
             _, oldest = self._decided.popitem(last=False)
             self._bytes -= len(oldest.value)

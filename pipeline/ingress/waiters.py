@@ -26,6 +26,8 @@ from pipeline.messages import NotADecision, decode_result, refuse_newer
 
 ASKED_BYTES_MAX = 2 * 1024 * 1024
 """Records that were asked for are kept parsed: up to this many bytes of them, which take about six times that."""
+ASKED_RECORDS_MAX = 2_000
+"""And up to this many of them: a short one takes 1 KiB, but is soon parsed again."""
 FETCH_WAIT_MS_MAX = 500
 """How long the broker holds back a fetch while there is nothing; a new record is answered at once."""
 FETCH_PARTITION_BYTES_MAX = 4 * 1024 * 1024
@@ -53,7 +55,7 @@ class Waiters:
         self._waiters_max = waiters_max
         self._waiting: list[dict[int, set[asyncio.Future[Decided | None]]]] = [{} for _ in range(partitions)]
         self._tail = DecisionTail(partitions, cache_bytes_max)
-        self._asked = Asked(ASKED_BYTES_MAX)
+        self._asked = Asked(ASKED_BYTES_MAX, ASKED_RECORDS_MAX)
         self._pollers: set[asyncio.Future[Decided | None]] = set()
         self._undecided_from = [sys.maxsize] * partitions
         """By partition: of the commands from here on, those above `last` had no decision yet when the feed began."""

@@ -1,11 +1,15 @@
 """Synchronising on a real Redis, with logs made by hand: what a random schedule meets once in a long while."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 
 import pytest
 from redis import Redis
 
+from pipeline.decider import synchronise as module
+from pipeline.decider.replay import REPLAY_RECORDS_MAX
 from pipeline.decider.synchronise import LogsDisagree, Place, Synchroniser
 from pipeline.domain.product import Opening
 from pipeline.messages import (
@@ -276,3 +280,45 @@ async def test_what_python_lets_pass_is_not_nested_too_deep_for_lua(store: Stock
     product = await store.product(0, "1")
     assert product is not None
     assert product.sold == 1
+
+
+class Slow(World):
+    """Counts who reads the decision log at the same time."""
+
+    readers = readers_max = 0
+
+    async def read(
+        self, topic: str, partition: int, start: int, end: int | None = None
+    ) -> AsyncIterator[list[LogRecord]]:
+        Slow.readers += 1
+        Slow.readers_max = max(Slow.readers_max, Slow.readers)
+        await asyncio.sleep(0.05)
+        Slow.readers -= 1
+        async for batch in super().read(topic, partition, start, end):
+            yield batch
+
+
+@pytest.mark.parametrize(("records", "at_once"), [(REPLAY_RECORDS_MAX, 4), (REPLAY_RECORDS_MAX + 1, 1)])
+async def test_long_replays_wait_for_each_other_and_count_as_progress(
+    store: StockStore, records: int, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "TURN_STEP_S", 0.01)
+    monkeypatch.setattr(Slow, "readers_max", 0)
+    results = [
+        b'{"source_offset":%d,"type":"malformed","time_ms":1,"error":"e"}' % each for each in range(records)
+    ]
+    replays, steps = asyncio.Semaphore(1), [0] * 4
+
+    def step(partition: int) -> None:
+        steps[partition] += 1
+
+    async def one(partition: int) -> Place:
+        world = Slow(results, requests_end=records)
+        on_step = partial(step, partition)
+        return await Synchroniser(partition, TOPICS, store, world, world, on_step, replays).synchronise()
+
+    places = await asyncio.gather(*map(one, range(4)))
+    assert places == [Place(records - 1, records)] * 4
+    assert Slow.readers_max == at_once
+    assert all(steps)
+    assert (max(steps) > 2) == (at_once == 1)

@@ -111,7 +111,7 @@ def test_the_bytes_stay_within_their_limit(records: list[tuple[int, int, int]], 
 
 
 def test_decisions_that_were_asked_for_are_kept_by_bytes_the_last_asked_longest() -> None:
-    asked = Asked(300)
+    asked = Asked(300, 100)
     first, second, third, fourth = (Decided(0, offset, value(offset)) for offset in range(4))
     for each in (first, second, third):
         asked.add(each)
@@ -121,3 +121,10 @@ def test_decisions_that_were_asked_for_are_kept_by_bytes_the_last_asked_longest(
     assert asked.get(0, 1) is None
     assert [asked.get(0, offset) for offset in (0, 2, 3)] == [first, third, fourth]
     assert asked.get(1, 0) is None
+
+
+def test_decisions_that_were_asked_for_are_limited_in_number() -> None:
+    asked = Asked(1_000_000, 2)
+    for offset in range(4):
+        asked.add(Decided(0, offset, value(offset)))
+    assert [asked.get(0, offset) is not None for offset in range(4)] == [False, False, True, True]
