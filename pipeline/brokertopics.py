@@ -120,7 +120,8 @@ async def check_topics(
 ) -> list[Difference]:
     """Everything in which the broker's topics differ from these; changes nothing. Raises BrokerAway.
 
-    What the broker does not tell (not every broker tells all) is not compared; a warning in the log says so.
+    What the broker does not tell (not every broker tells all) is not compared; a warning in the log says so. What it
+    refuses to tell raises TopicsRefused.
     """
     async with _connected(bootstrap, timeout_ms) as admin:
         there = await _found(admin)
@@ -136,10 +137,7 @@ async def require_topics(bootstrap: str, topics: Topics, timeout_ms: int = BROKE
 
     Each reason has a line, with what mends it. Raises BrokerAway.
     """
-    async with _connected(bootstrap, timeout_ms) as admin:
-        there = await _found(admin)
-        told = await _told_configs(admin, [topic.name for topic in topics.all() if topic.name in there])
-    differences, _ = _differences(topics, there, told)
+    differences = await check_topics(bootstrap, topics, timeout_ms)
     if refused := [each for each in differences if each.breaks_a_guarantee(topics)]:
         raise TopicsRefused("\n".join(f"{each}; mend it: {each.remedy(bootstrap)}" for each in refused))
 
@@ -225,11 +223,19 @@ async def _told_configs(admin: AIOKafkaAdminClient, names: list[str]) -> dict[st
         responses = await admin.describe_configs(resources)
     except (IncompatibleBrokerVersion, UnsupportedVersionError):
         return {name: {} for name in names}
-    return {
-        name: {entry[0]: entry[1] for entry in entries}
-        for response in responses
-        for _, _, _, name, entries in response.resources
-    }
+    resources = [resource for response in responses for resource in response.resources]
+    faults = [
+        (
+            for_code(code),
+            f"{name}: DescribeConfigs: {for_code(code).__name__}: {message or 'no more is said'}",
+        )
+        for code, message, _, name, _ in resources
+        if code != NoError.errno
+    ]
+    if faults:
+        lines = "\n".join(line for _, line in faults)
+        raise BrokerAway(lines) if all(error.retriable for error, _ in faults) else TopicsRefused(lines)
+    return {name: {entry[0]: entry[1] for entry in entries} for _, _, _, name, entries in resources}
 
 
 @asynccontextmanager

@@ -89,11 +89,11 @@ def create(timeout_ms: int) -> None:
 @click.option("--timeout-ms", type=click.IntRange(1, 600_000), default=30_000, show_default=True)
 def check(timeout_ms: int) -> None:
     """Say in what the broker's topics differ from topics.yaml; exit code 1 if in anything."""
-    from pipeline.brokertopics import BrokerAway, check_topics
+    from pipeline.brokertopics import BrokerAway, TopicsRefused, check_topics
     from pipeline.settings import BadSettings, load_settings
     from pipeline.topics import BadTopics, load_topics
 
-    with _refusals(BadSettings, BadTopics, BrokerAway):
+    with _refusals(BadSettings, BadTopics, BrokerAway, TopicsRefused):
         settings = load_settings()
         wanted = load_topics(settings.kafka_profile, settings.topics_file)
         differences = asyncio.run(check_topics(settings.kafka(), wanted, timeout_ms))

@@ -7,6 +7,7 @@ import re
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -19,6 +20,7 @@ HEALTH_HOST = "127.0.0.1"
 """Where `health_port` is listened on."""
 
 _ADDRESS = r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}"
+_REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
 _ADDRESSES = re.compile(rf"{_ADDRESS}(,{_ADDRESS})*")
 
 
@@ -58,6 +60,7 @@ class Settings(BaseSettings):
     topics_file: Path | None = None
     """Another `topics.yaml` than the one that came with this package."""
     redis_url: str | None = None
+    """redis://host:port/database, or rediss:// or unix:// as redis-py takes them."""
     key_prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")] = "seckill"
     """Begins the names of all keys in Redis: systems that share a Redis need one each."""
     group_prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,100}$")] = "seckill"
@@ -152,6 +155,16 @@ class Settings(BaseSettings):
             raise ValueError("not host:port[,host:port]")
         return value
 
+    @field_validator("redis_url")
+    @classmethod
+    def _has_scheme(cls, value: str | None) -> str | None:
+        if value is not None:
+            if not value.startswith(_REDIS_SCHEMES):
+                raise ValueError(f"begins with none of {', '.join(_REDIS_SCHEMES)}")
+            # Raises ValueError for a port that is none.
+            _ = urlsplit(value).port
+        return value
+
     def kafka(self) -> str:
         """The brokers' addresses, for aiokafka."""
         return self.kafka_bootstrap or f"127.0.0.1:{self.kafka_port}"
@@ -170,7 +183,12 @@ def load_settings(**overrides: object) -> Settings:
         return Settings(**overrides)  # type: ignore[arg-type]
     except ValidationError as error:
         lines = (
-            f"SECKILL_{'_'.join(map(str, each['loc'])).upper()}: {each['msg']} (got {each['input']!r})"
+            f"SECKILL_{'_'.join(map(str, each['loc'])).upper()}: {each['msg']} (got {_shown(each['input'])})"
             for each in error.errors()
         )
         raise BadSettings("\n".join(lines)) from None
+
+
+def _shown(value: object) -> str:
+    """The value as it may be shown: a password may stand before an "@"."""
+    return repr(re.sub(r".*@", "***@", value, flags=re.DOTALL) if isinstance(value, str) else value)

@@ -16,6 +16,8 @@ from pipeline.settings import Profile, load_settings
 
 PARTITIONS_KEPT_MAX = 4_096
 PARTITIONS_MAX = 1_000
+DECISION_BYTES_MIN = 2_097_152
+"""The least `record_bytes_max` of results and dead letters: both carry a whole command beside what was decided."""
 
 
 class BadTopics(Exception):
@@ -95,6 +97,12 @@ class Topics(BaseModel):
                 raise ValueError(
                     f"{key}.partitions is {partitions}, requests.partitions {self.requests.partitions}:"
                     " requests, results and orders must have the same"
+                )
+        for key, topic in (("results", self.results), ("dead_letters", self.dead_letters)):
+            if topic.record_bytes_max < DECISION_BYTES_MIN:
+                raise ValueError(
+                    f"{key}.record_bytes_max is {topic.record_bytes_max}, at least {DECISION_BYTES_MIN}:"
+                    " a decision carries its command whole"
                 )
         names = [topic.name for topic in self.all()]
         for name in names:

@@ -19,7 +19,7 @@ from pipeline.ingress.unknown_products import TooManyUnknown
 from pipeline.ingress.waiters import TooManyWaiters
 from pipeline.partitionlog import LogUnavailable
 from pipeline.settings import Settings
-from pipeline.stock.store import StockFault, StockUnavailable
+from pipeline.stock.store import OtherLog, StockFault, StockUnavailable
 
 NEVER_REFUSED = ("/health",)
 """Paths that answer also when there is too much to do: whoever asks there decides whether this process lives."""
@@ -103,7 +103,7 @@ class Admission:
                 return self.busy(self._settings.waiters_max)
             case TooManyLookups():
                 return self.unavailable("too many old decisions are being read from the log at this time")
-            case StockUnavailable() | StockFault() | EndsUnknown() | LogUnavailable():
+            case StockUnavailable() | StockFault() | OtherLog() | EndsUnknown() | LogUnavailable():
                 log.warning("%s %s: %s", request.method, request.path, error)
                 return self.unavailable(
                     "what this answer is read from can not be reached at this time; purchases are not affected"

@@ -39,6 +39,8 @@ from pipeline.ingress.shortcut import shortcut
 from pipeline.ingress.stats import StatsRoutes
 from pipeline.ingress.unknown_products import UnknownProducts
 from pipeline.ingress.waiters import ResultsFeed, Waiters
+from pipeline.logidentity import log_identity
+from pipeline.partitionlog import LogUnavailable
 from pipeline.producer import LogProducer, SendFailed
 from pipeline.settings import HEALTH_HOST, Settings
 from pipeline.stock.store import StockStore
@@ -136,6 +138,8 @@ class Ingress:
             self._raise_descriptor_limit()
             answered = _Patience(START_TIMEOUT_MS)
             await answered.by(lambda: require_topics(settings.kafka(), self._topics, START_TRY_TIMEOUT_MS))
+            identity = await answered.by(lambda: log_identity(settings.kafka(), self._topics))
+            self._looks.log_identity = self._signs.log_identity = identity
             await self._producer.start()
             await answered.by(self._ends.connect)
             await answered.by(self._decision_log.start)
@@ -144,13 +148,14 @@ class Ingress:
             await answered.by(self._ends.refresh)
             self._waiters.begin(self._ends.ends)
             self._refusals.begin(self._ends.ends)
-            self._keeper.start()
+            await self._keeper.start()
             self._control = asyncio.create_task(
                 follow_control(settings, self._topics.control, self._breakers), name="control topic"
             )
             await self._listen_all()
         except (
-            *(TooFewDescriptors, TopicsRefused, BrokerAway, SendFailed, KafkaError, EndsUnknown, OSError),
+            *(TooFewDescriptors, TopicsRefused, BrokerAway, LogUnavailable),
+            *(SendFailed, KafkaError, EndsUnknown, OSError),
         ) as error:
             await self.stop()
             raise StartFailed(str(error)) from error
@@ -319,7 +324,7 @@ class _Patience:
         while True:
             try:
                 return await ask()
-            except (BrokerAway, KafkaError, EndsUnknown) as fault:
+            except (BrokerAway, LogUnavailable, KafkaError, EndsUnknown) as fault:
                 if time.monotonic() > self._deadline_s:
                     raise
                 log.warning("starting: %s; trying again", fault)

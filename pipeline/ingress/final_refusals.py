@@ -26,7 +26,7 @@ from pipeline.ingress.bodies import Purchase
 from pipeline.ingress.logends import EndsUnknown
 from pipeline.ingress.waiters import TooManyWaiters
 from pipeline.messages import Answer, shows_opened, shows_stock
-from pipeline.stock.store import Look, StockUnavailable
+from pipeline.stock.store import Look, OtherLog, StockUnavailable
 from pipeline.topics import partition_of
 
 USERS_PER_LOOK_MAX = 1_000
@@ -55,7 +55,7 @@ log = logging.getLogger(__name__)
 
 
 class Store(Protocol):
-    """What is needed of the stock store. Raises StockUnavailable."""
+    """What is needed of the stock store. Raises StockUnavailable and OtherLog."""
 
     async def look(self, partition: int, product_id: str, users: Sequence[str]) -> Look: ...
 
@@ -139,7 +139,7 @@ class OnSale:
 
 
 class _RedisAway(Exception):
-    """Redis did not answer a look; the message says why."""
+    """Redis did not answer a look, or belongs to another log; the message says why."""
 
 
 class _Mark(NamedTuple):
@@ -324,6 +324,9 @@ class FinalRefusals:
                 return None
             if refusal is not Code.NEVER_OPENED:
                 return _Final(refusal, look)
+            if self._on_sale.is_opened(lane.product_id):
+                # A Redis that has not heard of it has lost something, whatever its cursor says.
+                return None
             if settled is None and (settled := await self._settled(partition, look)) is None:
                 return None
             if look.offset >= settled:
@@ -337,7 +340,7 @@ class FinalRefusals:
                 return await self._store.look(lane.partition, lane.product_id, users)
         except TimeoutError:
             raise _RedisAway(f"Redis: no answer for {LOOK_TIMEOUT_MS} ms") from None
-        except StockUnavailable as error:
+        except (StockUnavailable, OtherLog) as error:
             raise _RedisAway(str(error)) from error
 
     async def _settled(self, partition: int, look: Look) -> int | None:

@@ -1,7 +1,7 @@
 """How fast the deciders go, for estimates: how many are ahead of a request, and when its turn comes.
 
 Once a second the cursor of each partition is read from Redis and the log's ends from Kafka. Both looks are also the
-signs of life that `health.py` goes by.
+signs of life that `health.py` goes by, and the first shows whether this Redis belongs to our log.
 """
 
 import asyncio
@@ -14,9 +14,11 @@ from typing import NamedTuple
 
 from pipeline.ending import end
 from pipeline.ingress.logends import EndsUnknown, LogEnds
-from pipeline.stock.store import StockStore, StockUnavailable
+from pipeline.stock.store import OtherLog, StockStore, StockUnavailable
 
 SAMPLE_MS = 1_000
+FIRST_SAMPLE_TIMEOUT_MS = 1_000
+"""So long a start waits for Redis to tell which log it belongs to."""
 SAMPLES_MAX = 30
 """Half a minute: long enough to have seen how fast a decider can go, short enough to forget a bad machine."""
 
@@ -96,9 +98,15 @@ class PaceKeeper:
         self._redis_is_away = False
         self.fault: str | None = None
         """What is wrong with the cursors in a Redis that answers, by its own name; None for nothing."""
+        self.other_log: str | None = None
+        """What the last Redis that answered said if it belongs to another log, by its own name; None if not."""
         self.paces: Sequence[Pace] = [Pace() for _ in range(partitions)]
 
-    def start(self) -> None:
+    async def start(self) -> None:
+        """Take a first sample, if Redis answers soon, and all others in the background."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FIRST_SAMPLE_TIMEOUT_MS / 1_000):
+                await self._sample()
         self._task = asyncio.create_task(self._keep(), name="pace keeper")
 
     async def stop(self) -> None:
@@ -108,6 +116,11 @@ class PaceKeeper:
     @property
     def is_alive(self) -> bool:
         return self._task is not None and not self._task.done()
+
+    def assert_own_log(self) -> None:
+        """For who reads Redis without asking whose it is: raises OtherLog if it belongs to another log."""
+        if self.other_log is not None:
+            raise OtherLog(self.other_log)
 
     async def _keep(self) -> None:
         while True:
@@ -124,6 +137,11 @@ class PaceKeeper:
             if not self._redis_is_away:
                 log.warning("%s; purchases go on into the log, polls and stats have to wait", error)
             self._redis_is_away = True
+        except OtherLog as error:
+            other_log = f"{type(error).__name__}: {error}"
+            if other_log != self.other_log:
+                log.error("nothing is answered from this Redis: %s", error)
+            self.other_log = other_log
         except Exception as error:
             # Health tells it by its name, and the next sample may be better.
             fault = f"{type(error).__name__}: {error}"
@@ -131,7 +149,7 @@ class PaceKeeper:
                 log.error("the cursors cannot be read", exc_info=error)
             self.fault = fault
         else:
-            self.fault = None
+            self.fault = self.other_log = None
             if self._redis_is_away:
                 log.warning("Redis is back")
             self._redis_is_away = False

@@ -23,7 +23,7 @@ from pipeline.ingress.polling import PollingRoutes
 from pipeline.ingress.problems import invalid, not_found
 from pipeline.ingress.shared_reads import SharedReads
 from pipeline.ingress.waiters import Waiters
-from pipeline.stock.store import ProductStock, StockStore, StockUnavailable
+from pipeline.stock.store import OtherLog, ProductStock, StockStore, StockUnavailable
 from pipeline.topics import partition_of
 
 LIMITERS_SHOWN_MAX = 200
@@ -79,6 +79,8 @@ class StatsRoutes:
         partition = partition_of(product_id, self._partitions)
         product, buyers = await self._figures.ask(product_id, None)
         if product is None:
+            if self._refusals.is_known(product_id):
+                raise StockUnavailable(f"Redis: product {product_id} was opened and is not there")
             raise not_found(f"product {product_id} was never opened", Code.NEVER_OPENED)
         return json_answer(
             {
@@ -156,16 +158,18 @@ class StatsRoutes:
         return round(max(0, end - decided - 1) * self._keeper.paces[partition].purchases_per_record())
 
     async def _read_figures(self, product_id: str, asked: Sequence[None]) -> Sequence[_Figures]:
+        self._keeper.assert_own_log()
         partition = partition_of(product_id, self._partitions)
         product = await self._store.product(partition, product_id)
         buyers = 0 if product is None else await self._store.buyer_count(partition, product_id)
         return [(product, buyers)] * len(asked)
 
     async def _read_wins(self, product_id: str, users: Sequence[str]) -> Sequence[list[Win]]:
+        self._keeper.assert_own_log()
         return await self._store.wins_of(partition_of(product_id, self._partitions), product_id, users)
 
     async def _limiter_tokens(self) -> _Tokens:
-        """By product, how many requests its limiter would let through; None while Redis is away."""
+        """By product, how many requests its limiter would let through; None while Redis is away, or another log's."""
         if self._last_tokens is not None:
             read_at_s, tokens = self._last_tokens
             if time.monotonic() - read_at_s <= LIMITERS_AGE_MS_MAX / 1_000:
@@ -176,9 +180,10 @@ class StatsRoutes:
         found: dict[str, int] = {}
         tokens: _Tokens = found
         try:
+            self._keeper.assert_own_log()
             for partition in range(self._partitions):
                 found |= await self._tokens_of(partition)
-        except StockUnavailable:
+        except (StockUnavailable, OtherLog):
             tokens = None
         self._last_tokens = time.monotonic(), tokens
         return [tokens] * len(asked)

@@ -143,7 +143,7 @@ class StockStore:
         key_prefix: str = Keys().prefix,
     ) -> None:
         self.log_identity: str | None = None
-        """Which log the stock has to belong to; None where nobody can tell."""
+        """Which log the stock has to belong to; None for a log whose broker has no ids."""
         self._keys = Keys(key_prefix)
         seconds = timeout_ms / 1_000
         self._redis = client or Redis.from_pool(_pool(url, seconds, connections_max))
@@ -260,31 +260,43 @@ class StockStore:
 
     async def claim(self, partition: int) -> None:
         """Note that this partition belongs to `log_identity`. Raises OtherLog if it belongs to another log."""
-        if self.log_identity is None:
-            return
         name = self._keys.log(partition)
-        if await _answer(self._redis.set(name, self.log_identity, nx=True)):
-            return
-        held = (await _answer(self._redis.get(name)) or b"").decode(errors="replace")
-        if held != self.log_identity:
-            raise OtherLog(
-                f"{name} in Redis says that it holds the stock of the log {held}, but this is the log "
-                f"{self.log_identity}: set SECKILL_REDIS_URL or SECKILL_KEY_PREFIX to what belongs to this log, or "
-                "have Redis forget the other one with `seckill rebuild`"
-            )
+        if self.log_identity is None or not await _answer(self._redis.set(name, self.log_identity, nx=True)):
+            self._raise_if_other(partition, await _answer(self._redis.get(name)))
 
     async def take_over(self, partition: int) -> None:
-        """Note that this partition belongs to `log_identity` from now on."""
-        if self.log_identity is not None:
-            await _answer(self._redis.set(self._keys.log(partition), self.log_identity))
+        """Note that this partition belongs to `log_identity` from now on, and to no other log."""
+        name = self._keys.log(partition)
+        if self.log_identity is None:
+            await _answer(self._redis.delete(name))
+        else:
+            await _answer(self._redis.set(name, self.log_identity))
+
+    def _raise_if_other(self, partition: int, held: bytes | None) -> None:
+        """Raises OtherLog if `held`, from `{pN}:log`, is not our log; without one the partition is nobody's yet."""
+        if held is None or (other := held.decode(errors="replace")) == self.log_identity:
+            return
+        own = (
+            f"this is the log {self.log_identity}" if self.log_identity else "this log's broker tells no ids"
+        )
+        raise OtherLog(
+            f"{self._keys.log(partition)} in Redis says that it holds the stock of the log {other}, but {own}: "
+            "set SECKILL_REDIS_URL or SECKILL_KEY_PREFIX to what belongs to this log, or have Redis forget the "
+            "other one with `seckill rebuild`"
+        )
 
     # --- for everybody -----------------------------------------------------------------------------------------------
 
     async def progress(self, partition: int) -> tuple[int, int]:
-        """The offset of the last decided command record, -1 for none, and how many purchases were decided."""
-        offset, purchases = await _answer(
-            self._redis.hmget(self._keys.cursor(partition), "offset", "purchases")
-        )
+        """The offset of the last decided command record, -1 for none, and how many purchases were decided.
+
+        Raises OtherLog if the partition belongs to another log.
+        """
+        async with self._redis.pipeline() as calls:
+            calls.hmget(self._keys.cursor(partition), "offset", "purchases")
+            calls.get(self._keys.log(partition))
+            (offset, purchases), held = await _answer(calls.execute())
+        self._raise_if_other(partition, held)
         return int(offset or -1), int(purchases or 0)
 
     async def products(self, partition: int, count_max: int | None = None) -> list[str]:
@@ -318,13 +330,18 @@ class StockStore:
         return [decode_wins(partition, value) if value else [] for value in values]
 
     async def look(self, partition: int, product_id: str, users: Sequence[str]) -> Look:
-        """The product and the wins of these users (1 to 1,000), as they are at one moment."""
+        """The product and the wins of these users (1 to 1,000), as they are at one moment.
+
+        Raises OtherLog if the partition belongs to another log.
+        """
         names = [
             self._keys.cursor(partition),
             self._keys.product(partition, product_id),
             self._keys.buyers(partition, product_id),
+            self._keys.log(partition),
         ]
-        offset, time_ms, *opened = await _answer(self._look(keys=names, args=users))
+        held, offset, time_ms, *opened = await _answer(self._look(keys=names, args=users))
+        self._raise_if_other(partition, held)
         if not opened:
             return Look(int(offset or -1), int(time_ms or 0), None, [])
         (stock, state, start_ms, end_ms, limit), bought = opened

@@ -50,6 +50,21 @@ async def test_rebuild_of_an_emptied_redis(sold: Sale) -> None:
     assert contents(sold) == before
 
 
+@pytest.mark.parametrize("own", [None, b"cluster/a/b"])
+async def test_rebuild_takes_over_what_another_log_has_claimed(
+    sold: Sale, own: bytes | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def identity(*_: object) -> str | None:
+        return own and own.decode()
+
+    monkeypatch.setattr("pipeline.rebuild.log_identity", identity)
+    before, names = contents(sold), [keys.log(partition) for partition in range(4)]
+    sold.redis.mset(dict.fromkeys(names, "cluster/a/c"))
+    await rebuild(sold.settings, sold.topics)
+    assert contents(sold) == before
+    assert sold.redis.mget(names) == [own] * 4
+
+
 async def test_rebuild_refuses_while_the_deciders_group_has_members(sold: Sale) -> None:
     before = contents(sold)
     if not sold.settings.kafka_idempotence:

@@ -217,6 +217,24 @@ async def test_a_redis_that_belongs_to_another_log_is_refused(store: StockStore,
     assert await synchronise(store, World(records)) == (5, 6)
 
 
+async def test_a_log_without_ids_does_not_take_what_another_has_claimed(
+    store: StockStore, redis_url: str
+) -> None:
+    records = await decisions(store)
+    assert await synchronise(store, World(records)) == (5, 6)
+    with Redis.from_url(redis_url) as client:
+        client.set("seckill:{p0}:log", "cluster/a/b")
+        # An empty log: beside it, Redis would be wiped.
+        with pytest.raises(
+            OtherLog, match=r"seckill:\{p0\}:log .* cluster/a/b, .* no ids: set SECKILL_REDIS_URL"
+        ):
+            await synchronise(store, World([], requests_end=0))
+        assert await sold_and_buyers(store) == (5, 5)
+        await store.take_over(0)
+        assert not client.exists("seckill:{p0}:log")
+    assert await synchronise(store, World(records)) == (5, 6)
+
+
 async def test_two_systems_share_a_redis(store: StockStore, redis_url: str) -> None:
     other = StockStore(redis_url, 5_000, key_prefix="staging.eu")
     await store.decide(0, -1, 0, COMMANDS)

@@ -14,7 +14,13 @@ import pytest
 import yaml
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.errors import IncompatibleBrokerVersion
+from aiokafka.admin.config_resource import ConfigResource
+from aiokafka.errors import (
+    IncompatibleBrokerVersion,
+    KafkaError,
+    TopicAuthorizationFailedError,
+    UnknownTopicOrPartitionError,
+)
 from click.testing import CliRunner
 from conftest import Kafka
 from jsonschema import Draft202012Validator
@@ -201,8 +207,9 @@ async def test_a_broker_that_is_not_there_is_named(topics: Topics, call: Any) ->
         await call(bootstrap, topics, 600)
 
 
+@pytest.mark.parametrize("call", [check_topics, require_topics])
 async def test_what_a_broker_does_not_tell_is_said(
-    kafka: Kafka, topics: Topics, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    kafka: Kafka, topics: Topics, call: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     await create_topics(kafka.bootstrap, topics)
 
@@ -211,9 +218,42 @@ async def test_what_a_broker_does_not_tell_is_said(
 
     monkeypatch.setattr(AIOKafkaAdminClient, "describe_configs", refuse)
     with caplog.at_level(logging.WARNING, "pipeline.brokertopics"):
-        assert await check_topics(kafka.bootstrap, topics) == []
+        assert not await call(kafka.bootstrap, topics)
     for field in topics.orders.configs():
         assert f"does not tell it: {field} of" in caplog.text
+
+
+class _Refusing:
+    """A broker's answer to DescribeConfigs that has the same error for each topic."""
+
+    def __init__(self, error: type[KafkaError], names: list[str]) -> None:
+        self.resources = [(error.errno, error.description, 2, name, []) for name in names]
+
+
+@pytest.mark.parametrize("call", [check_topics, require_topics])
+@pytest.mark.parametrize(
+    ("error", "refusal"),
+    [(TopicAuthorizationFailedError, TopicsRefused), (UnknownTopicOrPartitionError, BrokerAway)],
+)
+async def test_what_a_broker_refuses_to_tell_is_not_taken_for_right(
+    kafka: Kafka,
+    topics: Topics,
+    call: Any,
+    error: type[KafkaError],
+    refusal: type[Exception],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    await create_topics(kafka.bootstrap, topics)
+
+    async def refuse(_: object, resources: list[ConfigResource]) -> list[_Refusing]:
+        return [_Refusing(error, [resource.name for resource in resources])]
+
+    monkeypatch.setattr(AIOKafkaAdminClient, "describe_configs", refuse)
+    with pytest.raises(refusal) as refused:
+        await call(kafka.bootstrap, topics)
+    lines = str(refused.value).splitlines()
+    assert len(lines) == len(topics.all())
+    assert lines[0] == f"{topics.requests.name}: DescribeConfigs: {error.__name__}: {error.description}"
 
 
 # --- the command line ---------------------------------------------------------------------------------------

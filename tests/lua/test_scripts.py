@@ -11,7 +11,16 @@ from pipeline.domain.finality import Standing
 from pipeline.domain.product import Opening, SaleState
 from pipeline.messages import OpenCommand, decode_result, encode_close, encode_open, encode_purchases
 from pipeline.stock.scripts import script
-from pipeline.stock.store import Command, Look, MayEvict, Stale, StockFault, StockStore, StockUnavailable
+from pipeline.stock.store import (
+    Command,
+    Look,
+    MayEvict,
+    OtherLog,
+    Stale,
+    StockFault,
+    StockStore,
+    StockUnavailable,
+)
 
 PARTITION = 1
 TERMS = Opening(name="n", price="9.90", stock=10_000, start_ms=0, end_ms=10**13, per_user_limit=1)
@@ -134,6 +143,32 @@ async def test_a_look_is_of_one_moment_and_changes_nothing(store: StockStore, re
     assert [str(win.receipt) for win in look.wins[7]] == ["1-1-0"]
     assert await store.look(PARTITION, "p-2", ["a"]) == Look(1, 1_000, None, [])
     assert everything(redis_url) == before
+
+
+@pytest.mark.parametrize("own", [None, "cluster/a/b"])
+async def test_what_another_log_has_left_is_neither_look_nor_progress(
+    store: StockStore, redis_url: str, own: str | None
+) -> None:
+    await store.decide(PARTITION, -1, 0, [opening(), purchase(1, "a")])
+    store.log_identity = own
+    name = f"seckill:{{p{PARTITION}}}:log"
+
+    async def look_and_progress(product_id: str) -> None:
+        assert (await store.look(PARTITION, product_id, ["a"])).offset == 1
+        assert await store.progress(PARTITION) == (1, 1)
+
+    with Redis.from_url(redis_url) as client:
+        for product_id in ("1001", "unknown"):
+            # Unclaimed, it may be ours.
+            await look_and_progress(product_id)
+            client.set(name, "cluster/a/c")
+            with pytest.raises(OtherLog, match="log cluster/a/c, but"):
+                await store.look(PARTITION, product_id, ["a"])
+            with pytest.raises(OtherLog, match="log cluster/a/c, but"):
+                await store.progress(PARTITION)
+            await store.take_over(PARTITION)
+            await look_and_progress(product_id)
+            client.delete(name)
 
 
 async def test_ids_stay_strings_also_where_they_look_like_large_numbers(store: StockStore) -> None:

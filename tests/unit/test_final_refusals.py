@@ -14,7 +14,7 @@ from pipeline.ingress import final_refusals
 from pipeline.ingress.final_refusals import MARK_MS_MAX, PAUSE_MS, OnSale
 from pipeline.ingress.logends import EndsUnknown
 from pipeline.messages import Answer, OpenCommand, encode_close, encode_open, encode_purchases
-from pipeline.stock.store import StockUnavailable
+from pipeline.stock.store import OtherLog, StockUnavailable
 
 SOLD_OUT = -2
 
@@ -357,6 +357,19 @@ async def test_redis_that_is_away_is_not_waited_for_again_for_a_while(
     sold_out.fault = None
     sold_out.partition.now_ms += PAUSE_MS + 1
     assert code(await sold_out.buy("p", "u")) == SOLD_OUT
+
+
+async def test_another_logs_redis_answers_nobody(sold_out: Ingress, caplog: pytest.LogCaptureFixture) -> None:
+    sold_out.fault = OtherLog("seckill:{p0}:log is another")
+    assert [await sold_out.buy(product_id, "u") for product_id in ("p", "unknown")] == [None] * 2
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+    assert "seckill:{p0}:log is another" in caplog.text
+
+
+async def test_what_is_known_as_opened_was_never_never_opened(sold_out: Ingress) -> None:
+    assert code(await sold_out.buy("q", "bob")) == -1
+    sold_out.on_sale.observe(b"q", opened(0, "q", 5))
+    assert await sold_out.buy("q", "bob") is None
 
 
 async def test_who_waits_for_a_redis_that_hangs_goes_the_way_of_the_log_with_all_who_came_meanwhile(

@@ -1,9 +1,14 @@
 """Estimates: how many are ahead, and when it is one's turn; unknown is said as unknown."""
 
+import logging
+from typing import Any
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.ingress.pace import SAMPLES_MAX, Estimate, Pace, Sample
+from pipeline.ingress.pace import SAMPLES_MAX, Estimate, Pace, PaceKeeper, Sample
+from pipeline.stock.store import OtherLog, StockUnavailable
 
 
 def test_without_samples_only_the_place_in_the_record_and_the_records_ahead_are_known() -> None:
@@ -57,3 +62,39 @@ def test_an_estimate_is_never_negative(
     ahead, eta_ms = pace.estimate(offset, index, decided_offset)
     assert ahead >= index
     assert eta_ms is None or eta_ms > 0
+
+
+class _Redis:
+    """What each sample finds: a cursor, or a fault."""
+
+    def __init__(self) -> None:
+        self.fault: Exception | None = None
+
+    async def progress(self, _: int) -> tuple[int, int]:
+        if self.fault is not None:
+            raise self.fault
+        return 7, 30
+
+
+async def test_a_redis_of_another_log_is_told_until_one_answers_that_is_ours(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    redis, ends = _Redis(), None
+    parts: list[Any] = [redis, ends]
+    keeper = PaceKeeper(*parts, partitions=2)
+    redis.fault = OtherLog("seckill:{p0}:log is another")
+    for _ in range(2):
+        await keeper._sample()
+    # One that is away is still not ours.
+    redis.fault = StockUnavailable("Redis: refused")
+    await keeper._sample()
+    assert keeper.other_log == "OtherLog: seckill:{p0}:log is another"
+    with pytest.raises(OtherLog, match="is another"):
+        keeper.assert_own_log()
+    assert [pace.decided_offset for pace in keeper.paces] == [-1, -1]
+    assert [record.levelno for record in caplog.records].count(logging.ERROR) == 1
+    redis.fault = None
+    await keeper._sample()
+    keeper.assert_own_log()
+    assert (keeper.other_log, keeper.fault) == (None, None)
+    assert [pace.decided_offset for pace in keeper.paces] == [7, 7]

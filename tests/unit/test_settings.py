@@ -15,3 +15,34 @@ def test_an_ingress_that_keeps_next_to_no_decision_does_not_start(
         load_settings()
     monkeypatch.setenv(name, "1048576")
     assert load_settings().results_cache_bytes_max == 1_048_576
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["localhost:6379", "localhost", "http://localhost:6379", "redis:localhost", "redis://localhost:none/0"],
+)
+def test_an_address_of_redis_that_is_none_is_named(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECKILL_REDIS_URL", url)
+    with pytest.raises(BadSettings, match=f"^SECKILL_REDIS_URL: .*(redis://|[Pp]ort).*{url}"):
+        load_settings()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://localhost",
+        "redis://:a@[::1]:6379/1",
+        "rediss://r:6380/0?timeout=5",
+        "unix:///run/redis.sock?db=1",
+    ],
+)
+def test_an_address_of_redis_is_taken_as_it_is(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECKILL_REDIS_URL", url)
+    assert load_settings().redis() == url
+
+
+def test_a_refusal_does_not_tell_a_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECKILL_REDIS_URL", "user:se/c@ret@redis:6379")
+    with pytest.raises(BadSettings, match=r"\(got '\*\*\*@redis:6379'\)") as refusal:
+        load_settings()
+    assert "ret@" not in str(refusal.value)

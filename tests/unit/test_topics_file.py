@@ -111,6 +111,13 @@ def put(value: object, *path: str) -> Callable[[dict[str, Any]], None]:
         (put(8, "topics", "requests", "partitions"), ["results.partitions is 4", "requests.partitions 8"]),
         (put(8, "topics", "results", "partitions"), ["results.partitions is 8", "requests.partitions 4"]),
         (put(8, "topics", "orders", "partitions"), ["orders.partitions is 8", "requests.partitions 4"]),
+        *(
+            (
+                put(2_097_151, "topics", name, "record_bytes_max"),
+                [f"{name}.record_bytes_max", "at least 2097152"],
+            )
+            for name in ("results", "dead_letters")
+        ),
         (put("a b", "topics", "notices", "name"), ["notices.name", "'a b'"]),
         (put("seckill.stock.v1", "topics", "notices", "name"), ["seckill.stock.v1", "more than once"]),
         (put("shrink", "topics", "notices", "cleanup"), ["notices.cleanup", "'shrink'"]),
