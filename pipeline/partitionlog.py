@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Self
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
+import pipeline.headernames  # noqa: F401 -- what it lets aiokafka read, every process has to
 from pipeline.messages import refuse_newer
 from pipeline.settings import Settings
 from pipeline.topics import Topics

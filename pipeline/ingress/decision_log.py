@@ -21,6 +21,7 @@ from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.protocol.offset import OffsetRequest
 from aiokafka.record.memory_records import MemoryRecords
 
+from pipeline.headernames import lenient
 from pipeline.ingress.decision_search import End, Trimmed
 from pipeline.messages import refuse_newer
 from pipeline.partitionlog import LogUnavailable
@@ -120,14 +121,18 @@ def _run(topic: str, partition: int, records: bytes) -> Run | None:
     first = -1
     values: list[bytes] = []
     keys: list[bytes | None] = []
-    batches = MemoryRecords(records)
+    batches, index = MemoryRecords(records), 0
     while batches.has_next():
         batch = batches.next_batch()
         if not batch.validate_crc():
             raise CorruptRecordException
         if first < 0:
             first = batch.base_offset
-        found = list(batch)
+        try:
+            found = list(batch)
+        except UnicodeDecodeError:
+            found = list(lenient(records, index))
+        index += 1
         refuse_newer(topic, partition, found)
         for record in found:
             # Without a value it is no decision, but it has its place.

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+import odd_headers
 import orjson
 from aiokafka import AIOKafkaProducer
 
@@ -36,6 +37,10 @@ async def poison(stage: Stage, crowd: Crowd) -> None:
             await _send_compressed(stage, codec, topics.requests.name, partition, crowd.plenty_id)
         for topic in (topics.requests, topics.results, topics.orders, topics.control, topics.dead_letters):
             place = CONTROL_PARTITION if topic is topics.control else partition % topic.partitions
+            key = crowd.plenty_id.encode()
+            await odd_headers.send(producer, topic.name, place, key, b"garbage")
+            if topic.name in told_by:
+                stage.foreign[told_by[topic.name], place] += 1
             for key, value in _records(crowd.plenty_id):
                 await producer.send_and_wait(topic.name, value, key, place)
                 if topic.name in told_by:

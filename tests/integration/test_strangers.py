@@ -6,6 +6,7 @@ import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import odd_headers
 import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
@@ -80,6 +81,19 @@ async def test_records_are_read_whatever_another_program_compressed_them_with(
         await foreign.stop()
     log = PartitionLog(kafka.bootstrap)
     assert [len(record.value or b"") async for batch in log.read(name, 0, 0) for record in batch] == [10_000]
+
+
+async def test_a_header_name_that_is_not_utf_8_is_read_with_backslashes(
+    kafka: Kafka, fresh_topics: Topics, producer: AIOKafkaProducer
+) -> None:
+    name = fresh_topics.control.name
+    await write(producer, name, 0, b"before")
+    await odd_headers.send(producer, name, 0, b"1", b"odd")
+    await write(producer, name, 0, b"after")
+    log = PartitionLog(kafka.bootstrap)
+    found = [each async for batch in log.read_with_headers(name, 0, 0) for each in batch]
+    assert [record.value for record, _ in found] == [b"before", b"odd", b"after"]
+    assert list(found[1].headers) == [odd_headers.READ_AS]
 
 
 class Record:

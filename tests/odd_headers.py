@@ -1,0 +1,38 @@
+"""Records with header names that are not UTF-8, which aiokafka itself cannot make."""
+
+import struct
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.record.default_records import DefaultRecordBatchBuilder
+from aiokafka.record.util import calc_crc32c
+
+NAME, ODD_NAME = "odd-name", b"\xff\xfe--name"
+READ_AS = r"\xff\xfe--name"
+CRC_POSITION = 17
+CRC_OF_FROM = 21
+
+
+def batch_of(base_offset: int, values: list[bytes], compression: int = 0, odd: bool = True) -> bytes:
+    """A batch as a broker returns it, each record with one odd header name."""
+    builder = DefaultRecordBatchBuilder(2, compression, 0, -1, -1, -1, 1_000_000)
+    for index, value in enumerate(values):
+        builder.append(index, 1, b"1", value, [("v", b"1"), (NAME, b"")])
+    batch = _odd(bytes(builder.build())) if odd else bytes(builder.build())
+    return struct.pack(">q", base_offset) + batch[8:]
+
+
+def _odd(batch: bytes) -> bytes:
+    changed = bytearray(batch.replace(NAME.encode(), ODD_NAME))
+    struct.pack_into(">I", changed, CRC_POSITION, calc_crc32c(bytes(changed[CRC_OF_FROM:])))
+    return bytes(changed)
+
+
+async def send(
+    producer: AIOKafkaProducer, topic: str, partition: int, key: bytes | None, value: bytes | None
+) -> None:
+    """One record with an odd header name. The producer must not be idempotent."""
+    batch = producer.create_batch()
+    batch.append(timestamp=None, key=key, value=value, headers=[(NAME, b"")])
+    batch.close()
+    batch._buffer = bytearray(_odd(bytes(batch._build())))
+    await (await producer.send_batch(batch, topic, partition=partition))

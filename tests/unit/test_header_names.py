@@ -1,0 +1,39 @@
+"""Records with header names that are not UTF-8 are read like all others."""
+
+from typing import Any
+
+import pytest
+from aiokafka import TopicPartition
+from aiokafka.consumer import fetcher
+from aiokafka.consumer.fetcher import READ_UNCOMMITTED, PartitionRecords
+from odd_headers import NAME, READ_AS, batch_of
+
+import pipeline.partitionlog  # noqa: F401 -- every process that reads a log has it
+from pipeline.ingress import decision_log
+
+PLACE = TopicPartition("t", 0)
+
+
+def fetched(*batches: bytes, start: int = 0) -> list[Any]:
+    """As a consumer gets them."""
+    records = fetcher.MemoryRecords(b"".join(batches))
+    return list(PartitionRecords(PLACE, records, [], start, None, None, True, READ_UNCOMMITTED))
+
+
+@pytest.mark.parametrize("start", [0, 2, 4])
+def test_a_consumer_reads_each_record_once_from_where_it_is(start: int) -> None:
+    plain, odd = batch_of(0, [b"a", b"b"], odd=False), batch_of(2, [b"c", b"d", b"e"])
+    # A broker begins with the batch that holds the offset that is asked for.
+    first = [plain] if start < 2 else []
+    records = fetched(*first, odd, batch_of(5, [b"f"], odd=False), start=start)
+    assert [record.offset for record in records] == list(range(start, 6))
+    assert b"".join(record.value for record in records) == b"abcdef"[start:]
+    names = [[name for name, _ in record.headers] for record in records]
+    odd_names = [["v", READ_AS]] * 3
+    assert names == [["v", NAME], ["v", NAME], *odd_names, ["v", NAME]][start:]
+
+
+def test_the_feed_of_decisions_reads_them() -> None:
+    run = decision_log._run("t", 0, batch_of(7, [b"a"], odd=False) + batch_of(8, [b"b", b"c"]))
+    assert run is not None
+    assert (run.first, run.values) == (7, [b"a", b"b", b"c"])
