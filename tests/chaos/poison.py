@@ -72,7 +72,7 @@ def _records(product_id: str) -> Iterator[tuple[bytes, bytes | None]]:
     yield key, b'{"users":%s,' % nested + encode_purchases(product_id, ["poison"])[1:]
     yield (
         key,
-        b'{"source_offset":1,"type":"close","time_ms":1,"refusal":%s,"refusal":null,"command":%s}'
+        b'{"source_offset":999999,"type":"close","time_ms":1,"refusal":%s,"refusal":null,"command":%s}'
         % (nested, encode_close(product_id)),
     )
 
