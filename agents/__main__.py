@@ -46,9 +46,7 @@ def decider(settings: Settings, topics: Topics, log_identity: str | None) -> NoR
     purchases.attach(app, topics, deciders)
     watchdog = Watchdog("purchases", ends, deciders.work, signs.ping, settings.progress_timeout_ms)
     watchdog.attach(app)
-    Joining(log, topics.requests.name, lambda: deciders.was_assigned, settings.progress_timeout_ms).attach(
-        app
-    )
+    Joining(log, topics.requests.name, lambda: deciders.is_assigned, settings.progress_timeout_ms).attach(app)
     attach_ready(
         app,
         lambda: {**deciders.checks(), **watchdog.checks()},

@@ -1,4 +1,4 @@
-"""Ends a process that gets no assignment from its group although Kafka answers."""
+"""Ends a process that waits for an assignment of its group for too long although Kafka answers."""
 
 import asyncio
 import logging
@@ -17,17 +17,18 @@ LOOK_TIMEOUT_S = 5.0
 
 
 class Joining:
-    """Waits for the first assignment, which may be empty.
+    """Watches whether the process `is_assigned`: whether its last rebalance has ended; the assignment may be empty.
 
-    Faust starts its timers after the first rebalance, so the watchdog does not see one that never ends.
+    The watchdog sees nothing of a rebalance that never ends: Faust starts timers after the first one, and partitions
+    that are new to this process have no work before they are assigned.
     """
 
     def __init__(
-        self, log: PartitionLog, topic: str, was_assigned: Callable[[], bool], timeout_ms: int
+        self, log: PartitionLog, topic: str, is_assigned: Callable[[], bool], timeout_ms: int
     ) -> None:
         self._log = log
         self._topic = topic
-        self._was_assigned = was_assigned
+        self._is_assigned = is_assigned
         self._timeout_ms = timeout_ms
         self._progress: Progress | None = None
 
@@ -36,8 +37,8 @@ class Joining:
         app.on_start_tasks.append(self.run)
 
     async def run(self) -> None:
-        """Return after the first assignment; ends the process where it does not come in time."""
-        while not self._was_assigned():
+        """Look until cancelled."""
+        while True:
             await self.look()
             await asyncio.sleep(LOOK_INTERVAL_S)
 
@@ -46,7 +47,7 @@ class Joining:
         is_excused = not await self._answers()
         now_ms = int(time.monotonic() * 1_000)
         self._progress = observe(
-            self._progress, moves=0, lag=int(not self._was_assigned()), now_ms=now_ms, is_excused=is_excused
+            self._progress, moves=0, lag=int(not self._is_assigned()), now_ms=now_ms, is_excused=is_excused
         )
         if still_ms(self._progress, now_ms) >= self._timeout_ms:
             die(f"the group has assigned nothing for {self._timeout_ms} ms although Kafka answers")

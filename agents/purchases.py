@@ -78,7 +78,7 @@ class Deciders:
         self._reads_ahead = asyncio.Semaphore(READS_AHEAD_MAX)
         self._replays = asyncio.Semaphore(REPLAYS_MAX)
         self._changed = asyncio.Condition()
-        self.was_assigned = False
+        self.was_assigned = self.is_assigned = False
 
     async def assign(self, partitions: set[int]) -> None:
         """Start to decide these partitions, and these only."""
@@ -87,7 +87,7 @@ class Deciders:
             running.decider.confirm()
         for partition in sorted(partitions - set(self._running)):
             self._running[partition] = self._start(partition)
-        self.was_assigned = True
+        self.was_assigned = self.is_assigned = True
         async with self._changed:
             self._changed.notify_all()
 
@@ -118,6 +118,7 @@ class Deciders:
 
     def doubt(self) -> None:
         """A rebalance has begun: Faust revokes all partitions, most of which it will assign here again."""
+        self.is_assigned = False
         for running in self._running.values():
             running.decider.doubt()
 

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 LOOK_INTERVAL_S = 2.0
 LOOK_TIMEOUT_S = 5.0
 LATE_AFTER_S = LOOK_INTERVAL_S + 2 * LOOK_TIMEOUT_S
-"""A look that comes later than this finds a process that stood still itself."""
+"""A look that comes later than this after the end of the last one finds a process that stood still itself."""
 REPORTED_AFTER_MS = 3_000
 """A partition that stands still for this long is not ready."""
 
@@ -74,7 +74,6 @@ class Watchdog:
         is_excused = not await self._all_answers()
         now_s = time.monotonic()
         is_excused |= now_s - self._looked_at_s > LATE_AFTER_S
-        self._looked_at_s = now_s
         now_ms, work_by_partition = int(now_s * 1_000), self._work()
         self._progress = {
             partition: self._observed(partition, work, is_excused, now_ms)
@@ -86,6 +85,7 @@ class Watchdog:
         }
         if not is_excused:
             await self._look_for_voids(work_by_partition, now_ms)
+        self._looked_at_s = time.monotonic()
 
     async def _look_for_voids(self, work_by_partition: Mapping[int, Work], now_ms: int) -> None:
         """An offset may have no record: a transaction's marker. Where that is all that waits, nothing does."""

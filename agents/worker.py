@@ -20,12 +20,24 @@ class _Worker(faust.Worker):
     """
 
     deadline_s: float
+    _is_stop_limited = False
 
     def _schedule_shutdown(self, signal: object) -> None:
+        self._limit_stop()
+        super()._schedule_shutdown(signal)
+
+    async def stop(self) -> None:
+        self._limit_stop()
+        await super().stop()
+
+    def _limit_stop(self) -> None:
+        # A stop by a signal comes by both ways, one after a crash only by the second.
+        if self._is_stop_limited:
+            return
+        self._is_stop_limited = True
         timer = threading.Timer(self.deadline_s, die, ["the worker did not stop within its deadline"])
         timer.daemon = True
         timer.start()
-        super()._schedule_shutdown(signal)
 
     def _gather_all(self) -> None:
         for task in asyncio.all_tasks(self.loop):

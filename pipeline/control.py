@@ -132,9 +132,13 @@ class BreakerBoard:
         """Whether no breaker is open: the one question that is asked for every purchase."""
         return not self._open
 
-    def take(self, value: bytes | None) -> None:
-        """Take in a record of the control topic. Raises BadControlRecord."""
+    def take(self, value: bytes | None, retry_at_ms_max: int = TIME_MS_MAX) -> None:
+        """Take in a record of the control topic, whose breaker is not open for longer than until `retry_at_ms_max`.
+
+        Raises BadControlRecord.
+        """
         if (news := decode_breaker(value)) is not None:
+            news = news._replace(retry_at_ms=min(news.retry_at_ms, retry_at_ms_max))
             self._news[news.partition] = news
             if news.state is BreakerState.OPEN:
                 self._open.add(news.partition)
@@ -174,7 +178,9 @@ async def follow_control(settings: Settings, topic: Topic, board: BreakerBoard) 
             await consumer.seek_to_beginning(place)
             backoff_ms = settings.backoff_ms_min
             async for record in consumer:
-                _take(board, topic.name, record)
+                # No decider says more; anybody else could keep buyers away for good.
+                retry_at_ms_max = int(time.time() * 1_000) + settings.breaker_recovery_timeout_ms
+                _take(board, topic.name, record, retry_at_ms_max)
         except KafkaError as fault:
             logger.warning("the control topic is not followed: %r", fault)
             await asyncio.sleep(backoff_ms / 1_000)
@@ -183,9 +189,9 @@ async def follow_control(settings: Settings, topic: Topic, board: BreakerBoard) 
             await consumer.stop()
 
 
-def _take(board: BreakerBoard, topic: str, record: Any) -> None:
+def _take(board: BreakerBoard, topic: str, record: Any, retry_at_ms_max: int) -> None:
     refuse_newer(topic, CONTROL_PARTITION, [record])
     try:
-        board.take(record.value)
+        board.take(record.value, retry_at_ms_max)
     except BadControlRecord as error:
         logger.error("%s at %d: %s; passed over", topic, record.offset, error)

@@ -1,7 +1,7 @@
 """Lets aiokafka read records whose header names are not UTF-8.
 
-To a broker they are bytes, and some clients send any. aiokafka raises at such a record, at each try, so no consumer ever
-gets past it. Here the name is read with backslashes instead. To import this module is enough.
+To a broker they are bytes, and some clients send any. aiokafka raises at such a record, at each try, and gets past it
+never. Here the name is read with backslashes instead. To import this module is enough.
 """
 
 from collections.abc import Iterator

@@ -119,6 +119,7 @@ class Settings(BaseSettings):
     """One Lua call decides at most this many: Redis serves nobody else in the meantime."""
     chunk_pace_ms: Annotated[int, Field(ge=0, le=1_000)] = 2
     decider_buffer_records_max: Limit = 8_192
+    decider_buffer_bytes_max: Annotated[int, Field(ge=1_048_576)] = 16_777_216
     idle_look_ms: Milliseconds = 1_000
     backoff_ms_min: Milliseconds = 50
     backoff_ms_max: Milliseconds = 2_000

@@ -112,7 +112,7 @@ class Decider:
             settings.breaker_failure_threshold,
             settings.breaker_recovery_timeout_ms,
         )
-        self._intake = Intake(settings.decider_buffer_records_max)
+        self._intake = Intake(settings.decider_buffer_records_max, settings.decider_buffer_bytes_max)
         self._synchroniser = Synchroniser(partition, topics, store, log, producer, self._move, replays)
         self._backoff_ms = settings.backoff_ms_min
         self._next_chunk_at = 0.0
@@ -276,11 +276,16 @@ class Decider:
     async def _read(self, gap: Gap) -> list[LogRecord]:
         """The first records in the gap, from the log. Raises LogUnavailable."""
         found: list[LogRecord] = []
+        size = 0
         reading = self._log.read(self._topics.requests.name, self.partition, gap.start, gap.end)
         async with aclosing(reading) as batches:
             async for batch in batches:
                 found += batch
-                if len(found) >= self._settings.decider_buffer_records_max:
+                size += sum(len(record.value or b"") for record in batch)
+                if (
+                    len(found) >= self._settings.decider_buffer_records_max
+                    or size >= self._settings.decider_buffer_bytes_max
+                ):
                     break
         start = found[0].offset if found else gap.end
         if start > gap.start:

@@ -42,12 +42,14 @@ class Gap(NamedTuple):
 
 
 class Intake:
-    def __init__(self, records_max: int) -> None:
+    def __init__(self, records_max: int, bytes_max: int) -> None:
         self.purchases = 0
         """How many purchases wait here."""
         self.last_offset = -1
         """The offset of the record that came last."""
         self._records_max = records_max
+        self._bytes_max = bytes_max
+        self._bytes = 0
         self._records: deque[Prepared] = deque()
         self._arrived = asyncio.Event()
         self._room = asyncio.Event()
@@ -65,7 +67,7 @@ class Intake:
         while taken < len(records):
             if self._is_closed:
                 return records[taken:]
-            if len(self._records) >= self._records_max:
+            if self._is_full():
                 self._room.clear()
                 await self._room.wait()
                 continue
@@ -78,9 +80,12 @@ class Intake:
     async def refill(self, records: Sequence[LogRecord]) -> None:
         """Take records that were read from the log, as far as there is room. Never waits for room."""
         taken = 0
-        while taken < len(records) and len(self._records) < self._records_max:
+        while taken < len(records) and not self._is_full():
             taken += self._take(records, taken)
             await asyncio.sleep(0)
+
+    def _is_full(self) -> bool:
+        return len(self._records) >= self._records_max or self._bytes >= self._bytes_max
 
     def _take(self, records: Sequence[LogRecord], start: int) -> int:
         """Take some, from the index `start` on: one at least. Returns how many."""
@@ -91,8 +96,9 @@ class Intake:
             self._records.append(prepared)
             self.purchases += prepared.purchases
             size += len(record.value or b"")
-            if size >= PREPARED_BYTES_MAX:
+            if size >= PREPARED_BYTES_MAX or self._bytes + size >= self._bytes_max:
                 break
+        self._bytes += size
         self.last_offset = record.offset
         return index + 1 - start
 
@@ -117,7 +123,9 @@ class Intake:
         """Take out what is at or below `position` at the head: decided already. Whether there was any."""
         count = len(self._records)
         while self._records and self._records[0].record.offset <= position:
-            self.purchases -= self._records.popleft().purchases
+            decided = self._records.popleft()
+            self.purchases -= decided.purchases
+            self._bytes -= len(decided.record.value or b"")
         self._room.set()
         return len(self._records) < count
 

@@ -38,7 +38,11 @@ async def last_order(log: Log, topic: str, partition: int) -> Receipt | None:
         start = max(beginning, stop - records)
         found: list[Receipt] = []
         async for batch in log.read(topic, partition, start, stop):
-            found += [receipt for each in batch if (receipt := _created(each.value)) is not None]
+            found += [
+                receipt
+                for each in batch
+                if (receipt := _created(each.value)) and receipt.partition == partition
+            ]
         if found:
             return max(found)
         stop, records = start, min(16 * records, TAIL_RECORDS_MAX)

@@ -4,6 +4,7 @@ import asyncio
 
 from pipeline.control import BreakerBoard, BreakerNews, BreakerReporter, decode_breaker, encode_breaker
 from pipeline.domain.breaker import Breaker, BreakerState
+from pipeline.messages import TIME_MS_MAX
 from pipeline.producer import SendFailed
 from pipeline.settings import Profile, Settings
 from pipeline.topics import load_topics
@@ -38,6 +39,13 @@ def test_the_board_refuses_while_open_and_no_longer() -> None:
     board.take(news(BreakerState.HALF_OPEN))
     assert board.retry_after_ms(2, now_ms=8_000) == 0
     assert board.all_closed
+
+
+def test_no_record_keeps_buyers_away_for_longer_than_a_decider_would() -> None:
+    board = BreakerBoard()
+    board.take(news(BreakerState.OPEN, retry_at_ms=TIME_MS_MAX), retry_at_ms_max=9_000)
+    assert board.retry_after_ms(2, now_ms=8_000) == 1_000
+    assert board.retry_after_ms(2, now_ms=9_000) == 0
 
 
 class Sender:

@@ -7,6 +7,7 @@ from pipeline.messages import COMMAND_BYTES_MAX, encode_purchases
 from pipeline.partitionlog import LogRecord
 from pipeline.producer import RECORD_BYTES_MAX
 
+BYTES_MAX = 1_000_000
 STEPS = 20
 """So often the loop goes round: more than enough for whatever does not wait."""
 
@@ -31,7 +32,7 @@ async def steps() -> None:
 
 
 async def test_a_batch_is_taken_whole_where_there_is_room() -> None:
-    intake = Intake(100)
+    intake = Intake(100, BYTES_MAX)
     assert await intake.put((record(0, 3), record(1, 4))) == ()
     assert (len(intake), intake.purchases, intake.last_offset) == (2, 7, 1)
     assert await intake.wait(60)
@@ -39,7 +40,7 @@ async def test_a_batch_is_taken_whole_where_there_is_room() -> None:
 
 
 async def test_a_batch_that_is_larger_than_the_intake_comes_as_there_is_room() -> None:
-    intake = Intake(4)
+    intake = Intake(4, BYTES_MAX)
     putting = asyncio.create_task(intake.put(records(0, 11)))
     decided = -1
     while decided < 10:
@@ -55,7 +56,7 @@ async def test_a_batch_that_is_larger_than_the_intake_comes_as_there_is_room() -
 async def test_a_large_batch_does_not_hold_up_the_decider() -> None:
     size = len(record(0).value or b"")
     batch = records(0, 3 * PREPARED_BYTES_MAX // size)
-    intake = Intake(len(batch))
+    intake = Intake(len(batch), BYTES_MAX)
     putting = asyncio.create_task(intake.put(batch))
     assert await intake.wait(60)
     assert 0 < len(intake) < len(batch)
@@ -63,8 +64,25 @@ async def test_a_large_batch_does_not_hold_up_the_decider() -> None:
     assert waiting(intake) == list(range(len(batch)))
 
 
+async def test_an_intake_is_limited_by_bytes_too() -> None:
+    large = [
+        LogRecord(offset, 1_000, b"1", encode_purchases("1", ["a"]) + b" " * 4_000) for offset in range(5)
+    ]
+    intake = Intake(100, 7_000)
+    putting = asyncio.create_task(intake.put(large))
+    await steps()
+    assert waiting(intake) == [0, 1]
+    assert intake.drop_decided(0)
+    await steps()
+    assert waiting(intake, 0) == [1, 2]
+    assert intake.drop_decided(2)
+    await steps()
+    assert await putting == ()
+    assert waiting(intake, 2) == [3, 4]
+
+
 async def test_who_waits_in_a_closed_intake_has_the_rest_back() -> None:
-    intake = Intake(4)
+    intake = Intake(4, BYTES_MAX)
     putting = asyncio.create_task(intake.put(records(0, 10)))
     await steps()
     intake.close()
@@ -75,7 +93,7 @@ async def test_who_waits_in_a_closed_intake_has_the_rest_back() -> None:
 
 
 async def test_repeats_are_dropped_and_gaps_are_told() -> None:
-    intake = Intake(100)
+    intake = Intake(100, BYTES_MAX)
     await intake.put((*records(0, 3), *records(1, 5), *records(7, 9)))
     assert intake.gap(-1) is None
     assert waiting(intake) == [0, 1, 2, 3, 4]

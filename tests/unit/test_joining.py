@@ -20,8 +20,8 @@ class Died(BaseException):
 class Bench:
     def __init__(self) -> None:
         self.now_s = 1_000.0
-        self.was_assigned = self.kafka_is_away = False
-        self.joining = Joining(self, "results", lambda: self.was_assigned, TIMEOUT_MS)  # type: ignore[arg-type]
+        self.is_assigned = self.kafka_is_away = False
+        self.joining = Joining(self, "results", lambda: self.is_assigned, TIMEOUT_MS)  # type: ignore[arg-type]
 
     async def bounds_of(self, topic: str, partitions: Collection[int]) -> dict[int, Any]:
         if self.kafka_is_away:
@@ -57,11 +57,19 @@ async def test_no_assignment_ends_the_process_after_the_time_out(bench: Bench) -
         await bench.looks(1)
 
 
-async def test_an_assignment_is_the_end_of_it_also_if_it_is_empty(bench: Bench) -> None:
+async def test_an_assigned_process_goes_on(bench: Bench) -> None:
     await bench.looks(LOOKS)
-    bench.was_assigned = True
-    await bench.joining.run()
+    bench.is_assigned = True
     await bench.looks(3 * LOOKS)
+
+
+async def test_a_later_rebalance_that_does_not_end_ends_the_process(bench: Bench) -> None:
+    bench.is_assigned = True
+    await bench.looks(3 * LOOKS)
+    bench.is_assigned = False
+    await bench.looks(LOOKS - 1)
+    with pytest.raises(Died):
+        await bench.looks(1)
 
 
 async def test_the_time_without_kafka_does_not_count(bench: Bench) -> None:
