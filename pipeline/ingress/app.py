@@ -25,7 +25,7 @@ from pipeline.ingress.connections import (
     raise_descriptor_limit,
 )
 from pipeline.ingress.decision_log import DecisionLog
-from pipeline.ingress.decision_reader import DecisionReader
+from pipeline.ingress.decision_reader import RUNS_BYTES_MAX, DecisionReader
 from pipeline.ingress.decisions import Decisions
 from pipeline.ingress.final_refusals import LOOKS_MAX, FinalRefusals, OnSale
 from pipeline.ingress.group_commit import GroupCommit
@@ -46,6 +46,8 @@ from pipeline.settings import HEALTH_HOST, Settings
 from pipeline.stock.store import StockStore
 from pipeline.topics import Topics
 
+RUNS_PART = 8
+"""Of `results_cache_bytes_max`: so much more is kept of what was read from the log for old receipts."""
 HEALTH_CONNECTIONS_MAX = 64
 SIGNS_CONNECTIONS_MAX = 4
 """To Redis, for the pings of health and the samples of the pace keeper."""
@@ -106,7 +108,10 @@ class Ingress:
             send_timeout_ms=settings.send_timeout_ms,
             gather_ms_max=settings.gather_ms_max,
         )
-        self._older = DecisionReader(self._decision_log, settings.lookups_max)
+        self._older = DecisionReader(
+            *(self._decision_log, settings.lookups_max),
+            min(RUNS_BYTES_MAX, settings.results_cache_bytes_max // RUNS_PART),
+        )
         self._decisions = Decisions(
             self._waiters, self._feed, self._older, self._commits, self._ends, self._keeper
         )

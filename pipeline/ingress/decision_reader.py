@@ -40,11 +40,13 @@ class TooManyLookups(Exception):
 
 
 class DecisionReader:
-    def __init__(self, decisions: DecisionLog, lookups_max: int) -> None:
+    def __init__(
+        self, decisions: DecisionLog, lookups_max: int, runs_bytes_max: int = RUNS_BYTES_MAX
+    ) -> None:
         self._log = decisions
         self._lookups_max = lookups_max
         self._lookups: dict[tuple[int, int], asyncio.Task[Decided | NotFound]] = {}
-        self._runs = _Runs(RUNS_BYTES_MAX)
+        self._runs = _Runs(runs_bytes_max)
         self._beginnings: dict[int, int] = {}
         self._turn = asyncio.Lock()
         self._rested_at_s = 0.0

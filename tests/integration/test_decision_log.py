@@ -76,11 +76,13 @@ async def decisions(written: Written) -> AsyncIterator[DecisionLog]:
     await decisions.stop()
 
 
+RUNS_BYTES_MAX = 20_000
+
+
 @pytest.fixture(autouse=True)
 def _in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decision_reader, "REST_FACTOR", 0)
     monkeypatch.setattr(decision_reader, "FETCH_BYTES_MAX", 2_000)
-    monkeypatch.setattr(decision_reader, "RUNS_BYTES_MAX", 20_000)
     monkeypatch.setattr(tail_loader, "REST_FACTOR", 0)
     monkeypatch.setattr(tail_loader, "FETCH_BYTES_MAX", 2_000)
     monkeypatch.setattr(tail_loader, "WINDOW_RECORDS_FIRST", 10)
@@ -88,7 +90,7 @@ def _in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_every_old_decision_is_found(decisions: DecisionLog) -> None:
-    reader = DecisionReader(decisions, 10)
+    reader = DecisionReader(decisions, 10, RUNS_BYTES_MAX)
     offsets = list(range(COMMANDS))
     random.Random(3).shuffle(offsets)
     for source_offset in offsets[:1_000]:
@@ -126,7 +128,7 @@ async def test_a_cut_in_the_middle_of_a_batch(decisions: DecisionLog, written: W
     run = await decisions.fetch(PARTITION, cut, 1_000)
     assert isinstance(run, Run)
     assert run.first < cut, "a broker sends whole batches"
-    reader = DecisionReader(decisions, 10)
+    reader = DecisionReader(decisions, 10, RUNS_BYTES_MAX)
     last_gone = written.sources[cut] - 1
     for source_offset in (0, last_gone // 2, last_gone - 3, last_gone):
         assert await reader.find(PARTITION, source_offset) is NotFound.TRIMMED

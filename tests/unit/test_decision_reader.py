@@ -94,10 +94,9 @@ async def test_what_came_with_a_fetch_is_not_fetched_again() -> None:
     assert await found(reader, 40) is NotFound.UNDECIDED
 
 
-async def test_no_more_is_kept_of_fetches_than_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decision_reader, "RUNS_BYTES_MAX", 2 * decision_reader.FETCH_BYTES_MAX)
+async def test_no_more_is_kept_of_fetches_than_may_be() -> None:
     log = Log(list(range(40)))
-    reader = DecisionReader(log, 10)  # type: ignore[arg-type]
+    reader = DecisionReader(log, 10, 2 * decision_reader.FETCH_BYTES_MAX)  # type: ignore[arg-type]
     for source_offset in (0, 10, 0, 20, 0, 10):
         assert await found(reader, source_offset) == record(source_offset)
     assert log.fetched == [(0, 0), (0, 10), (0, 20), (0, 10)]
