@@ -104,8 +104,8 @@ class Settings(BaseSettings):
     """This near to the start and the end of a sale, purchases are decided by the log even if it looks shut."""
     poll_wait_ms_max: Annotated[int, Field(ge=1, le=30_000)] = 30_000
     results_cache_bytes_max: Annotated[int, Field(ge=1_048_576, le=64 * 1024**3)] = 64 * 1024**2
-    """The youngest decisions, which each ingress keeps in memory; older ones are read from the decision log, and an eighth
-    of this is kept of them.
+    """The youngest decisions, which each ingress keeps in memory; older ones are read from the decision log, and of
+    those an eighth of this is kept.
 
     With next to none, whoever's decision comes before the acknowledgement of their command would have to look it up."""
     lookups_max: Limit = 32
