@@ -7,13 +7,11 @@ from collections.abc import Callable
 
 from agents.app import App
 from agents.process import die
+from agents.watchdog import LOOK_INTERVAL_S, away
 from pipeline.domain.progress import Progress, observe, still_ms
-from pipeline.partitionlog import LogUnavailable, PartitionLog
+from pipeline.partitionlog import PartitionLog
 
 logger = logging.getLogger(__name__)
-
-LOOK_INTERVAL_S = 2.0
-LOOK_TIMEOUT_S = 5.0
 
 
 class Joining:
@@ -33,7 +31,7 @@ class Joining:
         self._progress: Progress | None = None
 
     def attach(self, app: App) -> None:
-        """Watch the start of this application."""
+        """Watch this application, from its start on."""
         app.on_start_tasks.append(self.run)
 
     async def run(self) -> None:
@@ -43,22 +41,14 @@ class Joining:
             await asyncio.sleep(LOOK_INTERVAL_S)
 
     async def look(self) -> None:
-        """Look once. Time during which Kafka does not answer does not count."""
-        is_excused = not await self._answers()
+        """Look once. Time during which Kafka does not answer does not count; it is asked only while that matters."""
+        is_excused = False
+        if not self._is_assigned() and (trouble := await away(self._log.bounds_of(self._topic, [0]))):
+            logger.warning("waiting for an assignment: %s", trouble)
+            is_excused = True
         now_ms = int(time.monotonic() * 1_000)
         self._progress = observe(
             self._progress, moves=0, lag=int(not self._is_assigned()), now_ms=now_ms, is_excused=is_excused
         )
         if still_ms(self._progress, now_ms) >= self._timeout_ms:
             die(f"the group has assigned nothing for {self._timeout_ms} ms although Kafka answers")
-
-    async def _answers(self) -> bool:
-        try:
-            async with asyncio.timeout(LOOK_TIMEOUT_S):
-                await self._log.bounds_of(self._topic, [0])
-        except (LogUnavailable, TimeoutError) as fault:
-            logger.warning(
-                "waiting for an assignment: %s", str(fault) or f"no answer within {LOOK_TIMEOUT_S:.0f} s"
-            )
-            return False
-        return True

@@ -38,6 +38,16 @@ class Work(NamedTuple):
     is_starved: bool = False
 
 
+async def away(asking: Awaitable[object]) -> str | None:
+    """Why what is asked does not answer, in one line; None if it does."""
+    try:
+        async with asyncio.timeout(LOOK_TIMEOUT_S):
+            await asking
+    except (LogUnavailable, StockUnavailable, StockFault, TimeoutError) as fault:
+        return str(fault) or f"no answer within {LOOK_TIMEOUT_S:.0f} s"
+    return None
+
+
 class Watchdog:
     """Watches one kind of work. `work` returns it by partition; `answers` asks what it needs besides Kafka."""
 
@@ -71,7 +81,10 @@ class Watchdog:
 
     async def look(self) -> None:
         """Look at all partitions once; ends the process where one stood still for the whole time-out."""
-        is_excused = not await self._all_answers()
+        self._away = await away(self._ask_all())
+        if self._away is not None:
+            logger.warning("%s: no look at the progress: %s", self._name, self._away)
+        is_excused = self._away is not None
         now_s = time.monotonic()
         is_excused |= now_s - self._looked_at_s > LATE_AFTER_S
         now_ms, work_by_partition = int(now_s * 1_000), self._work()
@@ -123,17 +136,9 @@ class Watchdog:
             die(f"{self._name} of partition {partition}: the stream has brought nothing for {still} ms")
         return stream
 
-    async def _all_answers(self) -> bool:
-        try:
-            async with asyncio.timeout(LOOK_TIMEOUT_S):
-                await self._ends.ask(list(self._work()))
-                await self._answers()
-        except (LogUnavailable, StockUnavailable, StockFault, TimeoutError) as fault:
-            self._away = str(fault) or f"no answer within {LOOK_TIMEOUT_S:.0f} s"
-            logger.warning("%s: no look at the progress: %s", self._name, self._away)
-            return False
-        self._away = None
-        return True
+    async def _ask_all(self) -> None:
+        await self._ends.ask(list(self._work()))
+        await self._answers()
 
     def checks(self) -> dict[str, str]:
         """What does not answer, and by partition what is wrong; nothing of those that move."""

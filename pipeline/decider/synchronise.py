@@ -10,7 +10,7 @@ only the log's tail from there has to be read; with an empty Redis that is the w
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from typing import NamedTuple, NoReturn
 
 from pipeline.decider.commit import commit
@@ -74,11 +74,9 @@ class Synchroniser:
             await self._start_over(cursor, "Redis knows of more than the logs hold")
         if cursor.offset < 0 and await self._store.has_keys(self._partition, self._on_step):
             await self._start_over(cursor, "Redis has lost the cursor, and not all else")
-        if results.end - cursor.results_position <= REPLAY_RECORDS_MAX:
+        is_long = results.end - cursor.results_position > REPLAY_RECORDS_MAX
+        async with self._turn() if is_long else nullcontext():
             replayed, tail = await self._replay(cursor, results)
-        else:
-            async with self._turn():
-                replayed, tail = await self._replay(cursor, results)
         if tail >= requests.end:
             raise LogsDisagree(
                 f"partition {self._partition}: a decision on offset {tail} stands in {self._topics.results.name}, "

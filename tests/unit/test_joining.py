@@ -1,9 +1,10 @@
-"""How long a process waits for its first assignment."""
+"""How long a process waits for an assignment."""
 
 from collections.abc import Collection
 from typing import Any
 
 import pytest
+from dying import Died, on_clock
 
 from agents import joining as module
 from agents.joining import LOOK_INTERVAL_S, Joining
@@ -11,10 +12,6 @@ from pipeline.partitionlog import LogUnavailable
 
 TIMEOUT_MS = 30_000
 LOOKS = int(TIMEOUT_MS / 1_000 / LOOK_INTERVAL_S)
-
-
-class Died(BaseException):
-    pass
 
 
 class Bench:
@@ -38,16 +35,7 @@ class Bench:
 def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
     bench = Bench()
 
-    def die(reason: str) -> None:
-        raise Died(reason)
-
-    class Clock:
-        @staticmethod
-        def monotonic() -> float:
-            return bench.now_s
-
-    monkeypatch.setattr(module, "die", die)
-    monkeypatch.setattr(module, "time", Clock)
+    on_clock(monkeypatch, module, lambda: bench.now_s)
     return bench
 
 

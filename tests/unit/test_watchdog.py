@@ -4,6 +4,7 @@ from collections.abc import Collection
 from typing import Any
 
 import pytest
+from dying import Died, on_clock
 
 from agents import watchdog as module
 from agents.watchdog import LATE_AFTER_S, LOOK_INTERVAL_S, Watchdog, Work
@@ -12,10 +13,6 @@ from pipeline.stock.store import StockUnavailable
 
 TIMEOUT_MS = 30_000
 LOOKS = int(TIMEOUT_MS / 1_000 / LOOK_INTERVAL_S)
-
-
-class Died(BaseException):
-    pass
 
 
 class Bench:
@@ -52,16 +49,7 @@ class Bench:
 def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
     bench: list[Bench] = []
 
-    def die(reason: str) -> None:
-        raise Died(reason)
-
-    class Clock:
-        @staticmethod
-        def monotonic() -> float:
-            return bench[0].now_s if bench else 1_000.0
-
-    monkeypatch.setattr(module, "die", die)
-    monkeypatch.setattr(module, "time", Clock)
+    on_clock(monkeypatch, module, lambda: bench[0].now_s if bench else 1_000.0)
     bench.append(Bench())
     return bench[0]
 

@@ -1,0 +1,23 @@
+"""Watches that end a process, on a clock that a test turns."""
+
+from collections.abc import Callable
+from types import ModuleType
+
+import pytest
+
+
+class Died(BaseException):
+    """The process would have ended."""
+
+
+def on_clock(monkeypatch: pytest.MonkeyPatch, module: ModuleType, now_s: Callable[[], float]) -> None:
+    """Have `module` read this clock, and raise Died where it would end the process."""
+
+    def die(reason: str) -> None:
+        raise Died(reason)
+
+    class Clock:
+        monotonic = staticmethod(now_s)
+
+    monkeypatch.setattr(module, "die", die)
+    monkeypatch.setattr(module, "time", Clock)
