@@ -46,7 +46,7 @@ def decider(settings: Settings, topics: Topics, log_identity: str | None) -> NoR
     purchases.attach(app, topics, deciders)
     watchdog = Watchdog("purchases", ends, deciders.work, signs.ping, settings.progress_timeout_ms)
     watchdog.attach(app)
-    Joining(log, topics.requests.name, lambda: deciders.is_assigned, settings.progress_timeout_ms).attach(app)
+    Joining(log, topics.requests.name, deciders.assignment, settings.progress_timeout_ms).attach(app)
     attach_ready(
         app,
         lambda: {**deciders.checks(), **watchdog.checks()},
@@ -82,7 +82,7 @@ def follower(settings: Settings, topics: Topics, _: str | None) -> NoReturn:
     }
     for watchdog in watchdogs.values():
         watchdog.attach(app)
-    Joining(log, topics.results.name, lambda: followers.was_assigned, timeout_ms).attach(app)
+    Joining(log, topics.results.name, followers.assignment, timeout_ms).attach(app)
     attach_ready(
         app,
         lambda: {

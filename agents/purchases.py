@@ -11,6 +11,7 @@ import faust
 
 from agents.app import App
 from agents.batches import Batch, consume
+from agents.joining import Assignment
 from agents.process import die, die_with
 from agents.watchdog import Work
 from pipeline.decider import Decider
@@ -78,7 +79,7 @@ class Deciders:
         self._reads_ahead = asyncio.Semaphore(READS_AHEAD_MAX)
         self._replays = asyncio.Semaphore(REPLAYS_MAX)
         self._changed = asyncio.Condition()
-        self.was_assigned = self.is_assigned = False
+        self.assignment = Assignment()
 
     async def assign(self, partitions: set[int]) -> None:
         """Start to decide these partitions, and these only."""
@@ -87,7 +88,7 @@ class Deciders:
             running.decider.confirm()
         for partition in sorted(partitions - set(self._running)):
             self._running[partition] = self._start(partition)
-        self.was_assigned = self.is_assigned = True
+        self.assignment.complete()
         async with self._changed:
             self._changed.notify_all()
 
@@ -118,7 +119,7 @@ class Deciders:
 
     def doubt(self) -> None:
         """A rebalance has begun: Faust revokes all partitions, most of which it will assign here again."""
-        self.is_assigned = False
+        self.assignment.begin()
         for running in self._running.values():
             running.decider.doubt()
 
@@ -169,7 +170,7 @@ class Deciders:
 
     def checks(self) -> dict[str, str]:
         """By partition, "ok" or what is wrong."""
-        checks = {"assignment": "ok" if self.was_assigned else "no partitions yet"}
+        checks = {"assignment": "ok" if self.assignment.count else "no partitions yet"}
         for partition, running in sorted(self._running.items()):
             decider = running.decider
             healthy = decider.state is State.DECIDING

@@ -12,6 +12,7 @@ import faust
 
 from agents.app import App
 from agents.batches import Batch, Gathering, consume
+from agents.joining import Assignment
 from agents.orders import OrderFollowers
 from agents.tables import Sent, Tables
 from agents.watchdog import Work
@@ -54,7 +55,7 @@ class Followers:
         self._breaker_of = breaker_of
         self._followed: frozenset[int] = frozenset()
         self._trouble: dict[int, str] = {}
-        self.was_assigned = False
+        self.assignment = Assignment()
 
     @property
     def partitions(self) -> frozenset[int]:
@@ -64,7 +65,7 @@ class Followers:
     def assign(self, partitions: set[int]) -> None:
         self._followed = frozenset(partitions)
         self._trouble = {p: trouble for p, trouble in self._trouble.items() if p in partitions}
-        self.was_assigned = True
+        self.assignment.complete()
 
     async def follow(self, batch: Batch) -> None:
         """Take this batch in and acknowledge it, however long Kafka is away.
@@ -159,7 +160,7 @@ class Followers:
     def checks(self) -> dict[str, str]:
         """By partition, "ok" or what is wrong."""
         checks = {
-            "assignment": "ok" if self.was_assigned else "no partitions yet",
+            "assignment": "ok" if self.assignment.count else "no partitions yet",
             "tables": "ok" if self._tables.are_true() else "recovering",
         }
         checks |= {f"partition {p}": self._trouble.get(p, "ok") for p in sorted(self._followed)}
@@ -173,6 +174,10 @@ def attach(app: App, topics: Topics, followers: Followers, orders: OrderFollower
     @app.on_partitions_assigned.connect
     async def start_following(_app: faust.App, assigned: set[Any], **_: Any) -> None:
         followers.assign({place.partition for place in assigned if place.topic == name})
+
+    @app.on_partitions_revoked.connect
+    async def doubt(_app: faust.App, _revoked: set[Any], **_: Any) -> None:
+        followers.assignment.begin()
 
     @app.timer(LOOK_INTERVAL_S)
     async def look() -> None:

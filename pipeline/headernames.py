@@ -9,7 +9,10 @@ from typing import Any
 
 from aiokafka.consumer import fetcher
 from aiokafka.record.default_records import _DefaultRecordBatchPy
-from aiokafka.record.memory_records import MemoryRecords, _MemoryRecordsPy
+from aiokafka.record.memory_records import MemoryRecords
+
+_LENGTH_START, _LENGTH_END = 8, 12
+"""Where a batch tells how many bytes follow, after its base offset."""
 
 
 class _Names(bytearray):
@@ -21,26 +24,30 @@ class _Names(bytearray):
         return super().decode(encoding, "backslashreplace")
 
 
-def lenient(fetched: bytes, index: int) -> Iterator[Any]:
-    """The records of the batch at `index` in `fetched`, with any header names."""
-    batches = _MemoryRecordsPy(fetched)
-    for _ in range(index):
-        batches.next_batch()
-    batch = _DefaultRecordBatchPy(batches._next_slice)
-    batch._maybe_uncompress()
-    batch._buffer = _Names(batch._buffer)
-    return iter(batch)
+def end_of_batch(fetched: bytes, start: int) -> int:
+    """Where the batch that begins at `start` ends."""
+    length = fetched[start + _LENGTH_START : start + _LENGTH_END]
+    return start + _LENGTH_END + int.from_bytes(length, "big")
+
+
+def lenient(batch: bytes) -> Iterator[Any]:
+    """The records of this batch, with any header names."""
+    records = _DefaultRecordBatchPy(batch)
+    records._maybe_uncompress()
+    records._buffer = _Names(records._buffer)
+    return iter(records)
 
 
 class _Batch:
     """A batch as aiokafka's fetcher takes it."""
 
-    __slots__ = ("_batch", "_fetched", "_index")
+    __slots__ = ("_batch", "_end", "_fetched", "_start")
 
-    def __init__(self, batch: Any, fetched: bytes, index: int) -> None:
+    def __init__(self, batch: Any, fetched: bytes, start: int, end: int) -> None:
         self._batch = batch
         self._fetched = fetched
-        self._index = index
+        self._start = start
+        self._end = end
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._batch, name)
@@ -53,20 +60,20 @@ class _Batch:
             yield from self._batch
         except UnicodeDecodeError:
             # From the first record on: the fetcher passes over what it has had.
-            yield from lenient(self._fetched, self._index)
+            yield from lenient(self._fetched[self._start : self._end])
 
 
 class _Records:
     def __init__(self, fetched: bytes) -> None:
         self._fetched = fetched
         self._records = MemoryRecords(fetched)
-        self._taken = 0
+        self._end = 0
         self.has_next = self._records.has_next
         self.size_in_bytes = self._records.size_in_bytes
 
     def next_batch(self) -> _Batch:
-        self._taken += 1
-        return _Batch(self._records.next_batch(), self._fetched, self._taken - 1)
+        start, self._end = self._end, end_of_batch(self._fetched, self._end)
+        return _Batch(self._records.next_batch(), self._fetched, start, self._end)
 
 
 fetcher.MemoryRecords = _Records

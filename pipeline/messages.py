@@ -45,7 +45,8 @@ TIME_MS_MAX = 253_402_300_799_999
 _ID_BYTES = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-"
 _PRICE = re.compile(r"(0|[1-9][0-9]{0,11})(\.[0-9]{1,4})?", re.ASCII)
 _KEY = re.compile(r"[\x21-\x7e]{1,128}", re.ASCII)
-_BRACKET_OR_STRING = re.compile(rb'[\[\]{}]|"(?:[^"\\]|\\.)*"', re.DOTALL)
+_BRACKET_OR_STRING = re.compile(rb'[\[\]{}]|"(?:[^"\\]|\\.)*+"', re.DOTALL)
+"""Possessive: what may be tried again is kept, at a hundred bytes a character."""
 _VERSION = re.compile(rb"[0-9]{1,9}")
 _KNOWN_VERSIONS = frozenset(b"%d" % version for version in range(1, VERSION + 1))
 _SOURCE_OFFSET = re.compile(rb'\{"source_offset":(0|[1-9][0-9]{0,17}),')
@@ -68,6 +69,7 @@ _RESULT_FIELDS = {
     "close": {"source_offset", "type", "time_ms", "refusal", "command"},
     "malformed": {"source_offset", "type", "time_ms", "error", "key", "value"},
 }
+_NEVER_NULL = {kind: fields - {"key", "value"} for kind, fields in _RESULT_FIELDS.items()}
 
 
 def headers(origin: str) -> tuple[tuple[str, bytes], ...]:
@@ -476,6 +478,10 @@ def decode_result(value: bytes | None) -> Result:
     # The scripts read it, too, and their JSON parser has another limit of nesting than this one.
     if any(isinstance(document[name], dict | list) for name in document.keys() - _RESULT_FIELDS[kind]):
         raise NotADecision("an unknown field with fields of its own")
+    # To Lua null is no absence, but a value that is true.
+    for name in _NEVER_NULL[kind] & document.keys():
+        if document[name] is None:
+            raise NotADecision(f"{name}: null")
     if document["source_offset"] != source_offset:
         raise NotADecision("source_offset: there twice")
     try:

@@ -36,6 +36,11 @@ class LogRecord(NamedTuple):
     key: bytes | None
     value: bytes | None
 
+    @property
+    def size_bytes(self) -> int:
+        """Of key and value."""
+        return len(self.key or b"") + len(self.value or b"")
+
 
 class RecordWithHeaders(NamedTuple):
     """Of headers with one name the last is kept."""

@@ -21,6 +21,7 @@ HEALTH_HOST = "127.0.0.1"
 
 _ADDRESS = r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}"
 _REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
+_DATABASE = re.compile(r"(/[0-9]*)?", re.ASCII)
 _ADDRESSES = re.compile(rf"{_ADDRESS}(,{_ADDRESS})*")
 
 
@@ -163,8 +164,10 @@ class Settings(BaseSettings):
         if value is not None:
             if not value.startswith(_REDIS_SCHEMES):
                 raise ValueError(f"begins with none of {', '.join(_REDIS_SCHEMES)}")
-            # Raises ValueError for a port that is none.
-            _ = urlsplit(value).port
+            if not _is_redis_address(value):
+                raise ValueError(
+                    "not redis://[user:password@]host[:port][/number]; percent-encode special characters"
+                )
         return value
 
     def kafka(self) -> str:
@@ -173,6 +176,16 @@ class Settings(BaseSettings):
 
     def redis(self) -> str:
         return self.redis_url or f"redis://127.0.0.1:{self.redis_port}/0"
+
+
+def _is_redis_address(value: str) -> bool:
+    try:
+        parts = urlsplit(value)
+        _ = parts.port
+    except ValueError:
+        return False
+    is_socket = parts.scheme == "unix"
+    return not parts.fragment and (is_socket or _DATABASE.fullmatch(parts.path) is not None)
 
 
 class BadSettings(Exception):

@@ -281,7 +281,7 @@ class Decider:
         async with aclosing(reading) as batches:
             async for batch in batches:
                 found += batch
-                size += sum(len(record.value or b"") for record in batch)
+                size += sum(record.size_bytes for record in batch)
                 if (
                     len(found) >= self._settings.decider_buffer_records_max
                     or size >= self._settings.decider_buffer_bytes_max

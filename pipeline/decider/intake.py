@@ -27,11 +27,12 @@ PREPARED_BYTES_MAX = 32_768
 
 
 class Prepared(NamedTuple):
-    """A record as the store takes it, and how many purchases it counts for."""
+    """A record as the store takes it, how many purchases it counts for, and what it takes in memory."""
 
     record: LogRecord
     command: Command
     purchases: int
+    size_bytes: int
 
 
 class Gap(NamedTuple):
@@ -95,7 +96,7 @@ class Intake:
             prepared = prepare(record)
             self._records.append(prepared)
             self.purchases += prepared.purchases
-            size += len(record.value or b"")
+            size += prepared.size_bytes
             if size >= PREPARED_BYTES_MAX or self._bytes + size >= self._bytes_max:
                 break
         self._bytes += size
@@ -125,7 +126,7 @@ class Intake:
         while self._records and self._records[0].record.offset <= position:
             decided = self._records.popleft()
             self.purchases -= decided.purchases
-            self._bytes -= len(decided.record.value or b"")
+            self._bytes -= decided.size_bytes
         self._room.set()
         return len(self._records) < count
 
@@ -147,10 +148,12 @@ def prepare(record: LogRecord) -> Prepared:
     except MalformedCommand as error:
         members = malformed_members(str(error), kept_of(error, record.key, record.value))
         purchases = 1 + len(members) // MALFORMED_BYTES_PER_PURCHASE
-        return Prepared(record, Command(record.offset, time_ms, None, members), purchases)
+        size = record.size_bytes + len(members)
+        return Prepared(record, Command(record.offset, time_ms, None, members), purchases, size)
     assert record.value is not None  # noqa: S101 -- decode_command refuses None
     purchases = len(command.purchases.users) if isinstance(command, PurchaseCommand) else 1
-    return Prepared(record, Command(record.offset, time_ms, command.product_id, record.value), purchases)
+    taken = Command(record.offset, time_ms, command.product_id, record.value)
+    return Prepared(record, taken, purchases, record.size_bytes)
 
 
 def chunk_of(records: Iterable[Prepared], position: int, purchases_max: int) -> list[Prepared]:

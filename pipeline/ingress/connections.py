@@ -7,8 +7,8 @@ last answer, also if half a request has come. One whose client takes none of an 
 and so is one that has been closing for so long because its client does not take the rest. (How long a body may take is
 told in `bodies.py`.)
 
-An open connection also costs memory, so what a request says before its body is limited, and so is how many requests of
-one connection wait.
+An open connection also costs memory, so little is read of what nobody takes yet: few requests, and little of a body.
+(How long a head may be is told in `heads.py`.)
 """
 
 import asyncio
@@ -19,10 +19,10 @@ from typing import cast
 
 import orjson
 from aiohttp import web
-from aiohttp.http import HttpProcessingError, HttpRequestParser
-from aiohttp.http_exceptions import LineTooLong
+from aiohttp.http import HttpProcessingError
 
-from pipeline.ingress.problems import CONTENT_TYPE, Kind, Problem, invalid
+from pipeline.ingress.heads import READ_BYTES_MAX, REQUESTS_WAITING_MAX, RequestParser, malformed
+from pipeline.ingress.problems import CONTENT_TYPE, Kind, Problem
 
 SEND_TIMEOUT_MS = 30_000
 REFUSALS_MAX = 256
@@ -30,18 +30,11 @@ REFUSALS_MAX = 256
 REFUSAL_MS_MAX = 1_000
 FULL_SAID_MS = 10_000
 """That a listener is full is said once in this time."""
-HEADERS_MAX = 64
-HEADER_BYTES_MAX = 2_048
-"""Of one header, its name included."""
-REQUEST_LINE_BYTES_MAX = 2_048
-REQUESTS_WAITING_MAX = 4
-"""Of one connection, behind the one that is being answered. What more has been sent is read when there is room."""
+RECEIVE_BUFFER_BYTES = 32_768
+"""Of the kernel, which doubles it. One read may bring as much as is there, and it stays until it is parsed."""
 BACKLOG_CONNECTIONS_MAX = 4_096
 DESCRIPTORS_BESIDE = 256
 """For what is neither a client's connection nor one to Redis: Kafka, listeners, files."""
-
-_TOO_MANY_HEADERS = "Too many headers received"
-"""As aiohttp's parsers say it."""
 
 log = logging.getLogger(__name__)
 
@@ -129,11 +122,13 @@ class Connection(web.RequestHandler):
             # No records of our own; a compressed body is refused: unpacked, its size would be anybody's guess.
             access_log=None,  # type: ignore[arg-type]
             auto_decompress=False,
-            max_headers=HEADERS_MAX,
-            max_field_size=HEADER_BYTES_MAX,
-            max_line_size=REQUEST_LINE_BYTES_MAX,
+            read_bufsize=READ_BYTES_MAX,
         )
-        self._limit_requests_waiting()
+        self._parser = RequestParser(self, loop)  # type: ignore[assignment]
+        # The parser counts a request that was taken out before its body had come as one that waits. So it may stop one
+        # request early; unless the connection counts as full by then, nobody would tell it to go on.
+        self._max_msg_queue_size = REQUESTS_WAITING_MAX - 1
+        self._msg_queue_resume_size = self._max_msg_queue_size // 2
         self._gate = gate
         # aiohttp forgets the transport when it closes it; until all is sent it can still be cut off.
         self._stream: asyncio.Transport | None = None
@@ -150,6 +145,9 @@ class Connection(web.RequestHandler):
             return
         gate.open += 1
         self._stream = cast("asyncio.Transport", transport)
+        transport.get_extra_info("socket").setsockopt(
+            socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES
+        )
         self._first_request = self._loop.call_later(gate.header_timeout_s, self._close_if_silent)
         super().connection_made(transport)
 
@@ -198,27 +196,9 @@ class Connection(web.RequestHandler):
         """The answer to what is no HTTP, or too much of it. That is the client's fault, so it is not logged."""
         if not isinstance(exc, HttpProcessingError):
             return super().handle_error(request, status, exc, message)
-        response = _malformed(exc).response()
+        response = malformed(exc).response()
         response.force_close()
         return response
-
-    def _limit_requests_waiting(self) -> None:
-        """Set another limit than aiohttp's own, which is no option of it."""
-        self._parser = HttpRequestParser(
-            self,
-            self._loop,
-            self._read_bufsize,
-            max_line_size=self.max_line_size,
-            max_field_size=self.max_field_size,
-            max_headers=self.max_headers,
-            payload_exception=web.RequestPayloadError,
-            auto_decompress=False,
-            max_msg_queue_size=REQUESTS_WAITING_MAX,
-        )
-        # The parser counts a request that was taken out before its body had come as one that waits. So it may stop one
-        # request early; unless the connection counts as full by then, nobody would tell it to go on.
-        self._max_msg_queue_size = REQUESTS_WAITING_MAX - 1
-        self._msg_queue_resume_size = self._max_msg_queue_size // 2
 
     def _close_if_silent(self) -> None:
         self._first_request = None
@@ -234,17 +214,6 @@ class Connection(web.RequestHandler):
     def _cut_off(self) -> None:
         if self._stream is not None:
             self._stream.abort()
-
-
-def _malformed(error: HttpProcessingError) -> Problem:
-    if isinstance(error, LineTooLong):
-        limit = error.args[1]
-        return invalid(None, f"the request line or a header is longer than {limit} bytes", limit)
-    if error.message == _TOO_MANY_HEADERS:
-        return invalid(None, f"the request has more than {HEADERS_MAX} headers", HEADERS_MAX)
-    # The first line is the parser's; what follows is what the client has sent.
-    reason = error.message.partition("\n")[0].rstrip(":")[:200].encode("ascii", "backslashreplace").decode()
-    return invalid(None, f"the request is malformed: {reason}")
 
 
 class _Refused(asyncio.Protocol):

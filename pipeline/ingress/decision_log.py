@@ -21,7 +21,7 @@ from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.protocol.offset import OffsetRequest
 from aiokafka.record.memory_records import MemoryRecords
 
-from pipeline.headernames import lenient
+from pipeline.headernames import end_of_batch, lenient
 from pipeline.ingress.decision_search import End, Trimmed
 from pipeline.messages import refuse_newer
 from pipeline.partitionlog import LogUnavailable
@@ -121,9 +121,10 @@ def _run(topic: str, partition: int, records: bytes) -> Run | None:
     first = -1
     values: list[bytes] = []
     keys: list[bytes | None] = []
-    batches, index = MemoryRecords(records), 0
+    batches, end = MemoryRecords(records), 0
     while batches.has_next():
         batch = batches.next_batch()
+        start, end = end, end_of_batch(records, end)
         if not batch.validate_crc():
             raise CorruptRecordException
         if first < 0:
@@ -131,8 +132,7 @@ def _run(topic: str, partition: int, records: bytes) -> Run | None:
         try:
             found = list(batch)
         except UnicodeDecodeError:
-            found = list(lenient(records, index))
-        index += 1
+            found = list(lenient(records[start:end]))
         refuse_newer(topic, partition, found)
         for record in found:
             # Without a value it is no decision, but it has its place.

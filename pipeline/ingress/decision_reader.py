@@ -173,6 +173,7 @@ class _Runs:
             self._bytes -= self._runs.pop(place)[1]
         self._runs[place] = run, size
         self._bytes += size
-        while self._bytes > self._bytes_max:
+        # The last one stays, whatever its size: a search steps through it.
+        while self._bytes > self._bytes_max and len(self._runs) > 1:
             _, (_, gone) = self._runs.popitem(last=False)
             self._bytes -= gone

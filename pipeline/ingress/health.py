@@ -90,7 +90,7 @@ class HealthRoutes:
             return str(error)
         except Exception as error:  # noqa: BLE001 -- whatever it is, who asks for health is told its name
             return f"{type(error).__name__}: {error}"
-        return self._keeper.other_log or self._keeper.fault or "ok"
+        return self._keeper.fault or self._keeper.other_log or "ok"
 
     async def _ping(self, _: str, asked: Sequence[None]) -> Sequence[None]:
         await self._store.ping()

@@ -141,7 +141,7 @@ class PaceKeeper:
             other_log = f"{type(error).__name__}: {error}"
             if other_log != self.other_log:
                 log.error("nothing is answered from this Redis: %s", error)
-            self.other_log = other_log
+            self.other_log, self.fault = other_log, None
         except Exception as error:
             # Health tells it by its name, and the next sample may be better.
             fault = f"{type(error).__name__}: {error}"

@@ -12,22 +12,29 @@ import uvloop
 from aiohttp import web
 from aiohttp.http_parser import HttpRequestParserC, HttpRequestParserPy
 
-from pipeline.ingress import connections
+from pipeline.ingress import connections, heads
 from pipeline.ingress.connections import (
     DESCRIPTORS_BESIDE,
-    HEADER_BYTES_MAX,
-    HEADERS_MAX,
-    REQUEST_LINE_BYTES_MAX,
-    REQUESTS_WAITING_MAX,
+    RECEIVE_BUFFER_BYTES,
+    Connection,
     Gate,
     TooFewDescriptors,
     listen,
     raise_descriptor_limit,
 )
+from pipeline.ingress.heads import (
+    HEAD_BYTES_MAX,
+    HEADER_BYTES_MAX,
+    HEADERS_MAX,
+    READ_BYTES_MAX,
+    REQUEST_LINE_BYTES_MAX,
+    REQUESTS_WAITING_MAX,
+)
 
 CLOSED_S_MAX = 10
 ASK = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 LAST = ASK.replace(b"Host: x", b"Host: x\r\nConnection: close")
+CHUNKED = ASK.replace(b"Host: x", b"Host: x\r\nTransfer-Encoding: chunked")
 LOOPS = [asyncio.new_event_loop, uvloop.new_event_loop]
 PARSERS = [HttpRequestParserC, HttpRequestParserPy]
 UNLIMITED = resource.RLIM_INFINITY
@@ -181,13 +188,14 @@ async def _take_nothing(end: str) -> None:
 def test_what_a_request_says_before_its_body_is_limited(
     loop: Callable[[], asyncio.AbstractEventLoop], parser: type, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connections, "HttpRequestParser", parser)
+    monkeypatch.setattr(heads, "HttpRequestParser", parser)
     with asyncio.Runner(loop_factory=loop) as runner:
         runner.run(_say_much())
 
 
 async def _say_much() -> None:
     async def count(request: web.BaseRequest) -> web.Response:
+        await request.read()
         return web.Response(text=str(len(request.headers)))
 
     def request(path: bytes, *headers: bytes) -> bytes:
@@ -198,14 +206,18 @@ async def _say_much() -> None:
         b"/?" + b"q" * 1_900,
         b"Idempotency-Key: " + b"k" * 128,
         b"traceparent: 00-" + b"a" * 32 + b"-" + b"b" * 16 + b"-01",
-        b"Cookie: c=" + b"c" * 2_000,
+        b"Cookie: c=" + b"c" * 4_000,
         *many[:-10],
     )
+    large = b"c" * (HEADER_BYTES_MAX - 100)
     too_much = [
         (request(b"/", b"Cookie: c=" + b"c" * HEADER_BYTES_MAX), HEADER_BYTES_MAX),
         (request(b"/", b"X" * (HEADER_BYTES_MAX + 1) + b": y"), HEADER_BYTES_MAX),
         (request(b"/" + b"q" * REQUEST_LINE_BYTES_MAX), REQUEST_LINE_BYTES_MAX),
         (request(b"/", *many), HEADERS_MAX),
+        (request(b"/", b"A: " + large, b"B: " + large, b"C: " + large), HEAD_BYTES_MAX),
+        # Neither its end nor anything else comes.
+        (request(b"/", *[b"A: " + large] * 3)[:-2], HEAD_BYTES_MAX),
         (b"GET /\xff\xfe HTTP/1.1\r\nX: \xff\r\n\r\n", None),
     ]
     async with _listening(count) as (_, gate, port):
@@ -224,6 +236,13 @@ async def _say_much() -> None:
                 assert problem["type"] == "urn:seckill:problem:invalid-request"
                 assert problem.get("limit") == limit
             writer.close()
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(CHUNKED + b"1\r\nx\r\n0\r\n")
+        await writer.drain()
+        await asyncio.sleep(0.05)
+        writer.write(b"\r\n".join([b"T: " + large] * 4))
+        assert await reader.read() == b""
+        writer.close()
         while gate.open:
             await asyncio.sleep(0.001)
 
@@ -234,7 +253,7 @@ async def _say_much() -> None:
 def test_few_requests_of_a_connection_wait_and_all_are_answered(
     loop: Callable[[], asyncio.AbstractEventLoop], parser: type, body: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connections, "HttpRequestParser", parser)
+    monkeypatch.setattr(heads, "HttpRequestParser", parser)
     with asyncio.Runner(loop_factory=loop) as runner:
         runner.run(_ask_ahead(body))
 
@@ -268,3 +287,55 @@ async def _ask_ahead(body: bytes) -> None:
         may_end.set()
         assert (await reader.read()).count(b"hello") == 2
         writer.close()
+
+
+HEADS = REQUESTS_WAITING_MAX + 1
+MUCH = 2_000_000
+BEHIND_A_SLOW_REQUEST = {
+    "requests": ASK * (MUCH // len(ASK)),
+    "large heads": ASK.replace(b"Host: x", b"Host: x" + b"\r\nA: " + b"a" * (HEADER_BYTES_MAX - 100)) * 250,
+    "a body": ASK.replace(b"Host: x", b"Host: x\r\nContent-Length: %d" % MUCH) + b"x" * MUCH,
+    "a body in small chunks": CHUNKED + b"2\r\nxx\r\n" * (MUCH // 7),
+    "an upgrade": ASK.replace(b"Host: x", b"Host: x\r\nConnection: Upgrade\r\nUpgrade: websocket")
+    + b"x" * MUCH,
+}
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("parser", PARSERS)
+@pytest.mark.parametrize("sent", BEHIND_A_SLOW_REQUEST.values(), ids=BEHIND_A_SLOW_REQUEST.keys())
+def test_little_is_read_while_a_request_is_being_answered(
+    loop: Callable[[], asyncio.AbstractEventLoop], parser: type, sent: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heads, "HttpRequestParser", parser)
+    read: list[int] = []
+
+    def data_received(connection: Connection, data: bytes) -> None:
+        read.append(len(data))
+        web.RequestHandler.data_received(connection, data)
+
+    monkeypatch.setattr(Connection, "data_received", data_received, raising=False)
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(_send_much(sent, read))
+
+
+async def _send_much(sent: bytes, read: list[int]) -> None:
+    begun = asyncio.Event()
+
+    async def wait(_: web.BaseRequest) -> web.Response:
+        begun.set()
+        await asyncio.sleep(60)
+        return web.Response()
+
+    async with _listening(wait) as (server, _, port):
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(ASK)
+        await begun.wait()
+        (connection,) = server.connections
+        writer.write(sent)
+        while not (connection._buffer_paused or connection._reading_paused):
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(0.1)
+        # The kernel doubles its buffer, and a read may bring all of it.
+        assert sum(read) < HEADS * HEAD_BYTES_MAX + 2 * READ_BYTES_MAX + 4 * RECEIVE_BUFFER_BYTES
+        writer.transport.abort()

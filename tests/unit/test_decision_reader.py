@@ -102,6 +102,13 @@ async def test_no_more_is_kept_of_fetches_than_may_be() -> None:
     assert log.fetched == [(0, 0), (0, 10), (0, 20), (0, 10)]
 
 
+async def test_a_batch_that_is_more_than_may_be_kept_is_not_fetched_at_each_step() -> None:
+    log = Log([0, 1, 1, 2])
+    reader = DecisionReader(log, 10, runs_bytes_max=1)  # type: ignore[arg-type]
+    assert await found(reader, 2) == record(2)
+    assert len(log.fetched) == 1
+
+
 async def test_repeats_are_stepped_over_and_a_stranger_among_them() -> None:
     log = Log([0, 1, 2, 3, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9])
     log.values[0].insert(6, b"no decision")

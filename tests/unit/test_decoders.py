@@ -1,9 +1,11 @@
 """Any bytes are a value to every decoder of every topic, or its own error: never anything else."""
 
 import json
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -206,6 +208,37 @@ def test_a_member_that_is_hidden_by_another_of_its_name_counts() -> None:
             continue
         with pytest.raises(MalformedCommand, match=f"^value: nested deeper than {COMMAND_DEPTH_MAX}$"):
             decode_command(b"1", value)
+
+
+def test_a_long_string_takes_no_more_memory_than_it_has() -> None:
+    value = b"[]" * COMMAND_DEPTH_MAX + b'"' + b"x" * 1_000_000 + b'"'
+    tracemalloc.start()
+    try:
+        assert not is_nested_deeper(value, COMMAND_DEPTH_MAX)
+        assert tracemalloc.get_traced_memory()[1] < 2 * len(value)
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("decision", "name"),
+    [
+        *(
+            (bought(1, "1", [1], stock=3, sold=1, limiter="1:2:3", retry_after_ms=9), name)
+            for name in ("codes", "stock", "sold", "price", "limiter", "retry_after_ms", "command")
+        ),
+        (bought(1, "1", [-3], held={"0": "0-1-1"}), "held"),
+        (opened(1, "1", 5, refusal="closed"), "refusal"),
+        (closed(1, "1", refusal="closed"), "refusal"),
+        (malformed(1), "error"),
+    ],
+)
+def test_a_null_that_lua_would_take_for_something_is_no_decision(decision: bytes, name: str) -> None:
+    document = orjson.loads(decision)
+    assert name in document
+    decode_result(decision)
+    with pytest.raises(NotADecision, match=f"{name}: null"):
+        decode_result(orjson.dumps({**document, name: None}))
 
 
 def test_a_command_that_no_decision_could_carry_is_malformed() -> None:

@@ -9,6 +9,7 @@ from aiokafka.consumer.fetcher import READ_UNCOMMITTED, PartitionRecords
 from odd_headers import NAME, READ_AS, batch_of
 
 import pipeline.partitionlog  # noqa: F401 -- every process that reads a log has it
+from pipeline import headernames
 from pipeline.ingress import decision_log
 
 PLACE = TopicPartition("t", 0)
@@ -31,6 +32,20 @@ def test_a_consumer_reads_each_record_once_from_where_it_is(start: int) -> None:
     names = [[name for name, _ in record.headers] for record in records]
     odd_names = [["v", READ_AS]] * 3
     assert names == [["v", NAME], ["v", NAME], *odd_names, ["v", NAME]][start:]
+
+
+def test_each_of_many_odd_batches_is_read_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[bytes] = []
+    lenient = headernames.lenient
+    monkeypatch.setattr(headernames, "lenient", lambda batch: read.append(batch) or lenient(batch))
+    monkeypatch.setattr(decision_log, "lenient", headernames.lenient)
+    batches = [batch_of(offset, [b"%d" % offset]) for offset in range(20)]
+    assert [record.offset for record in fetched(*batches)] == list(range(20))
+    run = decision_log._run("t", 0, b"".join(batches))
+    assert run is not None
+    assert run.values == [b"%d" % offset for offset in range(20)]
+    # Of the first of them it was seen before anything else was read.
+    assert read == 2 * batches
 
 
 def test_the_feed_of_decisions_reads_them() -> None:

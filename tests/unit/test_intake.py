@@ -81,6 +81,19 @@ async def test_an_intake_is_limited_by_bytes_too() -> None:
     assert waiting(intake, 2) == [3, 4]
 
 
+async def test_the_key_of_a_record_counts_and_what_a_malformed_one_becomes() -> None:
+    record = LogRecord(0, 1_000, b"k" * 3_000, b"{}")
+    intake = Intake(100, 12_000)
+    putting = asyncio.create_task(intake.put([record._replace(offset=offset) for offset in range(3)]))
+    await steps()
+    # As base64 its key is a third longer again.
+    assert waiting(intake) == [0, 1]
+    intake.drop_decided(1)
+    assert await putting == ()
+    intake.drop_decided(2)
+    assert intake._bytes == 0
+
+
 async def test_who_waits_in_a_closed_intake_has_the_rest_back() -> None:
     intake = Intake(4, BYTES_MAX)
     putting = asyncio.create_task(intake.put(records(0, 10)))
@@ -110,6 +123,6 @@ def test_every_command_leaves_a_decision_that_the_log_takes() -> None:
         b"x" * COMMAND_BYTES_MAX,
         valid + b" " * 2 * COMMAND_BYTES_MAX,
     ):
-        _, command, _ = prepare(LogRecord(0, 1_000, b"1", value))
+        _, command, _, _ = prepare(LogRecord(0, 1_000, b"1", value))
         assert command.product_id is None
         assert len(command.value) < RECORD_BYTES_MAX - 1_000

@@ -7,7 +7,7 @@ import pytest
 from dying import Died, on_clock
 
 from agents import joining as module
-from agents.joining import LOOK_INTERVAL_S, Joining
+from agents.joining import LATE_AFTER_S, LOOK_INTERVAL_S, Assignment, Joining
 from pipeline.partitionlog import LogUnavailable
 
 TIMEOUT_MS = 30_000
@@ -17,8 +17,9 @@ LOOKS = int(TIMEOUT_MS / 1_000 / LOOK_INTERVAL_S)
 class Bench:
     def __init__(self) -> None:
         self.now_s = 1_000.0
-        self.is_assigned = self.kafka_is_away = False
-        self.joining = Joining(self, "results", lambda: self.is_assigned, TIMEOUT_MS)  # type: ignore[arg-type]
+        self.kafka_is_away = False
+        self.assignment = Assignment()
+        self.joining = Joining(self, "results", self.assignment, TIMEOUT_MS)  # type: ignore[arg-type]
 
     async def bounds_of(self, topic: str, partitions: Collection[int]) -> dict[int, Any]:
         if self.kafka_is_away:
@@ -47,14 +48,14 @@ async def test_no_assignment_ends_the_process_after_the_time_out(bench: Bench) -
 
 async def test_an_assigned_process_goes_on(bench: Bench) -> None:
     await bench.looks(LOOKS)
-    bench.is_assigned = True
+    bench.assignment.complete()
     await bench.looks(3 * LOOKS)
 
 
 async def test_a_later_rebalance_that_does_not_end_ends_the_process(bench: Bench) -> None:
-    bench.is_assigned = True
+    bench.assignment.complete()
     await bench.looks(3 * LOOKS)
-    bench.is_assigned = False
+    bench.assignment.begin()
     await bench.looks(LOOKS - 1)
     with pytest.raises(Died):
         await bench.looks(1)
@@ -66,5 +67,20 @@ async def test_the_time_without_kafka_does_not_count(bench: Bench) -> None:
     await bench.looks(3 * LOOKS)
     bench.kafka_is_away = False
     await bench.looks(LOOKS - 1)
+    with pytest.raises(Died):
+        await bench.looks(1)
+
+
+async def test_rebalances_that_follow_one_another_but_end_go_on(bench: Bench) -> None:
+    for _ in range(LOOKS):
+        await bench.looks(LOOKS // 2)
+        bench.assignment.complete()
+        bench.assignment.begin()
+
+
+async def test_the_time_in_which_the_process_stood_still_does_not_count(bench: Bench) -> None:
+    await bench.looks(LOOKS - 1)
+    bench.now_s += LATE_AFTER_S
+    await bench.looks(LOOKS)
     with pytest.raises(Died):
         await bench.looks(1)

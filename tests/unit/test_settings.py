@@ -19,11 +19,19 @@ def test_an_ingress_that_keeps_next_to_no_decision_does_not_start(
 
 @pytest.mark.parametrize(
     "url",
-    ["localhost:6379", "localhost", "http://localhost:6379", "redis:localhost", "redis://localhost:none/0"],
+    [
+        *("localhost:6379", "localhost", "http://localhost:6379", "redis:localhost"),
+        *(
+            "redis://localhost:none/0",
+            "redis://localhost:65536",
+            "redis://localhost/first",
+            "redis://localhost/0#1",
+        ),
+    ],
 )
 def test_an_address_of_redis_that_is_none_is_named(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SECKILL_REDIS_URL", url)
-    with pytest.raises(BadSettings, match=f"^SECKILL_REDIS_URL: .*(redis://|[Pp]ort).*{url}"):
+    with pytest.raises(BadSettings, match=f"^SECKILL_REDIS_URL: .*redis://.*{url}"):
         load_settings()
 
 
@@ -41,8 +49,18 @@ def test_an_address_of_redis_is_taken_as_it_is(url: str, monkeypatch: pytest.Mon
     assert load_settings().redis() == url
 
 
-def test_a_refusal_does_not_tell_a_password(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SECKILL_REDIS_URL", "user:se/c@ret@redis:6379")
+@pytest.mark.parametrize(
+    "url",
+    [
+        "user:se/c@ret@redis:6379",
+        "redis://:sec/ret@redis:6379",
+        "redis://user:123/ret@redis:6379",
+        "redis://:sec#ret@redis:6379",
+        "redis://:sec[ret@redis:6379",
+    ],
+)
+def test_a_refusal_does_not_tell_a_password(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECKILL_REDIS_URL", url)
     with pytest.raises(BadSettings, match=r"\(got '\*\*\*@redis:6379'\)") as refusal:
         load_settings()
-    assert "ret@" not in str(refusal.value)
+    assert not any(part in str(refusal.value) for part in ("sec", "se/", "ret@", "123"))
