@@ -13,7 +13,13 @@ from pathlib import Path
 import pytest
 from system import System
 
-ADMINISTRATION = "^/api/v1/seckill/activity/"
+from pipeline.ingress.openapi import describe
+from pipeline.settings import Settings
+
+ADMINISTRATION = "/api/v1/seckill/activity/"
+PATHS = list(describe(Settings())["paths"])
+SEQUENCES_MAX = 2_000
+"""Each is some seven calls."""
 OUTPUT_MAX = 20_000
 
 pytestmark = [
@@ -26,34 +32,54 @@ pytestmark = [
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     with System(tmp_path_factory.mktemp("fuzz") / "data") as system:
         yield system
+        _assert_whole(system)
 
 
-@pytest.mark.parametrize("listener", ["public", "admin"])
+def _assert_whole(system: System) -> None:
+    status, document = system.public("/health/ready")
+    assert status == 200, document
+    audited = system.run("audit")
+    assert audited.returncode == 0, audited.stdout + audited.stderr
+    assert not [part for part in system.parts().values() if part["restarts"]], system.story()
+
+
+@pytest.mark.parametrize("path", PATHS)
 def test_every_answer_is_as_the_specification_says(
-    system: System, listener: str, pytestconfig: pytest.Config, tmp_path: Path
+    system: System, path: str, pytestconfig: pytest.Config, tmp_path: Path
 ) -> None:
-    which = "--include-path-regex" if listener == "admin" else "--exclude-path-regex"
-    port = system.admin_port if listener == "admin" else system.public_port
+    port = system.admin_port if path.startswith(ADMINISTRATION) else system.public_port
+    which = ("--phases", "examples,coverage,fuzzing", "--include-path", path)
+    _run_schemathesis(system, port, which, pytestconfig.getoption("--fuzz-cases"), pytestconfig, tmp_path)
+
+
+def test_so_is_every_answer_to_a_call_that_another_leads_to(
+    system: System, pytestconfig: pytest.Config, tmp_path: Path
+) -> None:
+    which = ("--phases", "stateful", "--exclude-path-regex", f"^{ADMINISTRATION}")
+    sequences = min(pytestconfig.getoption("--fuzz-cases"), SEQUENCES_MAX)
+    _run_schemathesis(system, system.public_port, which, sequences, pytestconfig, tmp_path)
+
+
+def _run_schemathesis(
+    system: System,
+    port: int,
+    which: tuple[str, ...],
+    cases: int,
+    pytestconfig: pytest.Config,
+    directory: Path,
+) -> None:
     command = (
         *(sys.executable, "-m", "schemathesis.cli", "run"),
         f"http://127.0.0.1:{system.public_port}/openapi.json",
-        *("--url", f"http://127.0.0.1:{port}", which, ADMINISTRATION),
-        *("--checks", "all", "--mode", "all", "--max-examples", str(pytestconfig.getoption("--fuzz-cases"))),
+        *("--url", f"http://127.0.0.1:{port}", *which),
+        *("--checks", "all", "--mode", "all", "--max-examples", str(cases)),
         *("--seed", str(pytestconfig.getoption("--fuzz-seed"))),
         # One worker: with threads, Python 3.11's parser may fail with a SystemError about its recursion depth.
         *("--continue-on-failure", "--no-color", "--workers", "1"),
     )
     hooks = {"SCHEMATHESIS_HOOKS": "fuzz_hooks", "PYTHONPATH": str(Path(__file__).parent)}
     ended = subprocess.run(
-        command, cwd=tmp_path, env={**os.environ, **hooks}, capture_output=True, text=True, check=False
+        command, cwd=directory, env={**os.environ, **hooks}, capture_output=True, text=True, check=False
     )
     print(ended.stdout[-OUTPUT_MAX:])
     assert ended.returncode == 0, ended.stdout[-OUTPUT_MAX:] + ended.stderr[-OUTPUT_MAX:]
-
-
-def test_the_system_is_whole_afterwards(system: System) -> None:
-    status, document = system.public("/health/ready")
-    assert status == 200, document
-    audited = system.run("audit")
-    assert audited.returncode == 0, audited.stdout + audited.stderr
-    assert not [part for part in system.parts().values() if part["restarts"]], system.story()
