@@ -34,7 +34,7 @@ soak: .venv/.dev-stamp ## A mixed load and milder faults, and how much memory ea
 	@$(BIN)/python tests/chaos/soak.py --minutes $(or $(MINUTES),20)
 
 fuzz: .venv/.dev-stamp ## Requests made from the specification, to both listeners (CASES=20000 of each call, SEED=1)
-	@$(BIN)/python -m pytest --numprocesses $(or $(JOBS),2) --dist worksteal -v tests/e2e/test_fuzz.py --fuzz-cases $(or $(CASES),20000) --fuzz-seed $(or $(SEED),1)
+	@$(BIN)/python -m pytest --numprocesses $(or $(JOBS),2) --dist worksteal -vv tests/e2e/test_fuzz.py --fuzz-cases $(or $(CASES),20000) --fuzz-seed $(or $(SEED),1)
 
 bench: .venv/.dev-stamp ## Costs and floors in one run of 16 minutes, into docs/benchmark.md (PARTS="sync --rounds 1" prints some)
 	@$(BIN)/python bench/run.py $(PARTS)
