@@ -1,15 +1,16 @@
 """Request bodies: from bytes to values that the rest can trust, or to a problem that names the field and the limit."""
 
 import asyncio
+import json
 import re
-from decimal import Decimal
-from typing import Any, NamedTuple
+from decimal import Decimal, InvalidOperation
+from typing import Any, NamedTuple, cast
 
 import orjson
 from aiohttp import web
 
 from pipeline.domain.codes import MESSAGES, Code
-from pipeline.domain.ids import ID_FORM, INTEGER_ID_MAX, JSON_SAFE_INTEGER_MAX, canonical_id
+from pipeline.domain.ids import ID_FORM, INTEGER_ID_MAX, canonical_id
 from pipeline.domain.product import QUANTITY_MAX
 from pipeline.ingress.problems import Kind, Problem, invalid
 from pipeline.messages import IDEMPOTENCY_KEY_LENGTH_MAX, is_idempotency_key
@@ -85,8 +86,24 @@ def parse_object(body: bytes, depth_max: int) -> dict[str, Any]:
     return document
 
 
-def parse_purchase(document: dict[str, Any], key: str | None) -> Purchase:
+def parse_exactly(body: bytes) -> dict[str, Any]:
+    """What `parse_object` has found to be an object, with its numbers as int or Decimal: no float rounds them."""
+    return cast("dict[str, Any]", json.loads(body, parse_float=_decimal))
+
+
+def _decimal(text: str) -> Decimal:
+    try:
+        return Decimal(text)
+    except InvalidOperation:
+        # Its exponent is beyond what a Decimal holds. No field takes NaN, so the refusal names the field.
+        return Decimal("NaN")
+
+
+def parse_purchase(body: bytes, depth_max: int, key: str | None) -> Purchase:
     """The purchase in a body; what it holds besides is ignored. `key` is the Idempotency-Key header."""
+    document = parse_object(body, depth_max)
+    if float in map(type, document.values()):
+        document = parse_exactly(body)
     quantity = as_integer(document.get("quantity", 1))
     if type(quantity) is not int or not 1 <= quantity <= QUANTITY_MAX:
         raise Problem(
@@ -115,20 +132,16 @@ def parse_id(document: dict[str, Any], field: str) -> str:
 def as_integer(value: Any) -> Any:
     """The int of a number without a fraction, such as 5.0 or 5e0, which JSON Schema counts as integers.
 
-    Anything else is returned as it is; so is a float too large to be sure which integer the client wrote.
+    Anything else is returned as it is.
     """
-    if type(value) is float:
-        is_exact = -JSON_SAFE_INTEGER_MAX <= value <= JSON_SAFE_INTEGER_MAX and value.is_integer()
-    elif type(value) is Decimal:
-        # The range first: an exponent may stand for more digits than memory holds.
-        is_exact = (
-            value.is_finite()
-            and -INTEGER_ID_MAX <= value <= INTEGER_ID_MAX
-            and value == value.to_integral_value()
-        )
-    else:
-        is_exact = False
-    return int(value) if is_exact else value
+    # The range first: an exponent may stand for more digits than memory holds.
+    is_whole = (
+        type(value) is Decimal
+        and value.is_finite()
+        and -INTEGER_ID_MAX <= value <= INTEGER_ID_MAX
+        and value == value.to_integral_value()
+    )
+    return int(value) if is_whole else value
 
 
 def _check_depth(body: bytes, depth_max: int) -> None:

@@ -1,15 +1,14 @@
 """The body of a prewarm: from what an operator writes to the open command that the decider takes."""
 
-import json
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Any, cast
 
 from pipeline.domain import limiters
 from pipeline.domain.product import PER_USER_LIMIT_MAX, STOCK_MAX, Opening, SaleState
-from pipeline.ingress.bodies import as_integer, parse_id, parse_object
+from pipeline.ingress.bodies import as_integer, parse_exactly, parse_id, parse_object
 from pipeline.ingress.problems import Kind, Problem, invalid
 from pipeline.messages import NAME_LENGTH_MAX, TIME_MS_MAX, OpenCommand
 
@@ -38,15 +37,7 @@ def parse_administration(body: bytes, depth_max: int, fields: set[str]) -> dict[
     document = parse_object(body, depth_max)
     refuse_unknown(document, fields)
     # Once more, for the sake of the price: a float between the operator and the buyer could change it.
-    return cast("dict[str, Any]", json.loads(body, parse_float=_decimal))
-
-
-def _decimal(text: str) -> Decimal:
-    try:
-        return Decimal(text)
-    except InvalidOperation:
-        # Its exponent is beyond what a Decimal holds. No field takes NaN, so the refusal names the field.
-        return Decimal("NaN")
+    return parse_exactly(body)
 
 
 def parse_opening(body: bytes, depth_max: int) -> OpenCommand:

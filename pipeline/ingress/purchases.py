@@ -13,7 +13,7 @@ from pipeline.domain.codes import Code, http_status
 from pipeline.domain.ids import presented_id
 from pipeline.domain.receipts import Receipt
 from pipeline.ingress.answers import decision_fields, decision_headers
-from pipeline.ingress.bodies import Purchase, parse_object, parse_purchase, read_body
+from pipeline.ingress.bodies import Purchase, parse_purchase, read_body
 from pipeline.ingress.decisions import Decisions
 from pipeline.ingress.final_refusals import FinalRefusals
 from pipeline.ingress.group_commit import GroupCommit
@@ -106,7 +106,7 @@ class PurchaseRoutes:
 
     async def _wanted(self, request: web.Request) -> Purchase:
         body = await read_body(request, self._body_bytes_max)
-        purchase = parse_purchase(parse_object(body, self._depth_max), request.headers.get("Idempotency-Key"))
+        purchase = parse_purchase(body, self._depth_max, request.headers.get("Idempotency-Key"))
         if not self._breakers.all_closed:
             self._refuse_while_open(partition_of(purchase.product_id, self._commits.partitions))
         return purchase
