@@ -236,3 +236,28 @@ def test_log_of_a_part_has_what_it_said(tmp_path):
         with pytest.raises(PartFailed, match="first"):
             process.start()
     assert Path(tmp_path / "a.log").read_text() == "first\nfirst\n"
+
+
+SPEAKS = """
+import signal
+signal.signal(signal.SIGUSR1, lambda *_: print("more", flush=True))
+print("x" * {}, flush=True)
+while True:
+    signal.pause()
+"""
+
+
+def test_a_log_that_grows_too_long_is_begun_anew(stack, tmp_path, monkeypatch):
+    monkeypatch.setattr(process, "LOG_BYTES_MAX", 1_000)
+    long, short = part("long", SPEAKS.format(1_000)), part("short", SPEAKS.format(900))
+    stack.begin([long, short])
+    stack.wait_ready()
+    logs = {each.name: Process(each, tmp_path / "logs").log_path for each in (long, short)}
+    kept = logs["long"].with_name("long.log.1")
+    wait_until(lambda: stack.look() or kept.exists(), "a log that was begun anew")
+    assert kept.read_text() == "x" * 1_000 + "\n"
+    # The program writes on into the same file, at its new end.
+    os.kill(states(tmp_path)["long"].pid, signal.SIGUSR1)
+    wait_until(lambda: logs["long"].read_text() == "more\n", "what it says next")
+    wait_until(lambda: stack.look() or logs["short"].stat().st_size == 901, "a log that is short enough")
+    assert not logs["short"].with_name("short.log.1").exists()
