@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import re
 from decimal import Decimal, InvalidOperation
 from typing import Any, NamedTuple, cast
 
@@ -13,12 +12,10 @@ from pipeline.domain.codes import MESSAGES, Code
 from pipeline.domain.ids import ID_FORM, INTEGER_ID_MAX, canonical_id
 from pipeline.domain.product import QUANTITY_MAX
 from pipeline.ingress.problems import Kind, Problem, invalid
-from pipeline.messages import IDEMPOTENCY_KEY_LENGTH_MAX, is_idempotency_key
+from pipeline.messages import IDEMPOTENCY_KEY_LENGTH_MAX, is_idempotency_key, is_nested_deeper
 
 BODY_TIMEOUT_MS = 10_000
 """From the headers to the end of the body: who sends a byte now and then must not keep a place for ever."""
-
-_STRING_OR_BRACKET = re.compile(rb'"(?:[^"\\]|\\.)*+"|[\[{]|[\]}]', re.DOTALL)
 
 
 class Purchase(NamedTuple):
@@ -76,7 +73,8 @@ def _too_large(bytes_max: int) -> Problem:
 
 def parse_object(body: bytes, depth_max: int) -> dict[str, Any]:
     """The JSON object in a body, nested at most `depth_max` deep."""
-    _check_depth(body, depth_max)
+    if is_nested_deeper(body, depth_max):
+        raise invalid("body", f"the body is nested deeper than {depth_max}", depth_max)
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError as error:
@@ -142,18 +140,3 @@ def as_integer(value: Any) -> Any:
         and value == value.to_integral_value()
     )
     return int(value) if is_whole else value
-
-
-def _check_depth(body: bytes, depth_max: int) -> None:
-    # Counting is enough for nearly everybody; a bracket inside a string must not count, so then look closer.
-    if body.count(b"{") + body.count(b"[") <= depth_max:
-        return
-    depth = 0
-    for match in _STRING_OR_BRACKET.finditer(body):
-        token = match[0]
-        if token in (b"{", b"["):
-            depth += 1
-            if depth > depth_max:
-                raise invalid("body", f"the body is nested deeper than {depth_max}", depth_max)
-        elif token in (b"}", b"]"):
-            depth -= 1

@@ -119,9 +119,7 @@ class Connection(web.RequestHandler):
             server,
             loop=loop,
             keepalive_timeout=keep_alive_timeout_s,
-            # No records of our own; a compressed body is refused: unpacked, its size would be anybody's guess.
             access_log=None,  # type: ignore[arg-type]
-            auto_decompress=False,
             read_bufsize=READ_BYTES_MAX,
         )
         self._parser = RequestParser(self, loop)  # type: ignore[assignment]

@@ -45,6 +45,7 @@ class RequestParser:
             max_field_size=HEADER_BYTES_MAX,
             max_headers=HEADERS_MAX,
             payload_exception=web.RequestPayloadError,
+            # A compressed body is refused: unpacked, its size would be anybody's guess.
             auto_decompress=False,
             max_msg_queue_size=REQUESTS_WAITING_MAX,
         )
