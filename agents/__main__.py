@@ -7,27 +7,31 @@ from typing import NoReturn
 
 from agents import orders, purchases, results
 from agents.app import create_app
-from agents.inspection import Inspection
 from agents.joining import Joining
-from agents.logends import LogEnds
+from agents.known_ends import KnownEnds
 from agents.owners import Owners
-from agents.process import die
 from agents.ready import attach_ready
 from agents.table_pages import attach_pages
 from agents.tables import Tables
 from agents.watchdog import Watchdog
 from agents.worker import run
-from pipeline.backlog import Backlog
-from pipeline.brokertopics import TopicsRefused
-from pipeline.control import BreakerBoard, BreakerReporter, follow_control
-from pipeline.messages import NewerFormat
-from pipeline.partitionlog import PartitionLog
-from pipeline.producer import LogProducer
-from pipeline.settings import BadSettings, Settings, load_settings
-from pipeline.start import wait_for_log
+from pipeline.breakers import BreakerBoard, BreakerReporter, follow_control
+from pipeline.decider.deciders import Deciders
+from pipeline.followers.order_followers import OrderFollowers
+from pipeline.followers.tables.backlog import Backlog
+from pipeline.followers.tables.follower import TableFollowers
+from pipeline.followers.tables.inspection import Inspection
+from pipeline.kafka.log_reader import LogReader
+from pipeline.kafka.producer import LogProducer
+from pipeline.kafka.record_format import NewerFormat
+from pipeline.kafka.startup import wait_for_kafka
+from pipeline.kafka.topic_admin import TopicsRefused
+from pipeline.kafka.topics import BadTopics, Topics, load_topics
+from pipeline.process.configuration import BadSettings, load_settings
+from pipeline.process.exit import die
+from pipeline.process.logs import configure_logging
+from pipeline.settings import Settings
 from pipeline.stock.store import StockStore
-from pipeline.telemetry import configure_logging
-from pipeline.topics import BadTopics, Topics, load_topics
 
 
 def decider(settings: Settings, topics: Topics, log_identity: str | None) -> NoReturn:
@@ -39,10 +43,10 @@ def decider(settings: Settings, topics: Topics, log_identity: str | None) -> NoR
     store.log_identity = log_identity
     # Not idempotent: whatever the producer repeats, the protocol makes harmless, and it can not get stuck.
     producer = LogProducer(settings, settings.worker_name, idempotent=False)
-    log = PartitionLog.of(settings, topics)
+    log = LogReader.of(settings, topics)
     breakers = BreakerReporter(topics.control, producer, settings)
-    ends = LogEnds(app, topics.requests.name, log)
-    deciders = purchases.Deciders(settings, topics, store, log, producer, ends.end, breakers.report)
+    ends = KnownEnds(app, topics.requests.name, log)
+    deciders = Deciders(settings, topics, store, log, producer, ends.end, breakers.report)
     purchases.attach(app, topics, deciders)
     watchdog = Watchdog("purchases", ends, deciders.work, signs.ping, settings.progress_timeout_ms)
     watchdog.attach(app)
@@ -66,13 +70,13 @@ def follower(settings: Settings, topics: Topics, _: str | None) -> NoReturn:
     group, replication = f"{settings.group_prefix}-followers", topics.results.replication
     app = create_app(settings, group, settings.tables_port, replication)
     app.fetch_bytes_min = results.FETCH_BYTES_MIN
-    log = PartitionLog.of(settings, topics)
+    log = LogReader.of(settings, topics)
     tables, breakers = Tables(app, topics), BreakerBoard()
-    followers = results.Followers(
+    followers = TableFollowers(
         settings, topics, log, tables, lambda partition: breakers.state(partition).value
     )
-    ends = LogEnds(app, topics.results.name, log)
-    order_followers = orders.OrderFollowers(settings, topics, log, ends)
+    ends = KnownEnds(app, topics.results.name, log)
+    order_followers = OrderFollowers(settings, topics, log, ends.end)
     results.attach(app, topics, followers, order_followers)
     orders.attach(app, topics, order_followers)
     timeout_ms = settings.progress_timeout_ms
@@ -128,8 +132,8 @@ def main() -> NoReturn:
     try:
         settings = load_settings()
         configure_logging(settings.worker_name)
-        topics = load_topics(settings.kafka_profile)
-        log_identity = asyncio.run(wait_for_log(settings, topics))
+        topics = load_topics(settings.kafka_profile, settings.topics_file)
+        log_identity = asyncio.run(wait_for_kafka(settings, topics))
     except (BadSettings, BadTopics, TopicsRefused) as error:
         sys.exit(f"the {sys.argv[1]} does not start: {error}")
     except KeyboardInterrupt:

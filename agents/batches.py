@@ -10,9 +10,10 @@ from typing import NamedTuple, TypeAlias
 import faust
 
 from agents.app import App
-from agents.process import SAID_IN_A_LINE, die
-from pipeline.partitionlog import LogRecord
-from pipeline.topics import Topic
+from pipeline.errors import Fatal
+from pipeline.kafka.records import Batch, LogRecord
+from pipeline.kafka.topics import Topic
+from pipeline.process.exit import die
 
 logger = logging.getLogger(__name__)
 
@@ -26,18 +27,7 @@ Each holds up to `FETCH_RECORDS_MAX` records and `FETCH_BYTES_MAX` bytes (agents
 _Stream: TypeAlias = "faust.Stream[tuple[LogRecord, ...]]"
 
 
-class Batch(NamedTuple):
-    """Records of one partition in the order of its log: one or more.
-
-    `acknowledge` says that these and all before them in the partition need not come again.
-    """
-
-    partition: int
-    records: tuple[LogRecord, ...]
-    acknowledge: Callable[[], object]
-
-
-class Gathering(NamedTuple):
+class BatchPolicy(NamedTuple):
     """Small batches are joined until there are `records_enough`.
 
     One with fewer comes at the earliest `pace_s` after the work on the one before, and holds all that has come
@@ -48,7 +38,7 @@ class Gathering(NamedTuple):
     records_enough: int
 
 
-AT_ONCE = Gathering(0.0, 1)
+AT_ONCE = BatchPolicy(0.0, 1)
 
 
 def consume(
@@ -56,7 +46,7 @@ def consume(
     topic: Topic,
     name: str,
     take: Callable[[Batch], Awaitable[None]],
-    gathering: Gathering = AT_ONCE,
+    gathering: BatchPolicy = AT_ONCE,
 ) -> None:
     """Have `take` called with every batch of this log: those of a partition one after the other, in order.
 
@@ -80,13 +70,13 @@ def consume(
             # Raised, Faust would take it for a crash and start the agent again, for a partition that is not here.
             logger.debug("the %s agent was cancelled", name)
         except Exception as error:
-            if not isinstance(error, SAID_IN_A_LINE):
+            if not isinstance(error, Fatal):
                 logger.exception("the %s agent failed", name)
             die(f"{name} agent: {type(error).__name__}: {error}")
             raise
 
 
-async def batches(stream: _Stream, gathering: Gathering = AT_ONCE) -> AsyncGenerator[Batch, None]:
+async def batches(stream: _Stream, gathering: BatchPolicy = AT_ONCE) -> AsyncGenerator[Batch, None]:
     """The batches of a stream. Nothing of it is acknowledged but by `acknowledge`."""
     # Faust acknowledges in a `finally`, so also what failed.
     stream.enable_acks = False

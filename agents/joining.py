@@ -5,27 +5,13 @@ import logging
 import time
 
 from agents.app import App
-from agents.process import die
 from agents.watchdog import LATE_AFTER_S, LOOK_INTERVAL_S, away
-from pipeline.domain.progress import Progress, observe, still_ms
-from pipeline.partitionlog import PartitionLog
+from pipeline.domain.liveness import Liveness, observe, stalled_ms
+from pipeline.kafka.log_reader import LogReader
+from pipeline.process.assignment import Assignment
+from pipeline.process.exit import die
 
 logger = logging.getLogger(__name__)
-
-
-class Assignment:
-    """Whether the last rebalance of this process has ended, and how many have. What was assigned may be empty."""
-
-    def __init__(self) -> None:
-        self.is_complete = False
-        self.count = 0
-
-    def begin(self) -> None:
-        self.is_complete = False
-
-    def complete(self) -> None:
-        self.is_complete = True
-        self.count += 1
 
 
 class Joining:
@@ -35,13 +21,13 @@ class Joining:
     new to this process have no work before they are assigned.
     """
 
-    def __init__(self, log: PartitionLog, topic: str, assignment: Assignment, timeout_ms: int) -> None:
+    def __init__(self, log: LogReader, topic: str, assignment: Assignment, timeout_ms: int) -> None:
         self._log = log
         self._topic = topic
         self._assignment = assignment
         self._timeout_ms = timeout_ms
         self._looked_at_s = time.monotonic()
-        self._progress: Progress | None = None
+        self._progress: Liveness | None = None
 
     def attach(self, app: App) -> None:
         """Watch this application, from its start on."""
@@ -67,5 +53,5 @@ class Joining:
             *(self._progress, assignment.count, int(not assignment.is_complete), now_ms),
             is_excused=is_excused,
         )
-        if still_ms(self._progress, now_ms) >= self._timeout_ms:
+        if stalled_ms(self._progress, now_ms) >= self._timeout_ms:
             die(f"the group has assigned nothing for {self._timeout_ms} ms although Kafka answers")

@@ -6,21 +6,17 @@ owner does not know how our keys are placed; `partition_of` does.
 
 import logging
 from collections.abc import Mapping
-from typing import Any, NamedTuple
 
 import aiohttp
 import faust
 import orjson
 
+from pipeline.followers.tables.inspection import OwnerResponse
+
 logger = logging.getLogger(__name__)
 
 ANSWER_TIMEOUT_S = 1.0
 ANSWER_BYTES_MAX = 16_000_000
-
-
-class Answer(NamedTuple):
-    status: int
-    document: dict[str, Any]
 
 
 class Owners:
@@ -45,7 +41,7 @@ class Owners:
         """The address of the other follower that has this partition, if one has."""
         return next((url for url, partitions in self.others().items() if partition in partitions), None)
 
-    async def ask(self, url: str, path: str) -> Answer | None:
+    async def ask(self, url: str, path: str) -> OwnerResponse | None:
         """What that follower knows by itself; None if it gives no proper answer within `ANSWER_TIMEOUT_S`."""
         # With the marker whoever is asked never asks on: owners that disagree make no loop.
         parameters = {"local": "1", "format": "json"}
@@ -58,7 +54,7 @@ class Owners:
         except (aiohttp.ClientError, TimeoutError, ValueError) as fault:
             logger.warning("%s%s: %r", url, path, fault)
             return None
-        return Answer(response.status, document) if isinstance(document, dict) else None
+        return OwnerResponse(response.status, document) if isinstance(document, dict) else None
 
 
 async def _body(response: aiohttp.ClientResponse) -> bytes:

@@ -1,4 +1,4 @@
-"""The Faust tables of a follower. Their rows are those of `pipeline.tally`; Kafka keeps them in changelog topics."""
+"""The Faust tables of a follower, which Kafka keeps in changelog topics (rows: pipeline/followers/tables/tally.py)."""
 
 import asyncio
 from collections.abc import Sequence
@@ -6,12 +6,11 @@ from typing import Any
 
 import faust
 
-from pipeline.tally import Positioned, Row, Tally
-from pipeline.topics import Topics
+from pipeline.followers.tables.follower import Sent
+from pipeline.followers.tables.tally import Positioned, Row, Tally
+from pipeline.kafka.topics import Topics
 
 RECOVERY_LOOK_INTERVAL_S = 0.05
-
-Sent = list["asyncio.Future[Any]"]
 
 # A restart and each rebalance read the changelog again. It has a row for each batch of results, and only what lies in
 # closed segments is compacted: with Kafka's segments of 1 GiB that would be a day's rows.

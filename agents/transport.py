@@ -18,9 +18,9 @@ from aiokafka.errors import NodeNotReadyError
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
 
-from agents.process import die, die_with
-from pipeline.messages import NewerFormat, refuse_newer
-from pipeline.partitionlog import LogRecord
+from pipeline.kafka.record_format import NewerFormat, refuse_newer
+from pipeline.kafka.records import LogRecord
+from pipeline.process.exit import die, die_with
 
 FETCH_WAIT_MS_MAX = 50
 """Faust's 1,500 ms were a stall of a busy partition each time that its buffer ran out.

@@ -4,15 +4,14 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from typing import NamedTuple
 
 import faust
 
-from agents.logends import LogEnds
-from agents.process import die
-from pipeline.domain.progress import Progress, observe, still_ms
-from pipeline.partitionlog import LogUnavailable
-from pipeline.stock.store import StockFault, StockUnavailable
+from agents.known_ends import KnownEnds
+from pipeline.domain.liveness import Liveness, Work, observe, stalled_ms
+from pipeline.errors import KafkaUnavailable, RedisUnavailable
+from pipeline.process.exit import die
+from pipeline.stock.store import RedisFault
 
 logger = logging.getLogger(__name__)
 
@@ -24,26 +23,12 @@ REPORTED_AFTER_MS = 3_000
 """A partition that stands still for this long is not ready."""
 
 
-class Work(NamedTuple):
-    """The work on one partition of a log. `moves` changes with each piece of it; offsets below `next_offset` are done.
-
-    `is_excused` while something that it needs is known to be away. `is_starved` while it does nothing but what it reads
-    from the log itself; `deliveries` changes when its stream brings something.
-    """
-
-    moves: int
-    next_offset: int
-    is_excused: bool = False
-    deliveries: int = 0
-    is_starved: bool = False
-
-
 async def away(asking: Awaitable[object]) -> str | None:
     """Why what is asked does not answer, in one line; None if it does."""
     try:
         async with asyncio.timeout(LOOK_TIMEOUT_S):
             await asking
-    except (LogUnavailable, StockUnavailable, StockFault, TimeoutError) as fault:
+    except (KafkaUnavailable, RedisUnavailable, RedisFault, TimeoutError) as fault:
         return str(fault) or f"no answer within {LOOK_TIMEOUT_S:.0f} s"
     return None
 
@@ -54,7 +39,7 @@ class Watchdog:
     def __init__(
         self,
         name: str,
-        ends: LogEnds,
+        ends: KnownEnds,
         work: Callable[[], Mapping[int, Work]],
         answers: Callable[[], Awaitable[None]],
         timeout_ms: int,
@@ -67,8 +52,8 @@ class Watchdog:
         self._looked_at_s = time.monotonic()
         self._away: str | None = None
         """What did not answer the last look, in one line."""
-        self._progress: dict[int, Progress] = {}
-        self._streams: dict[int, Progress] = {}
+        self._progress: dict[int, Liveness] = {}
+        self._streams: dict[int, Liveness] = {}
         self._void_to: dict[int, int] = {}
         """By partition: the log was seen to hold no record from the work's next offset up to here."""
 
@@ -103,36 +88,36 @@ class Watchdog:
     async def _look_for_voids(self, work_by_partition: Mapping[int, Work], now_ms: int) -> None:
         """An offset may have no record: a transaction's marker. Where that is all that waits, nothing does."""
         for partition, progress in self._progress.items():
-            if still_ms(progress, now_ms) < REPORTED_AFTER_MS:
+            if stalled_ms(progress, now_ms) < REPORTED_AFTER_MS:
                 continue
             start = work_by_partition[partition].next_offset
             end = start + progress.lag
             try:
                 if await self._ends.is_void(partition, start, end):
                     self._void_to[partition] = end
-            except LogUnavailable as fault:
+            except KafkaUnavailable as fault:
                 logger.warning("%s of partition %d: %s", self._name, partition, fault)
 
-    def _observed(self, partition: int, work: Work, is_excused: bool, now_ms: int) -> Progress:
+    def _observed(self, partition: int, work: Work, is_excused: bool, now_ms: int) -> Liveness:
         end = self._ends.end(partition) or 0
         lag = 0 if end <= self._void_to.get(partition, 0) else max(0, end - work.next_offset)
         progress = observe(
             *(self._progress.get(partition), work.moves, lag, now_ms),
             is_excused=is_excused or work.is_excused,
         )
-        if still_ms(progress, now_ms) >= self._timeout_ms:
+        if stalled_ms(progress, now_ms) >= self._timeout_ms:
             die(
                 f"{self._name} of partition {partition}: {lag} records wait and none was done for "
-                f"{still_ms(progress, now_ms)} ms although all that it needs answers"
+                f"{stalled_ms(progress, now_ms)} ms although all that it needs answers"
             )
         return progress
 
-    def _observed_stream(self, partition: int, work: Work, is_excused: bool, now_ms: int) -> Progress:
+    def _observed_stream(self, partition: int, work: Work, is_excused: bool, now_ms: int) -> Liveness:
         stream = observe(
             *(self._streams.get(partition), work.deliveries, int(work.is_starved), now_ms),
             is_excused=is_excused or work.is_excused,
         )
-        if (still := still_ms(stream, now_ms)) >= self._timeout_ms:
+        if (still := stalled_ms(stream, now_ms)) >= self._timeout_ms:
             die(f"{self._name} of partition {partition}: the stream has brought nothing for {still} ms")
         return stream
 
@@ -145,9 +130,9 @@ class Watchdog:
         now_ms = int(time.monotonic() * 1_000)
         checks = {self._name: self._away} if self._away else {}
         for partition, each in sorted(self._progress.items()):
-            if (still := still_ms(each, now_ms)) >= REPORTED_AFTER_MS:
+            if (still := stalled_ms(each, now_ms)) >= REPORTED_AFTER_MS:
                 trouble = f"{each.lag} records wait, none was done for {still} ms"
-            elif (starved := still_ms(self._streams[partition], now_ms)) >= REPORTED_AFTER_MS:
+            elif (starved := stalled_ms(self._streams[partition], now_ms)) >= REPORTED_AFTER_MS:
                 trouble = f"the stream has brought nothing for {starved} ms"
             else:
                 continue
@@ -158,6 +143,6 @@ class Watchdog:
         """By partition, the records that wait, and for how long none was done."""
         now_ms = int(time.monotonic() * 1_000)
         return {
-            str(partition): {"lag": each.lag, "still_ms": still_ms(each, now_ms)}
+            str(partition): {"lag": each.lag, "stalled_ms": stalled_ms(each, now_ms)}
             for partition, each in sorted(self._progress.items())
         }

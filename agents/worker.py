@@ -6,8 +6,8 @@ from typing import NoReturn
 
 import faust
 
-from agents.process import die
-from pipeline.eventloop import use_uvloop
+from pipeline.process.event_loop import use_uvloop
+from pipeline.process.exit import die
 from pipeline.settings import Settings
 
 LAST_WORDS_S = 0.05

@@ -19,12 +19,13 @@ from pipeline.decider.intake import prepare
 from pipeline.decider.ports import Keyed
 from pipeline.domain.limiters import Algorithm, Rule
 from pipeline.domain.product import Opening
+from pipeline.kafka.producer import LogProducer
+from pipeline.kafka.records import LogRecord
+from pipeline.kafka.topics import partition_of
 from pipeline.local.process import Process
-from pipeline.messages import OpenCommand, encode_open, encode_purchases, peek_source_offset
-from pipeline.partitionlog import LogRecord
-from pipeline.producer import LogProducer
+from pipeline.messages.commands import OpenCommand, encode_open, encode_purchases
+from pipeline.messages.decisions import peek_source_offset
 from pipeline.stock.store import StockStore
-from pipeline.topics import partition_of
 
 FAR_MS = 10**13
 CHUNK_PURCHASES_MAX = 2_000
@@ -193,11 +194,13 @@ async def floor(stage: Stage, load: Load, product_id: str) -> Drain:
                     continue
                 if meter is None:
                     began, meter = time.perf_counter(), Meter({"loop": [os.getpid()], **stage.servers()})
-                commands = [each.command for each in chunk]
-                records = await store.decide(partition, position, results_position, commands)
-                decisions = [(each.record.key, record) for each, record in zip(chunk, records, strict=True)]
+                records = await store.decide(partition, position, results_position, chunk)
+                decisions = [
+                    (each.product_id and each.product_id.encode(), record)
+                    for each, record in zip(chunk, records, strict=True)
+                ]
                 results_position = await commit(producer, stage.topics.results.name, partition, decisions)
-                position = chunk[-1].record.offset
+                position = chunk[-1].offset
         assert meter is not None
         return _drain(load, time.perf_counter() - began, meter.spent_s())
     finally:

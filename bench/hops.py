@@ -11,7 +11,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from redis.asyncio import Redis
 from stage import Stage
 
-from pipeline.producer import LogProducer
+from pipeline.kafka.producer import LogProducer
 
 TOPIC = "bench.hops"
 """A topic of its own: what goes into the command log is decided."""

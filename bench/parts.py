@@ -12,10 +12,10 @@ from redis import Redis
 from stage import Stage
 
 from pipeline.domain.breaker import Breaker, BreakerRule, failed, succeeded
-from pipeline.producer import LogProducer
+from pipeline.kafka.producer import LogProducer
+from pipeline.kafka.topics import partition_of
 from pipeline.rebuild import rebuild
 from pipeline.stock.store import StockStore
-from pipeline.topics import partition_of
 
 PURCHASES = 1_000_000
 PER_RECORD = 200

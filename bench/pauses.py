@@ -16,13 +16,14 @@ import yaml
 from parts import a_product_in_each
 from stage import Stage
 
-from pipeline.brokertopics import create_topics
+from pipeline.kafka.log_reader import LogReader
+from pipeline.kafka.producer import LogProducer
+from pipeline.kafka.topic_admin import create_topics
+from pipeline.kafka.topics import Topics, load_topics
 from pipeline.local.process import Process
-from pipeline.messages import decode_result, encode_purchases
-from pipeline.partitionlog import PartitionLog
-from pipeline.producer import LogProducer
+from pipeline.messages.commands import encode_purchases
+from pipeline.messages.decisions import decode_decision
 from pipeline.settings import Profile
-from pipeline.topics import Topics, load_topics
 
 ROOT = Path(__file__).parents[1]
 COMMANDS_PER_S = 200
@@ -148,12 +149,12 @@ async def _send(producer: LogProducer, topics: Topics) -> None:
 
 async def _waits(stage: Stage, topics: Topics) -> Sequence[tuple[float, float]]:
     """Of each command: when it was appended, and how long it waited for its decision, in milliseconds."""
-    log = PartitionLog.of(stage.settings, topics)
+    log = LogReader.of(stage.settings, topics)
     waits = []
     for partition in range(topics.results.partitions):
         async for batch in log.read(topics.results.name, partition, 0):
             for record in batch:
-                appended = decode_result(record.value or b"").time_ms
+                appended = decode_decision(record.value or b"").time_ms
                 waits.append((float(appended), float(record.time_ms - appended)))
     return waits
 

@@ -10,13 +10,13 @@ from pathlib import Path
 
 from cpu import pid_of
 
-from pipeline.brokertopics import create_topics
+from pipeline.kafka.topic_admin import create_topics
+from pipeline.kafka.topics import Topics, load_topics
 from pipeline.local.broker import choose, start_of
 from pipeline.local.listen import answers_ok, free_port
 from pipeline.local.process import Part, Process
 from pipeline.local.redis import redis_part
 from pipeline.settings import Profile, Settings
-from pipeline.topics import Topics, load_topics
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,11 +19,11 @@ from cpu import TOTAL, Meter, pid_of
 from stage import Stage
 from wrk import Answered, WrkFailed, wrk
 
+from pipeline.kafka.log_reader import LogReader
+from pipeline.kafka.topics import partition_of
 from pipeline.local.listen import answers_ok, free_port
 from pipeline.local.process import Part, Process
-from pipeline.partitionlog import PartitionLog
 from pipeline.stock.store import StockStore
-from pipeline.topics import partition_of
 
 CONNECTIONS = (1, 64, 256)
 WARM_UP_S = 4
@@ -240,7 +240,7 @@ def _post(url: str, document: dict[str, object]) -> None:
 
 async def _log_end(stage: Stage, product_id: str) -> int:
     partition = partition_of(product_id, stage.topics.requests.partitions)
-    return (await PartitionLog(stage.settings.kafka()).bounds(stage.topics.requests.name, partition)).end
+    return (await LogReader(stage.settings.kafka()).bounds(stage.topics.requests.name, partition)).end
 
 
 async def drained(stage: Stage, product_id: str) -> None:

@@ -21,7 +21,7 @@ def _refusals(*kinds: type[Exception], exit_code: int = 1) -> Iterator[None]:
     try:
         yield
     except kinds as error:
-        from pipeline.settings import BadSettings
+        from pipeline.process.configuration import BadSettings
 
         refusal = click.ClickException(str(error))
         refusal.exit_code = 2 if isinstance(error, BadSettings) else exit_code
@@ -33,11 +33,11 @@ def _refusals(*kinds: type[Exception], exit_code: int = 1) -> Iterator[None]:
 @click.option("--workers", type=click.IntRange(1, PROCESSES_MAX), default=1, show_default=True)
 def up(ingress: int, workers: int) -> None:
     """Run the whole system on this machine, with so many ingress and decider processes, until Ctrl-C."""
-    from pipeline.local.up import Refused
+    from pipeline.local.up import UpRefused
     from pipeline.local.up import up as run_up
-    from pipeline.settings import BadSettings, load_settings
+    from pipeline.process.configuration import BadSettings, load_settings
 
-    with _refusals(BadSettings, Refused):
+    with _refusals(BadSettings, UpRefused):
         run_up(load_settings(), ingress, workers, click.echo)
 
 
@@ -47,7 +47,7 @@ def status(as_json: bool) -> None:
     """List the parts of the running system; exit code 1 if none runs."""
     from pipeline.local.state import read_state
     from pipeline.local.status import describe, document
-    from pipeline.settings import BadSettings, load_settings
+    from pipeline.process.configuration import BadSettings, load_settings
 
     with _refusals(BadSettings):
         data_dir = load_settings().data_dir
@@ -68,11 +68,12 @@ def topics() -> None:
 @click.option("--timeout-ms", type=click.IntRange(1, 600_000), default=30_000, show_default=True)
 def create(timeout_ms: int) -> None:
     """Create the topics that are missing, and say what differs in the others. Changes and deletes nothing."""
-    from pipeline.brokertopics import BrokerAway, TopicsRefused, check_topics, create_topics
-    from pipeline.settings import BadSettings, load_settings
-    from pipeline.topics import BadTopics, load_topics
+    from pipeline.errors import KafkaUnavailable
+    from pipeline.kafka.topic_admin import TopicsRefused, check_topics, create_topics
+    from pipeline.kafka.topics import BadTopics, load_topics
+    from pipeline.process.configuration import BadSettings, load_settings
 
-    with _refusals(BadSettings, BadTopics, BrokerAway, TopicsRefused):
+    with _refusals(BadSettings, BadTopics, KafkaUnavailable, TopicsRefused):
         settings = load_settings()
         wanted = load_topics(settings.kafka_profile, settings.topics_file)
         created = asyncio.run(create_topics(settings.kafka(), wanted, timeout_ms))
@@ -89,11 +90,12 @@ def create(timeout_ms: int) -> None:
 @click.option("--timeout-ms", type=click.IntRange(1, 600_000), default=30_000, show_default=True)
 def check(timeout_ms: int) -> None:
     """Say in what the broker's topics differ from topics.yaml; exit code 1 if in anything."""
-    from pipeline.brokertopics import BrokerAway, TopicsRefused, check_topics
-    from pipeline.settings import BadSettings, load_settings
-    from pipeline.topics import BadTopics, load_topics
+    from pipeline.errors import KafkaUnavailable
+    from pipeline.kafka.topic_admin import TopicsRefused, check_topics
+    from pipeline.kafka.topics import BadTopics, load_topics
+    from pipeline.process.configuration import BadSettings, load_settings
 
-    with _refusals(BadSettings, BadTopics, BrokerAway, TopicsRefused):
+    with _refusals(BadSettings, BadTopics, KafkaUnavailable, TopicsRefused):
         settings = load_settings()
         wanted = load_topics(settings.kafka_profile, settings.topics_file)
         differences = asyncio.run(check_topics(settings.kafka(), wanted, timeout_ms))
@@ -117,11 +119,12 @@ def orders() -> None:
 @click.option("--json", "as_json", is_flag=True, help="The records as they are, one JSON object a line.")
 def follow(from_beginning: bool, to_end: bool, as_json: bool) -> None:
     """Print one line for each order that comes, until Ctrl-C."""
-    from pipeline.orders_feed import OrdersFeed, OrdersUnavailable, print_orders
-    from pipeline.settings import BadSettings, load_settings
-    from pipeline.topics import BadTopics, load_topics
+    from pipeline.errors import KafkaUnavailable
+    from pipeline.kafka.topics import BadTopics, load_topics
+    from pipeline.orders.feed import OrdersFeed, print_orders
+    from pipeline.process.configuration import BadSettings, load_settings
 
-    with _refusals(BadSettings, BadTopics, OrdersUnavailable):
+    with _refusals(BadSettings, BadTopics, KafkaUnavailable):
         settings = load_settings()
         topic = load_topics(settings.kafka_profile, settings.topics_file).orders.name
         feed = OrdersFeed(settings.kafka(), topic, from_beginning=from_beginning or to_end)
@@ -164,18 +167,19 @@ def demo(
     """
     from rich.console import Console
 
-    from pipeline.audit import CanNotAudit
+    from pipeline.audit import CannotAudit
     from pipeline.audit import audit as run_audit
     from pipeline.audit.table import print_report, print_verdict
     from pipeline.demo.connection import Listener
     from pipeline.demo.sale import DemoRefused, Plan, fresh_product_id
     from pipeline.demo.show import run_demo
-    from pipeline.orders_feed import OrdersFeed, OrdersUnavailable
-    from pipeline.settings import BadSettings, load_settings
-    from pipeline.topics import BadTopics, load_topics
+    from pipeline.errors import KafkaUnavailable
+    from pipeline.kafka.topics import BadTopics, load_topics
+    from pipeline.orders.feed import OrdersFeed
+    from pipeline.process.configuration import BadSettings, load_settings
 
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
-    with _refusals(BadSettings, BadTopics, DemoRefused, OrdersUnavailable):
+    with _refusals(BadSettings, BadTopics, DemoRefused, KafkaUnavailable):
         settings = load_settings()
         topics = load_topics(settings.kafka_profile, settings.topics_file)
         plan = Plan(
@@ -191,7 +195,7 @@ def demo(
         feed = OrdersFeed(settings.kafka(), topics.orders.name, from_beginning=False)
         console = Console(highlight=False)
         agrees = run_demo(plan, feed, console)
-    with _refusals(CanNotAudit, exit_code=2), Console(stderr=True).status("audit"):
+    with _refusals(CannotAudit, exit_code=2), Console(stderr=True).status("audit"):
         report = asyncio.run(run_audit(settings, topics, [plan.product_id]))
     if report.clean:
         console.print(
@@ -215,14 +219,14 @@ def audit(products: tuple[str, ...], as_json: bool) -> None:
     import orjson
     from rich.console import Console
 
-    from pipeline.audit import CanNotAudit
+    from pipeline.audit import CannotAudit
     from pipeline.audit import audit as run_audit
     from pipeline.audit.table import print_report
-    from pipeline.settings import BadSettings, load_settings
-    from pipeline.topics import BadTopics, load_topics
+    from pipeline.kafka.topics import BadTopics, load_topics
+    from pipeline.process.configuration import BadSettings, load_settings
 
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
-    with _refusals(BadSettings, BadTopics, CanNotAudit, exit_code=2):
+    with _refusals(BadSettings, BadTopics, CannotAudit, exit_code=2):
         settings = load_settings()
         wanted = load_topics(settings.kafka_profile, settings.topics_file)
         with Console(stderr=True).status("audit") as shown:
@@ -240,13 +244,13 @@ def rebuild() -> None:
     """Wipe the stock in Redis and make it again from the decision log. Not under a running decider."""
     from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 
-    from pipeline.rebuild import CanNotRebuild
+    from pipeline.kafka.topics import BadTopics, load_topics
+    from pipeline.process.configuration import BadSettings, load_settings
+    from pipeline.rebuild import CannotRebuild
     from pipeline.rebuild import rebuild as run_rebuild
-    from pipeline.settings import BadSettings, load_settings
-    from pipeline.topics import BadTopics, load_topics
 
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
-    with _refusals(BadSettings, BadTopics, CanNotRebuild):
+    with _refusals(BadSettings, BadTopics, CannotRebuild):
         settings = load_settings()
         wanted = load_topics(settings.kafka_profile, settings.topics_file)
         with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn()) as bar:

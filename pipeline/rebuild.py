@@ -24,14 +24,15 @@ from aiokafka.errors import (
     for_code,
 )
 
-from pipeline.brokertopics import BrokerAway, TopicsRefused, require_topics
 from pipeline.decider.replay import Replay
-from pipeline.logidentity import log_identity
-from pipeline.messages import NewerFormat
-from pipeline.partitionlog import Bounds, LogUnavailable, PartitionLog
+from pipeline.errors import Fatal, KafkaUnavailable, OperatorError, Unavailable
+from pipeline.kafka.log_identity import log_identity
+from pipeline.kafka.log_reader import LogReader
+from pipeline.kafka.records import Bounds
+from pipeline.kafka.topic_admin import require_topics
+from pipeline.kafka.topics import Topics
 from pipeline.settings import Settings
-from pipeline.stock.store import MayEvict, Stale, StockFault, StockStore, StockUnavailable
-from pipeline.topics import Topics
+from pipeline.stock.store import Stale, StockStore
 
 BROKER_TIMEOUT_MS = 10_000
 COORDINATOR_TRIES_MAX = 40
@@ -44,11 +45,11 @@ _NO_COORDINATOR_YET = (
 )
 
 
-class CanNotRebuild(Exception):
+class CannotRebuild(OperatorError):
     """Redis was left as it was, or, if the message says so, partly made again."""
 
 
-class Progress(NamedTuple):
+class RebuildProgress(NamedTuple):
     """Positions in the decision log, of all partitions together."""
 
     done: int
@@ -63,9 +64,9 @@ class Rebuilt(NamedTuple):
 
 
 async def rebuild(
-    settings: Settings, topics: Topics, on_progress: Callable[[Progress], None] = lambda _: None
+    settings: Settings, topics: Topics, on_progress: Callable[[RebuildProgress], None] = lambda _: None
 ) -> Rebuilt:
-    """Wipe the stock in Redis and make it again from the decision log. Raises CanNotRebuild."""
+    """Wipe the stock in Redis and make it again from the decision log. Raises CannotRebuild."""
     store = StockStore.of(settings)
     try:
         await require_topics(settings.kafka(), topics, BROKER_TIMEOUT_MS)
@@ -74,25 +75,26 @@ async def rebuild(
         store.log_identity = await log_identity(settings.kafka(), topics)
         return await _Rebuild(settings, topics, store, on_progress).run()
     except Stale as stale:
-        raise CanNotRebuild(
+        raise CannotRebuild(
             f"{stale}: a decider is at work. It makes again what it misses; Redis is partly made again"
         ) from stale
-    except (
-        *(LogUnavailable, NewerFormat, StockUnavailable, StockFault),
-        *(MayEvict, BrokerAway, TopicsRefused),
-    ) as error:
-        raise CanNotRebuild(str(error)) from error
+    except (Unavailable, OperatorError, Fatal) as error:
+        raise CannotRebuild(str(error)) from error
     finally:
         await store.close()
 
 
 class _Rebuild:
     def __init__(
-        self, settings: Settings, topics: Topics, store: StockStore, on_progress: Callable[[Progress], None]
+        self,
+        settings: Settings,
+        topics: Topics,
+        store: StockStore,
+        on_progress: Callable[[RebuildProgress], None],
     ) -> None:
         self._topic = topics.results
         self._store = store
-        self._log = PartitionLog.of(settings, topics)
+        self._log = LogReader.of(settings, topics)
         self._on_progress = on_progress
         self._done = 0
         self._total = 0
@@ -103,7 +105,7 @@ class _Rebuild:
         bounds = [await self._log.bounds(self._topic.name, partition) for partition in partitions]
         for partition, each in enumerate(bounds):
             if each.beginning > 0:
-                raise CanNotRebuild(
+                raise CannotRebuild(
                     f"{self._topic.name}/{partition} begins at {each.beginning}: without what stood before, "
                     "Redis can not be made again; nothing was changed"
                 )
@@ -134,7 +136,7 @@ class _Rebuild:
                 for record in batch:
                     await replay.add(record)
                 self._done += len(batch)
-                self._on_progress(Progress(self._done, self._total))
+                self._on_progress(RebuildProgress(self._done, self._total))
         await replay.flush()
         return replay.records
 
@@ -143,7 +145,7 @@ async def _refuse_under_deciders(settings: Settings) -> None:
     group = f"{settings.group_prefix}-deciders"
     members = await _members(settings.kafka(), group)
     if members:
-        raise CanNotRebuild(
+        raise CannotRebuild(
             f"the group {group} has {members} member(s): stop the deciders first (one that was killed counts "
             "until its session ends, some 6 s). Nothing was changed"
         )
@@ -163,7 +165,7 @@ async def _members(bootstrap: str, group: str) -> int:
     except (IncompatibleBrokerVersion, UnsupportedVersionError):
         return 0
     except (KafkaError, OSError) as error:
-        raise LogUnavailable(f"Kafka: {error!r}") from error
+        raise KafkaUnavailable(f"Kafka: {error!r}") from error
     finally:
         await admin.close()
 

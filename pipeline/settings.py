@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 Port = Annotated[int, Field(ge=1, le=65_535)]
@@ -186,24 +186,3 @@ def _is_redis_address(value: str) -> bool:
         return False
     is_socket = parts.scheme == "unix"
     return not parts.fragment and (is_socket or _DATABASE.fullmatch(parts.path) is not None)
-
-
-class BadSettings(Exception):
-    """Settings that no process starts with; the message has a line for each that says which and why."""
-
-
-def load_settings(**overrides: object) -> Settings:
-    """The settings of this process; raises BadSettings."""
-    try:
-        return Settings(**overrides)  # type: ignore[arg-type]
-    except ValidationError as error:
-        lines = (
-            f"SECKILL_{'_'.join(map(str, each['loc'])).upper()}: {each['msg']} (got {_shown(each['input'])})"
-            for each in error.errors()
-        )
-        raise BadSettings("\n".join(lines)) from None
-
-
-def _shown(value: object) -> str:
-    """The value as it may be shown: a password may stand before an "@"."""
-    return repr(re.sub(r".*@", "***@", value, flags=re.DOTALL) if isinstance(value, str) else value)

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from pipeline.domain.limiters import Algorithm, Rule
 from pipeline.domain.product import Opening, SaleState
-from pipeline.messages import OpenCommand, encode_close, encode_open, encode_purchases
+from pipeline.messages.commands import OpenCommand, encode_close, encode_open, encode_purchases
 
 PRODUCTS = ("1001", "p-2")
 USERS = ("1", "2", "alice", "bob_", "x" * 64)

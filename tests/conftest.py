@@ -21,13 +21,13 @@ os.environ["SECKILL_KAFKA_LIBS_DIR"] = _LIBRARIES
 
 from brokers import ContainerBroker, docker_answers  # noqa: E402
 
-from pipeline.brokertopics import create_topics  # noqa: E402
+from pipeline.kafka.topic_admin import create_topics  # noqa: E402
+from pipeline.kafka.topics import Topics, load_topics  # noqa: E402
 from pipeline.local.broker import choose, start_of  # noqa: E402
 from pipeline.local.listen import free_port  # noqa: E402
 from pipeline.local.process import Process  # noqa: E402
 from pipeline.local.redis import redis_part  # noqa: E402
 from pipeline.settings import BrokerKind, Profile, Settings  # noqa: E402
-from pipeline.topics import Topics, load_topics  # noqa: E402
 
 _KIND = pytest.StashKey[str]()
 

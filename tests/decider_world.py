@@ -4,18 +4,19 @@ import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
-from agents.batches import Batch
-from pipeline.decider.ports import Log, Producer, Store
-from pipeline.messages import encode_purchases
-from pipeline.partitionlog import Bounds, LogRecord, LogUnavailable
-from pipeline.stock.store import Command, Cursor, Stale, StockUnavailable
+from pipeline.decider.ports import DecidingStore, Producer
+from pipeline.errors import KafkaUnavailable, RedisUnavailable
+from pipeline.kafka.log_reader import ReadableLog
+from pipeline.kafka.records import Batch, Bounds, LogRecord
+from pipeline.messages.commands import encode_purchases
+from pipeline.stock.store import Cursor, PreparedCommand, Stale
 
 ALWAYS = 1_000
 STEPS = 50
 """So often the loop goes round: more than enough for whatever does not wait."""
 
 
-class World(Store, Log, Producer):
+class World(DecidingStore, ReadableLog, Producer):
     """Redis and Kafka; Redis decides as often as `answers` lets it, and not at all while it `is_away`."""
 
     def __init__(self) -> None:
@@ -34,7 +35,7 @@ class World(Store, Log, Producer):
 
     async def ping(self) -> None:
         if self.is_away:
-            raise StockUnavailable("away")
+            raise RedisUnavailable("away")
 
     async def assert_keeps_keys(self) -> None: ...
 
@@ -45,7 +46,7 @@ class World(Store, Log, Producer):
         return self.cursor_at
 
     async def decide(
-        self, partition: int, after_offset: int, results_position: int, commands: Sequence[Command]
+        self, partition: int, after_offset: int, results_position: int, commands: Sequence[PreparedCommand]
     ) -> list[bytes]:
         await self.ping()
         await self.answers.acquire()
@@ -67,7 +68,7 @@ class World(Store, Log, Producer):
         if "results" in topic:
             return
         if self.readable is not None and (end is None or end > self.readable):
-            raise LogUnavailable(f"ends at {self.readable}")
+            raise KafkaUnavailable(f"ends at {self.readable}")
         found = [each for each in self.commands if each.offset >= max(start, self.beginning)]
         yield [each for each in found if end is None or each.offset < end]
 

@@ -12,15 +12,16 @@ from urllib.request import Request, urlopen
 import yaml
 from conftest import Kafka
 
-from pipeline.control import CONTROL_PARTITION, BreakerNews, encode_breaker
+from pipeline.breakers import CONTROL_PARTITION
 from pipeline.domain.product import Opening
+from pipeline.followers.tables.tally import Positioned, Tally
+from pipeline.kafka.producer import LogProducer
+from pipeline.kafka.topics import Topics, partition_of
 from pipeline.local.listen import answers_ok, free_port
 from pipeline.local.process import Part, Process
-from pipeline.messages import OpenCommand, decode_command, encode_open
-from pipeline.producer import LogProducer
-from pipeline.stock.store import Command, StockStore
-from pipeline.tally import Positioned, Tally
-from pipeline.topics import Topics, partition_of
+from pipeline.messages.breakers import BreakerChange, encode_breaker
+from pipeline.messages.commands import OpenCommand, decode_command, encode_open
+from pipeline.stock.store import PreparedCommand, StockStore
 
 NO_REDIS = "redis://127.0.0.1:1/0"
 
@@ -116,7 +117,7 @@ class Decisions:
             partition, offset = await self.command(value)
             product_id = json.loads(value)["product_id"]
             assert decode_command(product_id.encode(), value).product_id == product_id
-            commands.append(Command(offset, now_ms, product_id, value))
+            commands.append(PreparedCommand(offset, now_ms, product_id, value))
         after = await self._store.cursor_offset(partition)
         records = await self._store.decide(partition, after, 0, commands)
         written = self.written.setdefault(partition, {})
@@ -125,7 +126,7 @@ class Decisions:
             written[command.offset] = record
             await self.write(partition, command.product_id, record)
 
-    async def tell_breaker(self, news: BreakerNews) -> None:
+    async def tell_breaker(self, news: BreakerChange) -> None:
         """Onto the control topic, as a decider does."""
         await self._producer.send(self.topics.control.name, CONTROL_PARTITION, *encode_breaker(news))
 

@@ -15,10 +15,10 @@ import orjson
 
 from pipeline.audit.fold import PartitionFold
 from pipeline.domain.finality import Standing
-from pipeline.domain.product import Product
-from pipeline.ingress.bodies import Purchase
-from pipeline.ingress.final_refusals import FinalRefusals, OnSale
-from pipeline.messages import Answer, OpenResult, PurchaseResult, Result
+from pipeline.domain.product import Product, Purchase
+from pipeline.ingress.final_refusals import FinalRefusals
+from pipeline.ingress.on_sale import OnSale
+from pipeline.messages.decisions import Answer, Decision, OpenDecision, PurchaseDecision
 from pipeline.stock.store import Look
 
 PARTITION = 0
@@ -182,15 +182,15 @@ class _Ends:
     ends: list[int]
 
 
-def written(result: Result) -> bytes:
+def written(result: Decision) -> bytes:
     """The decision record, as far as anybody looks into it here."""
     document: dict[str, Any] = {"source_offset": result.source_offset}
-    if isinstance(result, PurchaseResult):
+    if isinstance(result, PurchaseDecision):
         document |= {"type": "purchase", "time_ms": result.time_ms, "codes": result.codes}
         if result.held:
             document["held"] = {str(index): order_id for index, order_id in result.held.items()}
         if result.stock is not None:
             document |= {"stock": result.stock, "sold": result.sold}
     else:
-        document["type"] = "open" if isinstance(result, OpenResult) else "close"
+        document["type"] = "open" if isinstance(result, OpenDecision) else "close"
     return orjson.dumps({**document, "command": {}})

@@ -10,9 +10,9 @@ import orjson
 import pytest
 from records import bought, malformed
 
-from pipeline.partitionlog import PartitionLog
-from pipeline.producer import LogProducer
-from pipeline.topics import Topics
+from pipeline.kafka.log_reader import LogReader
+from pipeline.kafka.producer import LogProducer
+from pipeline.kafka.topics import Topics
 
 WITHIN_S = 60.0
 PAUSE_S_MAX = 0.03
@@ -21,7 +21,7 @@ PAUSE_S_MAX = 0.03
 class DecisionLog:
     """`wins` are the order ids that the decisions lead to, by partition, in order; so are `malformed` offsets."""
 
-    def __init__(self, topics: Topics, log: PartitionLog, producer: LogProducer) -> None:
+    def __init__(self, topics: Topics, log: LogReader, producer: LogProducer) -> None:
         self.topics = topics
         self.log = log
         partitions = range(topics.results.partitions)

@@ -5,7 +5,7 @@ from typing import Any
 
 from pipeline.domain.limiters import Rule
 from pipeline.domain.product import Opening
-from pipeline.messages import OpenCommand, encode_open
+from pipeline.messages.commands import OpenCommand, encode_open
 
 
 def _record(offset: int, time_ms: int, kind: str, command: dict[str, Any], **fields: Any) -> bytes:

@@ -16,13 +16,13 @@ import orjson
 from pipeline.audit.decision_log import digest
 from pipeline.audit.stock_fold import StockedProduct, StockFold
 from pipeline.domain.product import SaleState
-from pipeline.messages import (
-    MalformedResult,
-    OpenResult,
-    PurchaseResult,
-    Result,
-    decode_command,
-    decode_result,
+from pipeline.messages.commands import decode_command
+from pipeline.messages.decisions import (
+    Decision,
+    MalformedDecision,
+    OpenDecision,
+    PurchaseDecision,
+    decode_decision,
 )
 from pipeline.stock.store import decode_wins
 
@@ -48,18 +48,18 @@ def repeat(first: int, value: bytes) -> str | None:
     return None if digest(value) == first else "differs from the first decision on this command"
 
 
-def outcome(expected: Result, command: bytes | None, key: bytes | None, recorded: bytes) -> str | None:
+def outcome(expected: Decision, command: bytes | None, key: bytes | None, recorded: bytes) -> str | None:
     """Whether the recorded bytes are those of the recomputed decision on this command; `key` is the record's."""
     wanted = encode_result(expected, command)
     if recorded != wanted:
         return _difference(wanted, recorded)
-    product_id = None if isinstance(expected, MalformedResult) else expected.product_id.encode()
+    product_id = None if isinstance(expected, MalformedDecision) else expected.product_id.encode()
     if product_id is not None and key != product_id:
         return f"key: {key!r} instead of {product_id!r}"
     return None
 
 
-def stock_conserved(product: StockedProduct, result: PurchaseResult) -> str | None:
+def stock_conserved(product: StockedProduct, result: PurchaseDecision) -> str | None:
     """What this decision says of stock and sold, against what was opened."""
     if result.stock is None or result.sold is None:
         return None
@@ -70,7 +70,7 @@ def stock_conserved(product: StockedProduct, result: PurchaseResult) -> str | No
     return None
 
 
-def over_the_limit(product: StockedProduct, result: PurchaseResult, partition: int) -> str | None:
+def over_the_limit(product: StockedProduct, result: PurchaseDecision, partition: int) -> str | None:
     """The users who win in this decision, which `product` has taken in, against the limit per user."""
     limit = product.opening.per_user_limit
     for user in {result.purchases.users[index] for index in result.winners()}:
@@ -80,7 +80,7 @@ def over_the_limit(product: StockedProduct, result: PurchaseResult, partition: i
     return None
 
 
-def outside_the_window(product: StockedProduct, result: PurchaseResult) -> str | None:
+def outside_the_window(product: StockedProduct, result: PurchaseDecision) -> str | None:
     """Wins in this decision, against the state of the sale and its window."""
     opening = product.opening
     is_open = product.state is SaleState.ACTIVE and opening.start_ms <= result.time_ms < opening.end_ms
@@ -92,17 +92,17 @@ def outside_the_window(product: StockedProduct, result: PurchaseResult) -> str |
     )
 
 
-def read_result(value: bytes, offset: int) -> Result | None:
+def read_result(value: bytes, offset: int) -> Decision | None:
     """The decision on this command if the record is one that a decider could have written, true or not."""
     try:
         document = orjson.loads(value)
-        result = decode_result(value)
-        if not isinstance(result, MalformedResult):
+        result = decode_decision(value)
+        if not isinstance(result, MalformedDecision):
             decode_command(result.product_id.encode(), orjson.dumps(document["command"]))
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
     numbers: list[Any] = [result.source_offset, result.time_ms]
-    if isinstance(result, PurchaseResult):
+    if isinstance(result, PurchaseDecision):
         numbers += [*result.codes, *(each for each in (result.stock, result.sold) if each is not None)]
         if len(result.codes) != len(result.purchases.users):
             return None
@@ -110,17 +110,17 @@ def read_result(value: bytes, offset: int) -> Result | None:
     return result if is_sound else None
 
 
-def in_version_of(recorded: bytes, expected: Result) -> Result:
+def in_version_of(recorded: bytes, expected: Decision) -> Decision:
     """The recomputed decision in the format version of the recorded one: version 1 kept no malformed command."""
-    if isinstance(expected, MalformedResult) and b'"value":' not in recorded:
+    if isinstance(expected, MalformedDecision) and b'"value":' not in recorded:
         return replace(expected, command=None)
     return expected
 
 
-def encode_result(result: Result, command: bytes | None) -> bytes:
+def encode_result(result: Decision, command: bytes | None) -> bytes:
     """The bytes of a decision record, written by nothing that the deciders use."""
     document: dict[str, Any] = {"source_offset": result.source_offset, "type": "", "time_ms": result.time_ms}
-    if isinstance(result, MalformedResult):
+    if isinstance(result, MalformedDecision):
         document |= {"type": "malformed", "error": result.error}
         if result.command is not None:
             key, value = (
@@ -128,7 +128,7 @@ def encode_result(result: Result, command: bytes | None) -> bytes:
             )
             document |= {"key": key, "value": value}
         return orjson.dumps(document)
-    if isinstance(result, PurchaseResult):
+    if isinstance(result, PurchaseDecision):
         document |= {"type": "purchase", "codes": result.codes}
         if result.held:
             document["held"] = {str(index): order_id for index, order_id in result.held.items()}
@@ -136,7 +136,7 @@ def encode_result(result: Result, command: bytes | None) -> bytes:
             if (value := getattr(result, name)) is not None:
                 document[name] = value
     else:
-        document["type"] = "open" if isinstance(result, OpenResult) else "close"
+        document["type"] = "open" if isinstance(result, OpenDecision) else "close"
         if result.refusal is not None:
             document["refusal"] = result.refusal.value
     return orjson.dumps(document)[:-1] + b',"command":' + (command or b"") + b"}"

@@ -9,8 +9,8 @@ import re
 from collections.abc import Mapping
 
 from pipeline.audit.decision_log import digest
-from pipeline.audit.report import Finding, Place
-from pipeline.topics import Topic
+from pipeline.audit.report import Finding, Location
+from pipeline.kafka.topics import Topic
 
 _NUMBER = re.compile(rb"[0-9]{1,18}")
 
@@ -47,7 +47,7 @@ class DeadLetterBook:
         key: bytes | None,
         value: bytes | None,
         headers: Mapping[str, bytes | None],
-        place: Place,
+        place: Location,
         commands_end: int,
     ) -> None:
         """A record of this partition's grave. One of another partition that shares it is passed over."""
@@ -71,7 +71,7 @@ class DeadLetterBook:
 
     def finish(self) -> None:
         for offset in sorted(self._expected.keys() - self._seen):
-            place = Place(self._requests.name, self._partition, offset)
+            place = Location(self._requests.name, self._partition, offset)
             self._finding.charge("a malformed command without a dead letter", place)
 
     def _source(self, headers: Mapping[str, bytes | None]) -> int | None:

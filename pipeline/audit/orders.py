@@ -12,10 +12,10 @@ from typing import NamedTuple
 import orjson
 
 from pipeline.audit.decision_log import FirstDecisions
-from pipeline.audit.report import Finding, Place
+from pipeline.audit.report import Finding, Location
 from pipeline.audit.stock_fold import StockFold
 from pipeline.domain.receipts import Receipt, parse_receipt
-from pipeline.messages import PurchaseResult
+from pipeline.messages.decisions import PurchaseDecision
 from pipeline.stock.store import decode_wins
 
 OUTSTANDING_MAX = 10_000
@@ -25,14 +25,14 @@ class _Win(NamedTuple):
     receipt: Receipt
     key: bytes
     order: bytes
-    place: Place
+    place: Location
 
 
 class _Order(NamedTuple):
     receipt: Receipt
     key: bytes | None
     value: bytes
-    place: Place
+    place: Location
 
 
 class OrderBook:
@@ -62,7 +62,7 @@ class OrderBook:
         """How many wins and orders wait here for each other."""
         return len(self._outstanding) + (self._ahead is not None)
 
-    def decided(self, offset: int, result: PurchaseResult | None, place: Place) -> None:
+    def decided(self, offset: int, result: PurchaseDecision | None, place: Location) -> None:
         """The decision at this offset, which the fold has taken in; `result` is None for one without purchases."""
         if result is not None and result.price is not None:
             key, price = result.product_id.encode(), Decimal(result.price)
@@ -78,7 +78,7 @@ class OrderBook:
         while len(self._outstanding) > OUTSTANDING_MAX:
             self._charge_missing(self._outstanding.popleft())
 
-    def order(self, key: bytes | None, value: bytes | None, place: Place, commands_end: int) -> None:
+    def order(self, key: bytes | None, value: bytes | None, place: Location, commands_end: int) -> None:
         """The next record of the orders topic. One of a command above the last decision is not judged."""
         self._finding.examined += 1
         receipt = parse_receipt(str(_document(value or b"").get("order_id")))

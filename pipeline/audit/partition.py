@@ -11,18 +11,13 @@ from pipeline.audit.decision_log import FirstDecisions
 from pipeline.audit.fold import PartitionFold
 from pipeline.audit.orders import OrderBook
 from pipeline.audit.reader import CommandStream, Logs, Stream
-from pipeline.audit.report import Check, Cut, Finding, Findings, Place
+from pipeline.audit.report import Check, Cut, Finding, Findings, Location
 from pipeline.audit.stock_fold import StockFold
-from pipeline.messages import (
-    NOTHING_KEPT,
-    MalformedResult,
-    PurchaseResult,
-    RawCommand,
-    Result,
-    peek_source_offset,
-)
-from pipeline.partitionlog import Bounds, LogRecord
-from pipeline.topics import Topic, Topics
+from pipeline.errors import OperatorError
+from pipeline.kafka.records import Bounds, LogRecord
+from pipeline.kafka.topics import Topic, Topics
+from pipeline.messages.commands import NOTHING_KEPT, RawCommand
+from pipeline.messages.decisions import Decision, MalformedDecision, PurchaseDecision, peek_source_offset
 
 FOLLOWED_WITHIN_MS = 15_000
 """Orders come up to a second after their decisions; where the process that writes them died, a restart later."""
@@ -32,7 +27,7 @@ Followed = Callable[[int], Awaitable[int]]
 """By partition, the position in the decision log up to which orders and dead letters are written."""
 
 
-class LogsTruncated(Exception):
+class LogsTruncated(OperatorError):
     """A log no longer has its beginning: what it led to can not be recomputed."""
 
 
@@ -89,7 +84,7 @@ class PartitionAudit:
             product.buyers.clear()
 
     async def read_logs(self) -> None:
-        """Every check that needs no Redis. Raises LogUnavailable or LogsTruncated."""
+        """Every check that needs no Redis. Raises KafkaUnavailable or LogsTruncated."""
         results = await self._whole(self._topics.results, self.partition)
         await self._wait_for_orders(results.end)
         orders, letters, requests = await asyncio.gather(
@@ -118,7 +113,7 @@ class PartitionAudit:
                 self._findings[Check.ORDERS].charge(
                     f"orders and dead letters are written up to the decision at {position} only, of {results_end}, "
                     f"and were not in {FOLLOWED_WITHIN_MS} ms",
-                    Place(self._topics.results.name, self.partition, position),
+                    Location(self._topics.results.name, self.partition, position),
                 )
                 return
             await asyncio.sleep(LOOK_INTERVAL_MS / 1_000)
@@ -155,7 +150,7 @@ class PartitionAudit:
     # --- one record of the decision log ------------------------------------------------------------------------------
 
     async def _result(self, record: LogRecord) -> None:
-        place = Place(self._topics.results.name, self.partition, record.offset)
+        place = Location(self._topics.results.name, self.partition, record.offset)
         value = record.value or b""
         offset = _source_offset(value)
         first = self.first_decisions.digest(offset) if offset is not None else 0
@@ -178,14 +173,14 @@ class PartitionAudit:
         while (request := await self._command_stream.take_up_to(offset)) is not None:
             if request.offset == offset:
                 return request
-            place = Place(self._topics.requests.name, self.partition, request.offset)
+            place = Location(self._topics.requests.name, self.partition, request.offset)
             self._findings[Check.DECISIONS].look(
                 f"no decision on this command before that on {offset}", place
             )
             self._settle(request, self._commands.decide(*request), place)
         return None
 
-    async def _decision(self, request: LogRecord, record: LogRecord, place: Place) -> None:
+    async def _decision(self, request: LogRecord, record: LogRecord, place: Location) -> None:
         value = record.value or b""
         expected = checks.in_version_of(value, self._commands.decide(*request))
         is_expected = value == checks.encode_result(expected, request.value)
@@ -198,14 +193,14 @@ class PartitionAudit:
         while self._orders.wants_orders and await self._next_order():
             pass
 
-    def _settle(self, request: LogRecord, result: Result, place: Place) -> bool:
+    def _settle(self, request: LogRecord, result: Decision, place: Location) -> bool:
         """Take a decision in, and whether it broke one of the rules that have a check of their own."""
         self.stock.apply(result)
-        if isinstance(result, MalformedResult):
+        if isinstance(result, MalformedDecision):
             kept = NOTHING_KEPT if result.command == NOTHING_KEPT else RawCommand(request.key, request.value)
             self._letters.malformed(request.offset, *kept, result.error)
         self._letters.decided(request.offset)
-        purchases = result if isinstance(result, PurchaseResult) else None
+        purchases = result if isinstance(result, PurchaseDecision) else None
         self._orders.decided(request.offset, purchases, place)
         product = self.stock.products.get(purchases.product_id) if purchases else None
         if purchases is None or product is None:
@@ -224,7 +219,7 @@ class PartitionAudit:
     async def _next_order(self) -> bool:
         record = await self._order_stream.take()
         if record is not None:
-            place = Place(self._topics.orders.name, self.partition, record.offset)
+            place = Location(self._topics.orders.name, self.partition, record.offset)
             self._orders.order(record.key, record.value, place, self.commands_end)
         return record is not None
 
@@ -232,7 +227,7 @@ class PartitionAudit:
         topic = self._topics.dead_letters.name
         async for batch in self._log.read_with_headers(topic, self._grave, 0, bounds.end):
             for record, headers in batch:
-                place = Place(topic, self._grave, record.offset)
+                place = Location(topic, self._grave, record.offset)
                 self._letters.letter(record.key, record.value, headers, place, self.commands_end)
         self._letters.finish()
 

@@ -6,7 +6,8 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar, cast
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from pipeline.partitionlog import Bounds, LogRecord, RecordWithHeaders
+from pipeline.errors import RedisUnavailable
+from pipeline.kafka.records import Bounds, LogRecord, RecordWithHeaders
 from pipeline.stock.keys import Keys
 from pipeline.stock.store import decode_last_answer
 
@@ -27,10 +28,6 @@ class Logs(Protocol):
     def read_with_headers(
         self, topic: str, partition: int, start: int, end: int | None = None
     ) -> AsyncGenerator[list[RecordWithHeaders], None]: ...
-
-
-class RedisUnavailable(Exception):
-    """Redis did not answer, or answered with an error."""
 
 
 class Stream(Generic[R]):

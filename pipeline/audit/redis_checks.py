@@ -14,10 +14,10 @@ from typing import NamedTuple
 from pipeline.audit import checks
 from pipeline.audit.partition import PartitionAudit
 from pipeline.audit.reader import Snapshot, StockReader
-from pipeline.audit.report import Finding, Place
+from pipeline.audit.report import Finding, Location
 from pipeline.audit.stock_fold import StockedProduct
-from pipeline.messages import peek_source_offset
-from pipeline.partitionlog import LogRecord
+from pipeline.kafka.records import LogRecord
+from pipeline.messages.decisions import peek_source_offset
 
 TRIES_MAX = 6
 TRY_AGAIN_MS = 500
@@ -47,7 +47,7 @@ class RedisAudit:
     async def compare_stock(self, finding: Finding) -> None:
         """Cursor, set of products, every product and every buyer against the decisions.
 
-        Raises RedisUnavailable or LogUnavailable.
+        Raises RedisUnavailable or KafkaUnavailable.
         """
         last, stands_still = await self._try(), True
         for _ in range(TRIES_MAX - 1):
@@ -67,7 +67,7 @@ class RedisAudit:
     async def _try(self) -> _Try:
         finding = Finding()
         snapshot = await self._reader.snapshot(self._partition, self._fold.products)
-        place = Place("redis", self._partition, snapshot.offset)
+        place = Location("redis", self._partition, snapshot.offset)
         if snapshot.offset < self._fold.offset:
             finding.look(f"the cursor is at {snapshot.offset}, the decisions at {self._fold.offset}", place)
             return _Try(finding, snapshot.offset, is_behind=True)
@@ -108,7 +108,7 @@ class RedisAudit:
     async def _compare_buyers(
         self, product_id: str, product: StockedProduct, snapshot: Snapshot, finding: Finding
     ) -> None:
-        name, place = f"buyers:{product_id}", Place("redis", self._partition, snapshot.offset)
+        name, place = f"buyers:{product_id}", Location("redis", self._partition, snapshot.offset)
         count = snapshot.buyer_counts[product_id]
         if count < 0:
             finding.charge(f"{name} is not a hash", place)
@@ -132,7 +132,7 @@ class RedisAudit:
             strangers = [user for user in some if user not in product.buyers and user not in found]
             values = [some[user] for user in strangers]
             for wrong in checks.buyers_differ({}, strangers, values, snapshot.offset):
-                place = Place("redis", self._partition, snapshot.offset)
+                place = Location("redis", self._partition, snapshot.offset)
                 finding.charge(f"buyers:{product_id}: {wrong}", place)
             found.update(strangers)
             if len(found) > STRANGERS_MAX:

@@ -7,8 +7,8 @@ from typing import NamedTuple
 from pipeline.audit import checks
 from pipeline.audit.partition import PartitionAudit
 from pipeline.audit.reader import StockReader
-from pipeline.audit.report import Check, Findings, Place
-from pipeline.topics import Topics
+from pipeline.audit.report import Check, Findings, Location
+from pipeline.kafka.topics import Topics
 
 _KEY = re.compile(r":\{p(\d{1,9})\}:(cursor|products|log|product|buyers)(?::(.+))?", re.ASCII)
 _NAMELESS = frozenset({"cursor", "products", "log"})
@@ -47,13 +47,15 @@ class KeyAudit:
         match = _KEY.fullmatch(name, len(self._reader.key_names.prefix))
         partition = int(match[1]) if match else None
         if match is None or partition is None or partition >= self._topics.requests.partitions:
-            self._findings[Check.REDIS].look(f"{name}: nobody writes such a key", Place("redis", None, None))
+            self._findings[Check.REDIS].look(
+                f"{name}: nobody writes such a key", Location("redis", None, None)
+            )
             return None
         if partition not in self._audited:
             return None
         key = _Key(name, partition, match[2], match[3])
         if (key.rest is None) is not (key.kind in _NAMELESS):
-            place = Place("redis", partition, None)
+            place = Location("redis", partition, None)
             self._findings[Check.REDIS].look(f"{name}: nobody writes such a key", place)
             return None
         return key
@@ -61,7 +63,7 @@ class KeyAudit:
     async def _look_at(self, keys: Sequence[_Key]) -> None:
         ttls_ms = await self._reader.ttls_ms([key.name for key in keys])
         for key, ttl_ms in zip(keys, ttls_ms, strict=True):
-            place = Place("redis", key.partition, None)
+            place = Location("redis", key.partition, None)
             self._findings[Check.NO_TTL].look(checks.expires(key.name, ttl_ms), place)
             if key.rest is not None and await self._is_stranger(key, key.rest):
                 self._findings[Check.REDIS].charge(f"{key.name}: no such product was opened", place)

@@ -38,7 +38,7 @@ PROMISES: Mapping[Check, str] = {
 }
 
 
-class Place(NamedTuple):
+class Location(NamedTuple):
     """Where something stands. In Redis (`topic` is then "redis") `offset` is the cursor's, None without one."""
 
     topic: str
@@ -55,17 +55,17 @@ class Finding:
 
     examined: int = 0
     violations: int = 0
-    first: tuple[Place, str] | None = None
+    first: tuple[Location, str] | None = None
     skipped: list[str] = field(default_factory=list)
     """What could not be examined, and why. Never silent: the report shows it."""
 
-    def look(self, wrong: str | None, place: Place) -> None:
+    def look(self, wrong: str | None, place: Location) -> None:
         """One thing was examined; `wrong` says what is wrong with it, if anything."""
         self.examined += 1
         if wrong is not None:
             self.charge(wrong, place)
 
-    def charge(self, wrong: str, place: Place) -> None:
+    def charge(self, wrong: str, place: Location) -> None:
         self.violations += 1
         if self.first is None:
             self.first = place, wrong if len(wrong) <= WHAT_LENGTH_MAX else wrong[:WHAT_LENGTH_MAX] + " ..."

@@ -8,22 +8,22 @@ other. Of all partitions: 16 bytes a command (decision_log.py) and the ids of th
 import time
 from collections.abc import Callable, Iterable
 
-from pipeline.audit.partition import LogsTruncated, PartitionAudit, fresh_findings
-from pipeline.audit.reader import RedisUnavailable, StockReader
+from pipeline.audit.partition import PartitionAudit, fresh_findings
+from pipeline.audit.reader import StockReader
 from pipeline.audit.redis_checks import RedisAudit
 from pipeline.audit.redis_keys import KeyAudit
 from pipeline.audit.report import Check, Findings, Report
-from pipeline.brokertopics import BrokerAway, TopicsRefused, require_topics
+from pipeline.errors import Fatal, OperatorError, Unavailable
 from pipeline.followers.progress import BEGINNING, group_of, read_progress
-from pipeline.messages import NewerFormat
-from pipeline.partitionlog import LogUnavailable, PartitionLog
+from pipeline.kafka.log_reader import LogReader
+from pipeline.kafka.topic_admin import require_topics
+from pipeline.kafka.topics import Topics, partition_of
 from pipeline.settings import Settings
-from pipeline.topics import Topics, partition_of
 
 BROKER_TIMEOUT_MS = 10_000
 
 
-class CanNotAudit(Exception):
+class CannotAudit(OperatorError):
     """Kafka or Redis is away, or a log has lost its beginning: nothing can be said about the sale."""
 
 
@@ -33,7 +33,7 @@ async def audit(
     products: Iterable[str] | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Report:
-    """Recompute everything, and say what does not agree. Raises CanNotAudit.
+    """Recompute everything, and say what does not agree. Raises CannotAudit.
 
     `products` limits it to the partitions of these products; such a partition is examined whole. `say` hears, in a
     line, what is being examined.
@@ -46,11 +46,8 @@ async def audit(
         await require_topics(settings.kafka(), topics, BROKER_TIMEOUT_MS)
         await reader.ping()
         return await _audit(settings, topics, wanted, reader, say)
-    except (
-        *(LogUnavailable, LogsTruncated, NewerFormat),
-        *(RedisUnavailable, BrokerAway, TopicsRefused),
-    ) as error:
-        raise CanNotAudit(str(error)) from error
+    except (Unavailable, OperatorError, Fatal) as error:
+        raise CannotAudit(str(error)) from error
     finally:
         await reader.close()
 
@@ -64,7 +61,7 @@ async def _audit(
 ) -> Report:
     started_s = time.monotonic()
     findings: Findings = fresh_findings()
-    log = PartitionLog.of(settings, topics)
+    log = LogReader.of(settings, topics)
     group = group_of(settings.group_prefix)
 
     async def followed(partition: int) -> int:

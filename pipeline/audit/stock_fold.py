@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from pipeline.domain.product import Opening, SaleState
-from pipeline.messages import CloseResult, OpenResult, PurchaseResult, Result
+from pipeline.messages.decisions import CloseDecision, Decision, OpenDecision, PurchaseDecision
 
 
 @dataclass(slots=True)
@@ -52,16 +52,18 @@ class StockFold:
     purchases: int = 0
     records: int = 0
 
-    def apply(self, result: Result) -> None:
+    def apply(self, result: Decision) -> None:
         self.offset, self.time_ms = result.source_offset, result.time_ms
         self.records += 1
-        if isinstance(result, PurchaseResult):
+        if isinstance(result, PurchaseDecision):
             self._purchases(result)
-        elif isinstance(result, OpenResult) and result.refusal is None:
+        elif isinstance(result, OpenDecision) and result.refusal is None:
             opening = result.opening
             self.products[result.product_id] = StockedProduct(opening, opening.state, opening.stock)
         elif (
-            isinstance(result, CloseResult) and result.refusal is None and result.product_id in self.products
+            isinstance(result, CloseDecision)
+            and result.refusal is None
+            and result.product_id in self.products
         ):
             self.products[result.product_id].state = SaleState.CLOSED
 
@@ -74,7 +76,7 @@ class StockFold:
             "records": str(self.records),
         }
 
-    def _purchases(self, result: PurchaseResult) -> None:
+    def _purchases(self, result: PurchaseDecision) -> None:
         self.purchases += len(result.purchases.users)
         product = self.products.get(result.product_id)
         if product is None:

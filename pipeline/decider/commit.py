@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from pipeline import faultpoints
 from pipeline.decider.ports import Keyed, Producer
+from pipeline.process import fault_points
 
 
 async def commit(producer: Producer, topic: str, partition: int, decisions: Sequence[Keyed]) -> int:
@@ -13,6 +13,6 @@ async def commit(producer: Producer, topic: str, partition: int, decisions: Sequ
     the same and followers drop repeats.
     """
     sending = producer.send_all(topic, partition, decisions)
-    last = await faultpoints.in_flight(faultpoints.RESULTS_IN_FLIGHT, sending)
-    faultpoints.reach(faultpoints.AFTER_RESULTS)
+    last = await fault_points.in_flight(fault_points.RESULTS_IN_FLIGHT, sending)
+    fault_points.reach(fault_points.AFTER_RESULTS)
     return last + 1

@@ -13,11 +13,11 @@ from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from enum import StrEnum
 
-from pipeline import faultpoints
 from pipeline.decider.commit import commit
-from pipeline.decider.intake import Gap, Intake, Prepared, chunk_of, prepare
-from pipeline.decider.ports import Log, Producer, Store
-from pipeline.decider.synchronise import LogsDisagree, Place, Synchroniser
+from pipeline.decider.intake import Gap, Intake, chunk_of, prepare
+from pipeline.decider.ports import DecidingStore, Producer
+from pipeline.decider.synchronise import LogsDisagree, Synchronised, Synchroniser
+from pipeline.domain.backoff import Backoff
 from pipeline.domain.breaker import (
     Breaker,
     BreakerRule,
@@ -28,11 +28,14 @@ from pipeline.domain.breaker import (
     succeeded,
     wait_ms,
 )
-from pipeline.partitionlog import LogRecord, LogUnavailable
-from pipeline.producer import SendFailed
+from pipeline.errors import KafkaUnavailable, RedisUnavailable
+from pipeline.kafka.log_reader import ReadableLog
+from pipeline.kafka.producer import SendFailed
+from pipeline.kafka.records import LogRecord
+from pipeline.kafka.topics import Topics
+from pipeline.process import fault_points
 from pipeline.settings import Settings
-from pipeline.stock.store import Stale, StockUnavailable
-from pipeline.topics import Topics
+from pipeline.stock.store import PreparedCommand, Stale
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +49,7 @@ PROBE_INTERVAL_MS = 1_000
 PROBE_TIMEOUT_MS = 1_000
 
 
-class State(StrEnum):
+class DeciderState(StrEnum):
     SYNCHRONISING = "synchronising"
     DECIDING = "deciding"
     WAITING = "waiting"
@@ -66,8 +69,8 @@ class Decider:
         partition: int,
         settings: Settings,
         topics: Topics,
-        store: Store,
-        log: Log,
+        store: DecidingStore,
+        log: ReadableLog,
         producer: Producer,
         on_decided: Callable[[int], None],
         log_end: Callable[[], int | None] = lambda: None,
@@ -76,7 +79,7 @@ class Decider:
         replays: asyncio.Semaphore | None = None,
     ) -> None:
         self.partition = partition
-        self.state = State.SYNCHRONISING
+        self.state = DeciderState.SYNCHRONISING
         self.trouble: str | None = None
         """Why this decider is waiting, in one line; None while all is well."""
         self.clock_trouble: str | None = None
@@ -114,7 +117,7 @@ class Decider:
         )
         self._intake = Intake(settings.decider_buffer_records_max, settings.decider_buffer_bytes_max)
         self._synchroniser = Synchroniser(partition, topics, store, log, producer, self._move, replays)
-        self._backoff_ms = settings.backoff_ms_min
+        self._backoff = Backoff(settings.backoff_ms_min, settings.backoff_ms_max)
         self._next_chunk_at = 0.0
 
     async def put(self, records: Sequence[LogRecord]) -> Sequence[LogRecord]:
@@ -144,7 +147,7 @@ class Decider:
         while True:
             try:
                 await self._wait_for_breaker()
-                self.state = State.SYNCHRONISING
+                self.state = DeciderState.SYNCHRONISING
                 self._go_on_from(await self._synchroniser.synchronise())
                 while self.breaker.state is not BreakerState.OPEN:
                     await self._step()
@@ -152,18 +155,18 @@ class Decider:
                 logger.warning("%s; synchronising", stale)
                 await asyncio.sleep(STALE_PAUSE_MS / 1_000)
                 await self._owner_known.wait()
-            except (StockUnavailable, SendFailed) as fault:
+            except (RedisUnavailable, SendFailed) as fault:
                 self.is_refused = True
                 self._set_breaker(failed(self.breaker, self._breaker_rule, _now_ms()))
                 await self._back_off(fault)
-            except LogUnavailable as fault:
+            except KafkaUnavailable as fault:
                 await self._back_off(fault)
 
     async def _wait_for_breaker(self) -> None:
         """Return when one chunk may try: as soon as what failed answers again, or after the recovery timeout."""
         while (pause_ms := wait_ms(self.breaker, self._breaker_rule, _now_ms())) > 0:
             self.state, self.trouble = (
-                State.WAITING,
+                DeciderState.WAITING,
                 f"partition {self.partition}: the circuit breaker is open",
             )
             await asyncio.sleep(min(pause_ms, PROBE_INTERVAL_MS) / 1_000)
@@ -176,7 +179,7 @@ class Decider:
             async with asyncio.timeout(PROBE_TIMEOUT_MS / 1_000):
                 await self._store.ping()
                 await self._log.bounds(self._topics.results.name, self.partition)
-        except (StockUnavailable, LogUnavailable, TimeoutError):
+        except (RedisUnavailable, KafkaUnavailable, TimeoutError):
             return False
         return True
 
@@ -190,17 +193,17 @@ class Decider:
             logger.warning("partition %d: the circuit breaker is %s", self.partition, breaker.state)
             self._on_breaker(self.partition, breaker)
 
-    def _go_on_from(self, place: Place) -> None:
+    def _go_on_from(self, place: Synchronised) -> None:
         self.position, self._results_end = place
         self.reached = self.position
-        self.state, self.trouble, self.is_refused = State.DECIDING, None, False
+        self.state, self.trouble, self.is_refused = DeciderState.DECIDING, None, False
         self._acknowledge(self.position)
 
     async def _back_off(self, fault: Exception) -> None:
-        self.state, self.trouble = State.WAITING, f"partition {self.partition}: {fault}"
-        logger.warning("%s; trying again in %d ms", self.trouble, self._backoff_ms)
-        await asyncio.sleep(self._backoff_ms / 1_000)
-        self._backoff_ms = min(2 * self._backoff_ms, self._settings.backoff_ms_max)
+        self.state, self.trouble = DeciderState.WAITING, f"partition {self.partition}: {fault}"
+        pause_ms = self._backoff.pause_ms()
+        logger.warning("%s; trying again in %d ms", self.trouble, pause_ms)
+        await asyncio.sleep(pause_ms / 1_000)
 
     async def _step(self) -> None:
         """Decide what has come, or, after an idle while, look whether all is as it was left."""
@@ -263,18 +266,18 @@ class Decider:
         end = self._log_end()
         return end is not None and self._intake.last_offset + 1 < end
 
-    async def _fill(self, gap: Gap) -> list[Prepared]:
+    async def _fill(self, gap: Gap) -> list[PreparedCommand]:
         """The records that the stream left out, from the log itself; if the log has none there, on to where it does.
 
-        Raises LogUnavailable.
+        Raises KafkaUnavailable.
         """
         found = [prepare(record) for record in await self._read(gap)]
-        start = found[0].record.offset if found else gap.end
+        start = found[0].offset if found else gap.end
         chunk = chunk_of(found, start - 1, self._settings.chunk_purchases_max)
         return chunk or self._intake.chunk(start - 1, self._settings.chunk_purchases_max)
 
     async def _read(self, gap: Gap) -> list[LogRecord]:
-        """The first records in the gap, from the log. Raises LogUnavailable."""
+        """The first records in the gap, from the log. Raises KafkaUnavailable."""
         found: list[LogRecord] = []
         size = 0
         reading = self._log.read(self._topics.requests.name, self.partition, gap.start, gap.end)
@@ -302,17 +305,16 @@ class Decider:
             )
         self.reached = end - 1
 
-    async def _decide(self, chunk: Sequence[Prepared]) -> None:
+    async def _decide(self, chunk: Sequence[PreparedCommand]) -> None:
         if not chunk:
             return
         started_ms = _now_ms()
         self._next_chunk_at = _now_s() + self._settings.chunk_pace_ms / 1_000
-        commands = [prepared.command for prepared in chunk]
-        records = await self._store.decide(self.partition, self.position, self._results_end, commands)
-        faultpoints.reach(faultpoints.AFTER_LUA)
+        records = await self._store.decide(self.partition, self.position, self._results_end, chunk)
+        fault_points.reach(fault_points.AFTER_LUA)
         decisions = [
             (None if command.product_id is None else command.product_id.encode(), record)
-            for command, record in zip(commands, records, strict=True)
+            for command, record in zip(chunk, records, strict=True)
         ]
         known_end = self._results_end
         self._results_end = await commit(self._producer, self._topics.results.name, self.partition, decisions)
@@ -321,11 +323,11 @@ class Decider:
                 f"partition {self.partition}: {self._topics.results.name} was acknowledged up to {known_end}, and now "
                 f"{len(decisions)} records more are acknowledged up to {self._results_end}: the log lost decisions"
             )
-        self._look_at_clock(chunk[-1].record.time_ms)
-        self.position = self.reached = chunk[-1].record.offset
+        self._look_at_clock(chunk[-1].time_ms)
+        self.position = self.reached = chunk[-1].offset
         self.decided += len(chunk)
         self._move()
-        self._backoff_ms = self._settings.backoff_ms_min
+        self._backoff.reset()
         self._acknowledge(self.position)
         if (took_ms := _now_ms() - started_ms) > self._settings.slow_chunk_ms:
             self.slow_chunks += 1

@@ -9,30 +9,16 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from pipeline.messages import (
-    TIME_MS_MAX,
-    MalformedCommand,
-    PurchaseCommand,
-    decode_command,
-    kept_of,
-    malformed_members,
-)
-from pipeline.partitionlog import LogRecord
-from pipeline.stock.store import Command
+from pipeline.kafka.records import LogRecord
+from pipeline.messages.commands import MalformedCommand, PurchaseCommand, decode_command
+from pipeline.messages.decisions import kept_of, malformed_members
+from pipeline.messages.fields import TIME_MS_MAX
+from pipeline.stock.store import PreparedCommand
 
 MALFORMED_BYTES_PER_PURCHASE = 1_024
 """A malformed command passes through Redis whole, whatever its size: so its size counts against the chunk's limit."""
 PREPARED_BYTES_MAX = 32_768
 """Prepared without a break: meanwhile nothing else happens in this process."""
-
-
-class Prepared(NamedTuple):
-    """A record as the store takes it, how many purchases it counts for, and what it takes in memory."""
-
-    record: LogRecord
-    command: Command
-    purchases: int
-    size_bytes: int
 
 
 class Gap(NamedTuple):
@@ -51,7 +37,7 @@ class Intake:
         self._records_max = records_max
         self._bytes_max = bytes_max
         self._bytes = 0
-        self._records: deque[Prepared] = deque()
+        self._records: deque[PreparedCommand] = deque()
         self._arrived = asyncio.Event()
         self._room = asyncio.Event()
         self._is_closed = False
@@ -123,7 +109,7 @@ class Intake:
     def drop_decided(self, position: int) -> bool:
         """Take out what is at or below `position` at the head: decided already. Whether there was any."""
         count = len(self._records)
-        while self._records and self._records[0].record.offset <= position:
+        while self._records and self._records[0].offset <= position:
             decided = self._records.popleft()
             self.purchases -= decided.purchases
             self._bytes -= decided.size_bytes
@@ -132,15 +118,15 @@ class Intake:
 
     def gap(self, position: int) -> Gap | None:
         """What is missing between `position` and the first record here, if anything."""
-        head = self._records[0].record.offset
+        head = self._records[0].offset
         return None if head == position + 1 else Gap(position + 1, head)
 
-    def chunk(self, position: int, purchases_max: int) -> list[Prepared]:
+    def chunk(self, position: int, purchases_max: int) -> list[PreparedCommand]:
         """The records that follow `position`, up to `purchases_max` purchases. They stay until dropped as decided."""
         return chunk_of(self._records, position, purchases_max)
 
 
-def prepare(record: LogRecord) -> Prepared:
+def prepare(record: LogRecord) -> PreparedCommand:
     """The record as the store takes it; one that is no command becomes a malformed one."""
     time_ms = min(max(record.time_ms, 0), TIME_MS_MAX)
     try:
@@ -149,22 +135,23 @@ def prepare(record: LogRecord) -> Prepared:
         members = malformed_members(str(error), kept_of(error, record.key, record.value))
         purchases = 1 + len(members) // MALFORMED_BYTES_PER_PURCHASE
         size = record.size_bytes + len(members)
-        return Prepared(record, Command(record.offset, time_ms, None, members), purchases, size)
+        return PreparedCommand(record.offset, time_ms, None, members, purchases, size)
     assert record.value is not None  # noqa: S101 -- decode_command refuses None
     purchases = len(command.purchases.users) if isinstance(command, PurchaseCommand) else 1
-    taken = Command(record.offset, time_ms, command.product_id, record.value)
-    return Prepared(record, taken, purchases, record.size_bytes)
+    return PreparedCommand(
+        record.offset, time_ms, command.product_id, record.value, purchases, record.size_bytes
+    )
 
 
-def chunk_of(records: Iterable[Prepared], position: int, purchases_max: int) -> list[Prepared]:
+def chunk_of(records: Iterable[PreparedCommand], position: int, purchases_max: int) -> list[PreparedCommand]:
     """Those of `records` that follow `position` without a gap, up to `purchases_max` purchases (one at least).
 
     A repeat among them is passed over.
     """
-    chunk: list[Prepared] = []
+    chunk: list[PreparedCommand] = []
     purchases = 0
     for prepared in records:
-        offset = prepared.record.offset
+        offset = prepared.offset
         if offset <= position:
             continue
         purchases += prepared.purchases

@@ -1,22 +1,21 @@
 """What a decider needs of the world; the real ones are StockStore, PartitionLog and LogProducer."""
 
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from pipeline.partitionlog import Bounds, LogRecord
-from pipeline.stock.store import Command, Cursor
+from pipeline.stock.store import Cursor, PreparedCommand
 
 Keyed = tuple[bytes | None, bytes]
 """The key and the value of a record to be written."""
 
 
-class Store(Protocol):
+class DecidingStore(Protocol):
     async def ping(self) -> None: ...
     async def assert_keeps_keys(self) -> None: ...
     async def cursor(self, partition: int) -> Cursor: ...
     async def cursor_offset(self, partition: int) -> int: ...
     async def decide(
-        self, partition: int, after_offset: int, results_position: int, commands: Sequence[Command]
+        self, partition: int, after_offset: int, results_position: int, commands: Sequence[PreparedCommand]
     ) -> list[bytes]: ...
     async def replay(
         self,
@@ -28,13 +27,6 @@ class Store(Protocol):
     async def wipe(self, partition: int, at_offset: int) -> None: ...
     async def claim(self, partition: int) -> None: ...
     async def has_keys(self, partition: int, on_step: Callable[[], None]) -> bool: ...
-
-
-class Log(Protocol):
-    async def bounds(self, topic: str, partition: int) -> Bounds: ...
-    def read(
-        self, topic: str, partition: int, start: int, end: int | None = None
-    ) -> AsyncGenerator[list[LogRecord], None]: ...
 
 
 class Producer(Protocol):

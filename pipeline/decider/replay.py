@@ -1,9 +1,8 @@
 """Doing recorded decisions of one partition again on a Redis that lacks them, as many a call as one call may hold."""
 
-from pipeline.decider.ports import Store
-from pipeline.messages import MalformedResult, PurchaseResult, Result
-from pipeline.partitionlog import LogRecord
-from pipeline.strangers import decision_at
+from pipeline.decider.ports import DecidingStore
+from pipeline.kafka.records import LogRecord
+from pipeline.messages.decisions import Decision, MalformedDecision, PurchaseDecision, decision_at
 
 REPLAY_PURCHASES_MAX = 2_000
 REPLAY_RECORDS_MAX = 500
@@ -14,10 +13,10 @@ REPLAY_BYTES_MAX = 4_000_000
 class Replay:
     """Give it records of the decision log in their order, repeats and strangers among them; `flush` at the end.
 
-    Each call is fenced: `add`, `take` and `flush` raise Stale if somebody else moved the cursor, and StockUnavailable.
+    Each call is fenced: `add`, `take` and `flush` raise Stale if somebody else moved the cursor, and RedisUnavailable.
     """
 
-    def __init__(self, store: Store, partition: int, position: int) -> None:
+    def __init__(self, store: DecidingStore, partition: int, position: int) -> None:
         self.position = position
         """Where the cursor of Redis is."""
         self.last = position
@@ -36,15 +35,15 @@ class Replay:
         if (decision := self.decision(record)) is not None:
             await self.take(record, decision)
 
-    def decision(self, record: LogRecord) -> Result | None:
+    def decision(self, record: LogRecord) -> Decision | None:
         return decision_at(self._partition, record.offset, record.value)
 
-    async def take(self, record: LogRecord, decision: Result) -> None:
+    async def take(self, record: LogRecord, decision: Decision) -> None:
         """Take this decision in, which `record` holds, unless it is a repeat."""
         if decision.source_offset <= self.last:
             return
         value = record.value or b""
-        purchases = len(decision.codes) if isinstance(decision, PurchaseResult) else 0
+        purchases = len(decision.codes) if isinstance(decision, PurchaseDecision) else 0
         is_full = (
             self._purchases + purchases > REPLAY_PURCHASES_MAX
             or self._bytes + len(value) > REPLAY_BYTES_MAX
@@ -52,7 +51,7 @@ class Replay:
         )
         if is_full:
             await self.flush()
-        product_id = None if isinstance(decision, MalformedResult) else decision.product_id
+        product_id = None if isinstance(decision, MalformedDecision) else decision.product_id
         self._decisions.append((product_id, value))
         self._purchases += purchases
         self._bytes += len(value)

@@ -14,12 +14,14 @@ from contextlib import asynccontextmanager, nullcontext
 from typing import NamedTuple, NoReturn
 
 from pipeline.decider.commit import commit
-from pipeline.decider.ports import Log, Producer, Store
+from pipeline.decider.ports import DecidingStore, Producer
 from pipeline.decider.replay import REPLAY_RECORDS_MAX, Replay
-from pipeline.messages import MalformedResult, NotADecision, Result, decode_result
-from pipeline.partitionlog import Bounds
+from pipeline.errors import Fatal
+from pipeline.kafka.log_reader import ReadableLog
+from pipeline.kafka.records import Bounds
+from pipeline.kafka.topics import Topics
+from pipeline.messages.decisions import Decision, MalformedDecision, NotADecision, decode_decision
 from pipeline.stock.store import Cursor, Stale
-from pipeline.topics import Topics
 
 logger = logging.getLogger(__name__)
 
@@ -27,11 +29,11 @@ logger = logging.getLogger(__name__)
 TURN_STEP_S = 1.0
 
 
-class LogsDisagree(Exception):
+class LogsDisagree(Fatal):
     """Request log, decision log and Redis can not be brought together: a log lost records. No decider may go on."""
 
 
-class Place(NamedTuple):
+class Synchronised(NamedTuple):
     """Everything up to `position` is decided and in the decision log, which ends (for all we know) at `results_end`."""
 
     position: int
@@ -39,15 +41,15 @@ class Place(NamedTuple):
 
 
 class Synchroniser:
-    """Synchronises one partition. Raises Stale, StockUnavailable, LogUnavailable or SendFailed (try again) or
-    LogsDisagree, NewerFormat, StockFault, OtherLog or MayEvict (do not)."""
+    """Synchronises one partition. Raises Stale, RedisUnavailable, KafkaUnavailable or SendFailed (try again) or
+    LogsDisagree, NewerFormat, RedisFault, OtherLog or MayEvict (do not)."""
 
     def __init__(
         self,
         partition: int,
         topics: Topics,
-        store: Store,
-        log: Log,
+        store: DecidingStore,
+        log: ReadableLog,
         producer: Producer,
         on_step: Callable[[], None] = lambda: None,
         replays: asyncio.Semaphore | None = None,
@@ -64,7 +66,7 @@ class Synchroniser:
         self._log = log
         self._producer = producer
 
-    async def synchronise(self) -> Place:
+    async def synchronise(self) -> Synchronised:
         await self._store.assert_keeps_keys()
         await self._store.claim(self._partition)
         cursor = await self._store.cursor(self._partition)
@@ -85,8 +87,8 @@ class Synchroniser:
         if replayed > tail:
             if not cursor.last_answer:
                 await self._start_over(cursor, "Redis is ahead of the decision log and holds no last answer")
-            return Place(replayed, await self._repeat_last_answer(cursor, above=tail))
-        return Place(replayed, results.end)
+            return Synchronised(replayed, await self._repeat_last_answer(cursor, above=tail))
+        return Synchronised(replayed, results.end)
 
     @asynccontextmanager
     async def _turn(self) -> AsyncIterator[None]:
@@ -149,7 +151,7 @@ class Synchroniser:
     async def _repeat_last_answer(self, cursor: Cursor, above: int) -> int:
         """A crash fell between Lua and the commit: what Redis decided last goes into the log now."""
         try:
-            answered = [(decode_result(record), record) for record in cursor.last_answer]
+            answered = [(decode_decision(record), record) for record in cursor.last_answer]
         except NotADecision as error:
             await self._start_over(cursor, f"the last answer in Redis cannot be read ({error})")
         logger.warning("partition %d: repeating the last answer above %d", self._partition, above)
@@ -167,5 +169,5 @@ class Synchroniser:
         raise Stale(f"partition {self._partition}: starting over")
 
 
-def _key(result: Result) -> bytes | None:
-    return None if isinstance(result, MalformedResult) else result.product_id.encode()
+def _key(result: Decision) -> bytes | None:
+    return None if isinstance(result, MalformedDecision) else result.product_id.encode()

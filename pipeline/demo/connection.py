@@ -9,6 +9,8 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from pipeline.errors import SeckillError
+
 ANSWER_TIMEOUT_S = 45.0
 """Longer than the longest wait that a long poll may ask for."""
 CONNECT_TIMEOUT_S = 5.0
@@ -20,11 +22,11 @@ _CLOSE = re.compile(rb"\r\nconnection: *close\r\n", re.IGNORECASE)
 _RETRY_AFTER = re.compile(rb"\r\nretry-after: *([0-9]{1,6})\r\n", re.IGNORECASE)
 
 
-class NoAnswer(Exception):
+class NoResponse(SeckillError):
     """The listener is not there, hung up, or took too long; whether it has taken the request in is not known."""
 
 
-class Answer(NamedTuple):
+class Response(NamedTuple):
     status: int
     body: bytes
     retry_after_s: int | None
@@ -60,19 +62,19 @@ class Listener(NamedTuple):
         return head.encode() + body
 
 
-class Connection:
+class ClientConnection:
     """Opens itself when it is needed, and again after the listener has closed it. One user at a time."""
 
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
-    async def ask(self, request: bytes) -> Answer:
-        """The answer to one request. Raises NoAnswer."""
+    async def ask(self, request: bytes) -> Response:
+        """The answer to one request. Raises NoResponse."""
         return (await self.ask_all([request]))[0]
 
-    async def ask_all(self, requests: Sequence[bytes]) -> list[Answer]:
-        """Send all of these at once, and wait for their answers. Raises NoAnswer if any is missing."""
+    async def ask_all(self, requests: Sequence[bytes]) -> list[Response]:
+        """Send all of these at once, and wait for their answers. Raises NoResponse if any is missing."""
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT_S):
                 reader, writer = await self._open()
@@ -80,7 +82,7 @@ class Connection:
                 return [await self._answer(reader) for _ in requests]
         except (OSError, EOFError, TimeoutError, ValueError, asyncio.LimitOverrunError) as error:
             self.close()
-            raise NoAnswer(f"http://{self._listener.authority}: {error or type(error).__name__}") from error
+            raise NoResponse(f"http://{self._listener.authority}: {error or type(error).__name__}") from error
         except BaseException:
             self.close()
             raise
@@ -99,7 +101,7 @@ class Connection:
                 self._streams = await asyncio.open_connection(*self._listener, limit=HEAD_BYTES_MAX)
         return self._streams
 
-    async def _answer(self, reader: asyncio.StreamReader) -> Answer:
+    async def _answer(self, reader: asyncio.StreamReader) -> Response:
         head = await reader.readuntil(b"\r\n\r\n")
         length = _LENGTH.search(head)
         if not head.startswith(b"HTTP/1.") or length is None or int(length[1]) > BODY_BYTES_MAX:
@@ -108,4 +110,4 @@ class Connection:
         if _CLOSE.search(head):
             self.close()
         retry_after = _RETRY_AFTER.search(head)
-        return Answer(int(head[9:12]), body, int(retry_after[1]) if retry_after else None)
+        return Response(int(head[9:12]), body, int(retry_after[1]) if retry_after else None)

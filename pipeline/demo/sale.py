@@ -2,7 +2,7 @@
 
 A purchase is accepted with a receipt or, once all is sold, refused at once and for good.
 
-What it finds is put down in `Findings`; whether that is as it should be is the affair of `verdict.py`. A request
+What it finds is put down in `Observations`; whether that is as it should be is the affair of `verdict.py`. A request
 that gets no answer, or a 429 or 503, is sent again: the demo may go on while a process of the system is killed.
 """
 
@@ -19,11 +19,12 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from pipeline.demo.connection import Answer, Connection, Listener, NoAnswer
+from pipeline.demo.connection import ClientConnection, Listener, NoResponse, Response
 from pipeline.demo.crowd import Attempt, make_crowd
 from pipeline.domain.codes import Code
 from pipeline.domain.receipts import Receipt, parse_receipt
-from pipeline.orders_feed import OrdersFeed
+from pipeline.errors import OperatorError
+from pipeline.orders.feed import OrdersFeed
 
 DECISION_TIMEOUT_S = 60
 """From the last 202 to the last decision; a receipt without one then has failed."""
@@ -43,7 +44,7 @@ SALE_LENGTH = timedelta(days=1)
 _API = "/api/v1/seckill/"
 
 
-class DemoRefused(Exception):
+class DemoRefused(OperatorError):
     """Why there is nothing to demonstrate, in one line."""
 
 
@@ -61,7 +62,7 @@ class Plan:
     administration: Listener
 
 
-class Told(NamedTuple):
+class FinalAnswer(NamedTuple):
     """What a poll said in the end, or the purchase call itself."""
 
     code: int
@@ -72,11 +73,11 @@ class AtOnce(NamedTuple):
     """A purchase that was answered without a receipt, since the answer could not change any more."""
 
     user_id: str
-    told: Told
+    told: FinalAnswer
 
 
 @dataclass(slots=True)
-class Findings:
+class Observations:
     """What the crowd saw. Times are seconds of a monotonic clock."""
 
     refused_rightly: int = 0
@@ -84,7 +85,7 @@ class Findings:
     accepted: dict[Receipt, str] = field(default_factory=dict)
     at_once: list[AtOnce] = field(default_factory=list)
     wrong_answers: Counter[str] = field(default_factory=Counter)
-    told: dict[Receipt, Told] = field(default_factory=dict)
+    told: dict[Receipt, FinalAnswer] = field(default_factory=dict)
     contradictions: int = 0
     latencies_ms: list[float] = field(default_factory=list)
     began_at_s: float = 0.0
@@ -100,7 +101,7 @@ class Findings:
         """Purchases that have a receipt, or the answer itself."""
         return len(self.accepted) + len(self.at_once)
 
-    def take_told(self, receipt: Receipt, told: Told) -> None:
+    def take_told(self, receipt: Receipt, told: FinalAnswer) -> None:
         if self.told.setdefault(receipt, told) != told:
             self.contradictions += 1
 
@@ -110,11 +111,11 @@ def fresh_product_id() -> str:
 
 
 class Sale:
-    """One run; `findings` fills while it lasts. Raises DemoRefused, or OrdersUnavailable."""
+    """One run; `findings` fills while it lasts. Raises DemoRefused, or KafkaUnavailable."""
 
     def __init__(self, plan: Plan, feed: OrdersFeed) -> None:
         self.plan = plan
-        self.findings = Findings()
+        self.findings = Observations()
         self._feed = feed
 
     @asynccontextmanager
@@ -164,11 +165,11 @@ class Sale:
         if answer.status != 200:
             raise DemoRefused(f"product {plan.product_id} was not opened: {_detail(answer)}")
 
-    async def _once(self, listener: Listener, request: bytes) -> Answer:
-        connection = Connection(listener)
+    async def _once(self, listener: Listener, request: bytes) -> Response:
+        connection = ClientConnection(listener)
         try:
             return await connection.ask(request)
-        except NoAnswer as error:
+        except NoResponse as error:
             raise DemoRefused(f"no answer from {error}; does `seckill up` run?") from error
         finally:
             connection.close()
@@ -189,7 +190,7 @@ class Sale:
         queue = iter(enumerate(crowd))
         await self._with_connections(plan.connections, lambda connection: self._send(connection, queue))
 
-    async def _send(self, connection: Connection, queue: Iterator[tuple[int, Attempt]]) -> None:
+    async def _send(self, connection: ClientConnection, queue: Iterator[tuple[int, Attempt]]) -> None:
         findings = self.findings
         for number, attempt in queue:
             answer = await self._insist(connection, attempt.request)
@@ -212,13 +213,13 @@ class Sale:
                 if number % SAMPLE_EVERY == 0:
                     await self._sample(connection, receipt, now_s)
 
-    async def _insist(self, connection: Connection, request: bytes) -> Answer | None:
+    async def _insist(self, connection: ClientConnection, request: bytes) -> Response | None:
         """The answer that is neither 429 nor 503; None if there is none after `ATTEMPTS_MAX`."""
         answer = None
         for attempt in range(ATTEMPTS_MAX):
             try:
                 answer = await connection.ask(request)
-            except NoAnswer:
+            except NoResponse:
                 pause_s = min(0.05 * 2**attempt, RETRY_PAUSE_S_MAX)
             else:
                 if answer.status not in (429, 503):
@@ -228,11 +229,11 @@ class Sale:
             await asyncio.sleep(pause_s)
         return answer
 
-    async def _sample(self, connection: Connection, receipt: Receipt, accepted_at_s: float) -> None:
+    async def _sample(self, connection: ClientConnection, receipt: Receipt, accepted_at_s: float) -> None:
         """Measure one latency as a client sees it, from the 202 to the end of a long poll."""
         try:
             told = _told(await connection.ask(self._poll(receipt, LONG_POLL_MS)))
-        except NoAnswer:
+        except NoResponse:
             return
         if told is not None:
             self.findings.latencies_ms.append((time.monotonic() - accepted_at_s) * 1_000)
@@ -245,14 +246,14 @@ class Sale:
         findings = self.findings
         if not findings.accepted:
             return
-        connection = Connection(self.plan.public)
+        connection = ClientConnection(self.plan.public)
         last = max(findings.accepted)
         deadline_s = time.monotonic() + DECISION_TIMEOUT_S
         try:
             while time.monotonic() < deadline_s:
                 try:
                     told = _told(await connection.ask(self._poll(last, LONG_POLL_MS)))
-                except NoAnswer:
+                except NoResponse:
                     await asyncio.sleep(POLL_PAUSE_S)
                     continue
                 if told is not None:
@@ -267,12 +268,14 @@ class Sale:
         connections = min(self.plan.connections, 1 + len(waiting) // POLLS_PER_ROUND)
         await self._with_connections(connections, lambda each: self._poll_some(each, waiting, deadline_s))
 
-    async def _poll_some(self, connection: Connection, waiting: deque[Receipt], deadline_s: float) -> None:
+    async def _poll_some(
+        self, connection: ClientConnection, waiting: deque[Receipt], deadline_s: float
+    ) -> None:
         while waiting and time.monotonic() < deadline_s:
             receipts = [waiting.popleft() for _ in range(min(POLLS_PER_ROUND, len(waiting)))]
             try:
                 answers = await connection.ask_all([self._poll(receipt) for receipt in receipts])
-            except NoAnswer:
+            except NoResponse:
                 waiting.extend(receipts)
                 await asyncio.sleep(POLL_PAUSE_S)
                 continue
@@ -293,7 +296,7 @@ class Sale:
     # --- what operators and consumers see ---------------------------------------------------------
 
     async def _look_at_stock(self) -> None:
-        connection = Connection(self.plan.public)
+        connection = ClientConnection(self.plan.public)
         try:
             answer = await self._insist(connection, self._stats())
         finally:
@@ -305,7 +308,7 @@ class Sale:
     def _stats(self) -> bytes:
         return self.plan.public.get(f"{_API}stats/{self.plan.product_id}")
 
-    def _take_stats(self, answer: Answer) -> None:
+    def _take_stats(self, answer: Response) -> None:
         stats = orjson.loads(answer.body)
         findings = self.findings
         findings.decided, findings.sold = stats["decided"], stats["sold"]
@@ -322,14 +325,14 @@ class Sale:
 
     async def _watch(self) -> None:
         """Keep `decided` and `sold` up to date for whoever looks on."""
-        connection = Connection(self.plan.public)
+        connection = ClientConnection(self.plan.public)
         try:
             while True:
                 try:
                     answer = await connection.ask(self._stats())
                     if answer.status == 200:
                         self._take_stats(answer)
-                except NoAnswer:
+                except NoResponse:
                     pass  # the next look may find it there again
                 await asyncio.sleep(WATCH_INTERVAL_S)
         finally:
@@ -356,9 +359,9 @@ class Sale:
                     self.findings.order_ids.add(order.order_id)
 
     async def _with_connections(
-        self, count: int, work: Callable[[Connection], Coroutine[Any, Any, None]]
+        self, count: int, work: Callable[[ClientConnection], Coroutine[Any, Any, None]]
     ) -> None:
-        connections = [Connection(self.plan.public) for _ in range(count)]
+        connections = [ClientConnection(self.plan.public) for _ in range(count)]
         try:
             async with asyncio.TaskGroup() as group:
                 for connection in connections:
@@ -368,17 +371,17 @@ class Sale:
                 connection.close()
 
 
-def _told(answer: Answer) -> Told | None:
+def _told(answer: Response) -> FinalAnswer | None:
     """The decision in the answer to a poll, None if it is not there (yet)."""
     if answer.status != 200:
         return None
     document: dict[str, Any] = orjson.loads(answer.body)
     if document["status"] != "decided":
         return None
-    return Told(Code(document["code"]), document["order_id"])
+    return FinalAnswer(Code(document["code"]), document["order_id"])
 
 
-def _told_at_once(answer: Answer | None) -> Told | None:
+def _told_at_once(answer: Response | None) -> FinalAnswer | None:
     """The final answer to a purchase, None if it is another answer.
 
     A success is one too: the same purchase, sent again for want of an answer, got its win again.
@@ -388,10 +391,10 @@ def _told_at_once(answer: Answer | None) -> Told | None:
     document: dict[str, Any] = orjson.loads(answer.body)
     if document["code"] not in (Code.SUCCESS, Code.INSUFFICIENT_STOCK, Code.ALREADY_BOUGHT):
         return None
-    return Told(Code(document["code"]), document["order_id"])
+    return FinalAnswer(Code(document["code"]), document["order_id"])
 
 
-def _detail(answer: Answer | None) -> str:
+def _detail(answer: Response | None) -> str:
     """What a problem document says, in one line."""
     if answer is None:
         return "no answer"

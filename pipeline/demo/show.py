@@ -8,11 +8,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from pipeline.demo.sale import Findings, Plan, Sale
-from pipeline.demo.verdict import Check, by_code, judge
+from pipeline.demo.sale import Observations, Plan, Sale
+from pipeline.demo.verdict import Expectation, by_code, judge
 from pipeline.domain.codes import MESSAGES
-from pipeline.eventloop import use_uvloop
-from pipeline.orders_feed import OrdersFeed
+from pipeline.orders.feed import OrdersFeed
+from pipeline.process.event_loop import use_uvloop
 
 REFRESH_INTERVAL_S = 0.1
 
@@ -28,7 +28,7 @@ def run_demo(plan: Plan, feed: OrdersFeed, console: Console) -> bool:
     return all(check.holds for check in checks)
 
 
-async def _run(sale: Sale, console: Console) -> Findings:
+async def _run(sale: Sale, console: Console) -> Observations:
     plan = sale.plan
     async with sale.opened():
         console.print(
@@ -63,7 +63,7 @@ async def _show(sale: Sale, selling: asyncio.Task[None], console: Console) -> No
             selling.cancel()
 
 
-def _figures(plan: Plan, findings: Findings) -> Table:
+def _figures(plan: Plan, findings: Observations) -> Table:
     table = Table(show_header=False, title=f"sale of {plan.product_id}", title_justify="left")
     table.add_column(style="bold")
     table.add_column(justify="right")
@@ -88,7 +88,7 @@ def _figures(plan: Plan, findings: Findings) -> Table:
     return table
 
 
-def _rate(findings: Findings) -> str:
+def _rate(findings: Observations) -> str:
     elapsed_s = findings.last_answered_at_s - findings.began_at_s
     return f"{findings.answered / elapsed_s:,.0f}/s" if elapsed_s > 0 else "-"
 
@@ -98,6 +98,6 @@ def _percentile(rising: Sequence[float], percent: int) -> float:
     return rising[max(0, math.ceil(len(rising) * percent / 100) - 1)]
 
 
-def _line(check: Check) -> str:
+def _line(check: Expectation) -> str:
     mark = "[green]ok  [/]" if check.holds else "[red]FAIL[/]"
     return f"{mark}  {check.name}: {check.found}"

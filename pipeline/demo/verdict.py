@@ -3,13 +3,13 @@
 from collections import Counter
 from typing import NamedTuple
 
-from pipeline.demo.sale import DECISION_TIMEOUT_S, Findings, Plan, Told
+from pipeline.demo.sale import DECISION_TIMEOUT_S, FinalAnswer, Observations, Plan
 from pipeline.domain.codes import Code
 
 EXAMPLES_MAX = 3
 
 
-class Check(NamedTuple):
+class Expectation(NamedTuple):
     """`found` says what was seen, in a few words."""
 
     name: str
@@ -17,7 +17,7 @@ class Check(NamedTuple):
     found: str
 
 
-def judge(plan: Plan, findings: Findings) -> list[Check]:
+def judge(plan: Plan, findings: Observations) -> list[Expectation]:
     """All that has to hold after the sale."""
     distinct = len({*findings.accepted.values(), *(user_id for user_id, _ in findings.at_once)})
     wanted = min(plan.stock, distinct)
@@ -27,33 +27,33 @@ def judge(plan: Plan, findings: Findings) -> list[Check]:
     wronged = refused_wrongly(findings)
     sent = plan.buyers + plan.repeats
     return [
-        Check(
+        Expectation(
             "every purchase got its 202 or its answer, every bad request its 4xx",
             not wrong and distinct == plan.buyers,
             "; ".join(wrong)
             or f"{len(findings.accepted):,} + {len(findings.at_once):,} of {sent:,};"
             f" {findings.refused_rightly:,} of {plan.bad:,}",
         ),
-        Check(
+        Expectation(
             "who was refused at once had not won, and nothing was left",
             not wronged and (findings.remaining == 0 or not findings.at_once),
             f"{len(findings.at_once):,} refused at once, {findings.remaining:,} left"
             + (f"; wrongly: {', '.join(wronged[:EXAMPLES_MAX])}" if wronged else ""),
         ),
-        Check(
+        Expectation(
             f"every 202 has its decision within {DECISION_TIMEOUT_S} s, and only one",
             not undecided and not findings.contradictions,
             f"{len(findings.told):,} of {len(findings.accepted):,}"
             + (f", none for {', '.join(undecided[:EXAMPLES_MAX])}" if undecided else "")
             + (f", {findings.contradictions:,} changed" if findings.contradictions else ""),
         ),
-        Check("winners = min(stock, buyers)", len(winners) == wanted, f"{len(winners):,} = {wanted:,}"),
-        Check(
+        Expectation("winners = min(stock, buyers)", len(winners) == wanted, f"{len(winners):,} = {wanted:,}"),
+        Expectation(
             "orders in the topic = winners, id by id",
             findings.order_ids == winners,
             f"{len(findings.order_ids):,}" + _difference(findings.order_ids, winners),
         ),
-        Check(
+        Expectation(
             "sold in Redis = winners, and the rest is left",
             findings.sold == len(winners) and findings.sold + findings.remaining == plan.stock,
             f"{findings.sold:,} sold + {findings.remaining:,} left of {plan.stock:,}",
@@ -61,17 +61,17 @@ def judge(plan: Plan, findings: Findings) -> list[Check]:
     ]
 
 
-def by_code(findings: Findings) -> Counter[Code]:
+def by_code(findings: Observations) -> Counter[Code]:
     """All answers: those that were polled, and those at once."""
     return Counter(Code(told.code) for told in _told(findings))
 
 
-def order_ids_told(findings: Findings) -> set[str]:
+def order_ids_told(findings: Observations) -> set[str]:
     """Who won, by order id. A -3 tells it too: the buyer's first 202 may have been lost on its way to him."""
     return {told.order_id for told in _told(findings) if told.order_id is not None}
 
 
-def refused_wrongly(findings: Findings) -> list[str]:
+def refused_wrongly(findings: Observations) -> list[str]:
     """The users who were told at once that nothing is left though they won, or of an order that is not theirs."""
     holders = {
         told.order_id: findings.accepted[receipt]
@@ -83,7 +83,7 @@ def refused_wrongly(findings: Findings) -> list[str]:
         *(each.user_id for each in findings.at_once if each.told.order_id is not None),
     }
 
-    def is_wrong(user_id: str, told: Told) -> bool:
+    def is_wrong(user_id: str, told: FinalAnswer) -> bool:
         if told.order_id is None:
             return told.code == Code.ALREADY_BOUGHT or user_id in winners
         return holders.get(told.order_id, user_id) != user_id
@@ -91,7 +91,7 @@ def refused_wrongly(findings: Findings) -> list[str]:
     return [each.user_id for each in findings.at_once if is_wrong(*each)]
 
 
-def _told(findings: Findings) -> list[Told]:
+def _told(findings: Observations) -> list[FinalAnswer]:
     return [*findings.told.values(), *(each.told for each in findings.at_once)]
 
 

@@ -29,7 +29,7 @@ class Rule:
     burst: int
 
 
-class State(NamedTuple):
+class LimiterState(NamedTuple):
     """Token bucket: (backlog in 1/1000 request, 0, time of it). Windows: (count, count of the one before, index)."""
 
     level: int
@@ -37,17 +37,17 @@ class State(NamedTuple):
     at: int
 
 
-FRESH = State(0, 0, 0)
+FRESH = LimiterState(0, 0, 0)
 
 
-class Admission(NamedTuple):
+class Allowance(NamedTuple):
     """How many of those who asked at this moment may pass, and how to count those who did."""
 
     allowed: int
-    state: State
+    state: LimiterState
 
 
-def admissible(rule: Rule, state: State, time_ms: int) -> Admission:
+def admissible(rule: Rule, state: LimiterState, time_ms: int) -> Allowance:
     """How many requests may pass at `time_ms`, and the state brought forward to that moment.
 
     Count those that did pass with `count`; time never runs backwards (a smaller `time_ms` is a caller's error).
@@ -58,27 +58,27 @@ def admissible(rule: Rule, state: State, time_ms: int) -> Admission:
     """
     if rule.algorithm is Algorithm.TOKEN_BUCKET:
         backlog = max(0, state.level - (time_ms - state.at) * rule.requests_per_second)
-        return Admission((rule.burst * 1_000 - backlog) // 1_000, State(backlog, 0, time_ms))
+        return Allowance((rule.burst * 1_000 - backlog) // 1_000, LimiterState(backlog, 0, time_ms))
     window = time_ms // WINDOW_MS
     if window == state.at:
         count, before = state.level, state.before
     else:
         count, before = 0, state.level if window == state.at + 1 else 0
-    moved = State(count, before, window)
+    moved = LimiterState(count, before, window)
     if rule.algorithm is Algorithm.FIXED_WINDOW:
-        return Admission(max(0, rule.requests_per_second - count), State(count, 0, window))
+        return Allowance(max(0, rule.requests_per_second - count), LimiterState(count, 0, window))
     carried = before * (WINDOW_MS - time_ms % WINDOW_MS)
     room = (rule.requests_per_second * WINDOW_MS - carried) // WINDOW_MS - count
-    return Admission(max(0, room), moved)
+    return Allowance(max(0, room), moved)
 
 
-def count(rule: Rule, state: State, passed: int) -> State:
+def count(rule: Rule, state: LimiterState, passed: int) -> LimiterState:
     """The state after `passed` requests of those that `admissible` allowed went through."""
     unit = 1_000 if rule.algorithm is Algorithm.TOKEN_BUCKET else 1
-    return State(state.level + passed * unit, state.before, state.at)
+    return LimiterState(state.level + passed * unit, state.before, state.at)
 
 
-def retry_after_ms(rule: Rule, state: State, time_ms: int) -> int:
+def retry_after_ms(rule: Rule, state: LimiterState, time_ms: int) -> int:
     """Milliseconds until one more request may pass, if nobody else comes; `state` is at `time_ms`, and full."""
     if rule.algorithm is Algorithm.TOKEN_BUCKET:
         excess = state.level + 1_000 - rule.burst * 1_000

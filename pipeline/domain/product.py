@@ -66,9 +66,18 @@ class Product:
     state: SaleState
     stock: int
     sold: int = 0
-    limiter: limiters.State = limiters.FRESH
+    limiter: limiters.LimiterState = limiters.FRESH
     by_code: dict[int, int] = field(default_factory=dict)
     buyers: dict[str, list[Win]] = field(default_factory=dict)
+
+
+class Purchase(NamedTuple):
+    """One purchase as a buyer asks for it. `key` is the idempotency key, None for none."""
+
+    product_id: str
+    user_id: str
+    quantity: int
+    key: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +93,7 @@ class Purchases:
 
 
 @dataclass(frozen=True, slots=True)
-class Decision:
+class PurchaseOutcome:
     """The answers to one record of purchases, in its order.
 
     `held` has, by index, the order ids that earlier wins of the same user carry: beside -3, and beside a 1 that
@@ -120,14 +129,14 @@ def close_product(product: Product | None) -> Product | Refusal:
 
 def decide_purchases(
     product: Product | None, partition: int, offset: int, time_ms: int, purchases: Purchases
-) -> Decision:
+) -> PurchaseOutcome:
     """Decide one record of purchases at the (clamped) broker time of the record; changes `product`.
 
     The checks stand in the order of `decide_one`. A purchase that the limiter let through counts against it whatever
     comes of it; one that a check before the limiter answered does not.
     """
     if product is None:
-        return Decision([Code.NEVER_OPENED.value] * len(purchases.users), {}, None, None)
+        return PurchaseOutcome([Code.NEVER_OPENED.value] * len(purchases.users), {}, None, None)
     opening = product.opening
     shut = shut_code(product.state, opening.start_ms, opening.end_ms, time_ms)
     rule = opening.rate_limit
@@ -164,7 +173,7 @@ def decide_purchases(
         product.limiter = limiters.count(rule, product.limiter, passed)
         if Code.BUSY in codes:
             retry_after_ms = limiters.retry_after_ms(rule, product.limiter, time_ms)
-    return Decision(codes, held, product.stock, product.sold, retry_after_ms, limited)
+    return PurchaseOutcome(codes, held, product.stock, product.sold, retry_after_ms, limited)
 
 
 def shut_code(state: SaleState, start_ms: int, end_ms: int, time_ms: int) -> Code | None:

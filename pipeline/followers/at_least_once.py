@@ -7,7 +7,8 @@ from aiokafka.errors import KafkaError
 
 from pipeline.followers.ports import Derived, WriteFailed
 from pipeline.followers.progress import Progress, committed, read_progress
-from pipeline.producer import LogProducer, SendFailed
+from pipeline.kafka.consumer import consumer
+from pipeline.kafka.producer import LogProducer, SendFailed
 from pipeline.settings import Settings
 
 REQUEST_TIMEOUT_MS = 10_000
@@ -26,11 +27,8 @@ class AtLeastOnce:
     async def open(self) -> Progress | None:
         await self.close()
         self._producer = LogProducer(self._settings, self._settings.worker_name, idempotent=False)
-        self._consumer = AIOKafkaConsumer(
-            bootstrap_servers=self._settings.kafka(),
-            group_id=self._group,
-            enable_auto_commit=False,
-            request_timeout_ms=REQUEST_TIMEOUT_MS,
+        self._consumer = consumer(
+            self._settings.kafka(), group=self._group, request_timeout_ms=REQUEST_TIMEOUT_MS
         )
         try:
             await self._producer.start()

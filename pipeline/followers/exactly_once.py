@@ -14,10 +14,11 @@ from typing import Any
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError, ProducerFenced
 
-from pipeline import faultpoints, messages
 from pipeline.followers.ports import Derived, Fenced, StoodStill, WriteFailed
 from pipeline.followers.progress import Progress, committed, read_progress
-from pipeline.producer import BATCH_BYTES_MAX, RECORD_BYTES_MAX, end_producer
+from pipeline.kafka.producer import BATCH_BYTES_MAX, RECORD_BYTES_MAX, end_producer
+from pipeline.kafka.record_format import record_headers
+from pipeline.process import fault_points
 from pipeline.settings import Settings
 
 OPEN_TIMEOUT_MS = 30_000
@@ -41,12 +42,12 @@ class ExactlyOnce:
         self._group = group
         self._transactional_id = f"{group}-{partition}"
         # A list, because aiokafka's compiled record writer takes nothing else.
-        self._headers = list(messages.headers(settings.worker_name))
+        self._headers = list(record_headers(settings.worker_name))
         self._producer: AIOKafkaProducer | None = None
         self._closing: asyncio.Task[BaseException | None] | None = None
 
     async def open(self) -> Progress | None:
-        """Fence whoever wrote before, then read how far that one came. Raises WriteFailed or LogUnavailable."""
+        """Fence whoever wrote before, then read how far that one came. Raises WriteFailed or KafkaUnavailable."""
         await self.close()
         self._producer = AIOKafkaProducer(
             bootstrap_servers=self._settings.kafka(),
@@ -103,12 +104,12 @@ class ExactlyOnce:
             await producer.send_offsets_to_transaction({self._source: committed(progress)}, self._group)
             await producer.commit_transaction()
             return
-        faultpoints.reach(faultpoints.BEFORE_ORDERS_TRANSACTION)
+        fault_points.reach(fault_points.BEFORE_ORDERS_TRANSACTION)
         await self._send(producer, derived)
-        faultpoints.reach(faultpoints.IN_ORDERS_TRANSACTION)
+        fault_points.reach(fault_points.IN_ORDERS_TRANSACTION)
         await producer.send_offsets_to_transaction({self._source: committed(progress)}, self._group)
-        await faultpoints.in_flight(faultpoints.ORDERS_COMMIT_IN_FLIGHT, producer.commit_transaction())
-        faultpoints.reach(faultpoints.AFTER_ORDERS_TRANSACTION)
+        await fault_points.in_flight(fault_points.ORDERS_COMMIT_IN_FLIGHT, producer.commit_transaction())
+        fault_points.reach(fault_points.AFTER_ORDERS_TRANSACTION)
 
     async def close(self) -> None:
         """What is open is aborted by whoever opens next, or after `TRANSACTION_TIMEOUT_MS`."""

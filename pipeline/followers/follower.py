@@ -10,17 +10,19 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 
+from pipeline.domain.backoff import Backoff
 from pipeline.domain.receipts import Receipt
-from pipeline.ending import end
+from pipeline.errors import Fatal, KafkaUnavailable
 from pipeline.followers.derived import derive
-from pipeline.followers.orders import last_order, without_written
-from pipeline.followers.ports import Derived, Fenced, Log, StoodStill, WriteFailed, Writer
+from pipeline.followers.last_order import last_order, without_written
+from pipeline.followers.ports import Derived, Fenced, StoodStill, WriteFailed, Writer
 from pipeline.followers.progress import BEGINNING, Progress, group_of
-from pipeline.messages import Result
-from pipeline.partitionlog import LogRecord, LogUnavailable, runs
+from pipeline.kafka.log_reader import ReadableLog
+from pipeline.kafka.records import LogRecord, runs
+from pipeline.kafka.topics import Topics
+from pipeline.messages.decisions import Decision, decision_at
+from pipeline.process.tasks import cancel_and_wait
 from pipeline.settings import Settings
-from pipeline.strangers import decision_at
-from pipeline.topics import Topics
 
 logger = logging.getLogger(__name__)
 
@@ -45,11 +47,11 @@ CONFIRMED_S = 5.0
 """After a rebalance the partition is known to be here for this long: less than a session of the consumer group."""
 
 
-class ProgressLost(Exception):
+class ProgressLost(Fatal):
     """Nobody knows how far the orders are written."""
 
 
-class DecisionsLost(Exception):
+class DecisionsLost(Fatal):
     """The decision log was cut off before the orders of what it held were written."""
 
 
@@ -61,7 +63,7 @@ class Follower:
         partition: int,
         settings: Settings,
         topics: Topics,
-        log: Log,
+        log: ReadableLog,
         writer: Writer,
         log_end: Callable[[], int | None],
     ) -> None:
@@ -91,7 +93,7 @@ class Follower:
         self._last_order: Receipt | None = None
         self._gathered_at_s = self._written_at_s = float("-inf")
         self._writes_since_s: float | None = None
-        self._backoff_ms = settings.backoff_ms_min
+        self._backoff = Backoff(settings.backoff_ms_min, settings.backoff_ms_max)
         self._trouble = "not open yet"
 
     def start(self, on_end: Callable[["asyncio.Task[None]"], None]) -> None:
@@ -108,7 +110,7 @@ class Follower:
         self._has_enough.set()
         if not self._is_held:
             await asyncio.wait({self._task}, timeout=STOP_WITHIN_S)
-        await end(self._task)
+        await cancel_and_wait(self._task)
         await self._writer.close()
 
     async def hold(self) -> bool:
@@ -179,12 +181,11 @@ class Follower:
                 logger.warning("%s; waiting for the consumer group", fault)
                 await self._writer.close()
                 await asyncio.sleep(OWNER_KNOWN_AFTER_S)
-            except (LogUnavailable, WriteFailed) as fault:
+            except (KafkaUnavailable, WriteFailed) as fault:
                 self._trouble = str(fault)
                 logger.warning("orders of partition %d: %s; trying again", self._partition, fault)
                 await self._writer.close()
-                await asyncio.sleep(self._backoff_ms / 1_000)
-                self._backoff_ms = min(2 * self._backoff_ms, self._settings.backoff_ms_max)
+                await asyncio.sleep(self._backoff.pause_ms() / 1_000)
 
     async def _open(self) -> None:
         """Become the one that writes the orders of this partition, and find out where the last one stopped.
@@ -269,7 +270,7 @@ class Follower:
         return records
 
     async def _fill(self, stop: int) -> None:
-        """Take in what the stream left out, up to `stop`. Raises LogUnavailable."""
+        """Take in what the stream left out, up to `stop`. Raises KafkaUnavailable."""
         async for batch in self._log.read(
             self._topics.results.name, self._partition, self._read.position, stop
         ):
@@ -302,7 +303,7 @@ class Follower:
                 await asyncio.sleep(0)
         self._read = Progress(position, source_offset)
 
-    def _derive(self, decision: Result) -> None:
+    def _derive(self, decision: Decision) -> None:
         derived = derive(self._topics, self._partition, decision)
         if self._last_order is not None and decision.source_offset <= self._last_order.offset:
             derived = without_written(derived, self._last_order)
@@ -323,7 +324,7 @@ class Follower:
             finally:
                 self._writes_since_s = None
         self._written, self._derived, self._derived_records = self._read, [], 0
-        self._backoff_ms = self._settings.backoff_ms_min
+        self._backoff.reset()
 
 
 async def _happens(event: asyncio.Event, within_s: float) -> None:

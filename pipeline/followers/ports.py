@@ -1,10 +1,10 @@
 """What a follower needs of the world; the real ones are ExactlyOnce or AtLeastOnce, and PartitionLog."""
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
+from pipeline.errors import Fatal, SeckillError, Unavailable
 from pipeline.followers.progress import Progress
-from pipeline.partitionlog import Bounds, LogRecord
 
 
 class Derived(NamedTuple):
@@ -17,15 +17,15 @@ class Derived(NamedTuple):
     headers: Sequence[tuple[str, bytes]] = ()
 
 
-class Fenced(Exception):
+class Fenced(Fatal):
     """Another process writes in the place of this one, which has to end."""
 
 
-class StoodStill(Exception):
+class StoodStill(SeckillError):
     """The process stood still during a write, so another one may write in its place by now."""
 
 
-class WriteFailed(Exception):
+class WriteFailed(Unavailable):
     """It may be written or not: `open` tells which. A later try may succeed."""
 
 
@@ -33,7 +33,7 @@ class Writer(Protocol):
     async def open(self) -> Progress | None:
         """Become the one that writes, and learn how far the last one came, None if Kafka knows of none.
 
-        Raises WriteFailed or LogUnavailable.
+        Raises WriteFailed or KafkaUnavailable.
         """
 
     async def write(self, derived: Sequence[Derived], progress: Progress) -> None:
@@ -43,10 +43,3 @@ class Writer(Protocol):
         """
 
     async def close(self) -> None: ...
-
-
-class Log(Protocol):
-    async def bounds(self, topic: str, partition: int) -> Bounds: ...
-    def read(
-        self, topic: str, partition: int, start: int, end: int | None = None
-    ) -> AsyncGenerator[list[LogRecord], None]: ...

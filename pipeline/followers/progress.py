@@ -14,7 +14,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import CoordinatorLoadInProgressError, KafkaError
 from aiokafka.structs import OffsetAndMetadata
 
-from pipeline.partitionlog import LogUnavailable
+from pipeline.errors import KafkaUnavailable
 
 REQUEST_TIMEOUT_MS = 10_000
 COORDINATOR_TIMEOUT_MS = 10_000
@@ -45,14 +45,14 @@ def committed(progress: Progress) -> OffsetAndMetadata:
 
 
 async def read_progress(bootstrap: str, group: str, topic: str, partition: int) -> Progress | None:
-    """What was committed last; None where nothing was, or Kafka has forgotten it. Raises LogUnavailable."""
+    """What was committed last; None where nothing was, or Kafka has forgotten it. Raises KafkaUnavailable."""
     place = TopicPartition(topic, partition)
     admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap, request_timeout_ms=REQUEST_TIMEOUT_MS)
     try:
         await admin.start()
         found = await _committed(admin, group, place)
     except KafkaError as error:
-        raise LogUnavailable(f"no progress of {group} from Kafka: {error!r}") from error
+        raise KafkaUnavailable(f"no progress of {group} from Kafka: {error!r}") from error
     finally:
         await admin.close()
     if found.offset < 0:

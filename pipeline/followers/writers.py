@@ -3,8 +3,8 @@
 from pipeline.followers.at_least_once import AtLeastOnce
 from pipeline.followers.exactly_once import ExactlyOnce
 from pipeline.followers.progress import group_of
+from pipeline.kafka.topics import Topics
 from pipeline.settings import Settings
-from pipeline.topics import Topics
 
 
 def writer_of(settings: Settings, topics: Topics, partition: int) -> ExactlyOnce | AtLeastOnce:

@@ -8,16 +8,17 @@ import sys
 
 from aiohttp.http_exceptions import HttpProcessingError
 
-from pipeline.collector import spare_what_stays
-from pipeline.ending import end
-from pipeline.eventloop import use_uvloop
 from pipeline.ingress.app import Ingress, StartFailed
-from pipeline.messages import NewerFormat
-from pipeline.settings import BadSettings, Settings, load_settings
-from pipeline.telemetry import configure_logging
-from pipeline.topics import BadTopics, Topics, load_topics
+from pipeline.kafka.record_format import NewerFormat
+from pipeline.kafka.topics import BadTopics, Topics, load_topics
+from pipeline.process.configuration import BadSettings, load_settings
+from pipeline.process.event_loop import use_uvloop
+from pipeline.process.garbage_collector import freeze_what_stays
+from pipeline.process.logs import configure_logging
+from pipeline.process.tasks import cancel_and_wait
+from pipeline.settings import Settings
 
-log = logging.getLogger("pipeline.ingress")
+logger = logging.getLogger("pipeline.ingress")
 
 
 def main() -> int:
@@ -27,11 +28,11 @@ def main() -> int:
     try:
         settings = load_settings()
         configure_logging(settings.worker_name)
-        topics = load_topics(settings.kafka_profile)
+        topics = load_topics(settings.kafka_profile, settings.topics_file)
         use_uvloop()
         return asyncio.run(_serve(settings, topics))
     except (BadSettings, BadTopics, StartFailed) as error:
-        log.error("the ingress does not start: %s", error)
+        logger.error("the ingress does not start: %s", error)
         return 2
 
 
@@ -51,11 +52,11 @@ async def _serve(settings: Settings, topics: Topics) -> int:
     # A start may wait long for Kafka; being told to stop must not.
     await asyncio.wait({starting, stopped}, return_when=asyncio.FIRST_COMPLETED)
     if not starting.done():
-        await end(starting)
+        await cancel_and_wait(starting)
         return await _end(ingress, 0)
     followed = starting.result()
-    spare_what_stays()
-    log.info(
+    freeze_what_stays()
+    logger.info(
         "%s takes purchases on %s:%d, administration on %s:%d",
         *(settings.worker_name, settings.public_host, settings.public_port),
         *(settings.admin_host, settings.admin_port),
@@ -65,7 +66,7 @@ async def _serve(settings: Settings, topics: Topics) -> int:
         return await _end(ingress, 0)
     fault = None if followed.cancelled() else followed.exception()
     is_said = isinstance(fault, NewerFormat)
-    log.critical(
+    logger.critical(
         "%s; this process ends",
         fault if is_said else "what it follows failed",
         exc_info=None if is_said else fault,

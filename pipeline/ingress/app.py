@@ -11,40 +11,40 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 from aiokafka.errors import KafkaError
 
-from pipeline.brokertopics import BrokerAway, TopicsRefused, require_topics
-from pipeline.control import BreakerBoard, follow_control
-from pipeline.ending import end
-from pipeline.ingress import administration
-from pipeline.ingress.administration import AdministrationRoutes
-from pipeline.ingress.admission import Admission
-from pipeline.ingress.connections import (
+from pipeline.breakers import BreakerBoard, follow_control
+from pipeline.errors import KafkaUnavailable, OperatorError, Unavailable
+from pipeline.ingress.command_log.group_commit import GroupCommit
+from pipeline.ingress.command_log.log_ends import LogEnds
+from pipeline.ingress.command_log.unknown_products import UnknownProducts
+from pipeline.ingress.decisions.fetcher import DecisionFetcher
+from pipeline.ingress.decisions.finder import DecisionFinder
+from pipeline.ingress.decisions.lookup import RUNS_BYTES_MAX, DecisionLookup
+from pipeline.ingress.decisions.pace import PaceKeeper
+from pipeline.ingress.decisions.waiters import ResultsFeed, Waiters
+from pipeline.ingress.final_refusals import LOOKS_MAX, FinalRefusals
+from pipeline.ingress.http import administration
+from pipeline.ingress.http.administration import AdministrationRoutes
+from pipeline.ingress.http.admission import Admission
+from pipeline.ingress.http.connections import (
     REFUSALS_MAX,
     Gate,
-    TooFewDescriptors,
     listen,
     raise_descriptor_limit,
 )
-from pipeline.ingress.decision_log import DecisionLog
-from pipeline.ingress.decision_reader import RUNS_BYTES_MAX, DecisionReader
-from pipeline.ingress.decisions import Decisions
-from pipeline.ingress.final_refusals import LOOKS_MAX, FinalRefusals, OnSale
-from pipeline.ingress.group_commit import GroupCommit
-from pipeline.ingress.health import HealthRoutes
-from pipeline.ingress.logends import EndsUnknown, LogEnds
-from pipeline.ingress.openapi import OPENAPI_PATH, openapi_document
-from pipeline.ingress.pace import PaceKeeper
-from pipeline.ingress.polling import PollingRoutes
-from pipeline.ingress.purchases import PurchaseRoutes
-from pipeline.ingress.shortcut import shortcut
-from pipeline.ingress.stats import StatsRoutes
-from pipeline.ingress.unknown_products import UnknownProducts
-from pipeline.ingress.waiters import ResultsFeed, Waiters
-from pipeline.logidentity import log_identity
-from pipeline.partitionlog import LogUnavailable
-from pipeline.producer import LogProducer, SendFailed
+from pipeline.ingress.http.health import HealthRoutes
+from pipeline.ingress.http.openapi import OPENAPI_PATH, openapi_document
+from pipeline.ingress.http.polling import PollingRoutes
+from pipeline.ingress.http.purchases import PurchaseRoutes
+from pipeline.ingress.http.shortcut import shortcut
+from pipeline.ingress.http.stats import StatsRoutes
+from pipeline.ingress.on_sale import OnSale
+from pipeline.kafka.log_identity import log_identity
+from pipeline.kafka.producer import LogProducer
+from pipeline.kafka.topic_admin import require_topics
+from pipeline.kafka.topics import Topics
+from pipeline.process.tasks import cancel_and_wait
 from pipeline.settings import HEALTH_HOST, Settings
 from pipeline.stock.store import StockStore
-from pipeline.topics import Topics
 
 RUNS_PART = 8
 """Of `results_cache_bytes_max`: so much more is kept of what was read from the log for old receipts."""
@@ -54,7 +54,7 @@ SIGNS_CONNECTIONS_MAX = 4
 STOP_PATIENCE = 0.4
 """Of the stop's deadline: how long purchases may still be acknowledged and decided before all are told to go."""
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 _Answer = TypeVar("_Answer")
 
 
@@ -64,7 +64,7 @@ START_TRY_TIMEOUT_MS = 5_000
 START_RETRY_MS = 250
 
 
-class StartFailed(Exception):
+class StartFailed(OperatorError):
     """The ingress can not start; the message says what is missing."""
 
 
@@ -88,7 +88,7 @@ class Ingress:
         self._breakers = BreakerBoard()
         self._control: asyncio.Task[None] | None = None
         self._waiters = Waiters(partitions, settings.waiters_max, settings.results_cache_bytes_max)
-        self._decision_log = DecisionLog(bootstrap, topics.results.name)
+        self._decision_log = DecisionFetcher(bootstrap, topics.results.name)
         on_sale = OnSale()
         self._feed = ResultsFeed(
             bootstrap,
@@ -108,11 +108,11 @@ class Ingress:
             send_timeout_ms=settings.send_timeout_ms,
             gather_ms_max=settings.gather_ms_max,
         )
-        self._older = DecisionReader(
+        self._older = DecisionLookup(
             *(self._decision_log, settings.lookups_max),
             min(RUNS_BYTES_MAX, settings.results_cache_bytes_max // RUNS_PART),
         )
-        self._decisions = Decisions(
+        self._decisions = DecisionFinder(
             self._waiters, self._feed, self._older, self._commits, self._ends, self._keeper
         )
         self._refusals = FinalRefusals(
@@ -158,10 +158,7 @@ class Ingress:
                 follow_control(settings, self._topics.control, self._breakers), name="control topic"
             )
             await self._listen_all()
-        except (
-            *(TooFewDescriptors, TopicsRefused, BrokerAway, LogUnavailable),
-            *(SendFailed, KafkaError, EndsUnknown, OSError),
-        ) as error:
+        except (Unavailable, OperatorError, KafkaError, OSError) as error:
             await self.stop()
             raise StartFailed(str(error)) from error
         return asyncio.create_task(_first_end(feed, self._control), name="what is followed")
@@ -179,7 +176,7 @@ class Ingress:
         if stopping.done():
             stopping.result()
             return True
-        log.error("not stopped within %d ms: %s", self._settings.stop_deadline_ms, self._stopping)
+        logger.error("not stopped within %d ms: %s", self._settings.stop_deadline_ms, self._stopping)
         stopping.cancel()
         return False
 
@@ -190,7 +187,7 @@ class Ingress:
         await asyncio.gather(*(runner.cleanup() for runner in self._runners))
         if self._control is not None:
             self._stopping = "control topic"
-            await end(self._control)
+            await cancel_and_wait(self._control)
         for part in (self._keeper, self._feed, self._older, self._decision_log, self._ends, self._producer):
             self._stopping = type(part).__name__
             await part.stop()
@@ -329,10 +326,10 @@ class _Patience:
         while True:
             try:
                 return await ask()
-            except (BrokerAway, LogUnavailable, KafkaError, EndsUnknown) as fault:
+            except (KafkaUnavailable, KafkaError) as fault:
                 if time.monotonic() > self._deadline_s:
                     raise
-                log.warning("starting: %s; trying again", fault)
+                logger.warning("starting: %s; trying again", fault)
             await asyncio.sleep(START_RETRY_MS / 1_000)
 
 

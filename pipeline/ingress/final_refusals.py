@@ -17,17 +17,18 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import repeat
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from pipeline.domain.codes import Code
 from pipeline.domain.finality import final_answer, final_code
-from pipeline.domain.product import SaleState
-from pipeline.ingress.bodies import Purchase
-from pipeline.ingress.logends import EndsUnknown
-from pipeline.ingress.waiters import TooManyWaiters
-from pipeline.messages import Answer, shows_opened, shows_stock
-from pipeline.stock.store import Look, OtherLog, StockUnavailable
-from pipeline.topics import partition_of
+from pipeline.domain.product import Purchase, SaleState
+from pipeline.errors import KafkaUnavailable, RedisUnavailable, SeckillError
+from pipeline.ingress.errors import TooManyWaiters
+from pipeline.ingress.on_sale import OnSale
+from pipeline.ingress.ports import Acknowledged, Ends, Feed, ProductReader, Seen
+from pipeline.kafka.topics import partition_of
+from pipeline.messages.decisions import Answer
+from pipeline.stock.store import Look, OtherLog
 
 USERS_PER_LOOK_MAX = 1_000
 LOOKS_MAX = 64
@@ -40,10 +41,6 @@ CATCH_UP_TIMEOUT_MS = 250
 """So long they wait for the deciders to reach the end of the log, where that is needed."""
 PAUSE_MS = 1_000
 """After a wait that was in vain, nobody waits again for this long."""
-ON_SALE_MAX = 10_000
-"""Products that are known to be on sale, the oldest out: one that is forgotten costs a look."""
-OPENED_MAX = 10_000
-"""Products that are known to be opened, whatever became of them since; the oldest out."""
 COUNTED_MAX = 10_000
 """Products whose answers are counted, the oldest out."""
 MARK_MS_MAX = 1_000
@@ -51,94 +48,10 @@ MARK_MS_MAX = 1_000
 
 _OUT_OF_REACH = 2**63
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
-class Store(Protocol):
-    """What is needed of the stock store. Raises StockUnavailable and OtherLog."""
-
-    async def look(self, partition: int, product_id: str, users: Sequence[str]) -> Look: ...
-
-
-class Ends(Protocol):
-    """What is needed of LogEnds: `refresh` asks for the ends after it was called. Raises EndsUnknown."""
-
-    @property
-    def ends(self) -> Sequence[int]: ...
-
-    async def refresh(self) -> None: ...
-
-
-class Acknowledged(Protocol):
-    """What is needed of GroupCommit: by partition, one more than the highest offset that it was given."""
-
-    @property
-    def ends(self) -> Sequence[int]: ...
-
-
-class Seen(Protocol):
-    """What is needed of Waiters: the last decisions that were seen, and a way to wait. Raises TooManyWaiters."""
-
-    @property
-    def last(self) -> Sequence[int]: ...
-
-    async def wait(self, partition: int, offset: int, timeout_ms: int) -> object: ...
-
-
-class Feed(Protocol):
-    """What is needed of ResultsFeed."""
-
-    def is_following(self, partition: int) -> bool: ...
-
-
-class OnSale:
-    """The products that are on sale as far as the decision log has told, and those that were ever opened. No I/O."""
-
-    def __init__(self) -> None:
-        self._products: dict[str, None] = {}
-        self._opened: dict[str, None] = {}
-
-    def __contains__(self, product_id: str) -> bool:
-        return product_id in self._products
-
-    def __len__(self) -> int:
-        return len(self._products)
-
-    def observe(self, key: bytes | None, value: bytes) -> None:
-        """A decision of the log."""
-        if key is None:
-            return
-        product_id = key.decode(errors="replace")
-        if shows_stock(value):
-            self.add(product_id)
-        else:
-            self._products.pop(product_id, None)
-            if shows_opened(value):
-                self.note_opened(product_id)
-
-    def observe_older(self, key: bytes | None, value: bytes) -> None:
-        """A record from before those that were observed: it tells nothing of stock."""
-        if key is not None and len(self._opened) < OPENED_MAX and shows_opened(value):
-            self._opened.setdefault(key.decode(errors="replace"))
-
-    def is_opened(self, product_id: str) -> bool:
-        """Whether this product is known to have been opened."""
-        return product_id in self._opened
-
-    def note_opened(self, product_id: str) -> None:
-        self._opened.pop(product_id, None)
-        self._opened[product_id] = None
-        if len(self._opened) > OPENED_MAX:
-            del self._opened[next(iter(self._opened))]
-
-    def add(self, product_id: str) -> None:
-        self.note_opened(product_id)
-        self._products[product_id] = None
-        if len(self._products) > ON_SALE_MAX:
-            del self._products[next(iter(self._products))]
-
-
-class _RedisAway(Exception):
+class _RedisAway(SeckillError):
     """Redis did not answer a look, or belongs to another log; the message says why."""
 
 
@@ -174,7 +87,7 @@ class _Lane:
 class FinalRefusals:
     def __init__(
         self,
-        store: Store,
+        store: ProductReader,
         ends: Ends,
         commits: Acknowledged,
         waiters: Seen,
@@ -245,7 +158,7 @@ class FinalRefusals:
     def _driven(self, task: asyncio.Task[None]) -> None:
         self._driving.discard(task)
         if not task.cancelled() and (error := task.exception()):
-            log.error("the %s failed; its purchases went into the log", task.get_name(), exc_info=error)
+            logger.error("the %s failed; its purchases went into the log", task.get_name(), exc_info=error)
 
     async def _drive(self, lane: _Lane) -> None:
         """Look, round after round, until nobody is left."""
@@ -256,7 +169,7 @@ class FinalRefusals:
                 self._tell(lane, await self._final(lane))
         except _RedisAway as away:
             if self._clock() >= self._look_again_at_s:
-                log.warning("every purchase goes into the log for %d ms: %s", PAUSE_MS, away)
+                logger.warning("every purchase goes into the log for %d ms: %s", PAUSE_MS, away)
             self._pause()
         except Exception:
             self._pause()
@@ -340,7 +253,7 @@ class FinalRefusals:
                 return await self._store.look(lane.partition, lane.product_id, users)
         except TimeoutError:
             raise _RedisAway(f"Redis: no answer for {LOOK_TIMEOUT_MS} ms") from None
-        except (StockUnavailable, OtherLog) as error:
+        except (RedisUnavailable, OtherLog) as error:
             raise _RedisAway(str(error)) from error
 
     async def _settled(self, partition: int, look: Look) -> int | None:
@@ -353,7 +266,7 @@ class FinalRefusals:
                 settled = self._end(partition) - 1
                 if max(look.offset, self._waiters.last[partition]) < settled:
                     await self._waiters.wait(partition, settled, CATCH_UP_TIMEOUT_MS)
-        except (TimeoutError, EndsUnknown, TooManyWaiters):
+        except (TimeoutError, KafkaUnavailable, TooManyWaiters):
             pass
         else:
             if max(look.offset, self._waiters.last[partition]) >= settled:
@@ -382,7 +295,7 @@ class FinalRefusals:
         try:
             async with asyncio.timeout(CATCH_UP_TIMEOUT_MS / 1_000):
                 await self._ends.refresh()
-        except (TimeoutError, EndsUnknown):
+        except (TimeoutError, KafkaUnavailable):
             return
         self._marks[partition] = _Mark(max(look.offset + 1, self._end(partition)), now_s)
 

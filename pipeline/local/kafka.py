@@ -11,6 +11,7 @@ import tempfile
 import uuid
 from pathlib import Path
 
+from pipeline.errors import OperatorError
 from pipeline.local.listen import LOOK_TIMEOUT_S, free_port
 from pipeline.local.process import Part, spawn, tail
 
@@ -85,7 +86,7 @@ log.cleaner.dedupe.buffer.size=33554432
 """
 
 
-class NoKafka(Exception):
+class NoKafka(OperatorError):
     """Apache Kafka can not be had on this machine; the message says what is missing, in one line."""
 
 

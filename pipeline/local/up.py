@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
-from pipeline.brokertopics import BrokerAway, TopicsRefused, create_topics
+from pipeline.errors import KafkaUnavailable, OperatorError
+from pipeline.kafka.topic_admin import TopicsRefused, create_topics
+from pipeline.kafka.topics import BadTopics, load_topics
 from pipeline.local import broker, kafka, redis
 from pipeline.local.broker import Broker
 from pipeline.local.kafka import NoKafka
@@ -20,7 +22,6 @@ from pipeline.local.memory_broker import NoMemoryBroker
 from pipeline.local.process import Part, PartFailed
 from pipeline.local.supervisor import Supervisor
 from pipeline.settings import HEALTH_HOST, Settings
-from pipeline.topics import BadTopics, load_topics
 
 PORT_MAX = 65_535
 PORT_WAIT_S = 1.0
@@ -33,7 +34,7 @@ SERVERS_STOP_S = 3.0
 Say = Callable[[str], None]
 
 
-class Refused(Exception):
+class UpRefused(OperatorError):
     """The system does not start, or can not go on; the first line of the message says why."""
 
 
@@ -46,7 +47,7 @@ class _Port:
 
 
 def up(settings: Settings, ingresses: int, workers: int, say: Say) -> None:
-    """Runs the system until SIGINT, SIGTERM or SIGHUP; raises Refused. Nothing of it is left running."""
+    """Runs the system until SIGINT, SIGTERM or SIGHUP; raises UpRefused. Nothing of it is left running."""
     started = time.monotonic()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
@@ -57,9 +58,9 @@ def up(settings: Settings, ingresses: int, workers: int, say: Say) -> None:
         say("stopped")
     except (
         *(DataDirectoryUnusable, NoKafka, NoMemoryBroker, redis.NoRedis, PartFailed),
-        *(BadTopics, BrokerAway, TopicsRefused),
+        *(BadTopics, KafkaUnavailable, TopicsRefused),
     ) as error:
-        raise Refused(str(error)) from None
+        raise UpRefused(str(error)) from None
 
 
 def _run(settings: Settings, ingresses: int, workers: int, say: Say, started: float) -> None:
@@ -184,11 +185,11 @@ def _bracketed(host: str) -> str:
 
 
 def _refuse_taken_ports(settings: Settings, ingresses: int, workers: int) -> None:
-    """Raises Refused with a line for each port that we need and somebody has."""
+    """Raises UpRefused with a line for each port that we need and somebody has."""
     deadline = time.monotonic() + PORT_WAIT_S
     while taken := list(_taken(settings, ingresses, workers)):
         if time.monotonic() > deadline:
-            raise Refused("\n".join(taken))
+            raise UpRefused("\n".join(taken))
         time.sleep(0.1)
 
 

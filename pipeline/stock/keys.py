@@ -12,7 +12,7 @@ class Keys(NamedTuple):
         return self.any(partition, "cursor")
 
     def log(self, partition: int) -> str:
-        """Holds which log the partition was decided from (pipeline/logidentity.py)."""
+        """Holds which log the partition was decided from (pipeline/kafka/log_identity.py)."""
         return self.any(partition, "log")
 
     def products(self, partition: int) -> str:

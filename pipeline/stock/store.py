@@ -20,6 +20,7 @@ from pipeline.domain import limiters
 from pipeline.domain.finality import Standing
 from pipeline.domain.product import SaleState, Win
 from pipeline.domain.receipts import Receipt
+from pipeline.errors import Fatal, RedisUnavailable, SeckillError
 from pipeline.settings import Settings
 from pipeline.stock.keys import Keys
 from pipeline.stock.scripts import script
@@ -42,23 +43,19 @@ SCANNED_PER_STEP = 1_000
 _LENGTH = re.compile(rb"([0-9]{1,9}):")
 
 
-class StockUnavailable(Exception):
-    """Redis did not answer, or not now. What was asked may or may not have been done."""
-
-
-class StockFault(Exception):
+class RedisFault(Fatal):
     """Redis answered with an error that waiting does not mend: a key of another type, no permission."""
 
 
-class Stale(Exception):
+class Stale(SeckillError):
     """The cursor is not where the caller left it: somebody else decided, or Redis lost state. Nothing was written."""
 
 
-class OtherLog(Exception):
+class OtherLog(Fatal):
     """This Redis holds the stock of another log; the message says what to do."""
 
 
-class MayEvict(Exception):
+class MayEvict(Fatal):
     """This Redis is set up to throw keys away when memory runs short: stock and buyers must not be among them."""
 
 
@@ -71,13 +68,19 @@ class _Connection(Connection):
         return cast("list[bytes]", self._serializer.pack(*arguments))
 
 
-class Command(NamedTuple):
-    """A command record for `decide`. `product_id` is None for a malformed one; see `messages.malformed_members`."""
+class PreparedCommand(NamedTuple):
+    """A command record as `decide` takes it.
+
+    `product_id` is None for a malformed command, whose `value` is what `malformed_members` returns. `purchases` and
+    `size_bytes` are what it counts for in a chunk and in memory; the store does not look at them.
+    """
 
     offset: int
     time_ms: int
     product_id: str | None
     value: bytes
+    purchases: int = 1
+    size_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +133,7 @@ class StockStore:
     """`client` is for tests that bring their own connection; otherwise there is one pool for `url`.
 
     With `connections_max` a call waits for one of so many connections, for `timeout_ms` at most; without, a call that
-    finds all connections of the client's own limit in use fails at once. Both fail as StockUnavailable.
+    finds all connections of the client's own limit in use fails at once. Both fail as RedisUnavailable.
     """
 
     def __init__(
@@ -195,15 +198,15 @@ class StockStore:
         return int(await _answer(self._redis.hget(self._keys.cursor(partition), "offset")) or -1)
 
     async def decide(
-        self, partition: int, after_offset: int, results_position: int, commands: Sequence[Command]
+        self, partition: int, after_offset: int, results_position: int, commands: Sequence[PreparedCommand]
     ) -> list[bytes]:
         """Decide a chunk: a decision record for each command, in order.
 
-        Raises Stale, or StockUnavailable, after which the chunk may or may not have been decided.
+        Raises Stale, or RedisUnavailable, after which the chunk may or may not have been decided.
         """
         numbers = _numbers(command.product_id for command in commands)
         argv: list[Any] = [after_offset, results_position, partition, len(numbers), *numbers]
-        for offset, time_ms, product_id, value in commands:
+        for offset, time_ms, product_id, value, _, _ in commands:
             argv += (offset, time_ms, numbers[product_id] if product_id is not None else 0, value)
         reply = await _answer(self._decide(keys=self._key_names(partition, numbers), args=argv))
         _raise_if_stale(reply, partition, after_offset)
@@ -432,12 +435,12 @@ def _product(fields: dict[bytes, bytes]) -> ProductStock:
 
 
 async def _answer(call: Any) -> Any:
-    """Await a call of the client. What a later try may mend becomes StockUnavailable, any other error StockFault."""
+    """Await a call of the client. What a later try may mend becomes RedisUnavailable, any other error RedisFault."""
     try:
         return await call
     except _AWAY as error:
-        raise StockUnavailable(f"Redis: {error}") from error
+        raise RedisUnavailable(f"Redis: {error}") from error
     except exceptions.RedisError as error:
         if _AWAY_CODE.search(str(error)):
-            raise StockUnavailable(f"Redis: {error}") from error
-        raise StockFault(f"Redis: {error}") from error
+            raise RedisUnavailable(f"Redis: {error}") from error
+        raise RedisFault(f"Redis: {error}") from error

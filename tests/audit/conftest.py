@@ -8,8 +8,8 @@ import pytest
 from audit.faults import commands
 from audit.sale import Sale
 from pipeline.audit import redis_checks
+from pipeline.kafka.topics import Topics
 from pipeline.settings import Settings
-from pipeline.topics import Topics
 
 
 @pytest.fixture(autouse=True)

@@ -14,19 +14,12 @@ from pipeline.audit import Check
 from pipeline.decider.ports import Keyed
 from pipeline.domain.limiters import Algorithm, Rule
 from pipeline.domain.product import Opening, SaleState
-from pipeline.messages import (
-    MalformedResult,
-    OpenCommand,
-    PurchaseResult,
-    created_orders,
-    dead_letter_headers,
-    decode_result,
-    encode_close,
-    encode_open,
-    encode_purchases,
-)
-from pipeline.partitionlog import LogRecord
-from pipeline.topics import Topics, partition_of
+from pipeline.kafka.records import LogRecord
+from pipeline.kafka.topics import Topics, partition_of
+from pipeline.messages.commands import OpenCommand, encode_close, encode_open, encode_purchases
+from pipeline.messages.dead_letters import dead_letter_headers
+from pipeline.messages.decisions import MalformedDecision, PurchaseDecision, decode_decision
+from pipeline.messages.orders import created_orders
 
 YEAR_MS = 365 * 24 * 3_600_000
 PARTITION = 1
@@ -112,10 +105,10 @@ def written(topics: Topics, requests: Sequence[LogRecord], truth: Records, fault
     orders: list[Keyed] = []
     letters: list[Letter] = []
     for request, record in zip(requests, decisions, strict=True):
-        result = decode_result(record)
-        if isinstance(result, PurchaseResult):
+        result = decode_decision(record)
+        if isinstance(result, PurchaseDecision):
             orders += [(request.key, order) for order in created_orders(result, PARTITION)]
-        elif isinstance(result, MalformedResult):
+        elif isinstance(result, MalformedDecision):
             letters.append(letter(topics, request.offset, request.key, request.value or b"", result.error))
     results = [(request.key, record) for request, record in zip(requests, decisions, strict=True)]
     return Written(decisions, fault.results(results), fault.orders(orders), fault.letters(letters))

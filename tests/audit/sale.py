@@ -8,18 +8,19 @@ from redis import Redis
 
 from audit.faults import PARTITION, PLAIN, Fault, Written, written
 from pipeline.decider.commit import commit
-from pipeline.decider.intake import Prepared, prepare
+from pipeline.decider.intake import prepare
 from pipeline.decider.ports import Keyed
 from pipeline.decider.replay import Replay
 from pipeline.followers import Progress
 from pipeline.followers.ports import Derived
 from pipeline.followers.writers import writer_of
-from pipeline.messages import encode_purchases
-from pipeline.partitionlog import LogRecord, PartitionLog
-from pipeline.producer import LogProducer
+from pipeline.kafka.log_reader import LogReader
+from pipeline.kafka.producer import LogProducer
+from pipeline.kafka.records import LogRecord
+from pipeline.kafka.topics import Topics
+from pipeline.messages.commands import encode_purchases
 from pipeline.settings import Settings
-from pipeline.stock.store import StockStore
-from pipeline.topics import Topics
+from pipeline.stock.store import PreparedCommand, StockStore
 
 
 class Sale:
@@ -30,7 +31,7 @@ class Sale:
         self.topics = topics
         self.store = StockStore(settings.redis(), settings.redis_timeout_ms)
         self.redis: Redis = Redis.from_url(settings.redis())
-        self.log = PartitionLog(settings.kafka(), ends_are_exact=settings.kafka_idempotence)
+        self.log = LogReader(settings.kafka(), ends_are_exact=settings.kafka_idempotence)
         self.producer = LogProducer(settings, "test", idempotent=False)
         self.writer = writer_of(settings, topics, PARTITION)
         self.results_end = 0
@@ -58,30 +59,29 @@ class Sale:
 
     async def decide(self, *, follow: bool = True) -> None:
         """Decide all that is there, in one chunk, as a decider does, and write what follows from the decisions."""
-        if prepared := await self.decide_in_redis():
+        requests = await self._requests()
+        if prepared := await self.decide_in_redis(requests):
             decisions = [
-                (each.command.product_id and each.record.key, record)
+                (each.product_id and each.product_id.encode(), record)
                 for record, each in zip(self.records[-len(prepared) :], prepared, strict=True)
             ]
             self.results_end = await commit(self.producer, self.topics.results.name, PARTITION, decisions)
-            requests = [each.record for each in prepared]
             if follow:
                 records = [record for _, record in decisions]
                 await self._follow(written(self.topics, requests, records, Fault(None)))
 
-    async def decide_in_redis(self) -> list[Prepared]:
-        """Decide all that is there, and write none of it into the log."""
-        prepared = [prepare(request) for request in await self._requests()]
+    async def decide_in_redis(self, requests: Sequence[LogRecord]) -> list[PreparedCommand]:
+        """Decide these requests, and write none of the decisions into the log."""
+        prepared = [prepare(request) for request in requests]
         if prepared:
-            chunk = [each.command for each in prepared]
-            self.records += await self.store.decide(PARTITION, self.decided, self.results_end, chunk)
-            self.decided += len(chunk)
+            self.records += await self.store.decide(PARTITION, self.decided, self.results_end, prepared)
+            self.decided += len(prepared)
         return prepared
 
     async def forge(self, fault: Fault) -> None:
         """Decide all that is there, and let the world look as this fault has it."""
         requests = await self._requests()
-        await self.decide_in_redis()
+        await self.decide_in_redis(requests)
         bent = written(self.topics, requests, self.records, fault)
         self.records = bent.decisions
         end = 1 + await self.producer.send_all(self.topics.results.name, PARTITION, bent.results)

@@ -19,7 +19,7 @@ from audit.faults import (
     commands,
 )
 from audit.sale import Sale, sell_on
-from pipeline.audit import CanNotAudit, Check, Report, audit, partition
+from pipeline.audit import CannotAudit, Check, Report, audit, partition
 from pipeline.audit.partition import PartitionAudit, fresh_findings
 from pipeline.audit.reader import StockReader
 from pipeline.audit.redis_checks import RedisAudit
@@ -27,7 +27,7 @@ from pipeline.audit.redis_keys import KeyAudit
 from pipeline.audit.report import Findings
 from pipeline.domain.limiters import Algorithm, Rule
 from pipeline.domain.product import Opening
-from pipeline.messages import OpenCommand, encode_close, encode_open
+from pipeline.messages.commands import OpenCommand, encode_close, encode_open
 from pipeline.stock.keys import Keys
 
 keys = Keys()
@@ -261,12 +261,12 @@ async def test_beside_a_live_sale_everything_is_clean(empty_sale: Sale) -> None:
 
 async def test_without_redis_it_can_not_run(empty_sale: Sale) -> None:
     settings = empty_sale.settings.model_copy(update={"redis_url": "redis://127.0.0.1:1/0"})
-    with pytest.raises(CanNotAudit, match="Redis"):
+    with pytest.raises(CannotAudit, match="Redis"):
         await audit(settings, empty_sale.topics)
 
 
 async def test_without_its_topics_it_can_not_run(empty_sale: Sale) -> None:
     requests = empty_sale.topics.requests.model_copy(update={"name": "not.there"})
     topics = empty_sale.topics.model_copy(update={"requests": requests})
-    with pytest.raises(CanNotAudit, match=r"not\.there: is not there; mend it: seckill topics create"):
+    with pytest.raises(CannotAudit, match=r"not\.there: is not there; mend it: seckill topics create"):
         await audit(empty_sale.settings, topics)

@@ -26,10 +26,10 @@ from pipeline.audit.partition import LogsTruncated, PartitionAudit, fresh_findin
 from pipeline.audit.report import Finding, Findings
 from pipeline.decider.ports import Keyed
 from pipeline.domain.product import Opening
-from pipeline.messages import OpenCommand, encode_open, encode_purchases
-from pipeline.partitionlog import Bounds, LogRecord, RecordWithHeaders
+from pipeline.kafka.records import Bounds, LogRecord, RecordWithHeaders
+from pipeline.kafka.topics import load_topics
+from pipeline.messages.commands import OpenCommand, encode_open, encode_purchases
 from pipeline.settings import Profile
-from pipeline.topics import load_topics
 
 TOPICS = load_topics(Profile.LOCAL)
 BATCH = 7

@@ -11,9 +11,9 @@ from conftest import trim
 
 from audit.faults import FAULTS, PARTITION, PLAIN, commands
 from audit.sale import Sale
-from pipeline.audit import CanNotAudit, Check, audit
+from pipeline.audit import CannotAudit, Check, audit
 from pipeline.cli import main
-from pipeline.rebuild import CanNotRebuild, Progress, rebuild
+from pipeline.rebuild import CannotRebuild, RebuildProgress, rebuild
 from pipeline.stock.keys import Keys
 
 keys = Keys()
@@ -34,7 +34,7 @@ async def test_what_rebuild_makes_is_what_deciding_made(sold: Sale) -> None:
     before = contents(sold)
     sold.redis.hset(keys.product(PARTITION, PLAIN), "stock", 99)
     sold.redis.hset(keys.buyers(PARTITION, PLAIN), "stranger", "1:7")
-    heard: list[Progress] = []
+    heard: list[RebuildProgress] = []
     rebuilt = await rebuild(sold.settings, sold.topics, heard.append)
     assert contents(sold) == before
     assert (rebuilt.partitions, rebuilt.records) == (4, len(commands()))
@@ -74,7 +74,7 @@ async def test_rebuild_refuses_while_the_deciders_group_has_members(sold: Sale) 
     )
     await consumer.start()
     try:
-        with pytest.raises(CanNotRebuild, match="stop the deciders first"):
+        with pytest.raises(CannotRebuild, match="stop the deciders first"):
             await rebuild(sold.settings, sold.topics)
     finally:
         await consumer.stop()
@@ -82,10 +82,10 @@ async def test_rebuild_refuses_while_the_deciders_group_has_members(sold: Sale) 
 
 
 async def test_rebuild_ends_when_a_decider_moves_the_cursor(sold: Sale) -> None:
-    def interfere(_: Progress) -> None:
+    def interfere(_: RebuildProgress) -> None:
         sold.redis.hset(keys.cursor(PARTITION), "offset", 3)
 
-    with pytest.raises(CanNotRebuild, match="a decider is at work"):
+    with pytest.raises(CannotRebuild, match="a decider is at work"):
         await rebuild(sold.settings, sold.topics, interfere)
 
 
@@ -93,9 +93,9 @@ async def test_rebuild_ends_when_a_decider_moves_the_cursor(sold: Sale) -> None:
 async def test_logs_without_their_beginning_are_refused(sold: Sale) -> None:
     before = contents(sold)
     await trim(sold.settings.kafka(), sold.topics.results.name, PARTITION, 3)
-    with pytest.raises(CanNotRebuild, match="begins at 3"):
+    with pytest.raises(CannotRebuild, match="begins at 3"):
         await rebuild(sold.settings, sold.topics)
-    with pytest.raises(CanNotAudit, match="begins at 3"):
+    with pytest.raises(CannotAudit, match="begins at 3"):
         await audit(sold.settings, sold.topics, [PLAIN])
     assert contents(sold) == before
 
@@ -109,7 +109,7 @@ async def seckill(sale: Sale, monkeypatch: pytest.MonkeyPatch, *arguments: str, 
         "SECKILL_KAFKA_IDEMPOTENCE": str(sale.settings.kafka_idempotence),
         "SECKILL_REDIS_URL": sale.settings.redis(),
     } | settings
-    monkeypatch.setattr("pipeline.topics.load_topics", lambda *_: sale.topics)
+    monkeypatch.setattr("pipeline.kafka.topics.load_topics", lambda *_: sale.topics)
     return await asyncio.to_thread(CliRunner().invoke, main, arguments, env=environment)
 
 

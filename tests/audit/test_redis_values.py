@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.audit import checks
 from pipeline.audit.decision_log import FirstDecisions, digest
-from pipeline.audit.report import Check, Cut, Finding, Place, Report
+from pipeline.audit.report import Check, Cut, Finding, Location, Report
 from pipeline.audit.stock_fold import StockFold
 
 
@@ -57,9 +57,9 @@ def test_a_report_is_clean_without_violations_and_tells_what_was_skipped() -> No
     report = Report(findings, [Cut(1, 5, 0)], 0.5)
     assert report.clean
     assert report.document()["checks"][3]["skipped"] == ["partition 1: Redis is being made again"]
-    findings[Check.NO_TTL].look("wrong", Place("redis", 1, None))
-    findings[Check.NO_TTL].look("also wrong", Place("redis", 1, 7))
+    findings[Check.NO_TTL].look("wrong", Location("redis", 1, None))
+    findings[Check.NO_TTL].look("also wrong", Location("redis", 1, 7))
     assert not report.clean
     assert report.failed == [Check.NO_TTL]
-    assert findings[Check.NO_TTL].first == (Place("redis", 1, None), "wrong")
-    assert str(Place("redis", 1, None)) == "redis/1"
+    assert findings[Check.NO_TTL].first == (Location("redis", 1, None), "wrong")
+    assert str(Location("redis", 1, None)) == "redis/1"

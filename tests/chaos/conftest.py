@@ -10,9 +10,9 @@ import pytest
 
 from chaos.runner import Outcome
 from chaos.stage import Stage
-from pipeline.brokertopics import create_topics
+from pipeline.kafka.topic_admin import create_topics
+from pipeline.kafka.topics import load_topics
 from pipeline.settings import Profile
-from pipeline.topics import load_topics
 
 
 @pytest.fixture(scope="session")

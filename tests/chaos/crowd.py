@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import aiohttp
 
-from pipeline.topics import partition_of
+from pipeline.kafka.topics import partition_of
 
 BUYERS_AT_ONCE = 24
 DECIDED_WITHIN_S = 60.0

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from pipeline import faultpoints
+from pipeline.process import fault_points
 
 
 class Action(StrEnum):
@@ -58,25 +58,25 @@ ORDERS_STOCK = 1_500
 """There are to be orders under way when the follower is hit."""
 
 SINGLE_FAULTS = (
-    Fault("worker-killed-after-lua", Action.KILL_AT_POINT, point=faultpoints.AFTER_LUA, tries=HELD),
+    Fault("worker-killed-after-lua", Action.KILL_AT_POINT, point=fault_points.AFTER_LUA, tries=HELD),
     Fault(
         "worker-killed-before-results-ack",
         Action.KILL_AT_POINT,
-        point=faultpoints.RESULTS_IN_FLIGHT,
+        point=fault_points.RESULTS_IN_FLIGHT,
         tries=HELD,
     ),
     Fault(
-        "worker-killed-after-results-ack", Action.KILL_AT_POINT, point=faultpoints.AFTER_RESULTS, tries=HELD
+        "worker-killed-after-results-ack", Action.KILL_AT_POINT, point=fault_points.AFTER_RESULTS, tries=HELD
     ),
     Fault("two-deciders", Action.STOP_AND_CONTINUE, duration_s=1.0),
     Fault("second-worker-joins-and-leaves", Action.JOIN_AND_LEAVE, duration_s=1.0),
     *(
         Fault(f"follower-killed-{point}", Action.KILL_AT_POINT, 0.0, point, "follower", ORDERS_STOCK, HELD)
         for point in (
-            faultpoints.BEFORE_ORDERS_TRANSACTION,
-            faultpoints.IN_ORDERS_TRANSACTION,
-            faultpoints.ORDERS_COMMIT_IN_FLIGHT,
-            faultpoints.AFTER_ORDERS_TRANSACTION,
+            fault_points.BEFORE_ORDERS_TRANSACTION,
+            fault_points.IN_ORDERS_TRANSACTION,
+            fault_points.ORDERS_COMMIT_IN_FLIGHT,
+            fault_points.AFTER_ORDERS_TRANSACTION,
         )
     ),
     Fault("two-followers-on-a-partition", Action.STOP_AND_CONTINUE, 1.0, "", "follower", ORDERS_STOCK),
@@ -115,12 +115,12 @@ def _pair(first: str, second: str) -> Fault:
 
 
 PAIRS = (
-    _pair("broker-killed", f"follower-killed-{faultpoints.IN_ORDERS_TRANSACTION}"),
+    _pair("broker-killed", f"follower-killed-{fault_points.IN_ORDERS_TRANSACTION}"),
     _pair("broker-killed", "worker-killed-before-results-ack"),
     _pair("redis-flushall", "worker-killed-after-lua"),
     _pair("redis-rolled-back", "two-deciders"),
     _pair("redis-killed", "ingress-killed"),
-    _pair("worker-killed-after-results-ack", f"follower-killed-{faultpoints.ORDERS_COMMIT_IN_FLIGHT}"),
+    _pair("worker-killed-after-results-ack", f"follower-killed-{fault_points.ORDERS_COMMIT_IN_FLIGHT}"),
     _pair("second-worker-joins-and-leaves", "two-followers-on-a-partition"),
 )
 """What breaks while something else is broken."""

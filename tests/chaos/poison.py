@@ -9,10 +9,10 @@ from aiokafka import AIOKafkaProducer
 from chaos.crowd import Crowd
 from chaos.stage import Stage
 from pipeline.audit.report import Check
-from pipeline.control import CONTROL_PARTITION
-from pipeline.messages import encode_close, encode_purchases
+from pipeline.breakers import CONTROL_PARTITION
+from pipeline.kafka.topics import load_topics, partition_of
+from pipeline.messages.commands import encode_close, encode_purchases
 from pipeline.settings import Profile
-from pipeline.topics import load_topics, partition_of
 
 DEEP = 50_000
 DIGITS = 400

@@ -15,9 +15,9 @@ from chaos.faults import Action, Fault
 from chaos.stage import Stage
 from chaos.verdict import audited, refused_early, sell_out, violations
 from chaos.watcher import Watcher
+from pipeline.kafka.topics import Topics, load_topics
 from pipeline.local.process import Process
 from pipeline.settings import Profile
-from pipeline.topics import Topics, load_topics
 
 EXIT_BROKEN_PROMISE = 70
 BEFORE_S = 1.0

@@ -34,8 +34,8 @@ from chaos.crowd import CALL_TIMEOUT_S
 from chaos.storm import Storm
 from chaos.supervised import crowds_of, died_by_themselves, quiet, settings_of, verdict
 from chaos.watcher import Watcher
+from pipeline.kafka.topics import load_topics
 from pipeline.settings import Profile
-from pipeline.topics import load_topics
 
 RATIO_MAX = 1.10
 SAMPLE_EVERY_S = 10.0

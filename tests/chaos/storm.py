@@ -31,10 +31,10 @@ from system import System
 from chaos.crowd import CALL_TIMEOUT_S
 from chaos.supervised import crowds_of, died_by_themselves, quiet, settings_of, verdict
 from chaos.watcher import Watcher
+from pipeline.kafka.topics import load_topics
 from pipeline.local.listen import answers_ok, free_port
 from pipeline.local.process import Part, Process
 from pipeline.settings import Profile
-from pipeline.topics import load_topics
 
 OWN_PARTS = ("worker-1", "follower-1", "ingress-1")
 ALL_PARTS = (*OWN_PARTS, "redis", "kafka")

@@ -14,9 +14,9 @@ from system import System
 from chaos.crowd import DECIDED_WITHIN_S, Crowd
 from chaos.verdict import audited, refused_early, sell_out, violations
 from chaos.watcher import Watcher
+from pipeline.kafka.topics import Topics, partition_of
 from pipeline.local.listen import answers_ok
 from pipeline.settings import Settings
-from pipeline.topics import Topics, partition_of
 
 READY_AGAIN_WITHIN_S = 60.0
 RECEIPTS_A_SECOND = 100

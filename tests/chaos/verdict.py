@@ -8,8 +8,8 @@ import aiohttp
 from chaos.crowd import Crowd, Wish
 from chaos.watcher import Watcher
 from pipeline.audit import Check, audit
+from pipeline.kafka.topics import Topics, partition_of
 from pipeline.settings import Settings
-from pipeline.topics import Topics, partition_of
 
 
 async def sell_out(crowd: Crowd, session: aiohttp.ClientSession, left: int) -> None:

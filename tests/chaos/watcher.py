@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from pipeline.topics import Topics
+from pipeline.kafka.topics import Topics
 
 ORDERS_WITHIN_S = 30.0
 

@@ -8,9 +8,9 @@ import pytest
 
 from contract.serving import Decider, Service, StartIngress
 from pipeline.ingress.app import Ingress
+from pipeline.kafka.topics import Topics
 from pipeline.local.listen import free_port
 from pipeline.settings import Settings
-from pipeline.topics import Topics
 
 
 @pytest.fixture

@@ -10,14 +10,15 @@ import orjson
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from jsonschema import Draft202012Validator
 
-from pipeline.ending import end
 from pipeline.ingress.app import Ingress
-from pipeline.ingress.openapi import describe
-from pipeline.messages import MalformedCommand, RawCommand, decode_command, malformed_members
-from pipeline.producer import LogProducer
+from pipeline.ingress.http.openapi import describe
+from pipeline.kafka.producer import LogProducer
+from pipeline.kafka.topics import Topics
+from pipeline.messages.commands import MalformedCommand, RawCommand, decode_command
+from pipeline.messages.decisions import malformed_members
+from pipeline.process.tasks import cancel_and_wait
 from pipeline.settings import Settings
-from pipeline.stock.store import Command, StockStore
-from pipeline.topics import Topics
+from pipeline.stock.store import PreparedCommand, StockStore
 
 PURCHASE = "/api/v1/seckill/purchase"
 PURCHASE_ASYNC = "/api/v1/seckill/purchase/async"
@@ -62,7 +63,7 @@ class Decider:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await end(self._task)
+        await cancel_and_wait(self._task)
         await self._consumer.stop()
         await self._producer.stop()
         await self._store.close()
@@ -79,7 +80,7 @@ class Decider:
 
     async def _decide_record(self, partition: int, record: Any) -> None:
         try:
-            command = Command(
+            command = PreparedCommand(
                 record.offset,
                 record.timestamp,
                 decode_command(record.key, record.value).product_id,
@@ -87,7 +88,7 @@ class Decider:
             )
         except MalformedCommand as error:
             members = malformed_members(str(error), RawCommand(record.key, record.value))
-            command = Command(record.offset, record.timestamp, None, members)
+            command = PreparedCommand(record.offset, record.timestamp, None, members)
         (decision,) = await self._store.decide(partition, self._after[partition], 0, [command])
         self._after[partition] = record.offset
         for _ in range(2 if self.repeats else 1):

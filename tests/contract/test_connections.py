@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from contract.serving import SYSTEM, Service, StartIngress
-from pipeline.ingress import connections
+from pipeline.ingress.http import connections
 from pipeline.local.listen import free_port
 
 CLOSED_S_MAX = 10

@@ -9,8 +9,8 @@ import pytest
 from redis.asyncio import Redis
 
 from contract.serving import PURCHASE, PURCHASE_ASYNC, SYSTEM, Decider, Reply, Service, StartIngress
-from pipeline.partitionlog import PartitionLog
-from pipeline.topics import partition_of
+from pipeline.kafka.log_reader import LogReader
+from pipeline.kafka.topics import partition_of
 
 BUYERS = 400
 STOCK = 60
@@ -21,7 +21,7 @@ CALLS = (PURCHASE, PURCHASE_ASYNC)
 
 async def commands(service: Service) -> int:
     """How many records the command log has."""
-    log = PartitionLog(service.settings.kafka(), ends_are_exact=service.settings.kafka_idempotence)
+    log = LogReader(service.settings.kafka(), ends_are_exact=service.settings.kafka_idempotence)
     topic = service.topics.requests
     return sum(bounds.end for bounds in (await log.bounds_of(topic.name, range(topic.partitions))).values())
 
@@ -195,7 +195,7 @@ async def test_redis_is_emptied_and_made_again_piece_by_piece(service: Service, 
     won = (await service.buy(5, "alice")).json()
     await service.prewarm(same[1], stock=3)
     assert (await service.buy(5, "bob")).json()["code"] == -2
-    log = PartitionLog(service.settings.kafka(), ends_are_exact=service.settings.kafka_idempotence)
+    log = LogReader(service.settings.kafka(), ends_are_exact=service.settings.kafka_idempotence)
     decisions = [
         each async for batch in log.read(service.topics.results.name, partition, 0) for each in batch
     ]

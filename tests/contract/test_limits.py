@@ -8,10 +8,11 @@ import aiohttp
 import pytest
 
 from contract.serving import PURCHASE, PURCHASE_ASYNC, REQUESTS, SYSTEM, Decider, Reply, Service, StartIngress
-from pipeline.control import CONTROL_PARTITION, BreakerNews, encode_breaker
+from pipeline.breakers import CONTROL_PARTITION
 from pipeline.domain.breaker import BreakerState
-from pipeline.producer import LogProducer
-from pipeline.topics import partition_of
+from pipeline.kafka.producer import LogProducer
+from pipeline.kafka.topics import partition_of
+from pipeline.messages.breakers import BreakerChange, encode_breaker
 
 JSON = {"Content-Type": "application/json"}
 EVENTS = REQUESTS + "{request_id}/events"
@@ -126,7 +127,7 @@ async def test_an_open_breaker_refuses_the_purchases_of_its_partition(service: S
 
     async def tell(state: BreakerState) -> None:
         now_ms = int(time.time() * 1_000)
-        news = BreakerNews(refused, state, now_ms, now_ms + 30_000 if state is BreakerState.OPEN else 0)
+        news = BreakerChange(refused, state, now_ms, now_ms + 30_000 if state is BreakerState.OPEN else 0)
         await producer.send(service.topics.control.name, CONTROL_PARTITION, *encode_breaker(news))
         async with asyncio.timeout(20):
             while await states() != {**closed, str(refused): state.value}:

@@ -9,7 +9,7 @@ import orjson
 from jsonschema import Draft202012Validator
 
 from contract.serving import REQUESTS, Decider, Service
-from pipeline.ingress.openapi import describe
+from pipeline.ingress.http.openapi import describe
 
 EVENTS = REQUESTS + "{request_id}/events"
 

@@ -12,10 +12,10 @@ import aiohttp
 import pytest
 
 from contract.serving import PURCHASE, PURCHASE_ASYNC, REQUESTS
-from pipeline.brokertopics import create_topics
+from pipeline.kafka.topic_admin import create_topics
+from pipeline.kafka.topics import load_topics
 from pipeline.local.listen import free_port
 from pipeline.settings import Profile
-from pipeline.topics import load_topics
 
 READY_S_MAX = 30
 STOP_S_MAX = 10

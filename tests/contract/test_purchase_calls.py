@@ -6,7 +6,7 @@ import aiohttp
 import pytest
 
 from contract.serving import PURCHASE, PURCHASE_ASYNC, REQUESTS, Decider, Service, StartIngress
-from pipeline.messages import PurchaseCommand, decode_command
+from pipeline.messages.commands import PurchaseCommand, decode_command
 
 
 async def test_a_synchronous_purchase_brings_the_decision(service: Service, decider: Decider) -> None:

@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from contract.serving import PURCHASE_ASYNC, REQUESTS, SYSTEM, Service
-from pipeline.ingress import bodies
+from pipeline.ingress.http import bodies
 
 BODY = b'{"product_id":5,"user_id":"u"}'
 HEAD = b"Host: x\r\nConnection: close\r\nContent-Type: application/json\r\n"

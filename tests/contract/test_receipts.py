@@ -9,11 +9,11 @@ from conftest import Kafka, make_topics, trim
 from redis import Redis
 
 from contract.serving import REQUESTS, Decider, Reply, Service, StartIngress
-from pipeline.ingress import decision_reader
-from pipeline.ingress.waiters import LostPlace
-from pipeline.partitionlog import PartitionLog
-from pipeline.producer import LogProducer
-from pipeline.topics import partition_of
+from pipeline.ingress.decisions import lookup
+from pipeline.ingress.decisions.waiters import LostPlace
+from pipeline.kafka.log_reader import LogReader
+from pipeline.kafka.producer import LogProducer
+from pipeline.kafka.topics import partition_of
 
 PRODUCT = 5
 EVENTS = REQUESTS + "{request_id}/events"
@@ -32,7 +32,7 @@ class Sold:
         """What each buyer was told, by request id."""
 
     async def log(self) -> list[tuple[bytes | None, bytes]]:
-        log = PartitionLog(self.service.settings.kafka())
+        log = LogReader(self.service.settings.kafka())
         return [
             (record.key, record.value or b"")
             async for batch in log.read(self.results, self.partition, 0)
@@ -198,7 +198,7 @@ async def test_a_burst_of_polls_for_old_receipts_is_bounded(
     start_ingress: StartIngress, sold: Sold, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     service = await start_ingress(topics=sold.service.topics, cache_bytes_max=0, lookups_max=3)
-    monkeypatch.setattr(decision_reader, "REST_FACTOR", 1_000)
+    monkeypatch.setattr(lookup, "REST_FACTOR", 1_000)
     replies = await asyncio.gather(*(service.poll(request_id) for request_id in sold.codes))
     answered = [each for each in replies if each.status == 200]
     refused: list[Reply] = [each for each in replies if each.status == 503]

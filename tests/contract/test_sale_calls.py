@@ -3,7 +3,7 @@
 import asyncio
 
 from contract.serving import PURCHASED, STATS, SYSTEM, Decider, Service
-from pipeline.topics import partition_of
+from pipeline.kafka.topics import partition_of
 
 
 async def test_stats_count_what_was_decided(service: Service, decider: Decider) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from system import System
 
-from pipeline.ingress.openapi import describe
+from pipeline.ingress.http.openapi import describe
 from pipeline.settings import Settings
 
 ADMINISTRATION = "/api/v1/seckill/activity/"

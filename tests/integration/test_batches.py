@@ -16,14 +16,14 @@ from conftest import Kafka, trim
 from followers import own_topics_file
 
 from agents.app import FETCH_RECORDS_MAX, App, create_app
-from agents.batches import BATCHES_WAITING_MAX, Batch, consume
+from agents.batches import BATCHES_WAITING_MAX, consume
 from agents.transport import FETCH_WAIT_MS_MAX
-from pipeline.brokertopics import create_topics
+from pipeline.kafka.producer import LogProducer
+from pipeline.kafka.records import Batch, LogRecord
+from pipeline.kafka.topic_admin import create_topics
+from pipeline.kafka.topics import Topic, load_topics
 from pipeline.local.listen import free_port
-from pipeline.partitionlog import LogRecord
-from pipeline.producer import LogProducer
 from pipeline.settings import Profile, Settings
-from pipeline.topics import Topic, load_topics
 
 GROUP = "batches"
 WITHIN_S = 30.0

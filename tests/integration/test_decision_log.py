@@ -7,16 +7,16 @@ from typing import Any
 import pytest
 from conftest import trim
 
-from pipeline.ingress import decision_reader, tail_loader
-from pipeline.ingress.decided import Decided
-from pipeline.ingress.decision_log import DecisionLog, Run
-from pipeline.ingress.decision_reader import DecisionReader
-from pipeline.ingress.decision_search import End, NotFound, Trimmed
-from pipeline.ingress.tail_loader import load_tail
-from pipeline.ingress.waiters import Waiters
-from pipeline.producer import LogProducer
+from pipeline.ingress.decisions import lookup, tail_loader
+from pipeline.ingress.decisions.fetcher import DecisionFetcher, Run
+from pipeline.ingress.decisions.lookup import DecisionLookup
+from pipeline.ingress.decisions.record import DecisionRecord
+from pipeline.ingress.decisions.search import End, NotFound, Trimmed
+from pipeline.ingress.decisions.tail_loader import load_tail
+from pipeline.ingress.decisions.waiters import Waiters
+from pipeline.kafka.producer import LogProducer
+from pipeline.kafka.topics import Topics
 from pipeline.settings import Settings
-from pipeline.topics import Topics
 
 COMMANDS = 3_000
 PARTITION = 2
@@ -69,8 +69,8 @@ async def written(kafka: Any, fresh_topics: Topics) -> Written:
 
 
 @pytest.fixture
-async def decisions(written: Written) -> AsyncIterator[DecisionLog]:
-    decisions = DecisionLog(written.bootstrap, written.topic)
+async def decisions(written: Written) -> AsyncIterator[DecisionFetcher]:
+    decisions = DecisionFetcher(written.bootstrap, written.topic)
     await decisions.start()
     yield decisions
     await decisions.stop()
@@ -81,28 +81,28 @@ RUNS_BYTES_MAX = 20_000
 
 @pytest.fixture(autouse=True)
 def _in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decision_reader, "REST_FACTOR", 0)
-    monkeypatch.setattr(decision_reader, "FETCH_BYTES_MAX", 2_000)
+    monkeypatch.setattr(lookup, "REST_FACTOR", 0)
+    monkeypatch.setattr(lookup, "FETCH_BYTES_MAX", 2_000)
     monkeypatch.setattr(tail_loader, "REST_FACTOR", 0)
     monkeypatch.setattr(tail_loader, "FETCH_BYTES_MAX", 2_000)
     monkeypatch.setattr(tail_loader, "WINDOW_RECORDS_FIRST", 10)
     monkeypatch.setattr(tail_loader, "WINDOW_BYTES", 9_000)
 
 
-async def test_every_old_decision_is_found(decisions: DecisionLog) -> None:
-    reader = DecisionReader(decisions, 10, RUNS_BYTES_MAX)
+async def test_every_old_decision_is_found(decisions: DecisionFetcher) -> None:
+    reader = DecisionLookup(decisions, 10, RUNS_BYTES_MAX)
     offsets = list(range(COMMANDS))
     random.Random(3).shuffle(offsets)
     for source_offset in offsets[:1_000]:
         found = await reader.find(PARTITION, source_offset)
-        assert isinstance(found, Decided)
+        assert isinstance(found, DecisionRecord)
         assert found.value == record(source_offset)
     assert await reader.find(PARTITION, COMMANDS) is NotFound.UNDECIDED
     assert await reader.find(PARTITION, 10 * COMMANDS) is NotFound.UNDECIDED
     assert await reader.find(PARTITION + 1, 0) is NotFound.UNDECIDED
 
 
-async def test_the_tail_is_what_stands_last(decisions: DecisionLog, written: Written) -> None:
+async def test_the_tail_is_what_stands_last(decisions: DecisionFetcher, written: Written) -> None:
     starts = [0, 0, len(written.sources), 0]
     for bytes_max in (20_000, 10_000_000):
         waiters = Waiters(4, 10, bytes_max)
@@ -118,7 +118,7 @@ async def test_the_tail_is_what_stands_last(decisions: DecisionLog, written: Wri
 
 
 @pytest.mark.durable
-async def test_a_cut_in_the_middle_of_a_batch(decisions: DecisionLog, written: Written) -> None:
+async def test_a_cut_in_the_middle_of_a_batch(decisions: DecisionFetcher, written: Written) -> None:
     cut = next(position for position in range(900, COMMANDS) if _is_first(written.sources, position, 5))
     await written.trim(cut)
     end = len(written.sources)
@@ -128,12 +128,12 @@ async def test_a_cut_in_the_middle_of_a_batch(decisions: DecisionLog, written: W
     run = await decisions.fetch(PARTITION, cut, 1_000)
     assert isinstance(run, Run)
     assert run.first < cut, "a broker sends whole batches"
-    reader = DecisionReader(decisions, 10, RUNS_BYTES_MAX)
+    reader = DecisionLookup(decisions, 10, RUNS_BYTES_MAX)
     last_gone = written.sources[cut] - 1
     for source_offset in (0, last_gone // 2, last_gone - 3, last_gone):
         assert await reader.find(PARTITION, source_offset) is NotFound.TRIMMED
     for source_offset in range(last_gone + 1, last_gone + 200):
-        assert isinstance(await reader.find(PARTITION, source_offset), Decided), source_offset
+        assert isinstance(await reader.find(PARTITION, source_offset), DecisionRecord), source_offset
 
     waiters = Waiters(4, 10, 10_000_000)
     await load_tail(decisions, [0, 0, end, 0], waiters.load, lambda *_: None)

@@ -15,13 +15,13 @@ from conftest import Kafka
 from rich.console import Console
 
 from pipeline.demo import sale as demo_sale
-from pipeline.demo.connection import Connection, Listener, NoAnswer
+from pipeline.demo.connection import ClientConnection, Listener, NoResponse
 from pipeline.demo.sale import DemoRefused, Plan, Sale
 from pipeline.demo.show import run_demo
 from pipeline.demo.verdict import judge
+from pipeline.kafka.topics import Topics
 from pipeline.local.listen import free_port
-from pipeline.orders_feed import OrdersFeed
-from pipeline.topics import Topics
+from pipeline.orders.feed import OrdersFeed
 
 BUYERS, STOCK, REPEATS, BAD = 300, 40, 30, 18
 
@@ -248,12 +248,12 @@ async def test_a_system_that_is_not_there_is_refused(plan: Plan, feed: OrdersFee
 
 async def test_a_connection_opens_again_and_names_who_does_not_answer(stand_in: StandIn, plan: Plan) -> None:
     stand_in.hang_up_every = 2
-    connection = Connection(plan.public)
+    connection = ClientConnection(plan.public)
     body = orjson.dumps({"product_id": "p", "user_id": "ann"})
     purchase = plan.public.post("/api/v1/seckill/purchase/async", body)
     try:
         assert (await connection.ask(purchase)).status == 202
-        with pytest.raises(NoAnswer, match=f"http://{plan.public.authority}"):
+        with pytest.raises(NoResponse, match=f"http://{plan.public.authority}"):
             await connection.ask(purchase)
         answers = await connection.ask_all([plan.public.get("/health/ready")] * 20)
         assert [answer.status for answer in answers] == [200] * 20

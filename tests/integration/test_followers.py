@@ -14,14 +14,14 @@ from conftest import Kafka, RedisServer
 from followers import Decisions, Follower, own_topics_file
 from redis import Redis
 
-from pipeline.brokertopics import create_topics
-from pipeline.control import BreakerNews
 from pipeline.domain.breaker import BreakerState
-from pipeline.messages import encode_close, encode_purchases
-from pipeline.producer import LogProducer
+from pipeline.kafka.producer import LogProducer
+from pipeline.kafka.topic_admin import create_topics
+from pipeline.kafka.topics import Topics, load_topics
+from pipeline.messages.breakers import BreakerChange
+from pipeline.messages.commands import encode_close, encode_purchases
 from pipeline.settings import Profile, Settings
 from pipeline.stock.store import StockStore
-from pipeline.topics import Topics, load_topics
 
 WITHIN_S = 30.0
 PRODUCTS = [f"{number}" for number in range(101, 113)] + ["phone_x", "p-2"]
@@ -203,7 +203,7 @@ async def test_the_breaker_stands_in_the_row_of_its_partition(
     path = f"/tables/partitions/{decisions.partition('101')}"
     before = follower.json(path)[1]
     for state in (BreakerState.OPEN, BreakerState.HALF_OPEN, BreakerState.CLOSED):
-        await decisions.tell_breaker(BreakerNews(decisions.partition("101"), state, 1, 2))
+        await decisions.tell_breaker(BreakerChange(decisions.partition("101"), state, 1, 2))
         await eventually(lambda state=state: follower.json(path)[1]["breaker"] == state.value, state.value)
         assert follower.json(path)[1] == {**before, "breaker": state.value}
 

@@ -12,10 +12,10 @@ from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from conftest import Kafka
 from followers import own_topics_file
 
-from pipeline.brokertopics import create_topics
+from pipeline.kafka.topic_admin import create_topics
+from pipeline.kafka.topics import load_topics
 from pipeline.local.listen import free_port
 from pipeline.settings import Profile
-from pipeline.topics import load_topics
 
 GROUP_PREFIX = "joining"
 PROGRESS_TIMEOUT_MS = 20_000

@@ -4,10 +4,10 @@ import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 from conftest import Kafka
 
-from pipeline.brokertopics import create_topics
-from pipeline.logidentity import log_identity
-from pipeline.partitionlog import LogUnavailable
-from pipeline.topics import Topics
+from pipeline.errors import KafkaUnavailable
+from pipeline.kafka.log_identity import log_identity
+from pipeline.kafka.topic_admin import create_topics
+from pipeline.kafka.topics import Topics
 
 
 @pytest.mark.durable
@@ -22,7 +22,7 @@ async def test_topics_that_are_made_again_are_another_log(kafka: Kafka, fresh_to
         await admin.delete_topics([fresh_topics.results.name])
     finally:
         await admin.close()
-    with pytest.raises(LogUnavailable, match=fresh_topics.results.name):
+    with pytest.raises(KafkaUnavailable, match=fresh_topics.results.name):
         await log_identity(kafka.bootstrap, fresh_topics)
     await create_topics(kafka.bootstrap, fresh_topics)
     second = await log_identity(kafka.bootstrap, fresh_topics)

@@ -15,9 +15,11 @@ from aiokafka import AIOKafkaProducer
 from conftest import Kafka
 
 from pipeline.domain.product import Purchases
-from pipeline.messages import PurchaseResult, created_orders
-from pipeline.orders_feed import OrdersFeed, OrdersUnavailable
-from pipeline.topics import Topics
+from pipeline.errors import KafkaUnavailable
+from pipeline.kafka.topics import Topics
+from pipeline.messages.decisions import PurchaseDecision
+from pipeline.messages.orders import created_orders
+from pipeline.orders.feed import OrdersFeed
 
 ROOT = Path(__file__).resolve().parents[2]
 START_TIMEOUT_S = 60
@@ -26,7 +28,7 @@ START_TIMEOUT_S = 60
 def orders_of(offset: int, users: list[str]) -> list[bytes]:
     """The order records that a decider of partition 0 writes for this record of purchases, which all win."""
     codes = [1] * len(users)
-    result = PurchaseResult(
+    result = PurchaseDecision(
         offset, 1_000 + offset, "p1", codes, {}, 5, 5, "9.90", None, None, Purchases(users, [2] * len(users))
     )
     return list(created_orders(result, 0))
@@ -133,7 +135,7 @@ async def test_the_feed_begins_at_the_end_unless_told_otherwise(kafka: Kafka, fr
 
 
 async def test_a_missing_topic_is_refused(kafka: Kafka) -> None:
-    with pytest.raises(OrdersUnavailable, match=r"has no topic orders\.nowhere"):
+    with pytest.raises(KafkaUnavailable, match=r"has no topic orders\.nowhere"):
         async with OrdersFeed(kafka.bootstrap, "orders.nowhere", from_beginning=True):
             pass
 

@@ -17,17 +17,17 @@ from followers import Follower as FollowerProcess
 from followers import own_topics_file
 from order_log import DecisionLog, crowd, eventually
 
-from pipeline import faultpoints
-from pipeline.brokertopics import create_topics
 from pipeline.followers import Follower, Progress, exactly_once, group_of
 from pipeline.followers.exactly_once import ExactlyOnce
 from pipeline.followers.follower import ProgressLost
 from pipeline.followers.ports import Derived, Fenced, StoodStill, WriteFailed
 from pipeline.followers.progress import BEGINNING, read_progress
-from pipeline.partitionlog import PartitionLog
-from pipeline.producer import LogProducer
+from pipeline.kafka.log_reader import LogReader
+from pipeline.kafka.producer import LogProducer
+from pipeline.kafka.topic_admin import create_topics
+from pipeline.kafka.topics import load_topics
+from pipeline.process import fault_points
 from pipeline.settings import Profile, Settings
-from pipeline.topics import load_topics
 
 pytestmark = pytest.mark.durable
 
@@ -53,7 +53,7 @@ async def decisions(settings: Settings, topics_file: Path) -> AsyncIterator[Deci
     await create_topics(settings.kafka(), topics)
     producer = LogProducer(settings, "test", idempotent=True)
     await producer.start()
-    yield DecisionLog(topics, PartitionLog(settings.kafka()), producer)
+    yield DecisionLog(topics, LogReader(settings.kafka()), producer)
     await producer.stop()
 
 
@@ -103,10 +103,10 @@ async def test_orders_and_letters_follow_from_the_decisions(
 @pytest.mark.parametrize(
     "point",
     [
-        faultpoints.BEFORE_ORDERS_TRANSACTION,
-        faultpoints.IN_ORDERS_TRANSACTION,
-        faultpoints.ORDERS_COMMIT_IN_FLIGHT,
-        faultpoints.AFTER_ORDERS_TRANSACTION,
+        fault_points.BEFORE_ORDERS_TRANSACTION,
+        fault_points.IN_ORDERS_TRANSACTION,
+        fault_points.ORDERS_COMMIT_IN_FLIGHT,
+        fault_points.AFTER_ORDERS_TRANSACTION,
     ],
 )
 async def test_a_follower_killed_around_a_transaction(

@@ -10,11 +10,11 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import OutOfOrderSequenceNumber
 from conftest import Kafka, make_topics
 
-from pipeline import producer as module
+from pipeline.kafka import producer as module
+from pipeline.kafka.producer import LogProducer, SendFailed
+from pipeline.kafka.topics import Topics
 from pipeline.local.listen import free_port
-from pipeline.producer import LogProducer, SendFailed
 from pipeline.settings import Settings
-from pipeline.topics import Topics
 
 PARTITIONS = 4
 

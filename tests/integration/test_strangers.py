@@ -13,22 +13,23 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from conftest import Kafka
 from followers import Decisions, Follower, own_topics_file
 
-from pipeline import messages
-from pipeline.brokertopics import create_topics
-from pipeline.control import BreakerBoard, BreakerNews, encode_breaker, follow_control
+from pipeline.breakers import BreakerBoard, follow_control
 from pipeline.domain.breaker import BreakerState
-from pipeline.ending import end
-from pipeline.ingress.decision_log import DecisionLog
-from pipeline.ingress.waiters import ResultsFeed, Waiters
-from pipeline.messages import NewerFormat, encode_purchases, refuse_newer
-from pipeline.partitionlog import PartitionLog
-from pipeline.producer import LogProducer
-from pipeline.rebuild import CanNotRebuild, rebuild
+from pipeline.ingress.decisions.fetcher import DecisionFetcher
+from pipeline.ingress.decisions.waiters import ResultsFeed, Waiters
+from pipeline.kafka.log_reader import LogReader
+from pipeline.kafka.producer import LogProducer
+from pipeline.kafka.record_format import FORMAT_VERSION, NewerFormat, refuse_newer
+from pipeline.kafka.topic_admin import create_topics
+from pipeline.kafka.topics import Topics, load_topics
+from pipeline.messages.breakers import BreakerChange, encode_breaker
+from pipeline.messages.commands import encode_purchases
+from pipeline.process.tasks import cancel_and_wait
+from pipeline.rebuild import CannotRebuild, rebuild
 from pipeline.settings import Profile, Settings
 from pipeline.stock.store import StockStore
-from pipeline.topics import Topics, load_topics
 
-NEWER = messages.VERSION + 1
+NEWER = FORMAT_VERSION + 1
 NEWER_HEADERS = [("v", b"%d" % NEWER)]
 WITHIN_S = 20.0
 STRANGERS: list[bytes | None] = [
@@ -79,7 +80,7 @@ async def test_records_are_read_whatever_another_program_compressed_them_with(
         await foreign.send_and_wait(name, b"x" * 10_000, b"1", 0)
     finally:
         await foreign.stop()
-    log = PartitionLog(kafka.bootstrap)
+    log = LogReader(kafka.bootstrap)
     assert [len(record.value or b"") async for batch in log.read(name, 0, 0) for record in batch] == [10_000]
 
 
@@ -90,7 +91,7 @@ async def test_a_header_name_that_is_not_utf_8_is_read_with_backslashes(
     await write(producer, name, 0, b"before")
     await odd_headers.send(producer, name, 0, b"1", b"odd")
     await write(producer, name, 0, b"after")
-    log = PartitionLog(kafka.bootstrap)
+    log = LogReader(kafka.bootstrap)
     found = [each async for batch in log.read_with_headers(name, 0, 0) for each in batch]
     assert [record.value for record, _ in found] == [b"before", b"odd", b"after"]
     assert list(found[1].headers) == [odd_headers.READ_AS]
@@ -121,7 +122,7 @@ async def test_who_reads_a_log_meets_the_newer_format(
 ) -> None:
     topics, name = fresh_topics, fresh_topics.results.name
     waiters = Waiters(topics.results.partitions, 10, 10_000)
-    decisions = DecisionLog(kafka.bootstrap, name)
+    decisions = DecisionFetcher(kafka.bootstrap, name)
     await decisions.start()
     feed = ResultsFeed(
         *(kafka.bootstrap, name, topics.results.partitions, waiters, decisions),
@@ -143,10 +144,10 @@ async def test_who_reads_a_log_meets_the_newer_format(
                 await control
         with pytest.raises(NewerFormat):
             await decisions.fetch(1, 0, 10_000)
-        log = PartitionLog(kafka.bootstrap, ends_are_exact=kafka.idempotent)
+        log = LogReader(kafka.bootstrap, ends_are_exact=kafka.idempotent)
         with pytest.raises(NewerFormat):
             _ = [batch async for batch in log.read(name, 1, 0)]
-        with pytest.raises(CanNotRebuild, match=f"^{name}/1: the record at 0 is of format version {NEWER}"):
+        with pytest.raises(CannotRebuild, match=f"^{name}/1: the record at 0 is of format version {NEWER}"):
             await rebuild(Settings(**kafka.settings(), redis_url=redis_url), topics)
     finally:
         await feed.stop()
@@ -158,7 +159,7 @@ async def test_bad_news_of_breakers_is_passed_over(
 ) -> None:
     for stranger in STRANGERS:
         await write(producer, fresh_topics.control.name, 0, stranger)
-    open_until = BreakerNews(2, BreakerState.OPEN, 1, 2)
+    open_until = BreakerChange(2, BreakerState.OPEN, 1, 2)
     await write(producer, fresh_topics.control.name, 0, encode_breaker(open_until)[1])
     board = BreakerBoard()
     following = asyncio.create_task(follow_control(Settings(**kafka.settings()), fresh_topics.control, board))
@@ -167,7 +168,7 @@ async def test_bad_news_of_breakers_is_passed_over(
         assert not following.done()
         assert time.monotonic() < deadline_s
         await asyncio.sleep(0.05)
-    await end(following)
+    await cancel_and_wait(following)
 
 
 @pytest.fixture

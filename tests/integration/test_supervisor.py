@@ -14,7 +14,7 @@ from system import is_running, wait_until
 from pipeline.local import launch, process, supervisor
 from pipeline.local.lock import hold
 from pipeline.local.process import Part, PartFailed, Process
-from pipeline.local.state import State, read_state
+from pipeline.local.state import PartStatus, read_state
 from pipeline.local.supervisor import Supervisor
 
 SLEEPS = "import signal; signal.pause()"
@@ -51,7 +51,7 @@ def test_killed_part_is_named_and_comes_back(stack, said, tmp_path):
     wait_until(lambda: stack.look() or states(tmp_path)["a"].restarts == 1, "a death seen")
     stack.wait_ready()
     after = states(tmp_path)
-    assert (after["a"].state, after["a"].restarts) == (State.READY, 1)
+    assert (after["a"].state, after["a"].restarts) == (PartStatus.READY, 1)
     assert after["a"].pid != before["a"].pid
     assert after["b"] == before["b"]
     assert any(line.startswith("a was ended by signal 9; restart 1") for line in said)
@@ -163,7 +163,7 @@ def test_status_tells_a_part_whose_process_is_gone(stack, tmp_path):
     pid = states(tmp_path)["a"].pid
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
-    assert (states(tmp_path)["a"].state, states(tmp_path)["a"].pid) == (State.DIED, None)
+    assert (states(tmp_path)["a"].state, states(tmp_path)["a"].pid) == (PartStatus.DIED, None)
 
 
 def test_nothing_runs_where_nobody_holds_the_directory(tmp_path):

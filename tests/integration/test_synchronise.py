@@ -10,28 +10,26 @@ from redis import Redis
 
 from pipeline.decider import synchronise as module
 from pipeline.decider.replay import REPLAY_RECORDS_MAX
-from pipeline.decider.synchronise import LogsDisagree, Place, Synchroniser
+from pipeline.decider.synchronise import LogsDisagree, Synchronised, Synchroniser
 from pipeline.domain.product import Opening
-from pipeline.messages import (
+from pipeline.kafka.records import Bounds, LogRecord
+from pipeline.kafka.topics import load_topics
+from pipeline.messages.commands import (
     COMMAND_DEPTH_MAX,
-    DECISION_DEPTH_MAX,
     OpenCommand,
     decode_command,
-    decode_result,
     encode_open,
     encode_purchases,
-    peek_source_offset,
 )
-from pipeline.partitionlog import Bounds, LogRecord
+from pipeline.messages.decisions import DECISION_DEPTH_MAX, decode_decision, peek_source_offset
 from pipeline.settings import Profile
-from pipeline.stock.store import Command, OtherLog, Stale, StockStore
-from pipeline.topics import load_topics
+from pipeline.stock.store import OtherLog, PreparedCommand, Stale, StockStore
 
 TOPICS = load_topics(Profile.LOCAL)
 TERMS = Opening("n", "1.00", 100, 0, 10**12)
 COMMANDS = [
-    Command(0, 1, "1", encode_open(OpenCommand("1", TERMS))),
-    *(Command(offset, 1, "1", encode_purchases("1", [f"u{offset}"])) for offset in range(1, 6)),
+    PreparedCommand(0, 1, "1", encode_open(OpenCommand("1", TERMS))),
+    *(PreparedCommand(offset, 1, "1", encode_purchases("1", [f"u{offset}"])) for offset in range(1, 6)),
 ]
 
 
@@ -74,7 +72,7 @@ async def store(redis_url: str) -> AsyncIterator[StockStore]:
     await store.close()
 
 
-async def synchronise(store: StockStore, world: World) -> Place:
+async def synchronise(store: StockStore, world: World) -> Synchronised:
     """Until it does not start over any more."""
     for _ in range(3):
         try:
@@ -286,13 +284,13 @@ async def test_what_python_lets_pass_is_not_nested_too_deep_for_lua(store: Stock
 
     command = nested(encode_purchases("1", ["a"]), COMMAND_DEPTH_MAX)
     decode_command(b"1", command)
-    opened, bought = await store.decide(0, -1, 0, [COMMANDS[0], Command(1, 1, "1", command)])
+    opened, bought = await store.decide(0, -1, 0, [COMMANDS[0], PreparedCommand(1, 1, "1", command)])
     assert b'"codes":[1]' in bought
     results = [
         opened,
         nested(bought, DECISION_DEPTH_MAX).replace(b'{"type"', b'{"source_offset":1,"type"', 1),
     ]
-    decode_result(results[1])
+    decode_decision(results[1])
     await store.wipe(0, 1)
     assert (await synchronise(store, World(results, requests_end=2))).position == 1
     product = await store.product(0, "1")
@@ -330,13 +328,13 @@ async def test_long_replays_wait_for_each_other_and_count_as_progress(
     def step(partition: int) -> None:
         steps[partition] += 1
 
-    async def one(partition: int) -> Place:
+    async def one(partition: int) -> Synchronised:
         world = Slow(results, requests_end=records)
         on_step = partial(step, partition)
         return await Synchroniser(partition, TOPICS, store, world, world, on_step, replays).synchronise()
 
     places = await asyncio.gather(*map(one, range(4)))
-    assert places == [Place(records - 1, records)] * 4
+    assert places == [Synchronised(records - 1, records)] * 4
     assert Slow.readers_max == at_once
     assert all(steps)
     assert (max(steps) > 2) == (at_once == 1)

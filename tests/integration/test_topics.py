@@ -25,22 +25,25 @@ from click.testing import CliRunner
 from conftest import Kafka
 from jsonschema import Draft202012Validator
 
-from pipeline import messages
-from pipeline.brokertopics import (
-    BrokerAway,
-    Difference,
-    TopicsRefused,
-    check_topics,
-    create_topics,
-    require_topics,
-)
 from pipeline.cli import main
 from pipeline.domain import limiters
 from pipeline.domain.product import Opening
+from pipeline.errors import KafkaUnavailable
+from pipeline.kafka.topic_admin import Difference, TopicsRefused, check_topics, create_topics, require_topics
+from pipeline.kafka.topics import Topics, load_topics
 from pipeline.local.listen import free_port
+from pipeline.messages.commands import OpenCommand, RawCommand, encode_close, encode_open, encode_purchases
+from pipeline.messages.decisions import (
+    CloseDecision,
+    MalformedDecision,
+    OpenDecision,
+    PurchaseDecision,
+    decode_decision,
+    malformed_members,
+)
+from pipeline.messages.orders import created_orders
 from pipeline.settings import Profile
-from pipeline.stock.store import Command, StockStore
-from pipeline.topics import Topics, load_topics
+from pipeline.stock.store import PreparedCommand, StockStore
 
 FILE = Path(__file__).parents[2] / "topics.yaml"
 
@@ -203,7 +206,7 @@ async def test_more_copies_than_brokers_are_refused(kafka: Kafka, own_file: Path
 @pytest.mark.parametrize("call", [create_topics, check_topics, require_topics])
 async def test_a_broker_that_is_not_there_is_named(topics: Topics, call: Any) -> None:
     bootstrap = f"127.0.0.1:{free_port()}"
-    with pytest.raises(BrokerAway, match=f"{bootstrap} within 600 ms"):
+    with pytest.raises(KafkaUnavailable, match=f"{bootstrap} within 600 ms"):
         await call(bootstrap, topics, 600)
 
 
@@ -217,7 +220,7 @@ async def test_what_a_broker_does_not_tell_is_said(
         raise IncompatibleBrokerVersion("DescribeConfigs")
 
     monkeypatch.setattr(AIOKafkaAdminClient, "describe_configs", refuse)
-    with caplog.at_level(logging.WARNING, "pipeline.brokertopics"):
+    with caplog.at_level(logging.WARNING, "pipeline.kafka.topic_admin"):
         assert not await call(kafka.bootstrap, topics)
     for field in topics.orders.configs():
         assert f"does not tell it: {field} of" in caplog.text
@@ -233,7 +236,7 @@ class _Refusing:
 @pytest.mark.parametrize("call", [check_topics, require_topics])
 @pytest.mark.parametrize(
     ("error", "refusal"),
-    [(TopicAuthorizationFailedError, TopicsRefused), (UnknownTopicOrPartitionError, BrokerAway)],
+    [(TopicAuthorizationFailedError, TopicsRefused), (UnknownTopicOrPartitionError, KafkaUnavailable)],
 )
 async def test_what_a_broker_refuses_to_tell_is_not_taken_for_right(
     kafka: Kafka,
@@ -299,39 +302,39 @@ async def test_real_decisions_have_the_form_that_the_file_tells(redis_url: str) 
     rule = limiters.Rule(limiters.Algorithm.TOKEN_BUCKET, 1, 3)
     opening = Opening("Watch", "9.90", 3, 0, 10_000, per_user_limit=2, rate_limit=rule)
     values = [
-        messages.encode_purchases("1001", ["early"]),
-        messages.encode_close("1001"),
-        messages.encode_open(messages.OpenCommand("1001", opening)),
-        messages.encode_open(messages.OpenCommand("1001", opening)),
-        messages.encode_purchases("1001", ["a", "b", "a"], [1, 2, 2], {0: "k"}),
-        messages.encode_purchases("1001", ["a", "c", "d"], None, {0: "k"}),
-        messages.encode_purchases("1001", ["e"], [0]),
-        messages.encode_close("1001"),
-        messages.encode_open(messages.OpenCommand("1001", opening)),
+        encode_purchases("1001", ["early"]),
+        encode_close("1001"),
+        encode_open(OpenCommand("1001", opening)),
+        encode_open(OpenCommand("1001", opening)),
+        encode_purchases("1001", ["a", "b", "a"], [1, 2, 2], {0: "k"}),
+        encode_purchases("1001", ["a", "c", "d"], None, {0: "k"}),
+        encode_purchases("1001", ["e"], [0]),
+        encode_close("1001"),
+        encode_open(OpenCommand("1001", opening)),
     ]
-    commands = [Command(offset, 100, "1001", value) for offset, value in enumerate(values)]
-    members = messages.malformed_members("users: not all ids", messages.RawCommand(None, b"\n{\xff"))
-    commands.append(Command(len(values), 100, None, members))
+    commands = [PreparedCommand(offset, 100, "1001", value) for offset, value in enumerate(values)]
+    members = malformed_members("users: not all ids", RawCommand(None, b"\n{\xff"))
+    commands.append(PreparedCommand(len(values), 100, None, members))
     store = StockStore(redis_url, 5_000)
     try:
         records = await store.decide(0, -1, 0, commands)
     finally:
         await store.close()
-    results = [messages.decode_result(record) for record in records]
+    results = [decode_decision(record) for record in records]
     seen = {type(result) for result in results}
     assert seen == {
-        messages.PurchaseResult,
-        messages.OpenResult,
-        messages.CloseResult,
-        messages.MalformedResult,
+        PurchaseDecision,
+        OpenDecision,
+        CloseDecision,
+        MalformedDecision,
     }
     fields = set()
     orders: list[bytes] = []
     for record, result in zip(records, results, strict=True):
         Draft202012Validator(topics.results.payload).validate(orjson.loads(record))
         fields |= orjson.loads(record).keys()
-        if isinstance(result, messages.PurchaseResult):
-            orders += messages.created_orders(result, 0)
+        if isinstance(result, PurchaseDecision):
+            orders += created_orders(result, 0)
     assert {"held", "stock", "limiter", "retry_after_ms", "refusal", "error"} <= fields
     assert len(orders) == 2
     for order in orders:

@@ -13,16 +13,15 @@ from redis import Redis
 from pipeline.audit.fold import PartitionFold
 from pipeline.decider.intake import prepare
 from pipeline.domain.finality import Standing
-from pipeline.messages import (
-    MalformedResult,
-    OpenResult,
-    PurchaseResult,
-    Result,
-    decode_result,
-    shows_opened,
-    shows_stock,
+from pipeline.kafka.records import LogRecord
+from pipeline.messages.decision_peeks import shows_opened, shows_stock
+from pipeline.messages.decisions import (
+    Decision,
+    MalformedDecision,
+    OpenDecision,
+    PurchaseDecision,
+    decode_decision,
 )
-from pipeline.partitionlog import LogRecord
 from pipeline.stock.keys import Keys
 from pipeline.stock.store import StockStore, decode_wins
 
@@ -82,15 +81,15 @@ def timed(log: list[tuple[int, Keyed]]) -> list[LogRecord]:
 
 def decide(stack: Stack, records: list[LogRecord], sizes: list[int]) -> list[bytes]:
     decisions: list[bytes] = []
-    for chunk in chunked([prepare(record).command for record in records], sizes):
+    for chunk in chunked([prepare(record) for record in records], sizes):
         decisions += stack.runner.run(stack.store.decide(PARTITION, chunk[0].offset - 1, 0, chunk))
     return decisions
 
 
-def without_terms(result: Result) -> Result | tuple[Any, ...]:
+def without_terms(result: Decision) -> Decision | tuple[Any, ...]:
     return (
         (result.source_offset, result.product_id, result.refusal)
-        if isinstance(result, OpenResult)
+        if isinstance(result, OpenDecision)
         else result
     )
 
@@ -156,18 +155,20 @@ def test_lua_decides_what_python_decides_and_replay_makes_the_same(
     fold = PartitionFold(PARTITION)
     for record, decision in zip(records, decisions, strict=True):
         expected = fold.decide(*record[:4])
-        assert without_terms(decode_result(decision)) == without_terms(expected)
-        on_sale = isinstance(expected, PurchaseResult) and expected.codes[0] not in (-5, -6)
+        assert without_terms(decode_decision(decision)) == without_terms(expected)
+        on_sale = isinstance(expected, PurchaseDecision) and expected.codes[0] not in (-5, -6)
         assert shows_stock(decision) == (on_sale and bool(expected.stock))
         key = (record[2] or b"").decode(errors="replace")
-        assert shows_opened(decision) == (key in fold.products and not isinstance(expected, MalformedResult))
+        assert shows_opened(decision) == (
+            key in fold.products and not isinstance(expected, MalformedDecision)
+        )
     assert_same_state(stack, fold)
 
     decided = stack.dump()
     stack.redis.flushdb()
     recorded = list(zip(records, decisions, strict=True))
     for chunk in chunked(recorded, replay_sizes):
-        pairs = [(prepare(record).command.product_id, decision) for record, decision in chunk]
+        pairs = [(prepare(record).product_id, decision) for record, decision in chunk]
         after = chunk[0][0].offset - 1
         stack.runner.run(stack.store.replay(PARTITION, after, 0, pairs))
     assert stack.dump() == decided

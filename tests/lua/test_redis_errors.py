@@ -1,4 +1,4 @@
-"""What Redis answers with an error: what waiting mends is StockUnavailable, anything else has a name of its own."""
+"""What Redis answers with an error: what waiting mends is RedisUnavailable, anything else has a name of its own."""
 
 import asyncio
 import shutil
@@ -11,11 +11,12 @@ from conftest import RedisServer
 from redis import Redis, exceptions
 
 from pipeline.domain.product import Opening
-from pipeline.messages import OpenCommand, encode_open
-from pipeline.stock.store import Command, StockFault, StockStore, StockUnavailable, _answer
+from pipeline.errors import RedisUnavailable
+from pipeline.messages.commands import OpenCommand, encode_open
+from pipeline.stock.store import PreparedCommand, RedisFault, StockStore, _answer
 
 PARTITION = 1
-OPENING = Command(0, 1_000, "1", encode_open(OpenCommand("1", Opening("n", "1", 5, 0, 10**13))))
+OPENING = PreparedCommand(0, 1_000, "1", encode_open(OpenCommand("1", Opening("n", "1", 5, 0, 10**13))))
 SAVE_LOOK_S = 0.01
 
 
@@ -27,9 +28,9 @@ async def store(private_redis: RedisServer) -> AsyncIterator[StockStore]:
 
 
 async def _refused_then_decided(store: StockStore, code: str, mend: Any) -> None:
-    with pytest.raises(StockUnavailable, match=code):
+    with pytest.raises(RedisUnavailable, match=code):
         await store.decide(PARTITION, -1, 0, [OPENING])
-    with pytest.raises(StockUnavailable, match=code):
+    with pytest.raises(RedisUnavailable, match=code):
         await store.wipe(PARTITION, -1)
     mend()
     assert len(await store.decide(PARTITION, -1, 0, [OPENING])) == 1
@@ -62,9 +63,9 @@ async def test_a_redis_that_cannot_save_is_waited_for(
 async def test_a_key_of_another_type_is_a_fault(store: StockStore, private_redis: RedisServer) -> None:
     with Redis.from_url(private_redis.url) as client:
         client.set("seckill:{p1}:cursor", "x")
-    with pytest.raises(StockFault, match="WRONGTYPE"):
+    with pytest.raises(RedisFault, match="WRONGTYPE"):
         await store.decide(PARTITION, -1, 0, [OPENING])
-    with pytest.raises(StockFault, match="WRONGTYPE"):
+    with pytest.raises(RedisFault, match="WRONGTYPE"):
         await store.cursor(PARTITION)
 
 
@@ -75,14 +76,14 @@ async def test_a_key_of_another_type_is_a_fault(store: StockStore, private_redis
         "NOREPLICAS Not enough good replicas to write.",
         "BUSY Redis is busy running a script.",
         "READONLY You can't write against a read only replica. script: 1f, on @user_script:168.",
-        "Command # 1 (HSET a b 1) of pipeline caused error: MISCONF Errors writing to the AOF file",
+        "PreparedCommand # 1 (HSET a b 1) of pipeline caused error: MISCONF Errors writing to the AOF file",
         "EXECABORT Transaction discarded because of: NOREPLICAS Not enough good replicas to write.",
         "ERR Error running script (call to f_1f): @user_script:168: @user_script: 168: -MISCONF Redis is",
         "ERR Error running script (call to f_1f): @user_script:9: -OOM command not allowed",
     ],
 )
 async def test_what_waiting_mends_is_told_wherever_its_code_stands(said: str) -> None:
-    with pytest.raises(StockUnavailable):
+    with pytest.raises(RedisUnavailable):
         await _answer(_raise(exceptions.ResponseError(said)))
 
 
@@ -96,7 +97,7 @@ async def test_what_waiting_mends_is_told_wherever_its_code_stands(said: str) ->
     ],
 )
 async def test_what_waiting_does_not_mend_is_a_fault(said: str) -> None:
-    with pytest.raises(StockFault):
+    with pytest.raises(RedisFault):
         await _answer(_raise(exceptions.ResponseError(said)))
 
 

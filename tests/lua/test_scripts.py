@@ -9,29 +9,22 @@ from pipeline.domain import product as rules
 from pipeline.domain.codes import DECIDED_CODES
 from pipeline.domain.finality import Standing
 from pipeline.domain.product import Opening, SaleState
-from pipeline.messages import OpenCommand, decode_result, encode_close, encode_open, encode_purchases
+from pipeline.errors import RedisUnavailable
+from pipeline.messages.commands import OpenCommand, encode_close, encode_open, encode_purchases
+from pipeline.messages.decisions import decode_decision
 from pipeline.stock.scripts import script
-from pipeline.stock.store import (
-    Command,
-    Look,
-    MayEvict,
-    OtherLog,
-    Stale,
-    StockFault,
-    StockStore,
-    StockUnavailable,
-)
+from pipeline.stock.store import Look, MayEvict, OtherLog, PreparedCommand, RedisFault, Stale, StockStore
 
 PARTITION = 1
 TERMS = Opening(name="n", price="9.90", stock=10_000, start_ms=0, end_ms=10**13, per_user_limit=1)
 
 
-def opening(offset: int = 0, product_id: str = "1001", terms: Opening = TERMS) -> Command:
-    return Command(offset, 1_000, product_id, encode_open(OpenCommand(product_id, terms)))
+def opening(offset: int = 0, product_id: str = "1001", terms: Opening = TERMS) -> PreparedCommand:
+    return PreparedCommand(offset, 1_000, product_id, encode_open(OpenCommand(product_id, terms)))
 
 
-def purchase(offset: int, *users: str, product_id: str = "1001") -> Command:
-    return Command(offset, 1_000, product_id, encode_purchases(product_id, list(users)))
+def purchase(offset: int, *users: str, product_id: str = "1001") -> PreparedCommand:
+    return PreparedCommand(offset, 1_000, product_id, encode_purchases(product_id, list(users)))
 
 
 @pytest.fixture
@@ -42,7 +35,7 @@ async def store(redis_url: str):  # type: ignore[no-untyped-def]
 
 
 def _codes(record: bytes) -> list[int]:
-    return getattr(decode_result(record), "codes", [])
+    return getattr(decode_decision(record), "codes", [])
 
 
 def everything(redis_url: str) -> dict[bytes, bytes]:
@@ -101,7 +94,7 @@ async def test_a_record_that_no_decider_wrote_is_not_half_replayed(store: StockS
     decided = await store.decide(PARTITION, -1, 0, [opening(), purchase(1, "a")])
     with Redis.from_url(redis_url) as client:
         client.flushdb()
-    with pytest.raises(StockFault, match="Expected"):
+    with pytest.raises(RedisFault, match="Expected"):
         await store.replay(PARTITION, -1, 9, [("1001", decided[0]), ("1001", b'{"source_offset":1,')])
     assert everything(redis_url) == {}
 
@@ -183,13 +176,13 @@ async def test_broker_time_that_runs_backwards_is_clamped(store: StockStore) -> 
     late = opening()._replace(time_ms=5_000)
     early = purchase(1, "a")._replace(time_ms=4_000)
     decided = await store.decide(PARTITION, -1, 0, [late, early])
-    assert [decode_result(record).time_ms for record in decided] == [5_000, 5_000]
+    assert [decode_decision(record).time_ms for record in decided] == [5_000, 5_000]
 
 
 async def test_closing_ends_the_sale(store: StockStore) -> None:
-    close = Command(2, 1_000, "1001", encode_close("1001"))
+    close = PreparedCommand(2, 1_000, "1001", encode_close("1001"))
     decided = await store.decide(PARTITION, -1, 0, [opening(), purchase(1, "a"), close, purchase(3, "b")])
-    assert decode_result(decided[3]).codes == [-6]  # type: ignore[union-attr]
+    assert decode_decision(decided[3]).codes == [-6]  # type: ignore[union-attr]
     product = await store.product(PARTITION, "1001")
     assert product is not None
     assert (product.state, product.sold, product.by_code) == ("closed", 1, {1: 1, -6: 1})
@@ -222,12 +215,12 @@ async def test_a_redis_that_is_full_or_away_is_unavailable_not_broken(
     with Redis.from_url(redis_url) as client:
         client.config_set("maxmemory", 1)
         try:
-            with pytest.raises(StockUnavailable, match=r"OOM|memory"):
+            with pytest.raises(RedisUnavailable, match=r"OOM|memory"):
                 await store.decide(PARTITION, -1, 0, [opening()])
         finally:
             client.config_set("maxmemory", 0)
     nowhere = StockStore("redis://127.0.0.1:1/0", 500)
-    with pytest.raises(StockUnavailable):
+    with pytest.raises(RedisUnavailable):
         await nowhere.ping()
     await nowhere.close()
 

@@ -9,11 +9,12 @@ from typing import Any
 
 from redis import Redis
 
-from pipeline.partitionlog import Bounds, LogRecord, LogUnavailable
-from pipeline.producer import SendFailed
+from pipeline.errors import KafkaUnavailable, RedisUnavailable
+from pipeline.kafka.producer import SendFailed
+from pipeline.kafka.records import Bounds, LogRecord
+from pipeline.kafka.topics import load_topics
 from pipeline.settings import Profile
-from pipeline.stock.store import StockStore, StockUnavailable
-from pipeline.topics import load_topics
+from pipeline.stock.store import StockStore
 
 TOPICS = load_topics(Profile.LOCAL)
 
@@ -119,12 +120,12 @@ class SlowStore:
         async def call(*args: Any) -> Any:
             await self._world.a_while()
             if self._world.fails(0.02):
-                raise StockUnavailable("away")
+                raise RedisUnavailable("away")
             await self._world.redis_answers.wait()
             answer = await method(*args)
             await self._world.a_while()
             if self._world.fails(0.04):
-                raise StockUnavailable("the reply was lost")
+                raise RedisUnavailable("the reply was lost")
             return answer
 
         return call
@@ -140,7 +141,7 @@ class MemoryLog:
     async def bounds(self, topic: str, partition: int) -> Bounds:
         await self._world.a_while()
         if self._world.fails(0.02):
-            raise LogUnavailable("away")
+            raise KafkaUnavailable("away")
         return Bounds(0, len(self._logs[topic]))
 
     async def read(
@@ -149,11 +150,11 @@ class MemoryLog:
         log = self._logs[topic]
         stop = len(log) if end is None else end
         if start < stop and stop > len(log):
-            raise LogUnavailable(f"ends at {len(log)}")
+            raise KafkaUnavailable(f"ends at {len(log)}")
         while start < stop:
             await self._world.a_while()
             if self._world.fails(0.02):
-                raise LogUnavailable("away")
+                raise KafkaUnavailable("away")
             batch = log[start : min(stop, start + self._world.rng.randrange(1, 8))]
             start += len(batch)
             yield batch

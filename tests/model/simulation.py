@@ -24,25 +24,17 @@ from redis import Redis
 from simulated import TOPICS, MemoryLog, SlowStore, VirtualTime, World
 
 from agents import purchases
-from agents.batches import Batch
-from agents.purchases import Deciders
 from pipeline.audit.fold import PartitionFold
+from pipeline.decider.deciders import Deciders
 from pipeline.domain.codes import Code
 from pipeline.domain.limiters import Algorithm, Rule
 from pipeline.domain.product import Opening
+from pipeline.kafka.records import Batch, LogRecord
 from pipeline.local.listen import free_port
 from pipeline.local.process import Process
 from pipeline.local.redis import redis_part
-from pipeline.messages import (
-    OpenCommand,
-    OpenResult,
-    decode_result,
-    encode_close,
-    encode_open,
-    encode_purchases,
-    peek_source_offset,
-)
-from pipeline.partitionlog import LogRecord
+from pipeline.messages.commands import OpenCommand, encode_close, encode_open, encode_purchases
+from pipeline.messages.decisions import OpenDecision, decode_decision, peek_source_offset
 from pipeline.settings import Settings
 from pipeline.stock.keys import Keys
 from pipeline.stock.store import decode_wins
@@ -243,8 +235,8 @@ def verdict(world: World) -> str | None:
         high = max(high, offset)
     fold = PartitionFold(PARTITION)
     for request in world.requests:
-        expected, result = fold.decide(*request), decode_result(first[request.offset])
-        if isinstance(expected, OpenResult):
+        expected, result = fold.decide(*request), decode_decision(first[request.offset])
+        if isinstance(expected, OpenDecision):
             expected, result = expected.refusal, getattr(result, "refusal", "none")  # type: ignore[assignment]
         if result != expected:
             return f"the decision on {request.offset} is not the fold's: {result} instead of {expected}"

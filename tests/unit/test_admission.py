@@ -7,9 +7,8 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 
-from pipeline.ingress.admission import Admission
-from pipeline.ingress.group_commit import LogAway, NotAcknowledged
-from pipeline.ingress.unknown_products import TooManyUnknown
+from pipeline.ingress.errors import NotAcknowledged, NotSent, TooManyUnknownProducts
+from pipeline.ingress.http.admission import Admission
 from pipeline.settings import Settings
 
 
@@ -26,16 +25,16 @@ async def told(error: Exception) -> tuple[web.StreamResponse, dict[str, Any]]:
 
 
 @pytest.mark.parametrize(
-    ("error", "words"), [(NotAcknowledged(), "same Idempotency-Key"), (LogAway(), "a repeat is safe")]
+    ("error", "words"), [(NotAcknowledged(), "same Idempotency-Key"), (NotSent(), "a repeat is safe")]
 )
 async def test_only_what_is_safe_to_repeat_is_called_so(error: Exception, words: str) -> None:
     response, problem = await told(error)
     assert response.status == 503
     assert words in problem["detail"]
-    assert ("a repeat is safe" in problem["detail"]) is isinstance(error, LogAway)
+    assert ("a repeat is safe" in problem["detail"]) is isinstance(error, NotSent)
 
 
 async def test_too_many_unknown_products_are_told_when_to_come_back() -> None:
-    response, problem = await told(TooManyUnknown(2_500))
+    response, problem = await told(TooManyUnknownProducts(2_500))
     assert (response.status, problem["code"], problem["limit"]) == (429, -9, 200)
     assert response.headers["Retry-After"] == "3"

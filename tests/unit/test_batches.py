@@ -7,8 +7,8 @@ from typing import Any, cast
 
 import pytest
 
-from agents.batches import Batch, Gathering, batches
-from pipeline.partitionlog import LogRecord
+from agents.batches import BatchPolicy, batches
+from pipeline.kafka.records import Batch, LogRecord
 
 STEPS = 20
 """So often the loop goes round: more than enough for whatever does not wait."""
@@ -68,7 +68,7 @@ class Agent:
 
 
 def gathering(stream: Stream, pace_s: float) -> Agent:
-    return Agent(batches(cast("Any", stream), Gathering(pace_s, ENOUGH)))
+    return Agent(batches(cast("Any", stream), BatchPolicy(pace_s, ENOUGH)))
 
 
 async def test_batches_come_as_they_were_fetched_and_faust_acknowledges_none(stream: Stream) -> None:

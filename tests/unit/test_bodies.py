@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.domain.ids import INTEGER_ID_MAX, JSON_SAFE_INTEGER_MAX
-from pipeline.ingress.bodies import parse_object, parse_purchase
-from pipeline.ingress.openings import parse_opening
-from pipeline.ingress.problems import Problem
-from pipeline.messages import (
+from pipeline.ingress.http.bodies import parse_object, parse_purchase
+from pipeline.ingress.http.prewarm import parse_opening
+from pipeline.ingress.http.problems import Problem
+from pipeline.messages.commands import (
     OpenCommand,
     PurchaseCommand,
     decode_command,

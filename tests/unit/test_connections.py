@@ -12,8 +12,8 @@ import uvloop
 from aiohttp import web
 from aiohttp.http_parser import HttpRequestParserC, HttpRequestParserPy
 
-from pipeline.ingress import connections, heads
-from pipeline.ingress.connections import (
+from pipeline.ingress.http import connections, heads
+from pipeline.ingress.http.connections import (
     DESCRIPTORS_BESIDE,
     RECEIVE_BUFFER_BYTES,
     Connection,
@@ -22,7 +22,7 @@ from pipeline.ingress.connections import (
     listen,
     raise_descriptor_limit,
 )
-from pipeline.ingress.heads import (
+from pipeline.ingress.http.heads import (
     HEAD_BYTES_MAX,
     HEADER_BYTES_MAX,
     HEADERS_MAX,

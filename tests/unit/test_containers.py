@@ -19,9 +19,9 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from pipeline.cli import main
+from pipeline.kafka.topics import load_topics
 from pipeline.local import kafka
 from pipeline.settings import Settings
-from pipeline.topics import load_topics
 
 ROOT = Path(__file__).parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.kafka.yml").read_text("utf-8"))

@@ -2,22 +2,23 @@
 
 import asyncio
 
-from pipeline.control import BreakerBoard, BreakerNews, BreakerReporter, decode_breaker, encode_breaker
+from pipeline.breakers import BreakerBoard, BreakerReporter
 from pipeline.domain.breaker import Breaker, BreakerState
-from pipeline.messages import TIME_MS_MAX
-from pipeline.producer import SendFailed
+from pipeline.kafka.producer import SendFailed
+from pipeline.kafka.topics import load_topics
+from pipeline.messages.breakers import BreakerChange, decode_breaker, encode_breaker
+from pipeline.messages.fields import TIME_MS_MAX
 from pipeline.settings import Profile, Settings
-from pipeline.topics import load_topics
 
 OPEN = Breaker(BreakerState.OPEN, 10, 1)
 
 
 def news(state: BreakerState, retry_at_ms: int = 0, partition: int = 2) -> bytes:
-    return encode_breaker(BreakerNews(partition, state, 1_000, retry_at_ms))[1]
+    return encode_breaker(BreakerChange(partition, state, 1_000, retry_at_ms))[1]
 
 
 def test_news_is_read_back_as_it_was_written_and_other_records_are_none() -> None:
-    written = BreakerNews(2, BreakerState.HALF_OPEN, 5, 0)
+    written = BreakerChange(2, BreakerState.HALF_OPEN, 5, 0)
     key, value = encode_breaker(written)
     assert key == b"breaker:2"
     assert decode_breaker(value) == written

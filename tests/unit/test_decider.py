@@ -10,9 +10,9 @@ from decider_world import ALWAYS, Fetched, World, let
 from pipeline.decider import Decider
 from pipeline.decider import decider as module
 from pipeline.domain.breaker import BreakerState
-from pipeline.partitionlog import LogRecord
+from pipeline.kafka.records import LogRecord
+from pipeline.kafka.topics import load_topics
 from pipeline.settings import Profile, Settings
-from pipeline.topics import load_topics
 
 HOUR_MS = 3_600_000
 

@@ -7,14 +7,13 @@ from collections.abc import AsyncIterator
 import pytest
 from decider_world import ALWAYS, Fetched, World, let, steps
 
-from agents.batches import Batch
-from agents.purchases import Deciders
 from pipeline.decider import Decider, LogsDisagree
 from pipeline.decider.decider import CLOCK_AHEAD_MS_MAX
-from pipeline.messages import encode_purchases
-from pipeline.partitionlog import LogRecord
+from pipeline.decider.deciders import Deciders
+from pipeline.kafka.records import Batch, LogRecord
+from pipeline.kafka.topics import load_topics
+from pipeline.messages.commands import encode_purchases
 from pipeline.settings import Profile, Settings
-from pipeline.topics import load_topics
 
 BUFFER_RECORDS_MAX = 10
 
@@ -189,7 +188,7 @@ async def test_deciders_that_are_cancelled_at_the_end_of_the_process_are_no_faul
     world: World, deciders: Deciders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deaths: list[str] = []
-    monkeypatch.setattr("agents.purchases.die", deaths.append)
+    monkeypatch.setattr("pipeline.decider.deciders.die", deaths.append)
     await deciders.assign({0, 1})
     tasks = {each.get_name(): each for each in asyncio.all_tasks()}
     tasks["decider of partition 0"].cancel()

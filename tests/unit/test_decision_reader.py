@@ -5,14 +5,15 @@ from collections.abc import Iterable
 
 import pytest
 
-from pipeline.ingress import decision_reader, tail_loader
-from pipeline.ingress.decided import Decided
-from pipeline.ingress.decision_log import Run
-from pipeline.ingress.decision_reader import DecisionReader, TooManyLookups
-from pipeline.ingress.decision_search import End, NotFound, Trimmed
-from pipeline.ingress.tail_loader import load_tail
-from pipeline.ingress.waiters import Waiters
-from pipeline.partitionlog import LogUnavailable
+from pipeline.errors import KafkaUnavailable
+from pipeline.ingress.decisions import lookup, tail_loader
+from pipeline.ingress.decisions.fetcher import Run
+from pipeline.ingress.decisions.lookup import DecisionLookup
+from pipeline.ingress.decisions.record import DecisionRecord
+from pipeline.ingress.decisions.search import End, NotFound, Trimmed
+from pipeline.ingress.decisions.tail_loader import load_tail
+from pipeline.ingress.decisions.waiters import Waiters
+from pipeline.ingress.errors import TooManyLookups
 
 BATCH = 4
 """Records, unless a test says otherwise."""
@@ -49,7 +50,7 @@ class Log:
             self.under_way -= 1
         if self.failures:
             self.failures -= 1
-            raise LogUnavailable("away")
+            raise KafkaUnavailable("away")
         values = self.values[partition]
         if position < self.beginning:
             return Trimmed(self.beginning)
@@ -62,12 +63,12 @@ class Log:
 
 @pytest.fixture(autouse=True)
 def _in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decision_reader, "REST_FACTOR", 0)
+    monkeypatch.setattr(lookup, "REST_FACTOR", 0)
     monkeypatch.setattr(tail_loader, "REST_FACTOR", 0)
     monkeypatch.setattr(tail_loader, "BACKOFF_MS", 1)
 
 
-async def found(reader: DecisionReader, source_offset: int, partition: int = 0) -> bytes | NotFound:
+async def found(reader: DecisionLookup, source_offset: int, partition: int = 0) -> bytes | NotFound:
     decided = await reader.find(partition, source_offset)
     if isinstance(decided, NotFound):
         return decided
@@ -75,9 +76,9 @@ async def found(reader: DecisionReader, source_offset: int, partition: int = 0) 
     return decided.value
 
 
-def _fresh(sources: Iterable[int]) -> tuple[Log, DecisionReader]:
+def _fresh(sources: Iterable[int]) -> tuple[Log, DecisionLookup]:
     log = Log(list(sources))
-    return log, DecisionReader(log, 100)  # type: ignore[arg-type]
+    return log, DecisionLookup(log, 100)  # type: ignore[arg-type]
 
 
 # --- old decisions ---------------------------------------------------------------------------------------------------
@@ -85,7 +86,7 @@ def _fresh(sources: Iterable[int]) -> tuple[Log, DecisionReader]:
 
 async def test_what_came_with_a_fetch_is_not_fetched_again() -> None:
     log = Log(list(range(40)), list(range(4)))
-    reader = DecisionReader(log, 10)  # type: ignore[arg-type]
+    reader = DecisionLookup(log, 10)  # type: ignore[arg-type]
     assert await found(reader, 22) == record(22)
     assert await found(reader, 20) == record(20)
     assert await found(reader, 2, partition=1) == record(2)
@@ -96,7 +97,7 @@ async def test_what_came_with_a_fetch_is_not_fetched_again() -> None:
 
 async def test_no_more_is_kept_of_fetches_than_may_be() -> None:
     log = Log(list(range(40)))
-    reader = DecisionReader(log, 10, 2 * decision_reader.FETCH_BYTES_MAX)  # type: ignore[arg-type]
+    reader = DecisionLookup(log, 10, 2 * lookup.FETCH_BYTES_MAX)  # type: ignore[arg-type]
     for source_offset in (0, 10, 0, 20, 0, 10):
         assert await found(reader, source_offset) == record(source_offset)
     assert log.fetched == [(0, 0), (0, 10), (0, 20), (0, 10)]
@@ -104,7 +105,7 @@ async def test_no_more_is_kept_of_fetches_than_may_be() -> None:
 
 async def test_a_batch_that_is_more_than_may_be_kept_is_not_fetched_at_each_step() -> None:
     log = Log([0, 1, 1, 2])
-    reader = DecisionReader(log, 10, runs_bytes_max=1)  # type: ignore[arg-type]
+    reader = DecisionLookup(log, 10, runs_bytes_max=1)  # type: ignore[arg-type]
     assert await found(reader, 2) == record(2)
     assert len(log.fetched) == 1
 
@@ -112,26 +113,26 @@ async def test_a_batch_that_is_more_than_may_be_kept_is_not_fetched_at_each_step
 async def test_repeats_are_stepped_over_and_a_stranger_among_them() -> None:
     log = Log([0, 1, 2, 3, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9])
     log.values[0].insert(6, b"no decision")
-    reader = DecisionReader(log, 10)  # type: ignore[arg-type]
+    reader = DecisionLookup(log, 10)  # type: ignore[arg-type]
     for source_offset in range(10):
         assert await found(reader, source_offset) == record(source_offset)
 
 
 async def test_where_the_command_log_has_lost_records_decisions_stand_earlier() -> None:
     log = Log([*range(20), *range(120, 400)])
-    reader = DecisionReader(log, 10)  # type: ignore[arg-type]
+    reader = DecisionLookup(log, 10)  # type: ignore[arg-type]
     assert await found(reader, 150) == record(150)
     assert len(log.fetched) == 2
     assert await found(reader, 390) == record(390), "also where its place would be behind the end"
     assert await found(reader, 400) is NotFound.UNDECIDED
-    with pytest.raises(LogUnavailable):
+    with pytest.raises(KafkaUnavailable):
         await reader.find(0, 100)
 
 
 async def test_where_the_log_begins_is_asked_once() -> None:
     log = Log(list(range(40)))
     log.beginning = 13
-    reader = DecisionReader(log, 10)  # type: ignore[arg-type]
+    reader = DecisionLookup(log, 10)  # type: ignore[arg-type]
     assert await found(reader, 3) is NotFound.TRIMMED
     fetches = len(log.fetched)
     assert await found(reader, 12) is NotFound.TRIMMED
@@ -142,7 +143,7 @@ async def test_where_the_log_begins_is_asked_once() -> None:
 async def test_all_who_ask_for_one_decision_share_the_lookup() -> None:
     log = Log(list(range(40)))
     log.gate.clear()
-    reader = DecisionReader(log, 1)  # type: ignore[arg-type]
+    reader = DecisionLookup(log, 1)  # type: ignore[arg-type]
     first, leaves, last = (asyncio.create_task(reader.find(0, 5)) for _ in range(3))
     await asyncio.sleep(0)
     leaves.cancel()
@@ -150,7 +151,7 @@ async def test_all_who_ask_for_one_decision_share_the_lookup() -> None:
         await reader.find(0, 6)
     log.gate.set()
     one, other = await first, await last
-    assert isinstance(one, Decided)
+    assert isinstance(one, DecisionRecord)
     assert one is other
     assert leaves.cancelled()
     assert len(log.fetched) == 1
@@ -159,21 +160,21 @@ async def test_all_who_ask_for_one_decision_share_the_lookup() -> None:
 
 async def test_fetches_go_one_after_the_other() -> None:
     log = Log(list(range(400)))
-    reader = DecisionReader(log, 100)  # type: ignore[arg-type]
+    reader = DecisionLookup(log, 100)  # type: ignore[arg-type]
     lookups = [reader.find(0, source_offset) for source_offset in range(0, 400, 4)]
-    assert all(isinstance(each, Decided) for each in await asyncio.gather(*lookups))
+    assert all(isinstance(each, DecisionRecord) for each in await asyncio.gather(*lookups))
     assert (len(log.fetched), log.under_way_max) == (100, 1)
     log, reader = _fresh(range(400))
     lookups = [reader.find(0, source_offset) for source_offset in range(100, 108)]
-    assert all(isinstance(each, Decided) for each in await asyncio.gather(*lookups))
+    assert all(isinstance(each, DecisionRecord) for each in await asyncio.gather(*lookups))
     assert len(log.fetched) == 2, "those beside each other came together"
 
 
 async def test_after_a_fetch_the_event_loop_is_left_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decision_reader, "REST_FACTOR", 1_000_000)
-    monkeypatch.setattr(decision_reader, "REST_MS_MAX", 60_000)
+    monkeypatch.setattr(lookup, "REST_FACTOR", 1_000_000)
+    monkeypatch.setattr(lookup, "REST_MS_MAX", 60_000)
     log = Log(list(range(40)))
-    reader = DecisionReader(log, 10)  # type: ignore[arg-type]
+    reader = DecisionLookup(log, 10)  # type: ignore[arg-type]
     assert await found(reader, 5) == record(5)
     waits = asyncio.create_task(reader.find(0, 25))
     await asyncio.sleep(0.01)
@@ -184,13 +185,13 @@ async def test_after_a_fetch_the_event_loop_is_left_to_others(monkeypatch: pytes
 
 
 async def test_a_lookup_ends_when_its_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decision_reader, "LOOKUP_TIMEOUT_MS", 10)
+    monkeypatch.setattr(lookup, "LOOKUP_TIMEOUT_MS", 10)
     log = Log(list(range(40)))
     log.gate.clear()
-    reader = DecisionReader(log, 10)  # type: ignore[arg-type]
+    reader = DecisionLookup(log, 10)  # type: ignore[arg-type]
     lookups = [reader.find(0, source_offset) for source_offset in (5, 25)]
     for outcome in await asyncio.gather(*lookups, return_exceptions=True):
-        assert isinstance(outcome, LogUnavailable)
+        assert isinstance(outcome, KafkaUnavailable)
     log.gate.set()
     assert await found(reader, 5) == record(5)
 
@@ -198,14 +199,14 @@ async def test_a_lookup_ends_when_its_time_is_over(monkeypatch: pytest.MonkeyPat
 async def test_a_log_that_is_away_or_has_a_hole_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     log = Log([0, 1, 2, 4, 5])
     log.failures = 1
-    reader = DecisionReader(log, 10)  # type: ignore[arg-type]
+    reader = DecisionLookup(log, 10)  # type: ignore[arg-type]
     for source_offset in (0, 3):
-        with pytest.raises(LogUnavailable):
+        with pytest.raises(KafkaUnavailable):
             await reader.find(0, source_offset)
     # Nobody reads a log to its beginning for one receipt.
-    monkeypatch.setattr(decision_reader, "FETCHES_MAX", 3)
-    reader = DecisionReader(Log([*range(50), *([0] * 100), 50]), 10)  # type: ignore[arg-type]
-    with pytest.raises(LogUnavailable, match="3 fetches"):
+    monkeypatch.setattr(lookup, "FETCHES_MAX", 3)
+    reader = DecisionLookup(Log([*range(50), *([0] * 100), 50]), 10)  # type: ignore[arg-type]
+    with pytest.raises(KafkaUnavailable, match="3 fetches"):
         await reader.find(0, 51)
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.ingress.decision_search import End, NotFound, Trimmed, search
+from pipeline.ingress.decisions.search import End, NotFound, Trimmed, search
 
 LOOKUPS = 60_000
 READS_MAX = 16

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.ingress.decided import Asked, Decided
-from pipeline.ingress.decision_tail import RECORD_OVERHEAD_BYTES, SLACK_PARTS, DecisionTail
+from pipeline.ingress.decisions.record import DecisionRecord, RecentlyAsked
+from pipeline.ingress.decisions.tail import RECORD_OVERHEAD_BYTES, SLACK_PARTS, DecisionTail
 
 VALUE_BYTES = 100
 RECORD_BYTES = VALUE_BYTES + RECORD_OVERHEAD_BYTES
@@ -111,11 +111,11 @@ def test_the_bytes_stay_within_their_limit(records: list[tuple[int, int, int]], 
 
 
 def test_decisions_that_were_asked_for_are_kept_by_bytes_the_last_asked_longest() -> None:
-    asked = Asked(300, 100)
-    first, second, third, fourth = (Decided(0, offset, value(offset)) for offset in range(4))
+    asked = RecentlyAsked(300, 100)
+    first, second, third, fourth = (DecisionRecord(0, offset, value(offset)) for offset in range(4))
     for each in (first, second, third):
         asked.add(each)
-    asked.add(Decided(0, 1, b"other"))
+    asked.add(DecisionRecord(0, 1, b"other"))
     assert asked.get(0, 0) is first
     asked.add(fourth)
     assert asked.get(0, 1) is None
@@ -124,7 +124,7 @@ def test_decisions_that_were_asked_for_are_kept_by_bytes_the_last_asked_longest(
 
 
 def test_decisions_that_were_asked_for_are_limited_in_number() -> None:
-    asked = Asked(1_000_000, 2)
+    asked = RecentlyAsked(1_000_000, 2)
     for offset in range(4):
-        asked.add(Decided(0, offset, value(offset)))
+        asked.add(DecisionRecord(0, offset, value(offset)))
     assert [asked.get(0, offset) is not None for offset in range(4)] == [False, False, True, True]

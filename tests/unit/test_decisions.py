@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 
 from pipeline.domain.receipts import Receipt
-from pipeline.ingress.decided import Decided
-from pipeline.ingress.decision_reader import TooManyLookups
-from pipeline.ingress.decision_search import NotFound
-from pipeline.ingress.decisions import Decisions
-from pipeline.ingress.problems import Kind, Problem
-from pipeline.ingress.waiters import TooManyWaiters, Waiters
-from pipeline.partitionlog import LogUnavailable
+from pipeline.errors import KafkaUnavailable
+from pipeline.ingress.decisions.finder import DecisionFinder
+from pipeline.ingress.decisions.record import DecisionRecord
+from pipeline.ingress.decisions.search import NotFound
+from pipeline.ingress.decisions.waiters import Waiters
+from pipeline.ingress.errors import TooManyLookups, TooManyWaiters
+from pipeline.ingress.http.problems import Kind, Problem
 
 KEPT_BYTES_MAX = 10_000
 NOT_KEPT = 500
@@ -39,15 +39,15 @@ class World:
         self.ends = SimpleNamespace(ends=[0], refresh=self._refresh)
         self.feed = SimpleNamespace(is_alive=True)
         parts: list[Any] = [self.waiters, self.feed, self, self.commits, self.ends, None]
-        self.decisions = Decisions(*parts)
+        self.decisions = DecisionFinder(*parts)
 
-    async def find(self, partition: int, source_offset: int) -> Decided | NotFound:
+    async def find(self, partition: int, source_offset: int) -> DecisionRecord | NotFound:
         """As the reader of old decisions."""
         if self.trouble is not None:
             raise self.trouble
         self.lookups.append(source_offset)
         if (value := self.decided.get(source_offset)) is not None:
-            return Decided(partition, source_offset, value)
+            return DecisionRecord(partition, source_offset, value)
         return NotFound.TRIMMED if source_offset < self.trimmed_below else NotFound.UNDECIDED
 
     def deliver(self, *offsets: int) -> None:
@@ -127,7 +127,7 @@ async def test_the_log_is_not_read_for_what_came_after_the_feed_had_begun(is_tri
     assert await refusal(world, Receipt(0, 99, 0)) is Kind.GONE
 
 
-@pytest.mark.parametrize("trouble", [LogUnavailable("away"), TooManyLookups()])
+@pytest.mark.parametrize("trouble", [KafkaUnavailable("away"), TooManyLookups()])
 async def test_what_can_not_be_looked_up_is_not_denied(trouble: Exception) -> None:
     world = World()
     world.log_end, world.trouble = 9, trouble
@@ -184,7 +184,7 @@ async def test_who_has_bought_is_never_told_of_a_fault() -> None:
         world.decisions.check_room()
     assert await world.decisions.wait_for_own(Receipt(0, 600, 0), 60_000) is None
     world.deliver(*range(NOT_KEPT + 1))
-    for trouble in (LogUnavailable("away"), TooManyLookups(), None):
+    for trouble in (KafkaUnavailable("away"), TooManyLookups(), None):
         world.trouble, world.trimmed_below = trouble, 1
         assert await world.decisions.wait_for_own(Receipt(0, 0, 0), 60_000) is None
 

@@ -11,27 +11,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from records import bought, closed, malformed, opened
 
-from pipeline.control import BadControlRecord, BreakerBoard, BreakerNews, decode_breaker, encode_breaker
+from pipeline.breakers import BreakerBoard
 from pipeline.domain.breaker import BreakerState
 from pipeline.domain.limiters import Algorithm, Rule
 from pipeline.domain.product import Opening
-from pipeline.messages import (
+from pipeline.messages.breakers import BadControlRecord, BreakerChange, decode_breaker, encode_breaker
+from pipeline.messages.commands import (
     COMMAND_BYTES_MAX,
     COMMAND_DEPTH_MAX,
     MalformedCommand,
-    NotADecision,
     OpenCommand,
     OversizedCommand,
-    PurchaseResult,
-    created_orders,
     decode_command,
-    decode_result,
     encode_close,
     encode_open,
     encode_purchases,
-    is_nested_deeper,
 )
-from pipeline.orders_feed import BadOrder, Order, Repeats, decode_order
+from pipeline.messages.decisions import NotADecision, PurchaseDecision, decode_decision
+from pipeline.messages.nesting import is_nested_deeper
+from pipeline.messages.orders import BadOrder, Order, created_orders, decode_order
+from pipeline.orders.feed import Repeats
 from pipeline.stock.store import decode_last_answer
 
 RULE = Rule(Algorithm.TOKEN_BUCKET, 5, 5)
@@ -47,8 +46,8 @@ RESULTS = [
     bought(3, "1", [-1]),
     malformed(4),
 ]
-ORDERS = created_orders(decode_result(bought(2, "1", [1], stock=3, sold=1)), 0)  # type: ignore[arg-type]
-NEWS = [encode_breaker(BreakerNews(1, BreakerState.OPEN, 5, 9))[1], b'{"type":"setting","name":"x"}']
+ORDERS = created_orders(decode_decision(bought(2, "1", [1], stock=3, sold=1)), 0)  # type: ignore[arg-type]
+NEWS = [encode_breaker(BreakerChange(1, BreakerState.OPEN, 5, 9))[1], b'{"type":"setting","name":"x"}']
 
 scalars = (
     st.none()
@@ -114,14 +113,14 @@ def test_commands(value: bytes | None, key: bytes | None) -> None:
 @given(inputs(RESULTS))
 def test_decisions(value: bytes | None) -> None:
     try:
-        result = decode_result(value)
+        result = decode_decision(value)
     except NotADecision:
         return
     # All that is asked of a decision can be answered.
-    if isinstance(result, PurchaseResult):
+    if isinstance(result, PurchaseDecision):
         assert len(result.codes) == len(result.purchases.users)
         for index in range(len(result.codes)):
-            result.answer(0, index)
+            result.answer(0, index, result.remaining())
         for order in created_orders(result, 0):
             decode_order(order)
 
@@ -160,12 +159,16 @@ def test_a_last_answer_is_read_back(decisions: list[bytes]) -> None:
 
 @pytest.mark.parametrize(
     ("decode", "valid"),
-    [(lambda value: decode_command(b"1", value), COMMANDS), (decode_result, RESULTS), (decode_order, ORDERS)],
+    [
+        (lambda value: decode_command(b"1", value), COMMANDS),
+        (decode_decision, RESULTS),
+        (decode_order, ORDERS),
+    ],
 )
 def test_what_is_right_is_taken(decode: Callable[[bytes], object], valid: list[bytes]) -> None:
     for value in valid:
         assert decode(value)
-    assert decode_breaker(NEWS[0]) == BreakerNews(1, BreakerState.OPEN, 5, 9)
+    assert decode_breaker(NEWS[0]) == BreakerChange(1, BreakerState.OPEN, 5, 9)
 
 
 @pytest.mark.parametrize("field", Order._fields[:-1])
@@ -236,9 +239,9 @@ def test_a_long_string_takes_no_more_memory_than_it_has() -> None:
 def test_a_null_that_lua_would_take_for_something_is_no_decision(decision: bytes, name: str) -> None:
     document = orjson.loads(decision)
     assert name in document
-    decode_result(decision)
+    decode_decision(decision)
     with pytest.raises(NotADecision, match=f"{name}: null"):
-        decode_result(orjson.dumps({**document, name: None}))
+        decode_decision(orjson.dumps({**document, name: None}))
 
 
 def test_a_command_that_no_decision_could_carry_is_malformed() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.demo.connection import Listener
 from pipeline.demo.crowd import make_crowd
-from pipeline.demo.sale import AtOnce, Findings, Plan, Told
+from pipeline.demo.sale import AtOnce, FinalAnswer, Observations, Plan
 from pipeline.demo.verdict import by_code, judge
 from pipeline.domain.codes import Code
 from pipeline.domain.receipts import Receipt
@@ -19,16 +19,16 @@ FIRST, SECOND, THIRD, AGAIN = (Receipt(0, 1, index) for index in range(4))
 ANSWERED, AT_ONCE, DECIDED, WINNERS, ORDERS, STOCK = range(6)
 
 
-def sound() -> Findings:
+def sound() -> Observations:
     """Three buyers, two pieces; the first one asks twice."""
-    return Findings(
+    return Observations(
         refused_rightly=2,
         accepted={FIRST: "ann", SECOND: "bob", THIRD: "cid", AGAIN: "ann"},
         told={
-            FIRST: Told(Code.SUCCESS, "0-1-0"),
-            SECOND: Told(Code.SUCCESS, "0-1-1"),
-            THIRD: Told(Code.INSUFFICIENT_STOCK, None),
-            AGAIN: Told(Code.ALREADY_BOUGHT, "0-1-0"),
+            FIRST: FinalAnswer(Code.SUCCESS, "0-1-0"),
+            SECOND: FinalAnswer(Code.SUCCESS, "0-1-1"),
+            THIRD: FinalAnswer(Code.INSUFFICIENT_STOCK, None),
+            AGAIN: FinalAnswer(Code.ALREADY_BOUGHT, "0-1-0"),
         },
         sold=2,
         remaining=0,
@@ -36,7 +36,7 @@ def sound() -> Findings:
     )
 
 
-def sold_out_early() -> Findings:
+def sold_out_early() -> Observations:
     """The same, but the last buyer and the repeat came when all was sold, and were answered at once."""
     findings = sound()
     for receipt in (THIRD, AGAIN):
@@ -45,7 +45,7 @@ def sold_out_early() -> Findings:
     return findings
 
 
-def failing(findings: Findings) -> list[int]:
+def failing(findings: Observations) -> list[int]:
     return [number for number, check in enumerate(judge(PLAN, findings)) if not check.holds]
 
 
@@ -77,13 +77,13 @@ def test_a_win_that_only_a_repeat_at_once_tells_of_counts_by_its_order_id() -> N
 @pytest.mark.parametrize(
     ("user_id", "told"),
     [
-        ("bob", Told(Code.INSUFFICIENT_STOCK, None)),
-        ("bob", Told(Code.ALREADY_BOUGHT, "0-1-0")),
-        ("cid", Told(Code.ALREADY_BOUGHT, "0-1-1")),
-        ("cid", Told(Code.ALREADY_BOUGHT, None)),
+        ("bob", FinalAnswer(Code.INSUFFICIENT_STOCK, None)),
+        ("bob", FinalAnswer(Code.ALREADY_BOUGHT, "0-1-0")),
+        ("cid", FinalAnswer(Code.ALREADY_BOUGHT, "0-1-1")),
+        ("cid", FinalAnswer(Code.ALREADY_BOUGHT, None)),
     ],
 )
-def test_a_winner_who_is_refused_or_told_of_anothers_order_fails(user_id: str, told: Told) -> None:
+def test_a_winner_who_is_refused_or_told_of_anothers_order_fails(user_id: str, told: FinalAnswer) -> None:
     findings = sold_out_early()
     findings.at_once.append(AtOnce(user_id, told))
     assert failing(findings) == [AT_ONCE]
@@ -92,7 +92,7 @@ def test_a_winner_who_is_refused_or_told_of_anothers_order_fails(user_id: str, t
 
 def test_who_is_refused_at_once_and_told_of_no_order_has_none() -> None:
     findings = sold_out_early()
-    findings.at_once.append(AtOnce("ann", Told(Code.INSUFFICIENT_STOCK, None)))
+    findings.at_once.append(AtOnce("ann", FinalAnswer(Code.INSUFFICIENT_STOCK, None)))
     del findings.accepted[FIRST], findings.told[FIRST]
     assert failing(findings) == [AT_ONCE]
 
@@ -100,7 +100,7 @@ def test_who_is_refused_at_once_and_told_of_no_order_has_none() -> None:
 def test_a_refusal_at_once_while_something_is_left_fails() -> None:
     findings = sold_out_early()
     del findings.accepted[SECOND], findings.told[SECOND]
-    findings.at_once.append(AtOnce("bob", Told(Code.INSUFFICIENT_STOCK, None)))
+    findings.at_once.append(AtOnce("bob", FinalAnswer(Code.INSUFFICIENT_STOCK, None)))
     findings.order_ids.remove("0-1-1")
     findings.sold, findings.remaining = 1, 1
     assert failing(findings) == [AT_ONCE, WINNERS]
@@ -134,12 +134,14 @@ def test_a_receipt_without_a_decision_fails() -> None:
 
 def test_a_decision_that_changes_fails() -> None:
     findings = sound()
-    findings.take_told(THIRD, Told(Code.SUCCESS, "0-1-2"))
+    findings.take_told(THIRD, FinalAnswer(Code.SUCCESS, "0-1-2"))
     assert failing(findings) == [DECIDED]
 
 
-@pytest.mark.parametrize("third", [Told(Code.SUCCESS, "0-1-2"), Told(Code.ALREADY_BOUGHT, "0-1-2")])
-def test_one_winner_too_many_fails(third: Told) -> None:
+@pytest.mark.parametrize(
+    "third", [FinalAnswer(Code.SUCCESS, "0-1-2"), FinalAnswer(Code.ALREADY_BOUGHT, "0-1-2")]
+)
+def test_one_winner_too_many_fails(third: FinalAnswer) -> None:
     findings = sound()
     findings.told[THIRD] = third
     findings.order_ids.add("0-1-2")
@@ -149,7 +151,7 @@ def test_one_winner_too_many_fails(third: Told) -> None:
 
 def test_one_winner_too_few_fails() -> None:
     findings = sound()
-    findings.told[SECOND] = Told(Code.INSUFFICIENT_STOCK, None)
+    findings.told[SECOND] = FinalAnswer(Code.INSUFFICIENT_STOCK, None)
     findings.order_ids.remove("0-1-1")
     findings.sold, findings.remaining = 1, 1
     assert failing(findings) == [WINNERS]

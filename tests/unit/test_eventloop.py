@@ -9,7 +9,7 @@ from aiokafka.conn import AIOKafkaConnection
 from aiokafka.errors import KafkaConnectionError
 from aiokafka.protocol.metadata import MetadataRequest
 
-from pipeline.eventloop import use_uvloop
+from pipeline.process.event_loop import use_uvloop
 
 
 @pytest.fixture(autouse=True)

@@ -10,11 +10,13 @@ from records import bought, closed, malformed, opened
 
 from pipeline.domain.limiters import Algorithm, Rule
 from pipeline.domain.product import Opening, SaleState
+from pipeline.errors import KafkaUnavailable, RedisUnavailable
 from pipeline.ingress import final_refusals
-from pipeline.ingress.final_refusals import MARK_MS_MAX, PAUSE_MS, OnSale
-from pipeline.ingress.logends import EndsUnknown
-from pipeline.messages import Answer, OpenCommand, encode_close, encode_open, encode_purchases
-from pipeline.stock.store import OtherLog, StockUnavailable
+from pipeline.ingress.final_refusals import MARK_MS_MAX, PAUSE_MS
+from pipeline.ingress.on_sale import OnSale
+from pipeline.messages.commands import OpenCommand, encode_close, encode_open, encode_purchases
+from pipeline.messages.decisions import Answer
+from pipeline.stock.store import OtherLog
 
 SOLD_OUT = -2
 
@@ -347,7 +349,7 @@ async def test_nor_does_one_that_is_older_than_this_process(sold_out: Ingress) -
 async def test_redis_that_is_away_is_not_waited_for_again_for_a_while(
     sold_out: Ingress, caplog: pytest.LogCaptureFixture
 ) -> None:
-    sold_out.fault = StockUnavailable("Redis: refused")
+    sold_out.fault = RedisUnavailable("Redis: refused")
     assert [await sold_out.buy(product_id, "u") for product_id in ("p", "p", "q")] == [None] * 3
     assert len(sold_out.looks) == 1
     sold_out.partition.now_ms += PAUSE_MS + 1
@@ -503,7 +505,7 @@ async def test_a_broker_that_does_not_say_where_its_log_ends(
     sold_out: Ingress, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def refuse() -> None:
-        raise EndsUnknown("Kafka: away")
+        raise KafkaUnavailable("Kafka: away")
 
     monkeypatch.setattr(sold_out, "refresh", refuse)
     assert await sold_out.buy("unknown", "bob") is None

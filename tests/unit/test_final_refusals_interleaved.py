@@ -20,7 +20,8 @@ from looks import PARTITION, Ingress, Moment, Partition
 from pipeline.domain.codes import Code
 from pipeline.domain.finality import FINAL_CODES
 from pipeline.domain.product import Opening, Purchases, decide_purchases
-from pipeline.messages import Answer, OpenCommand, encode_close, encode_open, encode_purchases
+from pipeline.messages.commands import OpenCommand, encode_close, encode_open, encode_purchases
+from pipeline.messages.decisions import Answer
 
 SCHEDULES = 10_000
 SHARDS = 10

@@ -8,14 +8,15 @@ from typing import Any, cast
 import pytest
 from records import bought, opened
 
-from agents import results
-from agents.batches import Batch
-from agents.results import ChangelogStuck, Followers
 from agents.tables import Tables
-from pipeline.partitionlog import Bounds, LogRecord, LogUnavailable, PartitionLog
+from pipeline.errors import KafkaUnavailable
+from pipeline.followers.tables import follower
+from pipeline.followers.tables.follower import ChangelogStuck, TableFollowers
+from pipeline.followers.tables.tally import Positioned, Tally
+from pipeline.kafka.log_reader import LogReader
+from pipeline.kafka.records import Batch, Bounds, LogRecord
+from pipeline.kafka.topics import load_topics
 from pipeline.settings import Profile, Settings
-from pipeline.tally import Positioned, Tally
-from pipeline.topics import load_topics
 
 STEPS = 20
 """So often the loop goes round: more than enough for whatever does not wait."""
@@ -31,7 +32,7 @@ class Log:
     async def bounds(self, topic: str, partition: int) -> Bounds:
         self.bounds_asked += 1
         if self.is_away:
-            raise LogUnavailable("away")
+            raise KafkaUnavailable("away")
         return Bounds(0, 1)
 
     async def read(
@@ -39,7 +40,7 @@ class Log:
     ) -> AsyncIterator[list[LogRecord]]:
         if self.failures:
             self.failures -= 1
-            raise LogUnavailable("away")
+            raise KafkaUnavailable("away")
         for position in sorted(self.records):
             if start <= position < (end or 0):
                 yield [LogRecord(position, 0, b"1", self.records[position])]
@@ -86,10 +87,10 @@ class Bench:
     def __init__(self) -> None:
         self.log, self.tables = Log(), FakeTables()
         settings = Settings(backoff_ms_min=1, backoff_ms_max=1)
-        self.followers = Followers(
+        self.followers = TableFollowers(
             settings,
             load_topics(Profile.LOCAL),
-            cast("PartitionLog", self.log),
+            cast("LogReader", self.log),
             cast("Tables", self.tables),
             lambda _: "closed",
         )
@@ -193,8 +194,8 @@ async def test_repeats_are_no_gap(bench: Bench) -> None:
 async def test_a_changelog_that_stays_unacknowledged_is_given_up_only_while_kafka_answers(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, is_away: bool
 ) -> None:
-    monkeypatch.setattr(results, "CHANGELOG_SLOW_AFTER_S", 0.001)
-    monkeypatch.setattr(results, "CHANGELOG_STUCK_AFTER_LOOKS", 2)
+    monkeypatch.setattr(follower, "CHANGELOG_SLOW_AFTER_S", 0.001)
+    monkeypatch.setattr(follower, "CHANGELOG_STUCK_AFTER_LOOKS", 2)
     bench.log.is_away = is_away
     fetched = Fetched(0)
     following = asyncio.create_task(bench.followers.follow(fetched.batch))
@@ -220,8 +221,8 @@ async def test_a_gap_within_a_batch_is_counted(bench: Bench) -> None:
 
 
 async def test_a_kafka_that_is_back_has_as_long_as_any(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(results, "CHANGELOG_SLOW_AFTER_S", 0.001)
-    monkeypatch.setattr(results, "CHANGELOG_STUCK_AFTER_LOOKS", 3)
+    monkeypatch.setattr(follower, "CHANGELOG_SLOW_AFTER_S", 0.001)
+    monkeypatch.setattr(follower, "CHANGELOG_STUCK_AFTER_LOOKS", 3)
     bench.log.is_away = True
     following = asyncio.create_task(bench.followers.follow(Fetched(0).batch))
     while bench.log.bounds_asked < 6:
@@ -236,7 +237,7 @@ async def test_a_kafka_that_is_back_has_as_long_as_any(bench: Bench, monkeypatch
 async def test_a_process_that_stood_still_does_not_blame_kafka(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(results, "CHANGELOG_SLOW_AFTER_S", 0.02)
+    monkeypatch.setattr(follower, "CHANGELOG_SLOW_AFTER_S", 0.02)
     following = asyncio.create_task(bench.followers.follow(Fetched(0).batch))
     await steps()
     time.sleep(0.5)  # noqa: ASYNC251 -- so does SIGSTOP

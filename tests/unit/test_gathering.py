@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.ingress.gathering import AT_ONCE, REMEMBERED_S, Gathering, Round, gathering
+from pipeline.ingress.command_log.gathering import AT_ONCE, REMEMBERED_S, Gathering, Round, gathering
 
 PURCHASES_MAX = 1_000
 GATHER_S_MAX = 0.04

@@ -5,13 +5,14 @@ from typing import Any
 
 import pytest
 
-from pipeline.ingress import group_commit
-from pipeline.ingress.bodies import Purchase
-from pipeline.ingress.gathering import Round
-from pipeline.ingress.group_commit import GroupCommit, LogAway, NotAcknowledged, TooManyWaiting
-from pipeline.messages import PurchaseCommand, decode_command
-from pipeline.producer import SendFailed
-from pipeline.topics import partition_of
+from pipeline.domain.product import Purchase
+from pipeline.ingress.command_log import group_commit
+from pipeline.ingress.command_log.gathering import Round
+from pipeline.ingress.command_log.group_commit import GroupCommit
+from pipeline.ingress.errors import NotAcknowledged, NotSent, TooManyPurchases
+from pipeline.kafka.producer import SendFailed
+from pipeline.kafka.topics import partition_of
+from pipeline.messages.commands import PurchaseCommand, decode_command
 
 
 class Producer:
@@ -107,12 +108,12 @@ async def test_a_time_out_tells_who_was_sent_from_who_was_not() -> None:
     await settle()
     gathered = submit(commits, "b")
     told = await asyncio.gather(*sent, *gathered, return_exceptions=True)
-    assert [type(each) for each in told] == [NotAcknowledged, LogAway]
+    assert [type(each) for each in told] == [NotAcknowledged, NotSent]
     assert commits.is_away(partition)
-    with pytest.raises(LogAway):
+    with pytest.raises(NotSent):
         await commits.submit(Purchase("5", "c", 1, None))
     same = next(str(each) for each in range(6, 100) if partition_of(str(each), 4) == partition)
-    with pytest.raises(LogAway):
+    with pytest.raises(NotSent):
         await commits.submit(Purchase(same, "c", 1, None))
     assert commits.waiting == 0
     # The acknowledgement comes after all, and the partition is back; who was told "not sent" never was.
@@ -165,11 +166,11 @@ async def test_no_more_wait_than_may_and_all_can_be_let_go() -> None:
     await settle()
     waiting += submit(commits, "b")
     await settle()
-    with pytest.raises(TooManyWaiting):
+    with pytest.raises(TooManyPurchases):
         await commits.submit(Purchase("6", "c", 1, None))
     commits.let_all_go()
     told = await asyncio.gather(*waiting, return_exceptions=True)
-    assert [type(each) for each in told] == [NotAcknowledged, LogAway]
+    assert [type(each) for each in told] == [NotAcknowledged, NotSent]
     assert commits.waiting == 0
     await producer.acknowledge()
 
@@ -246,7 +247,7 @@ async def test_who_gathers_can_go_away_and_be_let_go() -> None:
     (told,) = submit(commits, "b")
     await settle()
     commits.let_all_go()
-    with pytest.raises(LogAway):
+    with pytest.raises(NotSent):
         await told
     assert commits.waiting == 0
     await asyncio.gather(*commits._driving)

@@ -4,20 +4,20 @@ from typing import Any
 
 import pytest
 from aiokafka import TopicPartition
-from aiokafka.consumer import fetcher
+from aiokafka.consumer import fetcher as aiokafka_fetcher
 from aiokafka.consumer.fetcher import READ_UNCOMMITTED, PartitionRecords
 from odd_headers import NAME, READ_AS, batch_of
 
-import pipeline.partitionlog  # noqa: F401 -- every process that reads a log has it
-from pipeline import headernames
-from pipeline.ingress import decision_log
+import pipeline.kafka.log_reader  # noqa: F401 -- every process that reads a log has it
+from pipeline.ingress.decisions import fetcher
+from pipeline.kafka import header_names
 
 PLACE = TopicPartition("t", 0)
 
 
 def fetched(*batches: bytes, start: int = 0) -> list[Any]:
     """As a consumer gets them."""
-    records = fetcher.MemoryRecords(b"".join(batches))
+    records = aiokafka_fetcher.MemoryRecords(b"".join(batches))
     return list(PartitionRecords(PLACE, records, [], start, None, None, True, READ_UNCOMMITTED))
 
 
@@ -36,12 +36,12 @@ def test_a_consumer_reads_each_record_once_from_where_it_is(start: int) -> None:
 
 def test_each_of_many_odd_batches_is_read_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[bytes] = []
-    lenient = headernames.lenient
-    monkeypatch.setattr(headernames, "lenient", lambda batch: read.append(batch) or lenient(batch))
-    monkeypatch.setattr(decision_log, "lenient", headernames.lenient)
+    lenient = header_names.lenient_records
+    monkeypatch.setattr(header_names, "lenient", lambda batch: read.append(batch) or lenient(batch))
+    monkeypatch.setattr(fetcher, "lenient", header_names.lenient_records)
     batches = [batch_of(offset, [b"%d" % offset]) for offset in range(20)]
     assert [record.offset for record in fetched(*batches)] == list(range(20))
-    run = decision_log._run("t", 0, b"".join(batches))
+    run = fetcher._run("t", 0, b"".join(batches))
     assert run is not None
     assert run.values == [b"%d" % offset for offset in range(20)]
     # Of the first of them it was seen before anything else was read.
@@ -49,6 +49,6 @@ def test_each_of_many_odd_batches_is_read_alone(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_the_feed_of_decisions_reads_them() -> None:
-    run = decision_log._run("t", 0, batch_of(7, [b"a"], odd=False) + batch_of(8, [b"b", b"c"]))
+    run = fetcher._run("t", 0, batch_of(7, [b"a"], odd=False) + batch_of(8, [b"b", b"c"]))
     assert run is not None
     assert (run.first, run.values) == (7, [b"a", b"b", b"c"])

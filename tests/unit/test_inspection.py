@@ -2,13 +2,19 @@
 
 import pytest
 
-from agents import table_html
-from agents.inspection import ROWS_MAX, Document, Inspection, NoAnswer
-from agents.owners import Answer
-from pipeline.backlog import Backlog
-from pipeline.partitionlog import Bounds, LogUnavailable
-from pipeline.tally import Row, Tally
-from pipeline.topics import partition_of
+from pipeline.errors import KafkaUnavailable
+from pipeline.followers.tables import html
+from pipeline.followers.tables.backlog import Backlog
+from pipeline.followers.tables.inspection import (
+    ROWS_MAX,
+    Document,
+    Inspection,
+    InspectionRefused,
+    OwnerResponse,
+)
+from pipeline.followers.tables.tally import Row, Tally
+from pipeline.kafka.records import Bounds
+from pipeline.kafka.topics import partition_of
 
 PARTITIONS = 4
 OWN, OTHER = "http://127.0.0.1:1", "http://127.0.0.1:2"
@@ -51,7 +57,7 @@ class Others:
     def other_with(self, partition: int) -> str | None:
         return next((url for url, partitions in self.told.items() if partition in partitions), None)
 
-    async def ask(self, url: str, path: str) -> Answer | None:
+    async def ask(self, url: str, path: str) -> OwnerResponse | None:
         self.asked.append(url + path)
         if (process := self.processes.get(url)) is None:
             return None
@@ -59,11 +65,11 @@ class Others:
         try:
             if key:
                 one = process.product if table == "products" else process.partition
-                return Answer(200, await one(key[0], True))
+                return OwnerResponse(200, await one(key[0], True))
             many = {"": process.index, "products": process.products, "partitions": process.partitions}[table]
-            return Answer(200, await many(True))
-        except NoAnswer as refusal:
-            return Answer(refusal.status, {"detail": str(refusal)})
+            return OwnerResponse(200, await many(True))
+        except InspectionRefused as refusal:
+            return OwnerResponse(refusal.status, {"detail": str(refusal)})
 
 
 class Nowhere:
@@ -102,7 +108,7 @@ async def test_a_row_comes_from_the_follower_that_has_its_partition(own: Inspect
 
 
 async def test_whoever_is_asked_does_not_ask_on(own: Inspection, others: Others) -> None:
-    with pytest.raises(NoAnswer, match="held by no follower") as refusal:
+    with pytest.raises(InspectionRefused, match="held by no follower") as refusal:
         await own.product(THERE, True)
     assert refusal.value.status == 503
     assert (await own.products(True))["missing_partitions"] == [1, 2, 3]
@@ -127,7 +133,7 @@ async def test_an_owner_that_does_not_answer_is_named(own: Inspection, others: O
     document = await own.products(False)
     assert [row["product_id"] for row in document["rows"]] == [int(HERE)]
     assert (document["missing_partitions"], document["owners_without_answer"]) == ([1, 2, 3], [OTHER])
-    with pytest.raises(NoAnswer, match=OTHER) as refusal:
+    with pytest.raises(InspectionRefused, match=OTHER) as refusal:
         await own.product(THERE, False)
     assert refusal.value.status == 503
     assert (await own.index(False))["owners"][1] == {"url": OTHER, "partitions": [1, 2, 3], "answers": False}
@@ -135,7 +141,7 @@ async def test_an_owner_that_does_not_answer_is_named(own: Inspection, others: O
 
 async def test_an_owner_that_has_it_no_longer_makes_no_row(own: Inspection, others: Others) -> None:
     others.processes[OTHER] = inspection(Others(), set(), product_row(THERE))
-    with pytest.raises(NoAnswer) as refusal:
+    with pytest.raises(InspectionRefused) as refusal:
         await own.product(THERE, False)
     assert refusal.value.status == 503
     document = await own.products(False)
@@ -152,18 +158,18 @@ async def test_two_that_say_they_have_a_partition_give_one_row(others: Others) -
     ("text", "status"), [("x", 400), ("-1", 400), ("4", 400), ("²", 400), ("٣", 400), ("1_0", 400), ("", 400)]
 )
 async def test_a_partition_that_is_none_is_refused(own: Inspection, text: str, status: int) -> None:
-    with pytest.raises(NoAnswer, match="from 0 to 3") as refusal:
+    with pytest.raises(InspectionRefused, match="from 0 to 3") as refusal:
         await own.partition(text, False)
     assert refusal.value.status == status
 
 
 async def test_an_unknown_product_is_not_found_and_a_bad_id_is_refused(own: Inspection) -> None:
     unknown = next(name for name in ("a", "b", "c", "d", "e", "f") if partition_of(name, PARTITIONS) == 0)
-    with pytest.raises(NoAnswer) as refusal:
+    with pytest.raises(InspectionRefused) as refusal:
         await own.product(unknown, False)
     assert refusal.value.status == 404
     for text in ("a b", "<script>", "x" * 65):
-        with pytest.raises(NoAnswer, match="product_id") as refusal:
+        with pytest.raises(InspectionRefused, match="product_id") as refusal:
             await own.product(text, False)
         assert refusal.value.status == 400
 
@@ -211,10 +217,10 @@ async def test_html_escapes_whatever_it_shows() -> None:
         "missing_partitions": [],
     }
     pages = [
-        table_html.products_page(list_document),
-        table_html.product_page(document),
-        table_html.index_page(index),
-        table_html.refusal_page({"title": HOSTILE, "detail": HOSTILE}),
+        html.products_page(list_document),
+        html.product_page(document),
+        html.index_page(index),
+        html.refusal_page({"title": HOSTILE, "detail": HOSTILE}),
     ]
     for page in pages:
         assert "&lt;script&gt;" in page
@@ -241,7 +247,7 @@ async def test_the_lag_is_what_lies_after_the_last_decision() -> None:
 
 
 async def test_without_an_answer_from_kafka_the_lag_is_not_known() -> None:
-    backlog = Backlog(Ends(LogUnavailable("away")), "requests", 1)
+    backlog = Backlog(Ends(KafkaUnavailable("away")), "requests", 1)
     assert await backlog.undecided(0, 3) is None
     # Not asked again at once: there is no second answer to be had.
     assert await backlog.undecided(0, 3) is None

@@ -3,9 +3,9 @@
 import asyncio
 
 from pipeline.decider.intake import PREPARED_BYTES_MAX, Gap, Intake, prepare
-from pipeline.messages import COMMAND_BYTES_MAX, encode_purchases
-from pipeline.partitionlog import LogRecord
-from pipeline.producer import RECORD_BYTES_MAX
+from pipeline.kafka.producer import RECORD_BYTES_MAX
+from pipeline.kafka.records import LogRecord
+from pipeline.messages.commands import COMMAND_BYTES_MAX, encode_purchases
 
 BYTES_MAX = 1_000_000
 STEPS = 20
@@ -23,7 +23,7 @@ def records(start: int, end: int) -> tuple[LogRecord, ...]:
 
 def waiting(intake: Intake, position: int = -1) -> list[int]:
     """The offsets in the chunk after `position`."""
-    return [prepared.record.offset for prepared in intake.chunk(position, 1_000_000)]
+    return [prepared.offset for prepared in intake.chunk(position, 1_000_000)]
 
 
 async def steps() -> None:
@@ -123,6 +123,6 @@ def test_every_command_leaves_a_decision_that_the_log_takes() -> None:
         b"x" * COMMAND_BYTES_MAX,
         valid + b" " * 2 * COMMAND_BYTES_MAX,
     ):
-        _, command, _, _ = prepare(LogRecord(0, 1_000, b"1", value))
+        command = prepare(LogRecord(0, 1_000, b"1", value))
         assert command.product_id is None
         assert len(command.value) < RECORD_BYTES_MAX - 1_000

@@ -7,8 +7,10 @@ import pytest
 from dying import Died, on_clock
 
 from agents import joining as module
-from agents.joining import LATE_AFTER_S, LOOK_INTERVAL_S, Assignment, Joining
-from pipeline.partitionlog import LogUnavailable
+from agents.joining import LOOK_INTERVAL_S, Joining
+from agents.watchdog import LATE_AFTER_S
+from pipeline.errors import KafkaUnavailable
+from pipeline.process.assignment import Assignment
 
 TIMEOUT_MS = 30_000
 LOOKS = int(TIMEOUT_MS / 1_000 / LOOK_INTERVAL_S)
@@ -23,7 +25,7 @@ class Bench:
 
     async def bounds_of(self, topic: str, partitions: Collection[int]) -> dict[int, Any]:
         if self.kafka_is_away:
-            raise LogUnavailable("away")
+            raise KafkaUnavailable("away")
         return {}
 
     async def looks(self, count: int) -> None:

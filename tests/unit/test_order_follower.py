@@ -11,16 +11,18 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from records import bought, closed, malformed, opened
 
+from pipeline.errors import KafkaUnavailable
 from pipeline.followers import Follower, Progress, follower
 from pipeline.followers.derived import derive
 from pipeline.followers.follower import DecisionsLost, ProgressLost
-from pipeline.followers.orders import last_order
+from pipeline.followers.last_order import last_order
 from pipeline.followers.ports import Derived, Fenced, StoodStill, WriteFailed
 from pipeline.followers.progress import BEGINNING, committed
-from pipeline.messages import dead_letter_headers, decode_result
-from pipeline.partitionlog import Bounds, LogRecord, LogUnavailable
+from pipeline.kafka.records import Bounds, LogRecord
+from pipeline.kafka.topics import load_topics
+from pipeline.messages.dead_letters import dead_letter_headers
+from pipeline.messages.decisions import decode_decision
 from pipeline.settings import Profile, Settings
-from pipeline.topics import load_topics
 
 TOPICS = load_topics(Profile.LOCAL)
 PARTITION = 2
@@ -37,7 +39,7 @@ def order_ids(derived: Sequence[Derived]) -> list[str]:
 
 def test_a_winner_has_an_order_and_nobody_else() -> None:
     decision = bought(7, "p", [1, -2, 1, -3, 1], held={"3": "2-1-0", "4": "2-1-1"}, **PRODUCT)
-    derived = derive(TOPICS, PARTITION, decode_result(decision))
+    derived = derive(TOPICS, PARTITION, decode_decision(decision))
     assert {(each.topic, each.partition, each.key) for each in derived} == {
         (TOPICS.orders.name, PARTITION, b"p")
     }
@@ -45,7 +47,7 @@ def test_a_winner_has_an_order_and_nobody_else() -> None:
 
 
 def test_a_malformed_command_has_a_dead_letter_as_it_came() -> None:
-    (letter,) = derive(TOPICS, 5, decode_result(malformed(3)))
+    (letter,) = derive(TOPICS, 5, decode_decision(malformed(3)))
     assert letter[:4] == (TOPICS.dead_letters.name, 5 % TOPICS.dead_letters.partitions, None, [b"{}"])
     assert letter.headers == dead_letter_headers(TOPICS.requests.name, 5, 3, "key: not the product_id")
 
@@ -53,12 +55,12 @@ def test_a_malformed_command_has_a_dead_letter_as_it_came() -> None:
 def test_the_letter_of_a_decision_of_version_1_is_its_deciders() -> None:
     document = orjson.loads(malformed(3))
     del document["key"], document["value"]
-    assert derive(TOPICS, PARTITION, decode_result(orjson.dumps(document))) == []
+    assert derive(TOPICS, PARTITION, decode_decision(orjson.dumps(document))) == []
 
 
 @pytest.mark.parametrize("decision", [opened(1, "p", 3), closed(1, "p"), bought(1, "p", [-2, -9, -1])])
 def test_nothing_follows_from_anything_else(decision: bytes) -> None:
-    assert derive(TOPICS, PARTITION, decode_result(decision)) == []
+    assert derive(TOPICS, PARTITION, decode_decision(decision)) == []
 
 
 # --- the world of a follower -----------------------------------------------------------------------------------------
@@ -88,7 +90,7 @@ class World:
 
     async def open(self) -> Progress | None:
         if self.is_away:
-            raise LogUnavailable("away")
+            raise KafkaUnavailable("away")
         self.opened += 1
         self.is_fenced = False
         return self.progress
@@ -117,7 +119,7 @@ class World:
             self.reads.append((start, end))
         log_end = len(self._log(topic)) + (self.markers if topic == TOPICS.results.name else 0)
         if end is not None and end > log_end:
-            raise LogUnavailable(f"ends at {log_end}")
+            raise KafkaUnavailable(f"ends at {log_end}")
         records = self._log(topic)[max(start, self.beginnings.get(topic, 0)) : end]
         for first in range(0, len(records), 7):
             yield records[first : first + 7]
@@ -369,7 +371,7 @@ async def test_deleted_orders_are_not_written_again() -> None:
 
 async def test_orders_of_another_log_are_not_trusted() -> None:
     world = World(decisions(10))
-    world.orders = derive(TOPICS, PARTITION, decode_result(bought(1_000, "p", [1], **PRODUCT)))
+    world.orders = derive(TOPICS, PARTITION, decode_decision(bought(1_000, "p", [1], **PRODUCT)))
     assert isinstance(await end_of(world), ProgressLost)
     world.progress = Progress(3, 2)
     await follow_to(world, 10)
@@ -393,7 +395,7 @@ async def test_decisions_that_are_deleted_are_not_passed_over(progress: Progress
 async def test_repeats_that_are_deleted_are_not_missed() -> None:
     results = decisions(6)
     world = World([*results, *results[2:5], *decisions(9)[6:]])
-    world.orders = [each for value in results for each in derive(TOPICS, PARTITION, decode_result(value))]
+    world.orders = [each for value in results for each in derive(TOPICS, PARTITION, decode_decision(value))]
     world.beginnings[TOPICS.results.name] = 7
     await follow_to(world, 12)
     assert order_ids(world.orders) == world.wins()
@@ -415,7 +417,7 @@ async def test_records_that_do_not_come_are_waited_for() -> None:
 
 async def test_the_last_order_is_found_behind_what_is_none() -> None:
     world = World(decisions(2))
-    world.orders = derive(TOPICS, PARTITION, decode_result(world.results[1].value))
+    world.orders = derive(TOPICS, PARTITION, decode_decision(world.results[1].value))
     values = [value.replace(b"CREATED", b"PAID") for value in world.orders[0].values]
     paid = world.orders[0]._replace(values=values)
     world.orders += [paid] * 1_000

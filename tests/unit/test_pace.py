@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.ingress.pace import SAMPLES_MAX, Estimate, Pace, PaceKeeper, Sample
-from pipeline.stock.store import OtherLog, StockUnavailable
+from pipeline.errors import RedisUnavailable
+from pipeline.ingress.decisions.pace import SAMPLES_MAX, Estimate, Pace, PaceKeeper, Sample
+from pipeline.stock.store import OtherLog
 
 
 def test_without_samples_only_the_place_in_the_record_and_the_records_ahead_are_known() -> None:
@@ -86,7 +87,7 @@ async def test_a_redis_of_another_log_is_told_until_one_answers_that_is_ours(
     for _ in range(2):
         await keeper._sample()
     # One that is away is still not ours.
-    redis.fault = StockUnavailable("Redis: refused")
+    redis.fault = RedisUnavailable("Redis: refused")
     await keeper._sample()
     assert keeper.other_log == "OtherLog: seckill:{p0}:log is another"
     with pytest.raises(OtherLog, match="is another"):

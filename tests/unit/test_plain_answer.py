@@ -7,7 +7,7 @@ from aiohttp import HttpVersion11
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.test_utils import make_mocked_request
 
-from pipeline.ingress.plain_answer import PlainAnswer
+from pipeline.ingress.http.plain_answer import PlainAnswer
 
 
 class Wire(asyncio.Transport):

@@ -6,9 +6,9 @@ import os
 
 import pytest
 
-from agents.process import EXIT_BROKEN_PROMISE, die_with
 from pipeline.decider import LogsDisagree
-from pipeline.stock.store import StockFault
+from pipeline.process.exit import EXIT_BROKEN_PROMISE, die_with
+from pipeline.stock.store import RedisFault
 
 
 class Ended(BaseException):
@@ -34,7 +34,7 @@ async def _failed(error: Exception) -> "asyncio.Task[None]":
 
 
 @pytest.mark.usefixtures("_ends")
-@pytest.mark.parametrize("error", [StockFault("Redis: WRONGTYPE"), LogsDisagree("a log lost records")])
+@pytest.mark.parametrize("error", [RedisFault("Redis: WRONGTYPE"), LogsDisagree("a log lost records")])
 async def test_what_an_operator_can_mend_is_one_line(
     error: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:

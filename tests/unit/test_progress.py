@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.domain.progress import Progress, observe, still_ms
+from pipeline.domain.liveness import Liveness, observe, stalled_ms
 
 
 @given(
@@ -14,7 +14,7 @@ from pipeline.domain.progress import Progress, observe, still_ms
 def test_still_is_the_time_since_the_last_look_at_which_work_was_done_or_nothing_waited_or_it_was_excused(
     looks: list[tuple[int, int, int, bool]],
 ) -> None:
-    progress: Progress | None = None
+    progress: Liveness | None = None
     now_ms = moved_at_ms = 0
     moves = 0
     for step, lag, ms, is_excused in looks:
@@ -24,9 +24,9 @@ def test_still_is_the_time_since_the_last_look_at_which_work_was_done_or_nothing
             moved_at_ms = now_ms
         progress = observe(progress, moves, lag, now_ms, is_excused=is_excused)
         assert progress.lag == lag
-        assert still_ms(progress, now_ms) == (now_ms - moved_at_ms if lag else 0)
+        assert stalled_ms(progress, now_ms) == (now_ms - moved_at_ms if lag else 0)
 
 
 def test_a_cursor_that_moves_back_moves() -> None:
-    progress = observe(Progress(10, 5, 1_000), 3, 12, 9_000)
-    assert still_ms(progress, 9_000) == 0
+    progress = observe(Liveness(10, 5, 1_000), 3, 12, 9_000)
+    assert stalled_ms(progress, 9_000) == 0

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.settings import BadSettings, load_settings
+from pipeline.process.configuration import BadSettings, load_settings
 
 
 @pytest.mark.parametrize("cache_bytes_max", [0, 1_048_575])

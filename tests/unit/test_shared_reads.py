@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from pipeline.ingress import shared_reads
-from pipeline.ingress.shared_reads import SharedReads
+from pipeline.ingress.http import shared_reads
+from pipeline.ingress.http.shared_reads import SharedReads
 
 
 class Store:

@@ -6,7 +6,7 @@ import pytest
 from records import bought, closed, malformed, opened
 
 from pipeline.domain.limiters import Algorithm, Rule
-from pipeline.tally import Positioned, Tally
+from pipeline.followers.tables.tally import Positioned, Tally
 
 PARTITION = 3
 

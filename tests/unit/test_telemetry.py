@@ -6,13 +6,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from pipeline import telemetry
-from pipeline.telemetry import CountingHandler
+from pipeline.process import logs
+from pipeline.process.logs import CountingHandler
 
 
 @pytest.fixture
 def handler(monkeypatch: pytest.MonkeyPatch) -> Iterator[CountingHandler]:
-    monkeypatch.setattr(telemetry, "COUNTED_S", 3_600)
+    monkeypatch.setattr(logs, "COUNTED_S", 3_600)
     handler = CountingHandler(io.StringIO())
     handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
     logger = logging.getLogger("test_telemetry")
@@ -77,7 +77,7 @@ def test_the_last_word_is_printed_after_all_counts(handler: CountingHandler) -> 
 
 
 def test_what_is_counted_is_told_by_itself(handler: CountingHandler, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(telemetry, "COUNTED_S", 0.01)
+    monkeypatch.setattr(logs, "COUNTED_S", 0.01)
     for _ in range(2):
         logger.error("bad")
     while len(said(handler)) < 2:
@@ -87,12 +87,12 @@ def test_what_is_counted_is_told_by_itself(handler: CountingHandler, monkeypatch
 
 
 def test_so_many_different_lines_are_counted_and_no_more(handler: CountingHandler) -> None:
-    for number in range(3 * telemetry.LINES_MAX):
+    for number in range(3 * logs.LINES_MAX):
         for _ in range(2):
             logger.error(f"line {number}")
-    assert len(handler._repeats) == telemetry.LINES_MAX
+    assert len(handler._repeats) == logs.LINES_MAX
     handler.close()
-    assert sum("(1 more of this line)" in line for line in said(handler)) == 3 * telemetry.LINES_MAX
+    assert sum("(1 more of this line)" in line for line in said(handler)) == 3 * logs.LINES_MAX
 
 
 def test_a_line_whose_arguments_do_not_fit_breaks_nothing(

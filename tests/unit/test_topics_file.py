@@ -14,14 +14,30 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator, ValidationError
 
-from pipeline import messages, producer
 from pipeline.domain import limiters, product
 from pipeline.domain.codes import DECIDED_CODES, Code
 from pipeline.domain.ids import canonical_id
 from pipeline.domain.product import Opening, Purchases, Refusal, SaleState
 from pipeline.domain.receipts import Receipt, parse_receipt
+from pipeline.kafka import producer
+from pipeline.kafka.record_format import record_headers
+from pipeline.kafka.topics import BadTopics, Topic, load_topics, partition_of
+from pipeline.messages.commands import (
+    NAME_LENGTH_MAX,
+    PURCHASES_PER_RECORD_MAX,
+    MalformedCommand,
+    OpenCommand,
+    decode_command,
+    encode_close,
+    encode_open,
+    encode_purchases,
+)
+from pipeline.messages.dead_letters import dead_letter_headers
+from pipeline.messages.decisions import PurchaseDecision, decode_decision, peek_source_offset
+from pipeline.messages.fields import TIME_MS_MAX
+from pipeline.messages.orders import created_orders
+from pipeline.process.configuration import load_settings
 from pipeline.settings import Profile
-from pipeline.topics import BadTopics, Topic, load_topics, partition_of
 
 FILE = Path(__file__).parents[2] / "topics.yaml"
 DOCUMENT: dict[str, Any] = yaml.safe_load(FILE.read_text("utf-8"))
@@ -30,7 +46,7 @@ TOPICS = load_topics(Profile.LOCAL)
 ids = st.from_regex(re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII), fullmatch=True)
 keys = st.from_regex(re.compile(r"[!-~]{1,128}", re.ASCII), fullmatch=True)
 prices = st.from_regex(re.compile(r"(0|[1-9][0-9]{0,11})(\.[0-9]{1,4})?", re.ASCII), fullmatch=True)
-moments = st.integers(0, messages.TIME_MS_MAX)
+moments = st.integers(0, TIME_MS_MAX)
 
 
 def validate(topic: Topic, value: bytes) -> None:
@@ -75,8 +91,8 @@ def test_the_largest_command_fits_into_a_result_and_a_dead_letter() -> None:
 
 
 def test_every_header_that_we_write_is_named() -> None:
-    assert dict(messages.headers("x")).keys() <= DOCUMENT["headers"].keys()
-    assert dict(messages.dead_letter_headers("t", 0, 0, "e")).keys() == TOPICS.dead_letters.headers.keys()
+    assert dict(record_headers("x")).keys() <= DOCUMENT["headers"].keys()
+    assert dict(dead_letter_headers("t", 0, 0, "e")).keys() == TOPICS.dead_letters.headers.keys()
 
 
 def drop(*path: str) -> Callable[[dict[str, Any]], None]:
@@ -174,7 +190,7 @@ def test_the_environment_may_name_another_file(tmp_path: Path, monkeypatch: pyte
     file = tmp_path / "mine.yaml"
     file.write_text(yaml.safe_dump(document))
     monkeypatch.setenv("SECKILL_TOPICS_FILE", str(file))
-    assert load_topics(Profile.LOCAL).orders.name == "mine.orders"
+    assert load_topics(Profile.LOCAL, load_settings().topics_file).orders.name == "mine.orders"
 
 
 # --- places -------------------------------------------------------------------------------------------------
@@ -227,11 +243,11 @@ def test_the_limits_are_those_of_the_domain() -> None:
     assert set(defined["code"]["enum"]) == set(DECIDED_CODES)
     assert defined["stock"]["maximum"] == product.STOCK_MAX
     assert defined["quantity"]["maximum"] == product.QUANTITY_MAX
-    assert defined["time_ms"]["maximum"] == messages.TIME_MS_MAX
-    assert defined["purchase"]["properties"]["users"]["maxItems"] == messages.PURCHASES_PER_RECORD_MAX
+    assert defined["time_ms"]["maximum"] == TIME_MS_MAX
+    assert defined["purchase"]["properties"]["users"]["maxItems"] == PURCHASES_PER_RECORD_MAX
     opening = defined["open"]["properties"]
     assert opening["per_user_limit"]["maximum"] == product.PER_USER_LIMIT_MAX
-    assert opening["name"]["maxLength"] == messages.NAME_LENGTH_MAX
+    assert opening["name"]["maxLength"] == NAME_LENGTH_MAX
     assert defined["rate_limit"]["properties"]["burst"]["maximum"] == limiters.BURST_MAX
     assert (
         defined["rate_limit"]["properties"]["requests_per_second"]["maximum"]
@@ -269,7 +285,7 @@ def openings(draw: st.DrawFn) -> Opening:
         st.integers(1, limiters.BURST_MAX),
     )
     return Opening(
-        name=draw(st.text(st.characters(codec="utf-8"), max_size=messages.NAME_LENGTH_MAX)),
+        name=draw(st.text(st.characters(codec="utf-8"), max_size=NAME_LENGTH_MAX)),
         price=draw(prices),
         stock=draw(st.integers(0, product.STOCK_MAX)),
         start_ms=start_ms,
@@ -286,21 +302,19 @@ def test_commands_have_the_form_that_the_file_tells(
 ) -> None:
     quantities = None if wanted.quantities is None else list(wanted.quantities)
     for value in (
-        messages.encode_purchases(product_id, list(wanted.users), quantities, wanted.keys),
-        messages.encode_open(messages.OpenCommand(product_id, opening)),
-        messages.encode_close(product_id),
+        encode_purchases(product_id, list(wanted.users), quantities, wanted.keys),
+        encode_open(OpenCommand(product_id, opening)),
+        encode_close(product_id),
     ):
-        messages.decode_command(product_id.encode(), value)
+        decode_command(product_id.encode(), value)
         validate(TOPICS.requests, value)
 
 
 RULE = limiters.Rule(limiters.Algorithm.TOKEN_BUCKET, 10, 10)
 COMMANDS = [
-    messages.encode_purchases("1001", ["a", "b"], [1, 2], {0: "k"}),
-    messages.encode_open(
-        messages.OpenCommand("1001", Opening("n", "9.90", 5, 0, 9, SaleState.ACTIVE, 1, RULE))
-    ),
-    messages.encode_close("1001"),
+    encode_purchases("1001", ["a", "b"], [1, 2], {0: "k"}),
+    encode_open(OpenCommand("1001", Opening("n", "9.90", 5, 0, 9, SaleState.ACTIVE, 1, RULE))),
+    encode_close("1001"),
 ]
 
 
@@ -317,8 +331,8 @@ def strangers(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
 @pytest.mark.parametrize("value", COMMANDS, ids=["purchase", "open", "close"])
 def test_a_command_that_no_decider_takes_has_not_the_form(value: bytes) -> None:
     for stranger in strangers(orjson.loads(value)):
-        with pytest.raises(messages.MalformedCommand):
-            messages.decode_command(b"1001", orjson.dumps(stranger))
+        with pytest.raises(MalformedCommand):
+            decode_command(b"1001", orjson.dumps(stranger))
         with pytest.raises(ValidationError):
             validate(TOPICS.requests, orjson.dumps(stranger))
 
@@ -353,8 +367,8 @@ RESULTS = [
 @pytest.mark.parametrize("document", RESULTS, ids=lambda document: document["type"])
 def test_results_have_the_form_that_the_file_tells(document: dict[str, Any]) -> None:
     value = orjson.dumps(document)
-    messages.decode_result(value)
-    assert messages.peek_source_offset(value) == 12
+    decode_decision(value)
+    assert peek_source_offset(value) == 12
     validate(TOPICS.results, value)
     for name in document.keys() - {"held", "refusal", "limiter", "stock", "sold", "price", "retry_after_ms"}:
         with pytest.raises(ValidationError):
@@ -374,7 +388,7 @@ def test_orders_have_the_form_that_the_file_tells(
 ) -> None:
     users, quantities = [user for user, _ in buyers], [quantity for _, quantity in buyers]
     codes = [Code.SUCCESS.value] * len(users)
-    decided = messages.PurchaseResult(
+    decided = PurchaseDecision(
         source_offset=7,
         time_ms=time_ms,
         product_id=product_id,
@@ -387,7 +401,7 @@ def test_orders_have_the_form_that_the_file_tells(
         retry_after_ms=None,
         purchases=Purchases(users, quantities),
     )
-    orders = list(messages.created_orders(decided, 3))
+    orders = list(created_orders(decided, 3))
     assert len(orders) == len(users)
     for index, order in enumerate(orders):
         validate(TOPICS.orders, order)

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.ingress.unknown_products import TooManyUnknown, UnknownProducts
+from pipeline.ingress.command_log.unknown_products import UnknownProducts
+from pipeline.ingress.errors import TooManyUnknownProducts
 
 times = st.lists(st.integers(0, 3_000), max_size=300).map(sorted)
 
@@ -12,7 +13,7 @@ times = st.lists(st.integers(0, 3_000), max_size=300).map(sorted)
 def passed(limit: UnknownProducts) -> bool:
     try:
         limit.take()
-    except TooManyUnknown:
+    except TooManyUnknownProducts:
         return False
     return True
 
@@ -38,7 +39,7 @@ def test_who_is_refused_is_told_when_the_next_one_is_taken() -> None:
     now_s = 5.0
     limit = UnknownProducts(2, clock=lambda: now_s)
     assert [passed(limit) for _ in range(4)] == [True, True, False, False]
-    with pytest.raises(TooManyUnknown) as refused:
+    with pytest.raises(TooManyUnknownProducts) as refused:
         limit.take()
     assert refused.value.wait_ms == 500
     now_s += 0.499

@@ -9,11 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.domain.product import Opening, Product, Purchases, SaleState, decide_purchases
-from pipeline.ingress.decided import Decided
-from pipeline.ingress.decision_tail import RECORD_OVERHEAD_BYTES
-from pipeline.ingress.waiters import TooManyWaiters, Waiters
-from pipeline.messages import PurchaseResult, decode_result, encode_close
+from pipeline.domain.codes import Code
+from pipeline.domain.product import Opening, Product, PurchaseOutcome, Purchases, SaleState, decide_purchases
+from pipeline.ingress.decisions.record import DecisionRecord
+from pipeline.ingress.decisions.tail import RECORD_OVERHEAD_BYTES
+from pipeline.ingress.decisions.waiters import Waiters
+from pipeline.ingress.errors import TooManyWaiters
+from pipeline.messages.commands import encode_close
+from pipeline.messages.decisions import Answer
 
 LONG_MS = 60_000
 CACHE_BYTES_MAX = 1_000_000
@@ -36,7 +39,7 @@ def records(*source_offsets: int) -> list[tuple[int, bytes]]:
 
 def wait(
     waiters: Waiters, offset: int, timeout_ms: int = LONG_MS, **kind: Any
-) -> asyncio.Task[Decided | None]:
+) -> asyncio.Task[DecisionRecord | None]:
     return asyncio.create_task(waiters.wait(0, offset, timeout_ms, **kind))
 
 
@@ -164,7 +167,7 @@ async def test_who_waits_for_what_the_feed_passes_over_is_let_go() -> None:
 async def test_a_decision_that_was_read_elsewhere_is_kept_for_the_next_who_asks() -> None:
     waiters = Waiters(1, 10, CACHE_BYTES_MAX)
     waiters.deliver(0, record(8))
-    old = Decided(0, 2, record(2))
+    old = DecisionRecord(0, 2, record(2))
     waiters.note_asked(old)
     assert waiters.recent(0, 2) is old
 
@@ -204,15 +207,21 @@ _PURCHASES = st.lists(
 )
 
 
-@given(_PURCHASES, st.integers(0, 12), st.integers(1, 4), st.booleans())
-def test_each_buyer_is_told_what_the_record_says_of_him(
+def _decided(
     wanted: list[tuple[str, int, str | None]], stock: int, per_user_limit: int, opened: bool
-) -> None:
+) -> tuple[Purchases, PurchaseOutcome]:
     users, quantities, keys = zip(*wanted, strict=True)
     purchases = Purchases(users, quantities, {at: key for at, key in enumerate(keys) if key})
     opening = Opening("x", "1", stock, 0, 10, SaleState.ACTIVE, per_user_limit)
     product = Product(opening, SaleState.ACTIVE, stock) if opened else None
-    decision = decide_purchases(product, 3, 4, 5, purchases)
+    return purchases, decide_purchases(product, 3, 4, 5, purchases)
+
+
+@given(_PURCHASES, st.integers(0, 12), st.integers(1, 4), st.booleans())
+def test_each_buyer_gets_the_answer_as_if_their_purchase_were_the_last(
+    wanted: list[tuple[str, int, str | None]], stock: int, per_user_limit: int, opened: bool
+) -> None:
+    purchases, decision = _decided(wanted, stock, per_user_limit, opened)
     document = {
         "source_offset": 4,
         "type": "purchase",
@@ -223,23 +232,23 @@ def test_each_buyer_is_told_what_the_record_says_of_him(
         "command": {
             "type": "purchase",
             "product_id": "5",
-            "users": users,
-            "quantities": quantities,
+            "users": purchases.users,
+            "quantities": purchases.quantities,
             "keys": {str(at): key for at, key in purchases.keys.items()},
         },
     }
-    value = orjson.dumps(document)
-    plain = decode_result(value)
-    assert isinstance(plain, PurchaseResult)
-    decided = Decided(3, 4, value)
-    assert [decided.answer(at) for at in range(len(users))] == [
-        plain.answer(3, at) for at in range(len(users))
-    ]
-    assert decided.answer(len(users)) is None
+    record = DecisionRecord(3, 4, orjson.dumps(document))
+    for at in range(len(wanted)):
+        # What was left after this purchase is what a record that ends with it leaves.
+        _, so_far = _decided(wanted[: at + 1], stock, per_user_limit, opened)
+        code = Code(so_far.codes[at])
+        order_id = so_far.held.get(at) or (f"3-4-{at}" if code is Code.SUCCESS else None)
+        assert record.answer(at) == Answer(code, so_far.stock, order_id)
+    assert record.answer(len(wanted)) is None
 
 
 def test_a_command_that_is_no_purchase_answers_nobody() -> None:
     closing = b'{"source_offset":4,"type":"close","time_ms":5,"command":' + encode_close("5") + b"}"
     malformed = b'{"source_offset":4,"type":"malformed","time_ms":5,"error":"value: not JSON"}'
     for value in (closing, malformed):
-        assert Decided(0, 4, value).answer(0) is None
+        assert DecisionRecord(0, 4, value).answer(0) is None

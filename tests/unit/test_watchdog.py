@@ -7,9 +7,9 @@ import pytest
 from dying import Died, on_clock
 
 from agents import watchdog as module
-from agents.watchdog import LATE_AFTER_S, LOOK_INTERVAL_S, Watchdog, Work
-from pipeline.partitionlog import LogUnavailable
-from pipeline.stock.store import StockUnavailable
+from agents.watchdog import LATE_AFTER_S, LOOK_INTERVAL_S, Watchdog
+from pipeline.domain.liveness import Work
+from pipeline.errors import KafkaUnavailable, RedisUnavailable
 
 TIMEOUT_MS = 30_000
 LOOKS = int(TIMEOUT_MS / 1_000 / LOOK_INTERVAL_S)
@@ -33,11 +33,11 @@ class Bench:
 
     async def ask(self, partitions: Collection[int]) -> None:
         if self.kafka_is_away:
-            raise LogUnavailable("away")
+            raise KafkaUnavailable("away")
 
     async def answers(self) -> None:
         if self.redis_is_away:
-            raise StockUnavailable("away")
+            raise RedisUnavailable("away")
 
     async def looks(self, count: int, interval_s: float = LOOK_INTERVAL_S) -> None:
         for _ in range(count):

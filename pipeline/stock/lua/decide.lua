@@ -10,7 +10,7 @@
 --       then for each record: offset, time_ms, product 1..P (0: malformed), the command as it came (malformed: the members of its decision, messages.py:malformed_members)
 -- Reply {1, {decision records}}
 --       {0, cursor}  STALE: the cursor is elsewhere; nothing was written
--- Errors: none of its own. The commands have passed pipeline/messages.py:decode_command, which is the only gate.
+-- Errors: none of its own. The commands have passed pipeline/messages/decisions.py:decode_command, which is the only gate.
 -- include: codes
 -- include: limits
 -- include: limiter

@@ -1,0 +1,1 @@
+"""The tables that operators inspect, and their pages; without Faust."""

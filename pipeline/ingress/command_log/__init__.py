@@ -1,0 +1,1 @@
+"""The way of a purchase into the command log."""

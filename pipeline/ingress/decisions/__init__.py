@@ -1,0 +1,1 @@
+"""How an ingress finds the decision on a request: in memory, by waiting, or in the decision log."""

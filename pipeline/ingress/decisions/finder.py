@@ -1,0 +1,134 @@
+"""Finds the decision on a request: among those in memory, by waiting for it, or in the decision log.
+
+Also tells apart what has no decision: waiting its turn, never given, or gone with the beginning of the log.
+"""
+
+import asyncio
+import logging
+
+from pipeline.domain.receipts import Receipt
+from pipeline.errors import KafkaUnavailable
+from pipeline.ingress.decisions.lookup import DecisionLookup
+from pipeline.ingress.decisions.pace import Estimate, PaceKeeper
+from pipeline.ingress.decisions.record import DecisionRecord
+from pipeline.ingress.decisions.search import NotFound
+from pipeline.ingress.decisions.waiters import ResultsFeed, Waiters
+from pipeline.ingress.errors import (
+    DecisionDeleted,
+    RequestRefused,
+    TooManyWaiters,
+    UnknownRequest,
+)
+from pipeline.ingress.ports import Acknowledged, Ends
+
+LOOK_MS = 50
+"""From one look to the next for a decision that the feed has gone past."""
+
+logger = logging.getLogger(__name__)
+
+
+class DecisionFinder:
+    def __init__(
+        self,
+        waiters: Waiters,
+        feed: ResultsFeed,
+        older: DecisionLookup,
+        commits: Acknowledged,
+        ends: Ends,
+        keeper: PaceKeeper,
+    ) -> None:
+        self._waiters = waiters
+        self._feed = feed
+        self._older = older
+        self._commits = commits
+        self._ends = ends
+        self._keeper = keeper
+        self.is_stopping = False
+
+    def stop(self) -> None:
+        """Let pollers go with what is known: they can ask another process."""
+        self.is_stopping = True
+        self._waiters.let_pollers_go()
+
+    def check_room(self) -> None:
+        """Raises TooManyWaiters if a purchase that wants to wait should not even begin."""
+        if not self._waiters.has_room:
+            raise TooManyWaiters
+
+    async def wait_for_own(self, receipt: Receipt, wait_ms: int) -> DecisionRecord | None:
+        """The decision on a command that this process has just put into the log, None if it takes longer.
+
+        Raises nothing: the command is in the log, and whatever happens here, its sender has to be told so.
+        """
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + wait_ms / 1_000
+        try:
+            decided = await self._waiters.wait(receipt.partition, receipt.offset, wait_ms)
+            if decided is None and self._waiters.is_past(receipt.partition, receipt.offset):
+                decided = await self.wait(receipt, int((deadline_s - loop.time()) * 1_000))
+        except (RequestRefused, KafkaUnavailable) as error:
+            logger.warning("request %s: can not wait for the decision: %r", receipt, error)
+            return None
+        return decided
+
+    async def wait(self, receipt: Receipt, wait_ms: int) -> DecisionRecord | None:
+        """The decision, None if there is none within `wait_ms`.
+
+        Raises UnknownRequest, DecisionDeleted, KafkaUnavailable, TooManyLookups, TooManyWaiters.
+        """
+        loop = asyncio.get_running_loop()
+        partition, offset, _ = receipt
+        deadline_s = loop.time() + wait_ms / 1_000
+        while True:
+            found = await self.find(receipt)
+            left_ms = int((deadline_s - loop.time()) * 1_000)
+            if found is not None or left_ms <= 0 or self.is_stopping:
+                return found
+            if self._waiters.is_past(partition, offset):
+                await asyncio.sleep(min(left_ms, LOOK_MS) / 1_000)
+                continue
+            found = await self._waiters.wait(partition, offset, left_ms, poller=True)
+            if found is not None:
+                return found
+
+    async def find(self, receipt: Receipt) -> DecisionRecord | None:
+        """The decision as far as it is known now, None for a request that waits its turn. Raises like `wait`."""
+        partition, offset, _ = receipt
+        if partition >= len(self._ends.ends):
+            raise UnknownRequest(f"{receipt} is not a valid request id: there is no partition {partition}")
+        if (found := self._waiters.recent(partition, offset)) is not None:
+            return found
+        await self._check_given(receipt)
+        if self._is_ahead_of_feed(partition, offset):
+            return None
+        older = await self._older.find(partition, offset)
+        if older is NotFound.TRIMMED:
+            raise DecisionDeleted(f"the log no longer holds the decision on {receipt}")
+        if isinstance(older, NotFound):
+            return None
+        self._waiters.note_asked(older)
+        return older
+
+    def estimate(self, receipt: Receipt) -> Estimate:
+        partition, offset, index = receipt
+        return self._keeper.paces[partition].estimate(offset, index, self._waiters.last[partition])
+
+    def log_end(self, partition: int) -> int:
+        """Where the command log ends, as far as this process knows without asking."""
+        return max(
+            self._commits.ends[partition], self._ends.ends[partition], self._waiters.last[partition] + 1
+        )
+
+    def decided_offset(self, partition: int) -> int:
+        return max(self._waiters.last[partition], self._keeper.paces[partition].decided_offset)
+
+    def _is_ahead_of_feed(self, partition: int, offset: int) -> bool:
+        return self._feed.is_alive and self._waiters.is_ahead(partition, offset)
+
+    async def _check_given(self, receipt: Receipt) -> None:
+        if receipt.offset < self.log_end(receipt.partition):
+            return
+        # Another ingress may have given it a moment ago: only the broker can say that nobody has.
+        await self._ends.refresh()
+        if receipt.offset >= self.log_end(receipt.partition):
+            raise UnknownRequest(f"{receipt} is not a valid request id: no purchase has it")

@@ -1,0 +1,65 @@
+"""A decision record as its buyers see it, parsed only if somebody asks."""
+
+from collections import OrderedDict
+
+from pipeline.messages.decisions import Answer, Decision, PurchaseDecision, decode_decision
+
+
+class DecisionRecord:
+    """A decision record, parsed when first asked, and then once for all of its buyers."""
+
+    __slots__ = ("_remaining", "_result", "partition", "source_offset", "value")
+
+    def __init__(
+        self, partition: int, source_offset: int, value: bytes, result: Decision | None = None
+    ) -> None:
+        self.partition = partition
+        self.source_offset = source_offset
+        self.value = value
+        self._result = result
+        self._remaining: list[int] | None = None
+
+    def result(self) -> Decision:
+        if self._result is None:
+            self._result = decode_decision(self.value)
+        return self._result
+
+    def answer(self, index: int) -> Answer | None:
+        """The answer to the purchase at this index of the record; None if there is no such purchase."""
+        result = self.result()
+        if type(result) is not PurchaseDecision or index >= len(result.codes):
+            return None
+        if self._remaining is None:
+            # Once for all buyers of a record: it walks over all winners.
+            self._remaining = result.remaining()
+        return result.answer(self.partition, index, self._remaining)
+
+
+class RecentlyAsked:
+    """The decisions that were asked for last, so that the buyers of one record have it parsed once.
+
+    Bounded by their number and by the bytes of their records; parsed, each takes several times that.
+    """
+
+    def __init__(self, bytes_max: int, records_max: int) -> None:
+        self._bytes_max = bytes_max
+        self._records_max = records_max
+        self._bytes = 0
+        self._decided: OrderedDict[tuple[int, int], DecisionRecord] = OrderedDict()
+
+    def get(self, partition: int, source_offset: int) -> DecisionRecord | None:
+        place = partition, source_offset
+        found = self._decided.get(place)
+        if found is not None:
+            self._decided.move_to_end(place)
+        return found
+
+    def add(self, decided: DecisionRecord) -> None:
+        place = decided.partition, decided.source_offset
+        if place in self._decided:
+            return
+        self._decided[place] = decided
+        self._bytes += len(decided.value)
+        while self._bytes > self._bytes_max or len(self._decided) > self._records_max:
+            _, oldest = self._decided.popitem(last=False)
+            self._bytes -= len(oldest.value)

@@ -1,0 +1,1 @@
+"""The HTTP entrance: listeners, bodies, calls, problem documents."""

@@ -1,0 +1,142 @@
+"""The administration calls: a command into the product's own partition, answered once it is decided."""
+
+import asyncio
+import logging
+
+from aiohttp import web
+
+from pipeline.domain.codes import Code
+from pipeline.domain.ids import presented_id
+from pipeline.domain.product import Refusal
+from pipeline.domain.receipts import Receipt
+from pipeline.ingress.command_log.group_commit import GroupCommit
+from pipeline.ingress.decisions.finder import DecisionFinder
+from pipeline.ingress.http.admission import Admission
+from pipeline.ingress.http.answers import json_answer
+from pipeline.ingress.http.bodies import parse_id, read_body
+from pipeline.ingress.http.prewarm import parse_administration, parse_opening
+from pipeline.ingress.http.problems import Kind, Problem, invalid, not_found
+from pipeline.kafka.producer import Sender, SendFailed
+from pipeline.kafka.topics import partition_of
+from pipeline.messages.commands import MalformedCommand, decode_command, encode_close, encode_open
+from pipeline.messages.decisions import CloseDecision, OpenDecision
+from pipeline.settings import Settings
+
+PATH = "/api/v1/seckill/activity/"
+COMMANDS_UNSENT_MAX = 16
+"""Commands whose acknowledgement is owed: an operator who tries again and again must not pile them up."""
+
+logger = logging.getLogger(__name__)
+
+
+class AdministrationRoutes:
+    def __init__(
+        self,
+        settings: Settings,
+        producer: Sender,
+        topic: str,
+        commits: GroupCommit,
+        decisions: DecisionFinder,
+        admission: Admission,
+    ) -> None:
+        self._settings = settings
+        self._producer = producer
+        self._topic = topic
+        self._commits = commits
+        self._decisions = decisions
+        self._admission = admission
+        self._sending: set[asyncio.Task[int]] = set()
+
+    def routes(self) -> list[web.RouteDef]:
+        return [
+            web.post(PATH + "prewarm", self.prewarm),
+            web.post(PATH + "close", self.close),
+        ]
+
+    async def prewarm(self, request: web.Request) -> web.Response:
+        body = await read_body(request, self._settings.body_bytes_max)
+        command = parse_opening(body, self._settings.json_depth_max)
+        result = await self._decided(command.product_id, encode_open(command))
+        if not isinstance(result, OpenDecision):
+            raise self._not_decided("the decider did not take the command for an opening")
+        if result.refusal is Refusal.CLOSED:
+            raise _conflict(f"product {command.product_id} was closed; what is closed stays closed")
+        if result.refusal is not None:
+            raise _conflict(
+                f"product {command.product_id} is open already; it keeps its stock and its buyers"
+            )
+        return json_answer(
+            {
+                "message": "the product is open",
+                "product_id": presented_id(command.product_id),
+                "stock": result.opening.stock,
+            }
+        )
+
+    async def close(self, request: web.Request) -> web.Response:
+        body = await read_body(request, self._settings.body_bytes_max)
+        document = parse_administration(body, self._settings.json_depth_max, {"product_id"})
+        product_id = parse_id(document, "product_id")
+        result = await self._decided(product_id, encode_close(product_id))
+        if not isinstance(result, CloseDecision):
+            raise self._not_decided("the decider did not take the command for a closing")
+        if result.refusal is Refusal.NEVER_OPENED:
+            raise not_found(f"product {product_id} was never opened", Code.NEVER_OPENED)
+        if result.refusal is not None:
+            raise _conflict(f"product {product_id} is closed already")
+        return json_answer({"message": "the product is closed", "product_id": presented_id(product_id)})
+
+    async def _decided(self, product_id: str, value: bytes) -> object:
+        """The decision on this command. Raises Problem where it is malformed, can not be sent, or takes too long."""
+        try:
+            decode_command(product_id.encode(), value)
+        except MalformedCommand as error:
+            field, _, reason = str(error).partition(": ")
+            raise invalid(field, f"{field}: {reason}") from None
+        self._decisions.check_room()
+        receipt = await self._send(product_id, value)
+        decided = await self._decisions.wait_for_own(receipt, self._settings.wait_timeout_ms)
+        if decided is None:
+            raise self._not_decided(
+                f"the command is in the log as {receipt} and will be decided; ask stats what became of it"
+            )
+        return decided.result()
+
+    async def _send(self, product_id: str, value: bytes) -> Receipt:
+        partition = partition_of(product_id, self._commits.partitions)
+        if self._commits.is_away(partition) or len(self._sending) >= COMMANDS_UNSENT_MAX:
+            raise self._admission.unavailable("the log takes no commands at this time; this one was not sent")
+        # A task of its own: neither a client that hangs up nor the time-out takes a record back.
+        sending = asyncio.create_task(self._producer.send(self._topic, partition, product_id.encode(), value))
+        self._sending.add(sending)
+        sending.add_done_callback(self._sent)
+        await asyncio.wait({sending}, timeout=self._settings.send_timeout_ms / 1_000)
+        if not sending.done() or sending.exception() is not None:
+            raise self._admission.unavailable(
+                "the log did not acknowledge the command in time, so it may still be in it; ask stats before you repeat"
+            )
+        self._commits.note_end(partition, sending.result() + 1)
+        return Receipt(partition, sending.result(), 0)
+
+    def _sent(self, sending: asyncio.Task[int]) -> None:
+        self._sending.discard(sending)
+        if not sending.cancelled() and (error := sending.exception()):
+            logger.error(
+                "a command failed: %s", error, exc_info=None if isinstance(error, SendFailed) else error
+            )
+
+    def _not_decided(self, detail: str) -> Problem:
+        return Problem(
+            Kind.NOT_DECIDED_YET, detail, code=Code.TIMED_OUT, retry_after_s=self._settings.retry_after_s
+        )
+
+
+async def refuse(_: web.Request) -> web.Response:
+    """What the public listener says at an administration path."""
+    raise Problem(
+        Kind.FORBIDDEN, "administration calls are answered on the administration listener; tokens come later"
+    )
+
+
+def _conflict(detail: str) -> Problem:
+    return Problem(Kind.CONFLICT, detail)

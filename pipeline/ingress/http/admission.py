@@ -1,0 +1,135 @@
+"""The one gate that every request passes: the limit on requests in flight, and the one place where problems are told.
+
+What a handler raises becomes a problem document here; what it did not mean to raise is logged and becomes a 500.
+"""
+
+import logging
+from collections import Counter
+
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+
+from pipeline.domain.codes import Code
+from pipeline.errors import KafkaUnavailable, RedisUnavailable
+from pipeline.ingress.errors import (
+    BreakerOpen,
+    DecisionDeleted,
+    NotAcknowledged,
+    NotSent,
+    RequestRefused,
+    TooManyLookups,
+    TooManyPurchases,
+    TooManyUnknownProducts,
+    TooManyWaiters,
+    UnknownRequest,
+)
+from pipeline.ingress.http.problems import Kind, Problem, not_found
+from pipeline.settings import Settings
+from pipeline.stock.store import OtherLog, RedisFault
+
+NEVER_REFUSED = ("/health",)
+"""Paths that answer also when there is too much to do: whoever asks there decides whether this process lives."""
+
+logger = logging.getLogger(__name__)
+
+
+class Admission:
+    """What each request goes through, as a method and as an aiohttp middleware; and counters for `system/stats`."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self.in_flight = 0
+        self.refused: Counter[int] = Counter()
+        """Answers of 400 and above by status: problems, and decisions against the buyer."""
+
+    def middleware(self) -> Middleware:
+        @web.middleware
+        async def admit(request: web.Request, handler: Handler) -> web.StreamResponse:
+            return await self.admit(request, handler)
+
+        return admit
+
+    async def admit(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """What `handler` answers, or the problem that it raised as an answer; a refusal if there is no room."""
+        in_flight_max = self._settings.requests_in_flight_max
+        if self.in_flight >= in_flight_max and not request.path.startswith(NEVER_REFUSED):
+            return self._refuse(self.busy(in_flight_max))
+        self.in_flight += 1
+        try:
+            response = await handler(request)
+        except Exception as error:  # noqa: BLE001 -- the edge: everything is told to the client, and logged
+            return self._refuse(self.problem(request, error))
+        finally:
+            self.in_flight -= 1
+        if response.status >= 400:
+            self.refused[response.status] += 1
+        return response
+
+    def busy(self, limit: int, wait_ms: int = 0) -> Problem:
+        settings = self._settings
+        return Problem(
+            Kind.BUSY,
+            settings.busy_message,
+            code=Code.BUSY,
+            limit=limit,
+            retry_after_s=max(settings.retry_after_s, -(-wait_ms // 1_000)),
+        )
+
+    def unavailable(self, detail: str) -> Problem:
+        return Problem(Kind.UNAVAILABLE, detail, retry_after_s=self._settings.retry_after_s)
+
+    def _refuse(self, problem: Problem) -> web.Response:
+        self.refused[problem.kind.status] += 1
+        return problem.response()
+
+    def problem(self, request: web.Request, error: Exception) -> Problem:
+        """The problem that this error is to the client. An unforeseen error is logged with its traceback."""
+        match error:
+            case Problem():
+                return error
+            case RequestRefused():
+                return self._refusal(request, error)
+            case RedisUnavailable() | RedisFault() | OtherLog() | KafkaUnavailable():
+                logger.warning("%s %s: %s", request.method, request.path, error)
+                return self.unavailable("this data is temporarily unavailable; purchases are not affected")
+            case web.HTTPMethodNotAllowed():
+                methods = ", ".join(sorted(error.allowed_methods))
+                return Problem(
+                    Kind.METHOD_NOT_ALLOWED, f"{request.method} is not among {methods}", allow=methods
+                )
+            case web.HTTPNotFound():
+                return not_found(f"nothing answers at {request.path[:200]}")
+        return self._internal(request, error)
+
+    def _refusal(self, request: web.Request, error: RequestRefused) -> Problem:
+        settings = self._settings
+        match error:
+            case NotAcknowledged():
+                return self.unavailable(
+                    "the log did not acknowledge the purchase in time, so the purchase may still be in it; repeat it"
+                    " with the same Idempotency-Key: without one, a repeat may buy again, up to the product's limit per user"
+                )
+            case NotSent():
+                return self.unavailable(
+                    "the log takes no purchases at the moment; this one was not taken, so a repeat is safe"
+                )
+            case BreakerOpen(wait_ms=wait_ms):
+                retry_after_s = max(1, -(-wait_ms // 1_000))
+                return Problem(Kind.UNAVAILABLE, settings.busy_message, retry_after_s=retry_after_s)
+            case TooManyUnknownProducts(wait_ms=wait_ms):
+                return self.busy(settings.unknown_product_records_per_second_max, wait_ms)
+            case TooManyPurchases():
+                return self.busy(settings.purchases_waiting_max)
+            case TooManyWaiters():
+                return self.busy(settings.waiters_max)
+            case TooManyLookups():
+                return self.unavailable("too many old decisions are being read from the log at the moment")
+            case UnknownRequest():
+                return not_found(str(error))
+            case DecisionDeleted():
+                return Problem(Kind.GONE, str(error))
+        return self._internal(request, error)
+
+    def _internal(self, request: web.Request, error: Exception) -> Problem:
+        logger.error("internal fault at %s %s", request.method, request.path, exc_info=error)
+        return Problem(Kind.INTERNAL, "an internal fault; it is in the log of this process")

@@ -1,0 +1,102 @@
+"""The heads of requests: what a request may say before its body, so what an open connection may cost in memory."""
+
+import asyncio
+from typing import Any
+
+from aiohttp import web
+from aiohttp.http import HttpProcessingError, HttpRequestParser
+from aiohttp.http_exceptions import LineTooLong
+from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
+
+from pipeline.ingress.http.problems import Problem, invalid
+
+HEAD_BYTES_MAX = 16_384
+"""Of the request line and all headers together."""
+HEADERS_MAX = 64
+"""Each costs some 300 bytes besides what it says."""
+HEADER_BYTES_MAX = 8_192
+"""Of one header, its name included."""
+REQUEST_LINE_BYTES_MAX = 2_048
+REQUESTS_WAITING_MAX = 4
+"""Of one connection, behind the one that is being answered. What more has been sent is read when there is room."""
+READ_BYTES_MAX = 4_096
+"""Of a body that nobody takes yet, twice as many are read."""
+
+_TOO_MANY_HEADERS = "Too many headers received"
+"""As aiohttp's parsers say it."""
+_HEADER_BYTES_BESIDE = 4
+"""A colon, a space and the end of the line."""
+
+
+class HeadTooLarge(HttpProcessingError):
+    """The request line and the headers are longer than `HEAD_BYTES_MAX` together."""
+
+
+class RequestParser:
+    """aiohttp's parser of requests, with a limit on the whole of a head; aiohttp limits its parts."""
+
+    def __init__(self, protocol: web.RequestHandler, loop: asyncio.AbstractEventLoop) -> None:
+        self._protocol = protocol
+        self._parser = HttpRequestParser(
+            protocol,
+            loop,
+            READ_BYTES_MAX,
+            max_line_size=REQUEST_LINE_BYTES_MAX,
+            max_field_size=HEADER_BYTES_MAX,
+            max_headers=HEADERS_MAX,
+            payload_exception=web.RequestPayloadError,
+            # A compressed body is refused: unpacked, its size would be anybody's guess.
+            auto_decompress=False,
+            max_msg_queue_size=REQUESTS_WAITING_MAX,
+        )
+        self._body: StreamReader = EMPTY_PAYLOAD
+        self._pending_bytes = 0
+        """How many bytes have come since the last whole head, or the last byte of its body."""
+        self.message_consumed = self._parser.message_consumed
+        self.pause_reading = self._parser.pause_reading
+        self.set_upgraded = self._parser.set_upgraded
+
+    def feed_data(self, data: bytes) -> tuple[Any, bool, bytes]:
+        """As aiohttp's. Raises HttpProcessingError."""
+        body, body_bytes = self._body, self._body.total_bytes
+        messages, upgraded, tail = self._parser.feed_data(data)
+        if messages:
+            if any(map(_is_too_large, messages)):
+                raise HeadTooLarge(code=400)
+            self._body, self._pending_bytes = messages[-1][1], 0
+        elif body.total_bytes > body_bytes:
+            self._pending_bytes = 0
+        else:
+            self._pending_bytes += len(data)
+            if self._pending_bytes > HEAD_BYTES_MAX:
+                self._refuse()
+        return messages, upgraded, tail
+
+    def _refuse(self) -> None:
+        if self._body.is_eof():
+            raise HeadTooLarge(code=400)
+        # These are headers after a chunked body. Who reads it is to answer, and would wait for its end.
+        self._protocol.force_close()
+
+
+def _is_too_large(message_and_body: Any) -> bool:
+    message = message_and_body[0]
+    size = len(message.path)
+    for name, content in message.raw_headers:
+        size += len(name) + len(content) + _HEADER_BYTES_BESIDE
+    return size > HEAD_BYTES_MAX
+
+
+def malformed(error: HttpProcessingError) -> Problem:
+    """The problem of a request that is no HTTP, or says too much before its body."""
+    if isinstance(error, HeadTooLarge):
+        reason = f"the request line and the headers are longer than {HEAD_BYTES_MAX} bytes together"
+        return invalid(None, reason, HEAD_BYTES_MAX)
+    if isinstance(error, LineTooLong):
+        limit = error.args[1]
+        return invalid(None, f"the request line or a header is longer than {limit} bytes", limit)
+    if error.message == _TOO_MANY_HEADERS:
+        return invalid(None, f"the request has more than {HEADERS_MAX} headers", HEADERS_MAX)
+    # The first line is the parser's; what follows is what the client has sent.
+    reason = error.message.partition("\n")[0].rstrip(":")[:200].encode("ascii", "backslashreplace").decode()
+    return invalid(None, f"the request is malformed: {reason}")

@@ -1,0 +1,98 @@
+"""Health: `live` (the event loop answers), `ready` (this process can serve), and both with their reasons."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from aiohttp import web
+
+from pipeline import __version__
+from pipeline.domain.times import rfc3339
+from pipeline.errors import RedisUnavailable
+from pipeline.ingress.command_log.group_commit import GroupCommit
+from pipeline.ingress.command_log.log_ends import LogEnds
+from pipeline.ingress.decisions.pace import PaceKeeper
+from pipeline.ingress.decisions.waiters import ResultsFeed
+from pipeline.ingress.http.answers import json_answer
+from pipeline.ingress.http.shared_reads import SharedReads
+from pipeline.stock.store import RedisFault, StockStore
+
+KAFKA_SILENT_MS_MAX = 3_000
+"""The pace keeper asks the broker once a second; after this long without an answer it counts as away."""
+REDIS_PING_TIMEOUT_MS = 1_000
+
+
+class HealthRoutes:
+    def __init__(
+        self,
+        store: StockStore,
+        commits: GroupCommit,
+        ends: LogEnds,
+        feed: ResultsFeed,
+        keeper: PaceKeeper,
+        retry_after_s: int,
+    ) -> None:
+        self._store = store
+        self._pings: SharedReads[None, None] = SharedReads(self._ping)
+        self._commits = commits
+        self._keeper = keeper
+        self._ends = ends
+        self._feed = feed
+        self._retry_after_s = retry_after_s
+        self.is_stopping = False
+
+    def routes(self) -> list[web.RouteDef]:
+        return [
+            web.get("/health", self.ready),
+            web.get("/health/live", self.live),
+            web.get("/health/ready", self.ready),
+        ]
+
+    async def live(self, _: web.Request) -> web.Response:
+        return self._answer({"event_loop": "ok"})
+
+    async def ready(self, _: web.Request) -> web.Response:
+        checks = {
+            "kafka": self._kafka(),
+            "redis": await self._redis(),
+            "results_feed": "ok" if self._feed.is_alive else "the results feed has ended",
+            "pace_keeper": "ok" if self._keeper.is_alive else "the pace keeper has ended",
+        }
+        if self.is_stopping:
+            checks["listener"] = "stopping"
+        return self._answer(checks)
+
+    def _answer(self, checks: dict[str, str]) -> web.Response:
+        is_ok = all(check == "ok" for check in checks.values())
+        document: dict[str, Any] = {
+            "status": "ok" if is_ok else "unavailable",
+            "timestamp": rfc3339(int(time.time() * 1_000)),
+            "service": {"name": "seckill-ingress", "version": __version__},
+            "checks": checks,
+        }
+        if is_ok:
+            return json_answer(document)
+        return json_answer(document, 503, {"Retry-After": str(self._retry_after_s)})
+
+    def _kafka(self) -> str:
+        if away := [str(each) for each in range(self._commits.partitions) if self._commits.is_away(each)]:
+            return f"records of partition {', '.join(away)} are not acknowledged"
+        silent_ms = int((time.monotonic() - self._ends.answered_at_s) * 1_000)
+        return "ok" if silent_ms <= KAFKA_SILENT_MS_MAX else f"no answer for {silent_ms} ms"
+
+    async def _redis(self) -> str:
+        try:
+            async with asyncio.timeout(REDIS_PING_TIMEOUT_MS / 1_000):
+                await self._pings.ask("ping", None)
+        except TimeoutError:
+            return f"no answer for {REDIS_PING_TIMEOUT_MS} ms"
+        except (RedisUnavailable, RedisFault) as error:
+            return str(error)
+        except Exception as error:  # noqa: BLE001 -- whatever it is, who asks for health is told its name
+            return f"{type(error).__name__}: {error}"
+        return self._keeper.fault or self._keeper.other_log or "ok"
+
+    async def _ping(self, _: str, asked: Sequence[None]) -> Sequence[None]:
+        await self._store.ping()
+        return asked

@@ -1,0 +1,128 @@
+"""What became of a request: one look, a long poll, or a stream of events that ends with the decision."""
+
+import asyncio
+import logging
+from typing import Any
+
+import orjson
+from aiohttp import web
+
+from pipeline.domain.receipts import Receipt, parse_receipt
+from pipeline.errors import KafkaUnavailable
+from pipeline.ingress.decisions.finder import DecisionFinder
+from pipeline.ingress.decisions.record import DecisionRecord
+from pipeline.ingress.errors import DecisionDeleted, TooManyLookups, TooManyWaiters, UnknownRequest
+from pipeline.ingress.http.admission import Admission
+from pipeline.ingress.http.answers import decision_fields, json_answer
+from pipeline.ingress.http.problems import invalid
+from pipeline.settings import Settings
+
+EVENT_PAUSE_MS = 1_000
+"""From one word to the next on an event stream while the request waits its turn."""
+EVENT_STREAM_MS_MAX = 600_000
+"""A stream that is still open then is ended, also one whose client reads no more; browsers come back."""
+
+logger = logging.getLogger(__name__)
+
+
+class PollingRoutes:
+    def __init__(self, settings: Settings, decisions: DecisionFinder, admission: Admission) -> None:
+        self._wait_ms_max = settings.poll_wait_ms_max
+        self._streams_max = settings.event_streams_max
+        self._decisions = decisions
+        self._admission = admission
+        self.streams = 0
+
+    def routes(self) -> list[web.RouteDef]:
+        return [
+            web.get("/api/v1/seckill/requests/{request_id}", self.poll),
+            web.get("/api/v1/seckill/requests/{request_id}/events", self.events),
+        ]
+
+    async def poll(self, request: web.Request) -> web.Response:
+        receipt = _receipt(request)
+        wait_ms = self._wait_ms(request)
+        if wait_ms == 0:
+            decided = await self._decisions.find(receipt)
+        else:
+            decided = await self._decisions.wait(receipt, wait_ms)
+        # A poll that brings an answer is a 200, whatever the answer: the call itself has succeeded.
+        return json_answer(self._queued(receipt) if decided is None else _decided(receipt, decided))
+
+    async def events(self, request: web.Request) -> web.StreamResponse:
+        if self.streams >= self._streams_max:
+            raise self._admission.busy(self._streams_max)
+        self.streams += 1
+        try:
+            receipt = _receipt(request)
+            decided = await self._decisions.find(receipt)
+            if decided is not None:
+                _decided(receipt, decided)
+            response = web.StreamResponse(
+                headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"}
+            )
+            await response.prepare(request)
+            try:
+                async with asyncio.timeout(EVENT_STREAM_MS_MAX / 1_000):
+                    await self._stream(response, receipt, decided)
+            except (UnknownRequest, DecisionDeleted) as error:
+                # The status is out already, so what would have been the answer is the last event.
+                problem = self._admission.problem(request, error)
+                await response.write(_event("problem", problem.document()))
+            except TimeoutError:
+                logger.info("the event stream of %s was open for %d ms, ended", receipt, EVENT_STREAM_MS_MAX)
+            except ConnectionError:
+                logger.debug("the client of the event stream of %s went away", receipt)
+            return response
+        finally:
+            self.streams -= 1
+
+    async def _stream(
+        self, response: web.StreamResponse, receipt: Receipt, decided: DecisionRecord | None
+    ) -> None:
+        told: dict[str, Any] | None = None
+        while decided is None:
+            queued = self._queued(receipt)
+            await response.write(b": waiting\n\n" if queued == told else _event("queued", queued))
+            told = queued
+            if self._decisions.is_stopping:
+                return
+            try:
+                decided = await self._decisions.wait(receipt, EVENT_PAUSE_MS)
+            except (KafkaUnavailable, TooManyLookups, TooManyWaiters) as error:
+                logger.warning("the event stream of %s has to wait: %r", receipt, error)
+                await asyncio.sleep(EVENT_PAUSE_MS / 1_000)
+        await response.write(_event("decided", _decided(receipt, decided)))
+
+    def _queued(self, receipt: Receipt) -> dict[str, Any]:
+        ahead, eta_ms = self._decisions.estimate(receipt)
+        return {"request_id": str(receipt), "status": "queued", "ahead": ahead, "eta_ms": eta_ms}
+
+    def _wait_ms(self, request: web.Request) -> int:
+        text = request.query.get("wait_ms", "0")
+        if not (text.isascii() and text.isdigit() and len(text) <= 9) or int(text) > self._wait_ms_max:
+            raise invalid(
+                "wait_ms",
+                f"wait_ms: must be a whole number of milliseconds from 0 to {self._wait_ms_max}",
+                self._wait_ms_max,
+            )
+        return int(text)
+
+
+def _receipt(request: web.Request) -> Receipt:
+    text = request.match_info["request_id"]
+    receipt = parse_receipt(text)
+    if receipt is None:
+        raise UnknownRequest(f"{text[:100]!r} is not a valid request id: its form is partition-offset-index")
+    return receipt
+
+
+def _decided(receipt: Receipt, decided: DecisionRecord) -> dict[str, Any]:
+    answer = decided.answer(receipt.index)
+    if answer is None:
+        raise UnknownRequest(f"{receipt} is not a valid request id: its record has no such purchase")
+    return {"request_id": str(receipt), "status": "decided", **decision_fields(answer)}
+
+
+def _event(name: str, document: dict[str, Any]) -> bytes:
+    return b"event: %b\ndata: %b\n\n" % (name.encode(), orjson.dumps(document))

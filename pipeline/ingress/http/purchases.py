@@ -1,0 +1,129 @@
+"""The two purchase calls: into the log, and (the synchronous one) wait for the decision.
+
+Both answer at once where a refusal cannot change any more; such an answer has no request id.
+"""
+
+import time
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from pipeline.breakers import BreakerBoard
+from pipeline.domain.codes import Code, http_status
+from pipeline.domain.ids import presented_id
+from pipeline.domain.product import Purchase
+from pipeline.domain.receipts import Receipt
+from pipeline.ingress.command_log.group_commit import GroupCommit
+from pipeline.ingress.command_log.unknown_products import UnknownProducts
+from pipeline.ingress.decisions.finder import DecisionFinder
+from pipeline.ingress.errors import BreakerOpen
+from pipeline.ingress.final_refusals import FinalRefusals
+from pipeline.ingress.http.answers import decision_fields, decision_headers
+from pipeline.ingress.http.bodies import parse_purchase, read_body
+from pipeline.ingress.http.plain_answer import PlainAnswer
+from pipeline.kafka.topics import partition_of
+from pipeline.messages.decisions import Answer
+from pipeline.settings import Settings
+
+REQUESTS_PATH = "/api/v1/seckill/requests/"
+ACCEPTED_MESSAGE = "accepted; poll status_url for the decision"
+
+
+class PurchaseRoutes:
+    def __init__(
+        self,
+        settings: Settings,
+        commits: GroupCommit,
+        decisions: DecisionFinder,
+        breakers: BreakerBoard,
+        refusals: FinalRefusals,
+        unknown: UnknownProducts,
+    ) -> None:
+        self._body_bytes_max = settings.body_bytes_max
+        self._depth_max = settings.json_depth_max
+        self._wait_timeout_ms = settings.wait_timeout_ms
+        self._retry_after_s = settings.retry_after_s
+        self._commits = commits
+        self._decisions = decisions
+        self._breakers = breakers
+        self._refusals = refusals
+        self._unknown = unknown
+
+    def calls(self) -> dict[str, Handler]:
+        """The handlers by their path; both are for POST."""
+        return {
+            "/api/v1/seckill/purchase": self.purchase,
+            "/api/v1/seckill/purchase/async": self.purchase_async,
+        }
+
+    def routes(self) -> list[web.RouteDef]:
+        return [web.post(path, handler) for path, handler in self.calls().items()]
+
+    async def purchase_async(self, request: web.Request) -> web.StreamResponse:
+        purchase = await self._wanted(request)
+        if (final := await self._refusals.answer(purchase)) is not None:
+            return _final_answer(purchase, final)
+        self._limit_unknown(purchase.product_id)
+        request_id = str(await self._commits.submit(purchase))
+        status_url = REQUESTS_PATH + request_id
+        return PlainAnswer(
+            {
+                "message": ACCEPTED_MESSAGE,
+                "request_id": request_id,
+                "product_id": presented_id(purchase.product_id),
+                "user_id": presented_id(purchase.user_id),
+                "status_url": status_url,
+            },
+            202,
+            {"Location": status_url},
+        )
+
+    async def purchase(self, request: web.Request) -> web.StreamResponse:
+        purchase = await self._wanted(request)
+        if (final := await self._refusals.answer(purchase)) is not None:
+            return _final_answer(purchase, final)
+        self._decisions.check_room()
+        self._limit_unknown(purchase.product_id)
+        receipt = await self._commits.submit(purchase)
+        acknowledged_s = time.monotonic()
+        decided = await self._decisions.wait_for_own(receipt, self._wait_timeout_ms)
+        if receipt.index == 0:
+            # Once for all buyers of the record.
+            self._commits.note_decision(purchase.product_id, time.monotonic() - acknowledged_s)
+        if decided is None:
+            answer = Answer(Code.TIMED_OUT, None, None)
+            headers: dict[str, str] | None = {"Location": f"{REQUESTS_PATH}{receipt}"}
+        else:
+            answer = decided.answer(receipt.index) or Answer(Code.SYSTEM_ERROR, None, None)
+            headers = decision_headers(answer, self._retry_after_s)
+        return PlainAnswer(_told(purchase, answer, receipt), http_status(answer.code), headers)
+
+    async def _wanted(self, request: web.Request) -> Purchase:
+        body = await read_body(request, self._body_bytes_max)
+        purchase = parse_purchase(body, self._depth_max, request.headers.get("Idempotency-Key"))
+        if not self._breakers.all_closed:
+            self._refuse_while_open(partition_of(purchase.product_id, self._commits.partitions))
+        return purchase
+
+    def _limit_unknown(self, product_id: str) -> None:
+        """Nothing is awaited between this and the purchase's place in a record. Raises TooManyUnknownProducts."""
+        if not self._refusals.is_known(product_id) and not self._commits.is_gathering(product_id):
+            self._unknown.take()
+
+    def _refuse_while_open(self, partition: int) -> None:
+        """What nobody would decide for a while is not taken: the buyer hears it at once."""
+        if wait_ms := self._breakers.retry_after_ms(partition, int(time.time() * 1_000)):
+            raise BreakerOpen(wait_ms)
+
+
+def _final_answer(purchase: Purchase, answer: Answer) -> web.StreamResponse:
+    return PlainAnswer(_told(purchase, answer), http_status(answer.code))
+
+
+def _told(purchase: Purchase, answer: Answer, receipt: Receipt | None = None) -> dict[str, object]:
+    return {
+        **decision_fields(answer),
+        **({} if receipt is None else {"request_id": str(receipt)}),
+        "product_id": presented_id(purchase.product_id),
+        "user_id": presented_id(purchase.user_id),
+    }

@@ -1,0 +1,235 @@
+"""What operators and buyers may read of a sale: a product's figures, a user's purchase, this process."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from aiohttp import web
+
+from pipeline.breakers import BreakerBoard
+from pipeline.domain import limiters
+from pipeline.domain.codes import Code
+from pipeline.domain.ids import ID_FORM, canonical_id, presented_id
+from pipeline.domain.product import Win
+from pipeline.domain.times import rfc3339
+from pipeline.errors import RedisUnavailable
+from pipeline.ingress.command_log.group_commit import GroupCommit
+from pipeline.ingress.decisions.finder import DecisionFinder
+from pipeline.ingress.decisions.pace import PaceKeeper
+from pipeline.ingress.decisions.waiters import Waiters
+from pipeline.ingress.final_refusals import FinalRefusals
+from pipeline.ingress.http.admission import Admission
+from pipeline.ingress.http.answers import json_answer, money
+from pipeline.ingress.http.connections import Gate
+from pipeline.ingress.http.polling import PollingRoutes
+from pipeline.ingress.http.problems import invalid, not_found
+from pipeline.ingress.http.shared_reads import SharedReads
+from pipeline.kafka.topics import partition_of
+from pipeline.stock.store import OtherLog, ProductStock, StockStore
+
+LIMITERS_SHOWN_MAX = 200
+"""Products among which `system/stats` looks for limiters, in each partition as many: each is a read of Redis."""
+LIMITERS_AGE_MS_MAX = 1_000
+"""They are read once in this time, however many ask."""
+
+_Figures = tuple[ProductStock | None, int]
+"""A product, and how many buyers it has."""
+_Tokens = dict[str, int] | None
+
+
+class StatsRoutes:
+    def __init__(
+        self,
+        store: StockStore,
+        commits: GroupCommit,
+        decisions: DecisionFinder,
+        waiters: Waiters,
+        keeper: PaceKeeper,
+        polling: PollingRoutes,
+        admission: Admission,
+        breakers: BreakerBoard,
+        refusals: FinalRefusals,
+        gate: Gate,
+    ) -> None:
+        self._store = store
+        self._commits = commits
+        self._decisions = decisions
+        self._waiters = waiters
+        self._keeper = keeper
+        self._polling = polling
+        self._admission = admission
+        self._breakers = breakers
+        self._refusals = refusals
+        self._gate = gate
+        self._partitions = commits.partitions
+        self._figures: SharedReads[None, _Figures] = SharedReads(self._read_figures)
+        self._wins: SharedReads[str, list[Win]] = SharedReads(self._read_wins)
+        self._tokens: SharedReads[None, _Tokens] = SharedReads(self._read_tokens)
+        self._last_tokens: tuple[float, _Tokens] | None = None
+        self._began_at_s = time.monotonic()
+
+    def routes(self) -> list[web.RouteDef]:
+        return [
+            web.get("/api/v1/seckill/stats/{product_id}", self.product),
+            web.get("/api/v1/seckill/purchased/{product_id}/{user_id}", self.purchased),
+            web.get("/api/v1/system/stats", self.system),
+        ]
+
+    async def product(self, request: web.Request) -> web.Response:
+        product_id = _id(request, "product_id")
+        partition = partition_of(product_id, self._partitions)
+        product, buyers = await self._figures.ask(product_id, None)
+        if product is None:
+            if self._refusals.is_known(product_id):
+                raise RedisUnavailable(f"Redis: product {product_id} was opened and is not there")
+            raise not_found(f"product {product_id} was never opened", Code.NEVER_OPENED)
+        return json_answer(
+            {
+                "product_id": presented_id(product_id),
+                "current_stock": product.stock,
+                "user_count": buyers,
+                "activity_info": _activity(product),
+                "sold": product.sold,
+                "rejected": {
+                    str(code): count for code, count in product.by_code.items() if code != Code.SUCCESS
+                },
+                "decided": sum(product.by_code.values()),
+                "queued": self._queued(partition),
+                "answered_without_log": self._refusals.answers_of(product_id),
+            }
+        )
+
+    async def purchased(self, request: web.Request) -> web.Response:
+        product_id, user_id = _id(request, "product_id"), _id(request, "user_id")
+        wins = await self._wins.ask(product_id, user_id)
+        answer: dict[str, Any] = {
+            "product_id": presented_id(product_id),
+            "user_id": presented_id(user_id),
+            "purchased": bool(wins),
+        }
+        if wins:
+            answer["quantity"] = sum(win.quantity for win in wins)
+            answer["order_id"] = str(wins[0].receipt)
+        return json_answer(answer)
+
+    async def system(self, _: web.Request) -> web.Response:
+        return json_answer(
+            {
+                "service_stats": {
+                    "uptime_s": round(time.monotonic() - self._began_at_s, 3),
+                    "accepted": self._commits.accepted,
+                    "records": self._commits.records,
+                    "answered_without_log": {
+                        str(code.value): count for code, count in sorted(self._refusals.by_code.items())
+                    },
+                    "refused_by_status": {
+                        str(status): count for status, count in sorted(self._admission.refused.items())
+                    },
+                    "connections": self._gate.open,
+                    "connections_refused": self._gate.refused,
+                    "requests_in_flight": self._admission.in_flight,
+                    "purchases_waiting": self._commits.waiting,
+                    "waiters": self._waiters.count,
+                    "event_streams": self._polling.streams,
+                },
+                "queue_stats": {
+                    str(partition): self._queue(partition) for partition in range(self._partitions)
+                },
+                "circuit_breaker_state": {
+                    str(partition): self._breakers.state(partition).value
+                    for partition in range(self._partitions)
+                },
+                "limiter_tokens": await self._limiter_tokens(),
+            }
+        )
+
+    def _queue(self, partition: int) -> dict[str, int]:
+        end = self._decisions.log_end(partition)
+        decided = self._decisions.decided_offset(partition)
+        return {
+            "end_offset": end,
+            "decided_offset": decided,
+            "lag": max(0, end - decided - 1),
+            "purchases_queued": self._queued(partition),
+        }
+
+    def _queued(self, partition: int) -> int:
+        """An estimate: a partition's records that are not decided, times the purchases that a record held of late."""
+        end, decided = self._decisions.log_end(partition), self._decisions.decided_offset(partition)
+        return round(max(0, end - decided - 1) * self._keeper.paces[partition].purchases_per_record())
+
+    async def _read_figures(self, product_id: str, asked: Sequence[None]) -> Sequence[_Figures]:
+        self._keeper.assert_own_log()
+        partition = partition_of(product_id, self._partitions)
+        product = await self._store.product(partition, product_id)
+        buyers = 0 if product is None else await self._store.buyer_count(partition, product_id)
+        return [(product, buyers)] * len(asked)
+
+    async def _read_wins(self, product_id: str, users: Sequence[str]) -> Sequence[list[Win]]:
+        self._keeper.assert_own_log()
+        return await self._store.wins_of(partition_of(product_id, self._partitions), product_id, users)
+
+    async def _limiter_tokens(self) -> _Tokens:
+        """By product, how many requests its limiter would let through; None while Redis is away, or another log's."""
+        if self._last_tokens is not None:
+            read_at_s, tokens = self._last_tokens
+            if time.monotonic() - read_at_s <= LIMITERS_AGE_MS_MAX / 1_000:
+                return tokens
+        return await self._tokens.ask("tokens", None)
+
+    async def _read_tokens(self, _: str, asked: Sequence[None]) -> Sequence[_Tokens]:
+        found: dict[str, int] = {}
+        tokens: _Tokens = found
+        try:
+            self._keeper.assert_own_log()
+            for partition in range(self._partitions):
+                found |= await self._tokens_of(partition)
+        except (RedisUnavailable, OtherLog):
+            tokens = None
+        self._last_tokens = time.monotonic(), tokens
+        return [tokens] * len(asked)
+
+    async def _tokens_of(self, partition: int) -> dict[str, int]:
+        now_ms = int(time.time() * 1_000)
+        ids = await self._store.products(partition, LIMITERS_SHOWN_MAX)
+        products = await asyncio.gather(*(self._store.product(partition, each) for each in ids))
+        return {
+            product_id: _tokens(product.rate_limit, product.limiter, now_ms)
+            for product_id, product in zip(ids, products, strict=True)
+            if product is not None and product.rate_limit is not None
+        }
+
+
+def _activity(product: ProductStock) -> dict[str, Any]:
+    rule = product.rate_limit
+    return {
+        "product_name": product.name,
+        "price": money(product.price),
+        "initial_stock": product.initial,
+        "start_time": rfc3339(product.start_ms),
+        "end_time": rfc3339(product.end_ms),
+        "status": product.state,
+        "per_user_limit": product.per_user_limit,
+        "rate_limit": None
+        if rule is None
+        else {
+            "requests_per_second": rule.requests_per_second,
+            "burst": rule.burst,
+            "algorithm": rule.algorithm.value,
+        },
+    }
+
+
+def _tokens(rule: limiters.Rule, text: str, now_ms: int) -> int:
+    state = limiters.LimiterState(*map(int, text.split(":")))
+    # The state's clock is the broker's, which may be a little ahead of this machine's.
+    unit_ms = 1 if rule.algorithm is limiters.Algorithm.TOKEN_BUCKET else limiters.WINDOW_MS
+    return limiters.admissible(rule, state, max(now_ms, state.at * unit_ms)).allowed
+
+
+def _id(request: web.Request, field: str) -> str:
+    canonical = canonical_id(request.match_info[field])
+    if canonical is None:
+        raise invalid(field, f"{field}: must be {ID_FORM}")
+    return canonical

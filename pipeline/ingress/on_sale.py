@@ -1,0 +1,55 @@
+"""Which products the decision log has shown to be on sale, or opened."""
+
+from pipeline.messages.decision_peeks import shows_opened, shows_stock
+
+ON_SALE_MAX = 10_000
+"""Products that are known to be on sale, the oldest out: one that is forgotten costs a look."""
+OPENED_MAX = 10_000
+"""Products that are known to be opened, whatever became of them since; the oldest out."""
+
+
+class OnSale:
+    """The products that are on sale as far as the decision log has told, and those that were ever opened. No I/O."""
+
+    def __init__(self) -> None:
+        self._products: dict[str, None] = {}
+        self._opened: dict[str, None] = {}
+
+    def __contains__(self, product_id: str) -> bool:
+        return product_id in self._products
+
+    def __len__(self) -> int:
+        return len(self._products)
+
+    def observe(self, key: bytes | None, value: bytes) -> None:
+        """A decision of the log."""
+        if key is None:
+            return
+        product_id = key.decode(errors="replace")
+        if shows_stock(value):
+            self.add(product_id)
+        else:
+            self._products.pop(product_id, None)
+            if shows_opened(value):
+                self.note_opened(product_id)
+
+    def observe_older(self, key: bytes | None, value: bytes) -> None:
+        """A record from before those that were observed: it tells nothing of stock."""
+        if key is not None and len(self._opened) < OPENED_MAX and shows_opened(value):
+            self._opened.setdefault(key.decode(errors="replace"))
+
+    def is_opened(self, product_id: str) -> bool:
+        """Whether this product is known to have been opened."""
+        return product_id in self._opened
+
+    def note_opened(self, product_id: str) -> None:
+        self._opened.pop(product_id, None)
+        self._opened[product_id] = None
+        if len(self._opened) > OPENED_MAX:
+            del self._opened[next(iter(self._opened))]
+
+    def add(self, product_id: str) -> None:
+        self.note_opened(product_id)
+        self._products[product_id] = None
+        if len(self._products) > ON_SALE_MAX:
+            del self._products[next(iter(self._products))]

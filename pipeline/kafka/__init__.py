@@ -1,0 +1,1 @@
+"""Everything that talks to Kafka: topics, producer, consumers, reading a log by offset."""

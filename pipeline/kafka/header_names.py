@@ -1,0 +1,79 @@
+"""Lets aiokafka read records whose header names are not UTF-8.
+
+To a broker they are bytes, and some clients send any. aiokafka raises at such a record, at each try, and gets past it
+never. Here the name is read with backslashes instead. To import this module is enough.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from aiokafka.consumer import fetcher
+from aiokafka.record.default_records import _DefaultRecordBatchPy
+from aiokafka.record.memory_records import MemoryRecords
+
+_LENGTH_START, _LENGTH_END = 8, 12
+"""Where a batch tells how many bytes follow, after its base offset."""
+
+
+class _Names(bytearray):
+    def __getitem__(self, key: Any) -> Any:
+        part = super().__getitem__(key)
+        return _Names(part) if isinstance(key, slice) else part
+
+    def decode(self, encoding: str = "utf-8", _errors: str = "") -> str:
+        return super().decode(encoding, "backslashreplace")
+
+
+def end_of_batch(fetched: bytes, start: int) -> int:
+    """Where the batch that begins at `start` ends."""
+    length = fetched[start + _LENGTH_START : start + _LENGTH_END]
+    return start + _LENGTH_END + int.from_bytes(length, "big")
+
+
+def lenient_records(batch: bytes) -> Iterator[Any]:
+    """The records of this batch, with any header names."""
+    records = _DefaultRecordBatchPy(batch)
+    records._maybe_uncompress()
+    records._buffer = _Names(records._buffer)
+    return iter(records)
+
+
+class _Batch:
+    """A batch as aiokafka's fetcher takes it."""
+
+    __slots__ = ("_batch", "_end", "_fetched", "_start")
+
+    def __init__(self, batch: Any, fetched: bytes, start: int, end: int) -> None:
+        self._batch = batch
+        self._fetched = fetched
+        self._start = start
+        self._end = end
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._batch, name)
+
+    def __next__(self) -> Any:
+        return next(self._batch)
+
+    def __iter__(self) -> Iterator[Any]:
+        try:
+            yield from self._batch
+        except UnicodeDecodeError:
+            # From the first record on: the fetcher passes over what it has had.
+            yield from lenient_records(self._fetched[self._start : self._end])
+
+
+class _Records:
+    def __init__(self, fetched: bytes) -> None:
+        self._fetched = fetched
+        self._records = MemoryRecords(fetched)
+        self._end = 0
+        self.has_next = self._records.has_next
+        self.size_in_bytes = self._records.size_in_bytes
+
+    def next_batch(self) -> _Batch:
+        start, self._end = self._end, end_of_batch(self._fetched, self._end)
+        return _Batch(self._records.next_batch(), self._fetched, start, self._end)
+
+
+fetcher.MemoryRecords = _Records

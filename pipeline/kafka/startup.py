@@ -1,0 +1,29 @@
+"""What a process of the stream side waits for, and looks at, before it begins."""
+
+import asyncio
+import logging
+
+from pipeline.errors import KafkaUnavailable
+from pipeline.kafka.log_identity import log_identity
+from pipeline.kafka.topic_admin import require_topics
+from pipeline.kafka.topics import Topics
+from pipeline.settings import Settings
+
+LOOK_TIMEOUT_MS = 5_000
+"""How often it is said that Kafka is waited for."""
+
+logger = logging.getLogger(__name__)
+
+
+async def wait_for_kafka(settings: Settings, topics: Topics) -> str | None:
+    """Wait for Kafka, however long that takes, and compare its topics with these. Raises TopicsRefused.
+
+    Returns which log this is (pipeline/kafka/log_identity.py).
+    """
+    while True:
+        try:
+            await require_topics(settings.kafka(), topics, LOOK_TIMEOUT_MS)
+            return await log_identity(settings.kafka(), topics)
+        except KafkaUnavailable as error:
+            logger.warning("waiting for Kafka: %s", error)
+            await asyncio.sleep(settings.backoff_ms_max / 1_000)

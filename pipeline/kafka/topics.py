@@ -1,0 +1,173 @@
+"""The topics, as `topics.yaml` has them. What the broker has is the matter of `brokertopics`.
+
+A product's partition follows from its id and from the number of partitions, and its whole history lies there.
+So a number that differs from that of the log is refused, whatever else may differ.
+"""
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from aiokafka.partitioner import murmur2
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from pipeline.errors import OperatorError
+from pipeline.settings import Profile
+
+PARTITIONS_KEPT_MAX = 4_096
+PARTITIONS_MAX = 1_000
+DECISION_BYTES_MIN = 2_097_152
+"""The least `record_bytes_max` of results and dead letters: both carry a whole command beside what was decided."""
+
+
+class BadTopics(OperatorError):
+    """A `topics.yaml` that nothing starts with; each fault has a line, with topic and field."""
+
+
+class Topic(BaseModel):
+    """One topic. `payload` is the JSON schema of a value, complete; `key` and `writer` are words.
+
+    `log_append_time`: the broker's time stands in the records, whatever their producer said.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,249}$")]
+    description: Annotated[str, Field(min_length=1)]
+    key: Annotated[str, Field(min_length=1)]
+    writer: Annotated[str, Field(min_length=1)]
+    partitions: Annotated[int, Field(ge=1, le=PARTITIONS_MAX)]
+    replication: Annotated[int, Field(ge=1, le=10)]
+    min_insync_replicas: Annotated[int, Field(ge=1, le=10)]
+    retention_ms: Annotated[int, Field(ge=-1)]
+    cleanup: Literal["delete", "compact"]
+    log_append_time: bool
+    record_bytes_max: Annotated[int, Field(ge=1_024, le=100_000_000)]
+    payload: dict[str, Any]
+    headers: dict[str, str] = {}
+
+    @field_validator("retention_ms")
+    @classmethod
+    def _keeps_something(cls, retention_ms: int) -> int:
+        if retention_ms == 0:
+            raise ValueError("a topic that keeps nothing; -1 is for ever")
+        return retention_ms
+
+    @model_validator(mode="after")
+    def _enough_replicas(self) -> Self:
+        if self.min_insync_replicas > self.replication:
+            raise ValueError(
+                f"min_insync_replicas {self.min_insync_replicas} is more than replication {self.replication}"
+            )
+        return self
+
+    def configs(self) -> dict[str, str]:
+        """The topic's settings, in Kafka's words."""
+        return {
+            "cleanup.policy": self.cleanup,
+            "retention.ms": str(self.retention_ms),
+            "retention.bytes": "-1",
+            "message.timestamp.type": "LogAppendTime" if self.log_append_time else "CreateTime",
+            "min.insync.replicas": str(self.min_insync_replicas),
+            "max.message.bytes": str(self.record_bytes_max),
+            # Then the limit above is that of the records, not of what they compress to.
+            "compression.type": "uncompressed",
+        }
+
+
+class Topics(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    requests: Topic
+    results: Topic
+    orders: Topic
+    stock: Topic
+    notices: Topic
+    control: Topic
+    dead_letters: Topic
+
+    def all(self) -> list[Topic]:
+        return [getattr(self, each) for each in type(self).model_fields]
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        followers = {"results": self.results.partitions, "orders": self.orders.partitions}
+        for key, partitions in followers.items():
+            if partitions != self.requests.partitions:
+                raise ValueError(
+                    f"{key}.partitions is {partitions}, requests.partitions {self.requests.partitions}:"
+                    " requests, results and orders must have the same"
+                )
+        for key, topic in (("results", self.results), ("dead_letters", self.dead_letters)):
+            if topic.record_bytes_max < DECISION_BYTES_MIN:
+                raise ValueError(
+                    f"{key}.record_bytes_max is {topic.record_bytes_max}, at least {DECISION_BYTES_MIN}:"
+                    " a decision carries its command whole"
+                )
+        names = [topic.name for topic in self.all()]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"name: {name} stands more than once")
+        return self
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    version: Literal[1]
+    profiles: dict[str, dict[str, int]]
+    headers: dict[str, str]
+    topics: dict[str, dict[str, Any]]
+    definitions: dict[str, Any]
+
+
+def load_topics(profile: Profile, file: Path | None = None) -> Topics:
+    """The topics of this profile as `file` defines them, by default our own file.
+
+    Raises BadTopics.
+    """
+    path = file or _own_file()
+    try:
+        document = _File.model_validate(yaml.load(path.read_text("utf-8"), _Loader))  # noqa: S506 -- a SafeLoader
+        if profile not in document.profiles:
+            raise BadTopics(f"{path}: profiles.{profile}: missing")
+        copies = document.profiles[profile]
+        topics = {name: copies | entry for name, entry in document.topics.items()}
+        loaded = Topics.model_validate(topics)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise BadTopics(f"{path}: {' '.join(str(error).split())}") from error
+    except ValidationError as error:
+        lines = (
+            f"{path}: {'.'.join(map(str, each['loc']))}: {each['msg']}"
+            + ("" if isinstance(each["input"], dict | BaseModel) else f" (got {each['input']!r})")
+            for each in error.errors()
+        )
+        raise BadTopics("\n".join(lines)) from None
+    for topic in loaded.all():
+        topic.payload["$defs"] = document.definitions
+    return loaded
+
+
+def _own_file() -> Path:
+    """Beside this module in an installed package, at the root of a checkout."""
+    packaged = Path(__file__).with_name("topics.yaml")
+    return packaged if packaged.exists() else Path(__file__).parents[2] / "topics.yaml"
+
+
+class _Loader(yaml.SafeLoader):
+    """A key that stands twice is a fault: YAML would take the last and say nothing."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"{key} stands twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+@lru_cache(maxsize=PARTITIONS_KEPT_MAX)
+def partition_of(product_id: str, partitions: int) -> int:
+    """Where a product lies: as Kafka's default partitioner places the canonical id in UTF-8."""
+    hashed: int = murmur2(product_id.encode())
+    return (hashed & 0x7FFFFFFF) % partitions

@@ -1,0 +1,1 @@
+"""The wire format of every topic, one file a topic."""

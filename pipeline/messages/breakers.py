@@ -1,0 +1,55 @@
+"""Circuit breaker states, as the control topic holds them."""
+
+from typing import NamedTuple
+
+import orjson
+
+from pipeline.domain.breaker import BreakerState
+from pipeline.errors import InvalidRecord
+from pipeline.messages.fields import TIME_MS_MAX, whole_number
+
+PARTITIONS_MAX = 1_000
+
+
+class BreakerChange(NamedTuple):
+    """The state of a partition's breaker since `at_ms` (wall clock); open, it is tried again at `retry_at_ms`."""
+
+    partition: int
+    state: BreakerState
+    at_ms: int
+    retry_at_ms: int
+
+
+def encode_breaker(news: BreakerChange) -> tuple[bytes, bytes]:
+    """Key and value of the record on the control topic."""
+    key = f"breaker:{news.partition}".encode()
+    return key, orjson.dumps({"type": "breaker", **news._asdict()})
+
+
+class BadControlRecord(InvalidRecord):
+    """A record of the control topic that says nothing: who follows it passes it over."""
+
+
+def decode_breaker(value: bytes | None) -> BreakerChange | None:
+    """The news in a record of the control topic; None if the record is of another type, or a tombstone.
+
+    Raises BadControlRecord.
+    """
+    if value is None:
+        return None
+    try:
+        document = orjson.loads(value)
+    except orjson.JSONDecodeError:
+        raise BadControlRecord("not JSON") from None
+    if type(document) is not dict or type(document.get("type")) is not str:
+        raise BadControlRecord("not a JSON object with a type")
+    if document["type"] != "breaker":
+        return None
+    if document.get("state") not in list(BreakerState):
+        raise BadControlRecord("state: unknown")
+    return BreakerChange(
+        whole_number(document, "partition", 0, PARTITIONS_MAX - 1, BadControlRecord),
+        BreakerState(document["state"]),
+        whole_number(document, "at_ms", 0, TIME_MS_MAX, BadControlRecord),
+        whole_number(document, "retry_at_ms", 0, TIME_MS_MAX, BadControlRecord),
+    )

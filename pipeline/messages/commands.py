@@ -1,0 +1,247 @@
+"""Commands, the records of `purchase-requests`: JSON objects with a `type`. Ids are JSON strings.
+
+`pipeline/messages/models.py` describes them; this parser is written by hand because a decider reads hundreds of
+thousands of purchases per second. A property test compares the two.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+import orjson
+
+from pipeline.domain import limiters
+from pipeline.domain.ids import ID_LENGTH_MAX, canonical_id
+from pipeline.domain.product import (
+    PER_USER_LIMIT_MAX,
+    STOCK_MAX,
+    Opening,
+    Purchases,
+    SaleState,
+)
+from pipeline.errors import InvalidRecord
+from pipeline.messages.fields import TIME_MS_MAX, whole_number
+from pipeline.messages.nesting import is_nested_deeper
+
+PURCHASES_PER_RECORD_MAX = 1_000
+COMMAND_BYTES_MAX = 1_048_588
+"""Of key and value. A malformed decision carries them as base64, which is a third more."""
+COMMAND_DEPTH_MAX = 500
+"""Lua's JSON parser refuses what is nested deeper; in a decision, the command is one level deeper."""
+IDEMPOTENCY_KEY_LENGTH_MAX = 128
+NAME_LENGTH_MAX = 200
+
+_ID_BYTES = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-"
+PRICE = re.compile(r"(0|[1-9][0-9]{0,11})(\.[0-9]{1,4})?", re.ASCII)
+_KEY = re.compile(r"[\x21-\x7e]{1,128}", re.ASCII)
+_FIELDS = {
+    "purchase": {"type", "product_id", "users", "quantities", "keys"},
+    "open": {
+        *("type", "product_id", "name", "price", "stock", "start_ms", "end_ms", "state"),
+        *("per_user_limit", "rate_limit"),
+    },
+    "close": {"type", "product_id"},
+}
+
+
+class MalformedCommand(InvalidRecord):
+    """A command record that no decider can decide; the message names the field.
+
+    The message goes into the decision record and is recomputed by the audit, so it must never change.
+    """
+
+
+class OversizedCommand(MalformedCommand):
+    """A command that no decision can carry. A broker lets it pass if it was compressed, or has a higher limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenCommand:
+    product_id: str
+    opening: Opening
+
+
+@dataclass(frozen=True, slots=True)
+class CloseCommand:
+    product_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class PurchaseCommand:
+    product_id: str
+    purchases: Purchases
+
+
+Command = PurchaseCommand | OpenCommand | CloseCommand
+
+
+class RawCommand(NamedTuple):
+    """Key and value of a command record as they came."""
+
+    key: bytes | None
+    value: bytes | None
+
+
+NOTHING_KEPT: Final = RawCommand(None, None)
+"""In the decision on a command that is too large."""
+
+
+def is_idempotency_key(text: str) -> bool:
+    """Whether this is 1 to 128 visible ASCII characters."""
+    return _KEY.fullmatch(text) is not None
+
+
+def encode_purchases(
+    product_id: str,
+    users: list[str],
+    quantities: list[int] | None = None,
+    keys: Mapping[int, str] | None = None,
+) -> bytes:
+    """The envelope of 1..1,000 purchases of one product. Quantities that are all 1, and no keys, are left out."""
+    envelope: dict[str, Any] = {"type": "purchase", "product_id": product_id, "users": users}
+    if quantities is not None and any(quantity != 1 for quantity in quantities):
+        envelope["quantities"] = quantities
+    if keys:
+        envelope["keys"] = {str(index): key for index, key in keys.items()}
+    return orjson.dumps(envelope)
+
+
+def encode_open(command: OpenCommand) -> bytes:
+    opening = command.opening
+    document: dict[str, Any] = {
+        "type": "open",
+        "product_id": command.product_id,
+        "name": opening.name,
+        "price": opening.price,
+        "stock": opening.stock,
+        "start_ms": opening.start_ms,
+        "end_ms": opening.end_ms,
+        "state": opening.state.value,
+        "per_user_limit": opening.per_user_limit,
+    }
+    if rule := opening.rate_limit:
+        document["rate_limit"] = {
+            "algorithm": rule.algorithm.value,
+            "requests_per_second": rule.requests_per_second,
+            "burst": rule.burst,
+        }
+    return orjson.dumps(document)
+
+
+def encode_close(product_id: str) -> bytes:
+    return orjson.dumps({"type": "close", "product_id": product_id})
+
+
+def decode_command(key: bytes | None, value: bytes | None) -> Command:
+    """The command in a record of `purchase-requests`.
+
+    Raises MalformedCommand. Whatever passes here, the Lua side can take as it is: this is the only gate.
+    """
+    if value is None:
+        raise MalformedCommand("value: missing")
+    if (size := len(key or b"") + len(value)) > COMMAND_BYTES_MAX:
+        raise OversizedCommand(f"key and value: {size} bytes, the limit is {COMMAND_BYTES_MAX}")
+    try:
+        document = orjson.loads(value)
+    except orjson.JSONDecodeError:
+        raise MalformedCommand("value: not JSON") from None
+    if is_nested_deeper(value, COMMAND_DEPTH_MAX):
+        raise MalformedCommand(f"value: nested deeper than {COMMAND_DEPTH_MAX}")
+    if type(document) is not dict:
+        raise MalformedCommand("value: not a JSON object")
+    product_id = product_id_of(document)
+    if key is None or key != product_id.encode():
+        raise MalformedCommand("key: not the product_id")
+    return command_of(product_id, document)
+
+
+def product_id_of(document: dict[str, Any]) -> str:
+    product_id = document.get("product_id")
+    if type(product_id) is not str or canonical_id(product_id) is None:
+        raise MalformedCommand("product_id: not an id")
+    return product_id
+
+
+def command_of(product_id: str, document: dict[str, Any]) -> Command:
+    kind = document.get("type")
+    if type(kind) is not str or kind not in _FIELDS:
+        raise MalformedCommand("type: unknown")
+    # Nothing unknown goes on to Lua, whose JSON parser has other limits (of nesting, for one) than this one.
+    if unknown := document.keys() - _FIELDS[kind]:
+        raise MalformedCommand(f"{len(unknown)} unknown field(s)")
+    if kind == "purchase":
+        return PurchaseCommand(product_id, _purchases(document))
+    if kind == "open":
+        return OpenCommand(product_id, _opening(document))
+    return CloseCommand(product_id)
+
+
+def _purchases(document: dict[str, Any]) -> Purchases:
+    users = document.get("users")
+    if type(users) is not list or not 1 <= len(users) <= PURCHASES_PER_RECORD_MAX:
+        raise MalformedCommand("users: not a list of 1 to 1000")
+    # A user at a time costs ten times this, and a decider reads hundreds of thousands a second.
+    try:
+        joined = "".join(users)
+    except TypeError:
+        raise MalformedCommand("users: not all strings") from None
+    lengths = set(map(len, users))
+    if 0 in lengths or max(lengths) > ID_LENGTH_MAX or not joined.isascii():
+        raise MalformedCommand("users: not all ids")
+    if joined.encode().translate(None, _ID_BYTES):
+        raise MalformedCommand("users: not all ids")
+    quantities = document.get("quantities")
+    if "quantities" in document and (
+        type(quantities) is not list
+        or len(quantities) != len(users)
+        or any(type(quantity) is not int for quantity in quantities)
+    ):
+        raise MalformedCommand("quantities: not a list of as many whole numbers as there are users")
+    return Purchases(users, quantities, _keys(document, len(users)))
+
+
+def _keys(document: dict[str, Any], count: int) -> dict[int, str]:
+    if "keys" not in document:
+        return {}
+    keys = document["keys"]
+    if type(keys) is not dict:
+        raise MalformedCommand("keys: not an object")
+    places = {str(index): index for index in range(count)}
+    for place, key in keys.items():
+        if place not in places or type(key) is not str or not is_idempotency_key(key):
+            raise MalformedCommand("keys: not index to 1 to 128 visible ASCII characters")
+    return {places[place]: key for place, key in keys.items()}
+
+
+def _opening(document: dict[str, Any]) -> Opening:
+    name, price, state = document.get("name"), document.get("price"), document.get("state")
+    if type(name) is not str or len(name) > NAME_LENGTH_MAX:
+        raise MalformedCommand(f"name: not a string of up to {NAME_LENGTH_MAX} characters")
+    if type(price) is not str or not PRICE.fullmatch(price):
+        raise MalformedCommand("price: not a decimal string")
+    if state not in (SaleState.ACTIVE, SaleState.PAUSED):
+        raise MalformedCommand("state: not active or paused")
+    start_ms = whole_number(document, "start_ms", 0, TIME_MS_MAX, MalformedCommand)
+    return Opening(
+        name=name,
+        price=price,
+        stock=whole_number(document, "stock", 0, STOCK_MAX, MalformedCommand),
+        start_ms=start_ms,
+        end_ms=whole_number(document, "end_ms", start_ms, TIME_MS_MAX, MalformedCommand),
+        state=SaleState(state),
+        per_user_limit=whole_number(document, "per_user_limit", 1, PER_USER_LIMIT_MAX, MalformedCommand),
+        rate_limit=_rule(document["rate_limit"]) if "rate_limit" in document else None,
+    )
+
+
+def _rule(document: Any) -> limiters.Rule:
+    if type(document) is not dict or document.keys() != {"algorithm", "requests_per_second", "burst"}:
+        raise MalformedCommand("rate_limit: not algorithm, requests_per_second and burst")
+    if document["algorithm"] not in list(limiters.Algorithm):
+        raise MalformedCommand("rate_limit.algorithm: unknown")
+    return limiters.Rule(
+        limiters.Algorithm(document["algorithm"]),
+        whole_number(document, "requests_per_second", 1, limiters.REQUESTS_PER_SECOND_MAX, MalformedCommand),
+        whole_number(document, "burst", 1, limiters.BURST_MAX, MalformedCommand),
+    )

@@ -1,0 +1,304 @@
+"""Decisions, the records of `purchase-results`: one for each command record.
+
+A decision carries the command that it decides, byte for byte, under `command`: so the decision log alone is enough to
+rebuild Redis, and a follower needs no second topic. `source_offset` is always its first field, so that a follower can
+drop a repeat before it parses anything.
+"""
+
+import base64
+import logging
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from pipeline.domain.codes import DECIDED_CODES, Code
+from pipeline.domain.product import STOCK_MAX, Opening, Purchases, Refusal
+from pipeline.domain.receipts import Receipt, parse_receipt
+from pipeline.errors import InvalidRecord
+from pipeline.messages.commands import (
+    NOTHING_KEPT,
+    PRICE,
+    MalformedCommand,
+    OpenCommand,
+    OversizedCommand,
+    PurchaseCommand,
+    RawCommand,
+    command_of,
+    product_id_of,
+)
+from pipeline.messages.fields import TIME_MS_MAX, whole_number
+from pipeline.messages.nesting import is_nested_deeper
+
+logger = logging.getLogger(__name__)
+
+DECISION_DEPTH_MAX = 1_000
+"""Lua's JSON parser refuses what is nested deeper; the command is one level deeper than in its own record."""
+
+_SOURCE_OFFSET = re.compile(rb'\{"source_offset":(0|[1-9][0-9]{0,17}),')
+_LIMITER = re.compile(r"[0-9]{1,15}:[0-9]{1,15}:[0-9]{1,15}", re.ASCII)
+_CODES = frozenset(map(int, DECIDED_CODES))
+_RESULT_FIELDS = {
+    "purchase": {
+        *("source_offset", "type", "time_ms", "codes", "held", "stock", "sold", "price", "limiter"),
+        *("retry_after_ms", "command"),
+    },
+    "open": {"source_offset", "type", "time_ms", "refusal", "command"},
+    "close": {"source_offset", "type", "time_ms", "refusal", "command"},
+    "malformed": {"source_offset", "type", "time_ms", "error", "key", "value"},
+}
+_NEVER_NULL = {kind: fields - {"key", "value"} for kind, fields in _RESULT_FIELDS.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What one buyer is told."""
+
+    code: Code
+    remaining_stock: int | None
+    order_id: str | None
+    retry_after_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PurchaseDecision:
+    """The decision on a record of purchases. `held` as in `domain.product.Decision`; `limiter` is the state after."""
+
+    source_offset: int
+    time_ms: int
+    product_id: str
+    codes: list[int]
+    held: dict[int, str]
+    stock: int | None
+    sold: int | None
+    price: str | None
+    limiter: str | None
+    retry_after_ms: int | None
+    purchases: Purchases
+
+    def winners(self) -> Iterator[int]:
+        """The indexes of the purchases that took stock."""
+        return (i for i, code in enumerate(self.codes) if code == Code.SUCCESS and i not in self.held)
+
+    def remaining(self) -> list[int] | None:
+        """The stock left after each purchase, in their order; None if the product was never opened."""
+        if self.stock is None:
+            return None
+        left, remaining, winners = self.stock, [0] * len(self.codes), set(self.winners())
+        for index in reversed(range(len(remaining))):
+            remaining[index] = left
+            if index in winners:
+                left += self.purchases.quantity(index)
+        return remaining
+
+    def answer(self, partition: int, index: int, remaining: Sequence[int] | None) -> Answer:
+        """The answer to the purchase at `index`, where `remaining` is what the method of that name returns.
+
+        Raises IndexError if the record has no such purchase.
+        """
+        code = Code(self.codes[index])
+        order_id = self.held.get(index)
+        if order_id is None and code is Code.SUCCESS:
+            order_id = str(Receipt(partition, self.source_offset, index))
+        return Answer(
+            code,
+            None if remaining is None else remaining[index],
+            order_id,
+            self.retry_after_ms if code is Code.BUSY else None,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class OpenDecision:
+    source_offset: int
+    time_ms: int
+    product_id: str
+    refusal: Refusal | None
+    opening: Opening
+
+
+@dataclass(frozen=True, slots=True)
+class CloseDecision:
+    source_offset: int
+    time_ms: int
+    product_id: str
+    refusal: Refusal | None
+
+
+@dataclass(frozen=True, slots=True)
+class MalformedDecision:
+    """The decision on a record that is no command. `command` is None in a decision of version 1."""
+
+    source_offset: int
+    time_ms: int
+    error: str
+    command: RawCommand | None
+
+
+Decision = PurchaseDecision | OpenDecision | CloseDecision | MalformedDecision
+
+
+class NotADecision(InvalidRecord):
+    """A record of `purchase-results` that no decider wrote: everybody passes it over."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"no decider wrote this record: {why}")
+
+
+def peek_source_offset(value: bytes | None) -> int:
+    """The source offset of a decision record, without looking at the rest. Raises NotADecision."""
+    found = _SOURCE_OFFSET.match(value or b"")
+    if found is None:
+        raise NotADecision("it does not begin with source_offset" if value is not None else "it has no value")
+    return int(found[1])
+
+
+def kept_of(error: MalformedCommand, key: bytes | None, value: bytes | None) -> RawCommand:
+    """What the decision carries of a malformed command: nothing of one that is too large."""
+    return NOTHING_KEPT if isinstance(error, OversizedCommand) else RawCommand(key, value)
+
+
+def malformed_members(error: str, command: RawCommand) -> bytes:
+    """The members of a malformed decision that the command determines, as JSON without the braces."""
+    key, value = (None if part is None else base64.b64encode(part).decode() for part in command)
+    return orjson.dumps({"error": error, "key": key, "value": value})[1:-1]
+
+
+def decode_decision(value: bytes | None) -> Decision:
+    """A record of `purchase-results`, checked whole: who passes strangers over must not be led by half of one.
+
+    Raises NotADecision.
+    """
+    source_offset = peek_source_offset(value)
+    try:
+        document = orjson.loads(value or b"")
+    except orjson.JSONDecodeError:
+        raise NotADecision("not JSON") from None
+    if is_nested_deeper(value or b"", DECISION_DEPTH_MAX):
+        raise NotADecision(f"nested deeper than {DECISION_DEPTH_MAX}")
+    kind = document.get("type")
+    if type(kind) is not str or kind not in _RESULT_FIELDS:
+        raise NotADecision("type: unknown")
+    # The scripts read it, too, and their JSON parser has another limit of nesting than this one.
+    if any(isinstance(document[name], dict | list) for name in document.keys() - _RESULT_FIELDS[kind]):
+        raise NotADecision("an unknown field with fields of its own")
+    # To Lua null is no absence, but a value that is true.
+    for name in _NEVER_NULL[kind] & document.keys():
+        if document[name] is None:
+            raise NotADecision(f"{name}: null")
+    if document["source_offset"] != source_offset:
+        raise NotADecision("source_offset: there twice")
+    try:
+        time_ms = whole_number(document, "time_ms", 0, TIME_MS_MAX, NotADecision)
+        if kind == "malformed":
+            return _malformed_result(source_offset, time_ms, document)
+        return _result(source_offset, time_ms, kind, document)
+    except MalformedCommand as error:
+        raise NotADecision(str(error)) from None
+
+
+def _result(source_offset: int, time_ms: int, kind: str, document: dict[str, Any]) -> Decision:
+    decided = document.get("command")
+    if type(decided) is not dict or decided.get("type") != kind:
+        raise NotADecision(f"command: not of type {kind}")
+    command = command_of(product_id_of(decided), decided)
+    if isinstance(command, PurchaseCommand):
+        return _purchase_result(source_offset, time_ms, command, document)
+    refusal = document.get("refusal")
+    if refusal is not None and refusal not in list(Refusal):
+        raise NotADecision("refusal: unknown")
+    refused = None if refusal is None else Refusal(refusal)
+    if isinstance(command, OpenCommand):
+        return OpenDecision(source_offset, time_ms, command.product_id, refused, command.opening)
+    return CloseDecision(source_offset, time_ms, command.product_id, refused)
+
+
+def _purchase_result(
+    source_offset: int, time_ms: int, command: PurchaseCommand, document: dict[str, Any]
+) -> PurchaseDecision:
+    codes, count = document.get("codes"), len(command.purchases.users)
+    # The types, too: 1.0 and true are in a set that holds 1.
+    if (
+        type(codes) is not list
+        or len(codes) != count
+        or set(map(type, codes)) != {int}
+        or not _CODES.issuperset(codes)
+    ):
+        raise NotADecision("codes: not a code for each user")
+    stock, sold, price = document.get("stock"), document.get("sold"), document.get("price")
+    if stock is None:
+        if not (sold is None and price is None):
+            raise NotADecision("stock: missing beside sold or price")
+    else:
+        # Below zero they would be a fault of a decider's, which the audit has to see.
+        whole_number(document, "stock", -STOCK_MAX, STOCK_MAX, NotADecision)
+        whole_number(document, "sold", -STOCK_MAX, STOCK_MAX, NotADecision)
+        if type(price) is not str or not PRICE.fullmatch(price):
+            raise NotADecision("price: not a decimal string")
+    limiter, retry_after_ms = document.get("limiter"), document.get("retry_after_ms")
+    if limiter is not None and (type(limiter) is not str or not _LIMITER.fullmatch(limiter)):
+        raise NotADecision("limiter: not level:before:at")
+    if retry_after_ms is not None:
+        whole_number(document, "retry_after_ms", 1, TIME_MS_MAX, NotADecision)
+    return PurchaseDecision(
+        source_offset,
+        time_ms,
+        command.product_id,
+        codes,
+        _held(document, count),
+        stock,
+        sold,
+        price,
+        limiter,
+        retry_after_ms,
+        command.purchases,
+    )
+
+
+def _held(document: dict[str, Any], count: int) -> dict[int, str]:
+    if "held" not in document:
+        return {}
+    held, places = document["held"], {str(index): index for index in range(count)}
+    if type(held) is not dict or not held.keys() <= places.keys():
+        raise NotADecision("held: not by index of a purchase")
+    if any(type(order_id) is not str or parse_receipt(order_id) is None for order_id in held.values()):
+        raise NotADecision("held: not order ids")
+    return {places[place]: order_id for place, order_id in held.items()}
+
+
+def _malformed_result(source_offset: int, time_ms: int, document: dict[str, Any]) -> MalformedDecision:
+    error = document.get("error")
+    if type(error) is not str:
+        raise NotADecision("error: not a string")
+    if document.keys().isdisjoint(("key", "value")):
+        return MalformedDecision(source_offset, time_ms, error, None)
+    return MalformedDecision(
+        source_offset, time_ms, error, RawCommand(_raw(document, "key"), _raw(document, "value"))
+    )
+
+
+def _raw(document: dict[str, Any], name: str) -> bytes | None:
+    if name not in document:
+        raise NotADecision(f"{name}: missing")
+    text = document[name]
+    if text is None:
+        return None
+    try:
+        # Text that is not ASCII is a ValueError, too.
+        return base64.b64decode(text, validate=True)
+    except (TypeError, ValueError):
+        raise NotADecision(f"{name}: not base64") from None
+
+
+def decision_at(partition: int, position: int, value: bytes | None) -> Decision | None:
+    """The decision in this record of the decision log; None for a foreign record, which is logged and to be skipped.
+
+    Everybody who follows the decision log calls this, so that all skip the same records.
+    """
+    try:
+        return decode_decision(value)
+    except NotADecision as error:
+        logger.error("decision log, partition %d at %d: %s", partition, position, error)
+        return None

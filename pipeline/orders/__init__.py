@@ -1,0 +1,1 @@
+"""The orders topic as its consumers see it."""
