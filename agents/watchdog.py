@@ -143,6 +143,6 @@ class Watchdog:
         """By partition, the records that wait, and for how long none was done."""
         now_ms = int(time.monotonic() * 1_000)
         return {
-            str(partition): {"lag": each.lag, "stalled_ms": stalled_ms(each, now_ms)}
+            str(partition): {"lag": each.lag, "still_ms": stalled_ms(each, now_ms)}
             for partition, each in sorted(self._progress.items())
         }

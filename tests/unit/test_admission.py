@@ -1,5 +1,6 @@
 """The one place where faults become problem documents: what a client may do next has to be true."""
 
+from collections.abc import Callable
 from typing import Any
 
 import orjson
@@ -7,8 +8,16 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 
-from pipeline.ingress.errors import NotAcknowledged, NotSent, TooManyUnknownProducts
+from pipeline.ingress.errors import (
+    DecisionDeleted,
+    NotAcknowledged,
+    NotSent,
+    RequestRefused,
+    TooManyUnknownProducts,
+    UnknownRequest,
+)
 from pipeline.ingress.http.admission import Admission
+from pipeline.ingress.http.problems import Kind
 from pipeline.settings import Settings
 
 
@@ -38,3 +47,17 @@ async def test_too_many_unknown_products_are_told_when_to_come_back() -> None:
     response, problem = await told(TooManyUnknownProducts(2_500))
     assert (response.status, problem["code"], problem["limit"]) == (429, -9, 200)
     assert response.headers["Retry-After"] == "3"
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(UnknownRequest("9-9-9"), 404), (DecisionDeleted("9-9-9"), 410)]
+)
+async def test_a_request_without_a_decision_is_unknown_or_deleted(error: Exception, status: int) -> None:
+    response, problem = await told(error)
+    assert (response.status, problem["status"], problem["detail"]) == (status, status, "9-9-9")
+
+
+@pytest.mark.parametrize("refusal", RequestRefused.__subclasses__())
+def test_every_refusal_has_a_problem_document(refusal: Callable[[int], Exception]) -> None:
+    request = make_mocked_request("POST", "/")
+    assert Admission(Settings()).problem(request, refusal(1)).kind is not Kind.INTERNAL

@@ -12,8 +12,13 @@ from pipeline.ingress.decisions.finder import DecisionFinder
 from pipeline.ingress.decisions.record import DecisionRecord
 from pipeline.ingress.decisions.search import NotFound
 from pipeline.ingress.decisions.waiters import Waiters
-from pipeline.ingress.errors import TooManyLookups, TooManyWaiters
-from pipeline.ingress.http.problems import Kind, Problem
+from pipeline.ingress.errors import (
+    DecisionDeleted,
+    RequestRefused,
+    TooManyLookups,
+    TooManyWaiters,
+    UnknownRequest,
+)
 
 KEPT_BYTES_MAX = 10_000
 NOT_KEPT = 500
@@ -59,10 +64,10 @@ class World:
         self.ends.ends = [self.log_end]
 
 
-async def refusal(world: World, receipt: Receipt) -> Kind:
-    with pytest.raises(Problem) as refused:
+async def refusal(world: World, receipt: Receipt) -> type[RequestRefused]:
+    with pytest.raises(RequestRefused) as refused:
         await world.decisions.find(receipt)
-    return refused.value.kind
+    return refused.type
 
 
 async def test_the_broker_is_asked_before_an_id_is_denied_and_only_then() -> None:
@@ -71,9 +76,9 @@ async def test_the_broker_is_asked_before_an_id_is_denied_and_only_then() -> Non
     assert await world.decisions.find(Receipt(0, 4, 0)) is None, "another process gave it a moment ago"
     assert await world.decisions.find(Receipt(0, 3, 0)) is None
     assert world.looks == 1
-    assert await refusal(world, Receipt(0, 5, 0)) is Kind.NOT_FOUND
+    assert await refusal(world, Receipt(0, 5, 0)) is UnknownRequest
     assert world.looks == 2
-    assert await refusal(world, Receipt(1, 0, 0)) is Kind.NOT_FOUND
+    assert await refusal(world, Receipt(1, 0, 0)) is UnknownRequest
     world.commits.ends[0] = 6
     assert await world.decisions.find(Receipt(0, 5, 0)) is None, "what this process gave it knows"
     assert world.looks == 2
@@ -86,7 +91,7 @@ async def test_what_was_trimmed_is_gone_and_nothing_else_is() -> None:
     found = await world.decisions.find(Receipt(0, 5, 0))
     assert found is not None
     assert found.value == record(5)
-    assert await refusal(world, Receipt(0, 4, 0)) is Kind.GONE
+    assert await refusal(world, Receipt(0, 4, 0)) is DecisionDeleted
     assert await world.decisions.find(Receipt(0, 6, 0)) is None
     assert world.lookups == [5, 4, 6]
     assert await world.decisions.find(Receipt(0, 5, 0)) is found, "read once for all who ask"
@@ -124,7 +129,7 @@ async def test_the_log_is_not_read_for_what_came_after_the_feed_had_begun(is_tri
     for offset in range(140, 150):
         assert await world.decisions.find(Receipt(0, offset, 0)) is None
     assert world.lookups == []
-    assert await refusal(world, Receipt(0, 99, 0)) is Kind.GONE
+    assert await refusal(world, Receipt(0, 99, 0)) is DecisionDeleted
 
 
 @pytest.mark.parametrize("trouble", [KafkaUnavailable("away"), TooManyLookups()])

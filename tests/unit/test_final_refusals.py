@@ -12,6 +12,7 @@ from pipeline.domain.limiters import Algorithm, Rule
 from pipeline.domain.product import Opening, SaleState
 from pipeline.errors import KafkaUnavailable, RedisUnavailable
 from pipeline.ingress import final_refusals
+from pipeline.ingress import on_sale as on_sale_module
 from pipeline.ingress.final_refusals import MARK_MS_MAX, PAUSE_MS
 from pipeline.ingress.on_sale import OnSale
 from pipeline.messages.commands import OpenCommand, encode_close, encode_open, encode_purchases
@@ -107,7 +108,7 @@ def test_a_product_is_known_as_opened_from_the_first_record_that_shows_it_and_fo
 
 
 def test_of_too_many_opened_products_the_youngest_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(final_refusals, "OPENED_MAX", 3)
+    monkeypatch.setattr(on_sale_module, "OPENED_MAX", 3)
     on_sale = OnSale()
     # The tail of the log is loaded backwards.
     for product in ("live", "b", "c", "d"):
@@ -134,8 +135,8 @@ def test_the_command_in_a_decision_cannot_speak_for_it() -> None:
 def test_what_is_remembered_is_bounded_and_grows_by_nothing_that_was_never_opened(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(final_refusals, "ON_SALE_MAX", 3)
-    monkeypatch.setattr(final_refusals, "OPENED_MAX", 4)
+    monkeypatch.setattr(on_sale_module, "ON_SALE_MAX", 3)
+    monkeypatch.setattr(on_sale_module, "OPENED_MAX", 4)
     on_sale = OnSale()
     for number in range(5):
         on_sale.observe(f"p{number}".encode(), bought(number, "p", [1], stock=9, sold=1))

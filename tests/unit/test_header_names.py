@@ -37,8 +37,8 @@ def test_a_consumer_reads_each_record_once_from_where_it_is(start: int) -> None:
 def test_each_of_many_odd_batches_is_read_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[bytes] = []
     lenient = header_names.lenient_records
-    monkeypatch.setattr(header_names, "lenient", lambda batch: read.append(batch) or lenient(batch))
-    monkeypatch.setattr(fetcher, "lenient", header_names.lenient_records)
+    monkeypatch.setattr(header_names, "lenient_records", lambda batch: read.append(batch) or lenient(batch))
+    monkeypatch.setattr(fetcher, "lenient_records", header_names.lenient_records)
     batches = [batch_of(offset, [b"%d" % offset]) for offset in range(20)]
     assert [record.offset for record in fetched(*batches)] == list(range(20))
     run = fetcher._run("t", 0, b"".join(batches))

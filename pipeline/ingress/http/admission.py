@@ -107,7 +107,8 @@ class Admission:
             case NotAcknowledged():
                 return self.unavailable(
                     "the log did not acknowledge the purchase in time, so the purchase may still be in it; repeat it"
-                    " with the same Idempotency-Key: without one, a repeat may buy again, up to the product's limit per user"
+                    " with the same Idempotency-Key: without one, a repeat may buy again, up to the product's"
+                    " limit per user"
                 )
             case NotSent():
                 return self.unavailable(
