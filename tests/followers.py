@@ -10,7 +10,7 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import yaml
-from conftest import Kafka
+from servers import Kafka
 
 from pipeline.breakers import CONTROL_PARTITION
 from pipeline.domain.product import Opening

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.consumer.fetcher import OffsetResetStrategy
-from conftest import Kafka, trim
 from followers import own_topics_file
+from kafka_admin import admin_client, trim
+from servers import Kafka
 
 from agents.app import FETCH_RECORDS_MAX, App, create_app
 from agents.batches import BATCHES_WAITING_MAX, consume
@@ -71,12 +71,8 @@ class Stage:
 
     async def members(self) -> int:
         """Of the group, as the broker knows them."""
-        admin = AIOKafkaAdminClient(bootstrap_servers=self.kafka.bootstrap)
-        await admin.start()
-        try:
+        async with admin_client(self.kafka.bootstrap) as admin:
             (response,) = await admin.describe_consumer_groups([f"{GROUP}-{self.topic.name}"])
-        finally:
-            await admin.close()
         ((_, _, _, _, _, members, *_),) = response.groups
         return len(members)
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Kafka, RedisServer
 from followers import Decisions, Follower, own_topics_file
 from redis import Redis
+from servers import Kafka, RedisServer
 
 from pipeline.domain.breaker import BreakerState
 from pipeline.kafka.producer import LogProducer

@@ -12,10 +12,11 @@ from typing import TypeVar
 import orjson
 import pytest
 from aiokafka import AIOKafkaProducer
-from conftest import Kafka, trim
 from followers import Follower as FollowerProcess
 from followers import own_topics_file
+from kafka_admin import trim
 from order_log import DecisionLog, crowd, eventually
+from servers import Kafka
 
 from pipeline.followers import Follower, Progress, exactly_once, group_of
 from pipeline.followers.exactly_once import ExactlyOnce

@@ -22,8 +22,9 @@ from aiokafka.errors import (
     UnknownTopicOrPartitionError,
 )
 from click.testing import CliRunner
-from conftest import Kafka
 from jsonschema import Draft202012Validator
+from kafka_admin import make_topic, topic_names
+from servers import Kafka
 
 from pipeline.cli import main
 from pipeline.domain import limiters
@@ -65,24 +66,6 @@ def topics(own_file: Path) -> Topics:
     return load_topics(Profile.LOCAL, own_file)
 
 
-async def names_at(bootstrap: str) -> set[str]:
-    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
-    await admin.start()
-    try:
-        return set(await admin.list_topics())
-    finally:
-        await admin.close()
-
-
-async def make(bootstrap: str, topic: NewTopic) -> None:
-    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
-    await admin.start()
-    try:
-        await admin.create_topics([topic])
-    finally:
-        await admin.close()
-
-
 async def test_creating_twice_is_creating_once(kafka: Kafka, topics: Topics) -> None:
     assert await create_topics(kafka.bootstrap, topics) == [topic.name for topic in topics.all()]
     assert await create_topics(kafka.bootstrap, topics) == []
@@ -91,7 +74,7 @@ async def test_creating_twice_is_creating_once(kafka: Kafka, topics: Topics) -> 
 
 
 async def test_only_what_is_missing_is_created(kafka: Kafka, topics: Topics) -> None:
-    await make(kafka.bootstrap, NewTopic(topics.stock.name, topics.stock.partitions, 1))
+    await make_topic(kafka.bootstrap, NewTopic(topics.stock.name, topics.stock.partitions, 1))
     created = await create_topics(kafka.bootstrap, topics)
     assert created == [topic.name for topic in topics.all() if topic is not topics.stock]
 
@@ -141,7 +124,7 @@ async def test_what_differs_is_said_and_left_as_it_is(kafka: Kafka, topics: Topi
         "max.message.bytes": "5000",
     }
     name = topics.orders.name
-    await make(kafka.bootstrap, NewTopic(name, topics.orders.partitions, 1, topic_configs=configs))
+    await make_topic(kafka.bootstrap, NewTopic(name, topics.orders.partitions, 1, topic_configs=configs))
     assert name not in await create_topics(kafka.bootstrap, topics)
     assert set(await check_topics(kafka.bootstrap, topics)) == {
         Difference(name, "cleanup.policy", "compact", "delete"),
@@ -181,15 +164,15 @@ async def test_a_missing_topic_is_said(kafka: Kafka, topics: Topics) -> None:
     assert [str(each) for each in differences] == [f"{topic.name}: is not there" for topic in topics.all()]
     with pytest.raises(TopicsRefused, match=topics.control.name):
         await require_topics(kafka.bootstrap, topics)
-    assert not {topic.name for topic in topics.all()} & await names_at(kafka.bootstrap)
+    assert not {topic.name for topic in topics.all()} & await topic_names(kafka.bootstrap)
 
 
 async def test_another_number_of_partitions_is_refused(kafka: Kafka, topics: Topics) -> None:
-    await make(kafka.bootstrap, NewTopic(topics.orders.name, 3, 1))
+    await make_topic(kafka.bootstrap, NewTopic(topics.orders.name, 3, 1))
     with pytest.raises(TopicsRefused, match=f"{topics.orders.name}: 3 partitions in the log, 4 in"):
         await create_topics(kafka.bootstrap, topics)
     # Refused before anything was done.
-    assert topics.requests.name not in await names_at(kafka.bootstrap)
+    assert topics.requests.name not in await topic_names(kafka.bootstrap)
     assert Difference(topics.orders.name, "partitions", "3", "4") in await check_topics(
         kafka.bootstrap, topics
     )
