@@ -12,8 +12,6 @@ from pipeline.messages.commands import encode_purchases
 from pipeline.stock.store import Cursor, PreparedCommand, Stale
 
 ALWAYS = 1_000
-STEPS = 50
-"""So often the loop goes round: more than enough for whatever does not wait."""
 
 
 class World(DecidingStore, ReadableLog, Producer):
@@ -94,8 +92,3 @@ class Fetched:
 def let(world: World, answers: int) -> None:
     for _ in range(answers):
         world.answers.release()
-
-
-async def steps() -> None:
-    for _ in range(STEPS):
-        await asyncio.sleep(0)

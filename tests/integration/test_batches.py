@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.consumer.fetcher import OffsetResetStrategy
+from eventually import eventually
 from followers import own_topics_file
 from kafka_admin import admin_client, trim
 from servers import Kafka
@@ -26,7 +27,7 @@ from pipeline.local.listen import free_port
 from pipeline.settings import Profile, Settings
 
 GROUP = "batches"
-WITHIN_S = 30.0
+SHARED_WITHIN_S = 30.0
 LOOK_S = 0.02
 ROUNDS = 3
 
@@ -106,15 +107,6 @@ async def acknowledge(batch: Batch) -> None:
 
 async def nothing(_: Batch) -> None:
     pass
-
-
-async def eventually(holds: Callable[[], bool], what: str) -> None:
-    try:
-        async with asyncio.timeout(WITHIN_S):
-            while not holds():
-                await asyncio.sleep(LOOK_S)
-    except TimeoutError:
-        pytest.fail(f"not within {WITHIN_S} s: {what}")
 
 
 async def test_a_log_comes_whole_and_in_order_in_bounded_batches(stage: Stage) -> None:
@@ -206,7 +198,7 @@ async def test_what_the_log_has_deleted_holds_no_offset_back(stage: Stage) -> No
 async def is_shared_with(stage: Stage, other: Stage) -> None:
     """Wait until some partitions, and not all, come to the other."""
     partitions = range(stage.topic.partitions)
-    async with asyncio.timeout(WITHIN_S):
+    async with asyncio.timeout(SHARED_WITHIN_S):
         while not 0 < len(other.got) < len(partitions):
             for partition in partitions:
                 await stage.write(partition, 1)

@@ -2,7 +2,7 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import count, cycle
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from eventually import eventually
 from followers import Decisions, Follower, own_topics_file
 from redis import Redis
 from servers import Kafka, RedisServer
@@ -23,7 +24,6 @@ from pipeline.messages.commands import encode_close, encode_purchases
 from pipeline.settings import Profile, Settings
 from pipeline.stock.store import StockStore
 
-WITHIN_S = 30.0
 PRODUCTS = [f"{number}" for number in range(101, 113)] + ["phone_x", "p-2"]
 
 _users = count()
@@ -117,15 +117,6 @@ async def crowd(decisions: Decisions) -> AsyncIterator[None]:
         await buying
 
 
-async def eventually(holds: Callable[[], Any], what: str, left: Callable[[], Any] = lambda: "") -> None:
-    """`left` tells what is still missing."""
-    deadline = asyncio.get_running_loop().time() + WITHIN_S
-    while not await asyncio.to_thread(holds):
-        if asyncio.get_running_loop().time() > deadline:
-            pytest.fail(f"not within {WITHIN_S} s: {what} {left()}")
-        await asyncio.sleep(0.1)
-
-
 def counted(row: dict[str, Any]) -> tuple[Any, ...]:
     codes = {str(each["code"]): each["count"] for each in row["by_code"]}
     return (
@@ -164,7 +155,7 @@ async def shows_all(follower: Follower, decisions: Decisions) -> None:
         left[:] = differences(follower, decisions)
         return not left
 
-    await eventually(are_right, "right tables", lambda: left)
+    await eventually(are_right, "right tables", in_thread=True, missing=lambda: left)
 
 
 async def test_tables_come_to_what_was_decided(follower: Follower, decisions: Decisions) -> None:
@@ -204,7 +195,9 @@ async def test_the_breaker_stands_in_the_row_of_its_partition(
     before = follower.json(path)[1]
     for state in (BreakerState.OPEN, BreakerState.HALF_OPEN, BreakerState.CLOSED):
         await decisions.tell_breaker(BreakerChange(decisions.partition("101"), state, 1, 2))
-        await eventually(lambda state=state: follower.json(path)[1]["breaker"] == state.value, state.value)
+        await eventually(
+            lambda state=state: follower.json(path)[1]["breaker"] == state.value, state.value, in_thread=True
+        )
         assert follower.json(path)[1] == {**before, "breaker": state.value}
 
 
@@ -216,9 +209,9 @@ async def test_the_lag_is_what_waits_to_be_decided(follower: Follower, decisions
     for _ in range(3):
         await decisions.command(encode_purchases("101", ["late"]))
     path = f"/tables/partitions/{partition}"
-    await eventually(lambda: follower.json(path)[1]["lag"] == 3, "a lag of three")
+    await eventually(lambda: follower.json(path)[1]["lag"] == 3, "a lag of three", in_thread=True)
     await buy(decisions, "101", 1)
-    await eventually(lambda: follower.json(path)[1]["lag"] == 0, "no lag")
+    await eventually(lambda: follower.json(path)[1]["lag"] == 0, "no lag", in_thread=True)
 
 
 async def test_pages_for_people_stand_by_themselves(follower: Follower, decisions: Decisions) -> None:
@@ -300,7 +293,7 @@ async def test_two_followers_share_the_partitions_and_answer_for_each_other(
 
         async with crowd(decisions):
             await asyncio.to_thread(second.start)
-            await eventually(is_shared, "each partition with one of the two")
+            await eventually(is_shared, "each partition with one of the two", in_thread=True)
         for each in (follower, second):
             await shows_all(each, decisions)
             assert each.json("/tables/products")[1]["missing_partitions"] == []
@@ -324,7 +317,11 @@ async def test_two_followers_share_the_partitions_and_answer_for_each_other(
         assert (status, kind) == (503, "text/html")
         assert second.address in body
         assert "Without partitions" in follower.get("/tables/products", accept="text/html")[2]
-        await eventually(lambda: local_partitions(follower) == everything, "all partitions with the one left")
+        await eventually(
+            lambda: local_partitions(follower) == everything,
+            "all partitions with the one left",
+            in_thread=True,
+        )
         await buy_all(decisions)
         await shows_all(follower, decisions)
     finally:

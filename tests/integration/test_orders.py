@@ -12,10 +12,11 @@ from typing import TypeVar
 import orjson
 import pytest
 from aiokafka import AIOKafkaProducer
+from eventually import eventually
 from followers import Follower as FollowerProcess
 from followers import own_topics_file
 from kafka_admin import trim
-from order_log import DecisionLog, crowd, eventually
+from order_log import WITHIN_S, DecisionLog, crowd
 from servers import Kafka
 
 from pipeline.followers import Follower, Progress, exactly_once, group_of
@@ -116,7 +117,7 @@ async def test_a_follower_killed_around_a_transaction(
     victim = follower(point=f"{point}:3")
     async with crowd(decisions):
         await asyncio.to_thread(victim.spawn)
-        await eventually(lambda: victim.exit_status is not None, "its end")
+        await eventually(lambda: victim.exit_status is not None, "its end", within_s=WITHIN_S)
         assert victim.exit_status == -9, victim.describe_end()
     await asyncio.to_thread(follower().start)
     await decisions.leads_to_its_orders()
@@ -179,10 +180,14 @@ async def test_a_broker_that_is_away_is_seen_and_waited_for(
                 for name, check in process.json("/ready")[1]["checks"].items()
             ),
             "an order follower that is not ready",
+            within_s=WITHIN_S,
+            in_thread=True,
         )
         await asyncio.to_thread(module_kafka.process.start)
         await asyncio.sleep(AMID_S)
-    await eventually(lambda: process.json("/ready")[0] == 200, "ready again")
+    await eventually(
+        lambda: process.json("/ready")[0] == 200, "ready again", within_s=WITHIN_S, in_thread=True
+    )
     await decisions.leads_to_its_orders()
 
 

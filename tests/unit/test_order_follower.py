@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 
 import orjson
 import pytest
+from eventually import soon
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -160,17 +161,11 @@ def unexpected(task: "asyncio.Task[None]") -> None:
         _deaths.append(error)
 
 
-async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not holds():
-            await asyncio.sleep(0.001)
-
-
 async def follow_to(world: World, position: int) -> None:
     """A follower's life, from its start until its progress is there."""
     each = world.follower()
     each.start(unexpected)
-    await until(lambda: world.position == position)
+    await soon(lambda: world.position == position)
     await each.stop()
 
 
@@ -221,7 +216,7 @@ def test_orders_are_the_wins_whatever_the_stream_brings(
                 await each.stop()
                 each = world.follower()
                 each.start(unexpected)
-        await until(lambda: world.position == len(results) and not world.faults)
+        await soon(lambda: world.position == len(results) and not world.faults)
         await each.stop()
         assert order_ids(world.orders) == world.wins()
         assert world.progress
@@ -234,13 +229,13 @@ async def test_what_the_stream_brings_is_not_read_from_the_log() -> None:
     world = World(decisions(10))
     each = world.follower(log_end=lambda: None)
     each.start(unexpected)
-    await until(lambda: each.check() == "ok")
+    await soon(lambda: each.check() == "ok")
     each.offer(world.results[:4])
-    await until(lambda: len(world.orders) == 4)
+    await soon(lambda: len(world.orders) == 4)
     each.offer(world.results[1:3])
     await asyncio.sleep(0.005)
     each.offer(world.results[4:])
-    await until(lambda: len(world.orders) == 10)
+    await soon(lambda: len(world.orders) == 10)
     await each.stop()
     assert world.reads == []
 
@@ -250,7 +245,7 @@ async def test_a_gap_is_read_from_the_log_and_no_more() -> None:
     each = world.follower(log_end=lambda: None)
     each.start(unexpected)
     each.offer([*world.results[:2], *world.results[5:6]])
-    await until(lambda: len(world.orders) == 6)
+    await soon(lambda: len(world.orders) == 6)
     await each.stop()
     assert world.reads == [(2, 5)]
 
@@ -262,9 +257,9 @@ async def test_what_there_is_no_room_for_is_let_go_and_read_later(monkeypatch: p
     for record in world.results:
         each.offer([record])
     each.start(unexpected)
-    await until(lambda: len(world.orders) == 1)
+    await soon(lambda: len(world.orders) == 1)
     each.offer(world.results[-1:])
-    await until(lambda: len(world.orders) == 50)
+    await soon(lambda: len(world.orders) == 50)
     await each.stop()
     assert world.reads == [(1, 49)]
     assert order_ids(world.orders) == world.wins()
@@ -277,7 +272,7 @@ async def test_a_transaction_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None
     each = world.follower(log_end=lambda: None)
     each.offer(world.results)
     each.start(unexpected)
-    await until(lambda: len(world.orders) == 40)
+    await soon(lambda: len(world.orders) == 40)
     await each.stop()
     assert max(world.writes) <= 12
     assert order_ids(world.orders) == world.wins()
@@ -291,7 +286,7 @@ async def test_progress_without_orders_is_written_now_and_then() -> None:
     for record in world.results:
         each.offer([record])
         await asyncio.sleep(0.001)
-    await until(lambda: world.progress == (100, 99))
+    await soon(lambda: world.progress == (100, 99))
     await each.stop()
     took_s = asyncio.get_running_loop().time() - began_s
     assert not world.orders
@@ -304,7 +299,7 @@ async def test_a_progress_that_stays_the_same_is_renewed(monkeypatch: pytest.Mon
     world = World([])
     each = world.follower()
     each.start(unexpected)
-    await until(lambda: len(world.writes) >= 3)
+    await soon(lambda: len(world.writes) >= 3)
     await each.stop()
 
 
@@ -313,9 +308,9 @@ async def test_kafka_away_is_told_and_waited_for() -> None:
     world.is_away = True
     each = world.follower()
     each.start(unexpected)
-    await until(lambda: each.check() == "away")
+    await soon(lambda: each.check() == "away")
     world.is_away = False
-    await until(lambda: each.check() == "ok" and len(world.orders) == 3)
+    await soon(lambda: each.check() == "ok" and len(world.orders) == 3)
     await each.stop()
 
 
@@ -324,7 +319,7 @@ async def end_of(world: World) -> BaseException | None:
     ends: list[BaseException | None] = []
     each = world.follower()
     each.start(lambda task: ends.append(task.exception()))
-    await until(lambda: bool(ends))
+    await soon(lambda: bool(ends))
     await each.stop()
     return ends[0]
 
@@ -407,10 +402,10 @@ async def test_records_that_do_not_come_are_waited_for() -> None:
     each = world.follower(log_end=lambda: None)
     each.start(unexpected)
     each.offer(late[4:])
-    await until(lambda: "ends at 2" in each.check())
+    await soon(lambda: "ends at 2" in each.check())
     world.results = late
     each.offer(late[5:])
-    await until(lambda: world.position == 6)
+    await soon(lambda: world.position == 6)
     await each.stop()
     assert order_ids(world.orders) == world.wins()
 
@@ -438,15 +433,15 @@ async def test_a_follower_writes_and_opens_nothing_while_it_is_held_and_goes_on_
     world = World(decisions(3))
     each = world.follower()
     each.start(unexpected)
-    await until(lambda: world.position == 3)
+    await soon(lambda: world.position == 3)
     assert await each.hold()
     world.results = World(decisions(6)).results
     world.faults = [True]
     await asyncio.sleep(0.1)
     assert (world.position, world.opened) == (3, 1)
     each.resume()
-    await until(lambda: world.position == 6)
-    await until(lambda: world.opened == 2)  # after the fault
+    await soon(lambda: world.position == 6)
+    await soon(lambda: world.opened == 2)  # after the fault
     await each.stop()
     assert order_ids(world.orders) == world.wins()
 
@@ -456,7 +451,7 @@ async def test_a_follower_that_is_held_ends_at_once(monkeypatch: pytest.MonkeyPa
     world = World(decisions(3))
     each = world.follower()
     each.start(unexpected)
-    await until(lambda: world.position == 3)
+    await soon(lambda: world.position == 3)
     assert await each.hold()
     world.results = World(decisions(6)).results
     async with asyncio.timeout(5):
@@ -487,7 +482,7 @@ async def test_markers_at_the_end_of_the_log_do_not_count_as_decisions_that_wait
     world.markers = 2
     each = world.follower(log_end=lambda: 5)
     each.start(unexpected)
-    await until(lambda: each.position == 5)
+    await soon(lambda: each.position == 5)
     reads = len(world.reads)
     await asyncio.sleep(0.1)
     assert (world.position, len(world.reads)) == (3, reads)
@@ -498,11 +493,11 @@ async def test_a_follower_that_was_fenced_while_nothing_is_decided_opens_again_a
     world = World(decisions(3))
     each = world.follower()
     each.start(unexpected)
-    await until(lambda: world.position == 3)
+    await soon(lambda: world.position == 3)
     assert await each.hold()
     world.is_fenced = True
     each.resume()
-    await until(lambda: world.opened == 2)
+    await soon(lambda: world.opened == 2)
     await each.stop()
 
 
@@ -514,19 +509,19 @@ async def test_a_follower_that_is_fenced_opens_again_only_if_its_partition_has_j
     ended: list[asyncio.Task[None]] = []
     each = world.follower()
     each.start(ended.append)
-    await until(lambda: world.position == 3)
+    await soon(lambda: world.position == 3)
     if confirmed:
         await each.hold()
         each.resume()
     world.is_fenced = True
     world.results = World(decisions(6)).results
     if confirmed:
-        await until(lambda: world.position == 6)
+        await soon(lambda: world.position == 6)
         assert order_ids(world.orders) == world.wins()
         # Once: another fence means that the partition is another's.
         world.is_fenced = True
         world.results = World(decisions(9)).results
-    await until(lambda: bool(ended))
+    await soon(lambda: bool(ended))
     assert isinstance(ended[0].exception(), Fenced)
     await each.stop()
 
@@ -552,5 +547,5 @@ async def test_a_follower_that_stood_still_opens_again_when_the_group_has_had_ti
     await asyncio.sleep(0.4)
     assert world.opened == 1
     each.resume()
-    await until(lambda: world.position == 3)
+    await soon(lambda: world.position == 3)
     await each.stop()
