@@ -113,7 +113,7 @@ async def test_a_look_makes_a_product_known_also_where_it_counts_for_nothing_els
     assert ingress.refusals.is_known("behind")
 
 
-# --- who shares a look -------------------------------------------------------------------------------------------------
+# --- who shares a look ------------------------------------------------------------------------------------------------
 
 
 async def test_who_comes_during_a_look_has_the_next_one_and_shares_it(sold_out: Ingress) -> None:
