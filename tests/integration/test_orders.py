@@ -14,7 +14,6 @@ import pytest
 from aiokafka import AIOKafkaProducer
 from eventually import eventually
 from followers import Follower as FollowerProcess
-from followers import own_topics_file
 from kafka_admin import trim
 from order_log import WITHIN_S, DecisionLog, crowd
 from servers import Kafka
@@ -41,11 +40,6 @@ AMID_S = 0.5
 def settings(module_kafka: Kafka) -> Settings:
     """A consumer group of this test's own."""
     return Settings(**module_kafka.settings(), group_prefix=f"test-{uuid.uuid4().hex[:8]}")
-
-
-@pytest.fixture
-def topics_file(tmp_path: Path) -> Path:
-    return own_topics_file(tmp_path)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import odd_headers
 import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import NewTopic
-from followers import Decisions, Follower, own_topics_file
+from followers import Decisions, Follower
 from kafka_admin import make_topic
 from servers import Kafka
 
@@ -165,11 +165,6 @@ async def test_bad_news_of_breakers_is_passed_over(
         assert time.monotonic() < deadline_s
         await asyncio.sleep(0.05)
     await cancel_and_wait(following)
-
-
-@pytest.fixture
-def topics_file(tmp_path: Path) -> Path:
-    return own_topics_file(tmp_path)
 
 
 @pytest.fixture
