@@ -86,7 +86,12 @@ async def test_the_key_of_a_record_counts_and_what_a_malformed_one_becomes() -> 
     intake.drop_decided(1)
     assert await putting == ()
     intake.drop_decided(2)
-    assert intake._bytes == 0
+    # All of it is given back: there is room for as many again.
+    putting = asyncio.create_task(intake.put([record._replace(offset=offset) for offset in range(3, 6)]))
+    await turns()
+    assert waiting(intake, 2) == [3, 4]
+    intake.drop_decided(4)
+    assert await putting == ()
 
 
 async def test_who_waits_in_a_closed_intake_has_the_rest_back() -> None:

@@ -1,9 +1,12 @@
 """Shared reads: one at a time for a key, each answer from a read that began after its asker came."""
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Sequence
 
 import pytest
+from eventually import turns
 
 from pipeline.ingress.http import shared_reads
 from pipeline.ingress.http.shared_reads import SharedReads
@@ -43,8 +46,25 @@ async def test_who_comes_during_a_read_is_answered_by_the_next_one() -> None:
     store.gate.set()
     answers = await asyncio.gather(*first, *late, *other)
     assert answers == ["p.a@1", "p.b@1", "p.c@3", "p.d@3", "q.a@2"]
-    assert await reads.ask("p", "a") == "p.a@4", "nothing is kept"
-    assert not reads._gathered
+    assert await reads.ask("p", "a") == "p.a@4", "no answer is kept"
+
+
+class Key(str):
+    __slots__ = ("__weakref__",)
+
+
+async def test_a_key_is_forgotten_when_all_are_answered() -> None:
+    store = Store()
+    store.gate.set()
+    reads = SharedReads(store.read)
+    key = Key("p")
+    forgotten = weakref.ref(key)
+    assert await reads.ask(key, "a") == "p.a@1"
+    store.begun.clear()
+    del key
+    await turns()
+    gc.collect()
+    assert forgotten() is None
 
 
 async def test_a_fault_is_told_to_all_who_wait_and_to_nobody_after() -> None:
