@@ -1,8 +1,11 @@
 """Records with header names that are not UTF-8, which aiokafka itself cannot make."""
 
 import struct
+import time
 
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.errors import NoError, for_code
+from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.util import calc_crc32c
 
@@ -10,6 +13,7 @@ NAME, ODD_NAME = "odd-name", b"\xff\xfe--name"
 READ_AS = r"\xff\xfe--name"
 CRC_POSITION = 17
 CRC_OF_FROM = 21
+REQUEST_TIMEOUT_MS = 10_000
 
 
 def batch_of(base_offset: int, values: list[bytes], compression: int = 0, odd: bool = True) -> bytes:
@@ -30,9 +34,13 @@ def _odd(batch: bytes) -> bytes:
 async def send(
     producer: AIOKafkaProducer, topic: str, partition: int, key: bytes | None, value: bytes | None
 ) -> None:
-    """One record with an odd header name. The producer must not be idempotent."""
-    batch = producer.create_batch()
-    batch.append(timestamp=None, key=key, value=value, headers=[(NAME, b"")])
-    batch.close()
-    batch._buffer = bytearray(_odd(bytes(batch._build())))
-    await (await producer.send_batch(batch, topic, partition=partition))
+    """One record with an odd header name, on the producer's connection, but without its help."""
+    builder = DefaultRecordBatchBuilder(2, 0, 0, -1, -1, -1, 1_000_000)
+    builder.append(0, int(time.time() * 1_000), key, value, [(NAME, b"")])
+    batch = _odd(bytes(builder.build()))
+    await producer.partitions_for(topic)
+    leader = producer.client.cluster.leader_for_partition(TopicPartition(topic, partition))
+    request = ProduceRequest(None, -1, REQUEST_TIMEOUT_MS, [(topic, [(partition, batch)])])
+    response = await producer.client.send(leader, request)
+    ((_, ((_, error, *_),)),) = response.topics
+    assert for_code(error) is NoError, for_code(error)

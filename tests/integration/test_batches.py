@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.consumer.fetcher import OffsetResetStrategy
 from eventually import eventually
 from followers import own_topics_file
 from kafka_admin import admin_client, trim
+from library_faults import forget_position
 from servers import Kafka
 
 from agents.app import FETCH_RECORDS_MAX, App, create_app
@@ -254,8 +254,7 @@ async def test_a_partition_without_a_position_does_not_end_the_process(stage: St
         await stage.write(0, 1)
         await eventually(lambda: bool(stage.got[0]), "a record, so that the partition has been fetched")
         place = TopicPartition(stage.topic.name, 0)
-        subscription = app.consumer._thread._consumer._subscription.subscription
-        subscription.assignment.state_value(place).await_reset(OffsetResetStrategy.LATEST)
+        forget_position(app.consumer, place)
         app.consumer.verify_event_path(time.monotonic(), place)
 
 

@@ -3,11 +3,11 @@
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import orjson
 import pytest
@@ -188,38 +188,43 @@ async def test_a_broker_that_is_away_is_seen_and_waited_for(
 # --- in this process -------------------------------------------------------------------------------------------------
 
 
-class HeldWriter(ExactlyOnce):
-    """Stops in mid-transaction, with its orders in the log, until it is let go."""
+class Hold:
+    """Stops the first transaction before its end, with its orders in the log, until it is let go."""
 
-    def __init__(self, settings: Settings, results_topic: str, partition: int, group: str) -> None:
-        super().__init__(settings, results_topic, partition, group)
+    def __init__(self) -> None:
         self.is_in_transaction = asyncio.Event()
         self.may_continue = asyncio.Event()
 
-    async def _send(self, producer: AIOKafkaProducer, derived: Sequence[Derived]) -> None:
-        await super()._send(producer, derived)
-        self.is_in_transaction.set()
-        await self.may_continue.wait()
+
+@pytest.fixture
+async def hold(monkeypatch: pytest.MonkeyPatch) -> Hold:
+    hold, send_offsets = Hold(), AIOKafkaProducer.send_offsets_to_transaction
+
+    async def held(producer: AIOKafkaProducer, *offsets: Any) -> None:
+        if not hold.is_in_transaction.is_set():
+            hold.is_in_transaction.set()
+            await hold.may_continue.wait()
+        await send_offsets(producer, *offsets)
+
+    monkeypatch.setattr(AIOKafkaProducer, "send_offsets_to_transaction", held)
+    return hold
 
 
-Made = TypeVar("Made", bound=ExactlyOnce)
+MakeWriter = Callable[[], ExactlyOnce]
 
 
 @pytest.fixture
-async def writer(settings: Settings, decisions: DecisionLog) -> AsyncIterator[Callable[[type[Made]], Made]]:
+async def writer(settings: Settings, decisions: DecisionLog) -> AsyncIterator[MakeWriter]:
     """Makes writers of partition 0."""
     made: list[ExactlyOnce] = []
 
-    def make(kind: type[Made]) -> Made:
-        made.append(kind(settings, decisions.topics.results.name, 0, group_of(settings.group_prefix)))
-        return made[-1]  # type: ignore[return-value]
+    def make() -> ExactlyOnce:
+        made.append(ExactlyOnce(settings, decisions.topics.results.name, 0, group_of(settings.group_prefix)))
+        return made[-1]
 
     yield make
     for each in made:
         await each.close()
-
-
-MakeWriter = Callable[[type[Made]], Made]
 
 
 def derived(decisions: DecisionLog, *orders: str) -> list[Derived]:
@@ -228,15 +233,15 @@ def derived(decisions: DecisionLog, *orders: str) -> list[Derived]:
 
 
 async def test_a_fenced_writer_can_not_finish_its_transaction(
-    settings: Settings, decisions: DecisionLog, writer: MakeWriter
+    settings: Settings, decisions: DecisionLog, writer: MakeWriter, hold: Hold
 ) -> None:
-    zombie, successor = writer(HeldWriter), writer(ExactlyOnce)
+    zombie, successor = writer(), writer()
     assert await zombie.open() is None
     writing = asyncio.create_task(zombie.write(derived(decisions, "0-0-0", "0-0-1"), Progress(1, 0)))
-    await zombie.is_in_transaction.wait()
+    await hold.is_in_transaction.wait()
     assert await successor.open() is None
     await successor.write(derived(decisions, "0-0-0", "0-0-1"), Progress(1, 0))
-    zombie.may_continue.set()
+    hold.may_continue.set()
     with pytest.raises(Fenced, match="another process writes the orders of this partition"):
         await writing
     assert (await decisions.orders())[0] == ["0-0-0", "0-0-1"]
@@ -246,16 +251,16 @@ async def test_a_fenced_writer_can_not_finish_its_transaction(
 
 
 async def test_a_broker_that_restarts_with_a_transaction_open(
-    module_kafka: Kafka, settings: Settings, decisions: DecisionLog, writer: MakeWriter
+    module_kafka: Kafka, settings: Settings, decisions: DecisionLog, writer: MakeWriter, hold: Hold
 ) -> None:
-    first, second = writer(HeldWriter), writer(ExactlyOnce)
+    first, second = writer(), writer()
     await first.open()
     writing = asyncio.create_task(first.write(derived(decisions, "0-0-0"), Progress(1, 0)))
-    await first.is_in_transaction.wait()
+    await hold.is_in_transaction.wait()
     module_kafka.process.kill()
     await asyncio.to_thread(module_kafka.process.start)
     assert (await decisions.orders())[0] == []
-    first.may_continue.set()
+    hold.may_continue.set()
     # Committed, or given up because it was open for too long.
     with suppress(Fenced, StoodStill, WriteFailed):
         await writing
@@ -267,28 +272,27 @@ async def test_a_broker_that_restarts_with_a_transaction_open(
 
 
 async def test_a_transaction_that_is_not_done_in_time_is_given_up(
-    decisions: DecisionLog, writer: MakeWriter, monkeypatch: pytest.MonkeyPatch
+    decisions: DecisionLog, writer: MakeWriter, hold: Hold, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(exactly_once, "WRITE_TIMEOUT_MS", 200)
-    held = writer(HeldWriter)
+    held = writer()
     await held.open()
     with pytest.raises(WriteFailed, match="not done within 200 ms"):
         await held.write(derived(decisions, "0-0-0"), Progress(1, 0))
-    held.may_continue.set()
     assert await held.open() is None
     await held.write(derived(decisions, "0-0-0"), Progress(1, 0))
     assert (await decisions.orders())[0] == ["0-0-0"]
 
 
 async def test_a_process_that_stood_still_does_not_fence_its_successor(
-    decisions: DecisionLog, writer: MakeWriter, monkeypatch: pytest.MonkeyPatch
+    decisions: DecisionLog, writer: MakeWriter, hold: Hold, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(exactly_once, "WRITE_TIMEOUT_MS", 200)
     monkeypatch.setattr(exactly_once, "STILL_MS_MAX", 200)
-    held = writer(HeldWriter)
+    held = writer()
     await held.open()
     writing = asyncio.create_task(held.write(derived(decisions, "0-0-0"), Progress(1, 0)))
-    await held.is_in_transaction.wait()
+    await hold.is_in_transaction.wait()
     time.sleep(0.6)  # noqa: ASYNC251 -- so does SIGSTOP
     with pytest.raises(StoodStill, match="this process stood still for"):
         await writing
@@ -315,16 +319,16 @@ async def follow_to_the_end(settings: Settings, decisions: DecisionLog, writer: 
 
 
 async def test_a_partition_that_is_revoked_in_mid_transaction(
-    settings: Settings, decisions: DecisionLog, writer: MakeWriter
+    settings: Settings, decisions: DecisionLog, writer: MakeWriter, hold: Hold
 ) -> None:
     await decisions.decide(0, [1, 1])
-    held = writer(HeldWriter)
+    held = writer()
     each = follow(settings, decisions, held)
-    await held.is_in_transaction.wait()
+    await hold.is_in_transaction.wait()
     async with asyncio.timeout(5):
         await each.stop()
     assert (await decisions.orders())[0] == []
-    await follow_to_the_end(settings, decisions, writer(ExactlyOnce))
+    await follow_to_the_end(settings, decisions, writer())
     assert await decisions.orders() == decisions.wins
 
 
@@ -338,7 +342,7 @@ async def test_a_progress_that_kafka_has_forgotten(
     settings: Settings, decisions: DecisionLog, writer: MakeWriter
 ) -> None:
     await decisions.decide(0, [1, 1], [-2], [1, -2, 1], [-2])
-    await follow_to_the_end(settings, decisions, writer(ExactlyOnce))
+    await follow_to_the_end(settings, decisions, writer())
     await decisions.decide(0, [-2, 1])
     other, second = without_progress(settings, decisions)
     await follow_to_the_end(other, decisions, second)
@@ -349,7 +353,7 @@ async def test_orders_and_progress_that_kafka_has_forgotten(
     settings: Settings, decisions: DecisionLog, writer: MakeWriter
 ) -> None:
     await decisions.decide(0, [1, 1], [-2], [1, -2, 1], [-2])
-    await follow_to_the_end(settings, decisions, writer(ExactlyOnce))
+    await follow_to_the_end(settings, decisions, writer())
     orders = decisions.topics.orders.name
     _, end = await decisions.log.bounds(orders, 0)
     await trim(settings.kafka(), orders, 0, end)
@@ -363,18 +367,25 @@ async def test_orders_and_progress_that_kafka_has_forgotten(
     assert (await decisions.orders())[0] == []
 
 
-async def test_a_writer_whose_closing_was_cancelled_is_closed_the_next_time(writer: MakeWriter) -> None:
-    each = writer(ExactlyOnce)
+async def test_a_writer_whose_closing_was_cancelled_is_closed_the_next_time(
+    writer: MakeWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop, stopped = AIOKafkaProducer.stop, asyncio.Event()
+
+    async def noted(producer: AIOKafkaProducer) -> None:
+        await stop(producer)
+        stopped.set()
+
+    monkeypatch.setattr(AIOKafkaProducer, "stop", noted)
+    each = writer()
     await each.open()
-    producer = each._producer
-    assert producer is not None
     closing = asyncio.create_task(each.close())
     await asyncio.sleep(0)
     closing.cancel()
     with suppress(asyncio.CancelledError):
         await closing
     await each.close()
-    assert producer._sender.sender_task.done()
+    assert stopped.is_set()
 
 
 async def test_an_assertion_of_aiokafka_is_tried_again(
@@ -386,4 +397,4 @@ async def test_an_assertion_of_aiokafka_is_tried_again(
     with monkeypatch.context() as patched:
         patched.setattr(AIOKafkaProducer, "start", start)
         with pytest.raises(WriteFailed, match="Did we not perform bootstrap"):
-            await writer(ExactlyOnce).open()
+            await writer().open()

@@ -6,9 +6,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import OutOfOrderSequenceNumber
 from kafka_admin import make_topics
+from library_faults import fail_for_good, skip_sequence_numbers
 from servers import Kafka
 
 from pipeline.kafka import producer as module
@@ -44,7 +45,21 @@ async def topic(kafka: Kafka) -> str:
 
 
 @pytest.fixture
-async def producer(kafka: Kafka) -> AsyncIterator[LogProducer]:
+def sessions(monkeypatch: pytest.MonkeyPatch) -> list[AIOKafkaProducer]:
+    """The sessions of all producers of the test, each an aiokafka producer, in the order of their starts."""
+    started: list[AIOKafkaProducer] = []
+    start = AIOKafkaProducer.start
+
+    async def noted(session: AIOKafkaProducer) -> None:
+        started.append(session)
+        await start(session)
+
+    monkeypatch.setattr(AIOKafkaProducer, "start", noted)
+    return started
+
+
+@pytest.fixture
+async def producer(kafka: Kafka, sessions: list[AIOKafkaProducer]) -> AsyncIterator[LogProducer]:
     async with running(kafka) as producer:
         yield producer
 
@@ -139,8 +154,9 @@ async def test_a_topic_that_is_not_there_is_named(kafka: Kafka, monkeypatch: pyt
             await producer.send("nowhere", 0, b"1", b"v")
 
 
-async def test_a_record_over_the_limit_is_not_sent(topic: str, producer: LogProducer) -> None:
-    session = producer._session
+async def test_a_record_over_the_limit_is_not_sent(
+    topic: str, producer: LogProducer, sessions: list[AIOKafkaProducer]
+) -> None:
     too_large = b"x" * (module.RECORD_BYTES_MAX + 1)
     for sending in (
         producer.send(topic, 0, None, too_large),
@@ -151,7 +167,7 @@ async def test_a_record_over_the_limit_is_not_sent(topic: str, producer: LogProd
         with pytest.raises(SendFailed, match=f"the limit is {module.RECORD_BYTES_MAX}"):
             await sending
     assert await producer.send(topic, 0, b"1", b"v") == 0
-    assert producer._session is session
+    assert len(sessions) == 1
 
 
 async def test_who_does_not_run_sends_nothing(kafka: Kafka, topic: str) -> None:
@@ -197,46 +213,47 @@ async def test_what_the_broker_refuses_costs_that_record_only(
     assert await values_of(kafka.bootstrap, topic) == [b"next"]
 
 
-async def test_a_gap_in_the_sequence_is_left_behind(kafka: Kafka, topic: str, producer: LogProducer) -> None:
+async def test_a_gap_in_the_sequence_is_left_behind(
+    kafka: Kafka, topic: str, producer: LogProducer, sessions: list[AIOKafkaProducer]
+) -> None:
     if not kafka.idempotent:
         pytest.skip("this broker knows no idempotent producers, so there is no sequence")
     await producer.send(topic, 0, b"1", b"0")
-    assert producer._session is not None
-    producer._session.producer._txn_manager.increment_sequence_number(TopicPartition(topic, 0), 5)
+    skip_sequence_numbers(sessions[0], TopicPartition(topic, 0), 5)
     with pytest.raises(SendFailed, match="OutOfOrderSequenceNumber"):
         await producer.send(topic, 0, b"1", b"lost")
     assert await producer.send(topic, 0, b"1", b"1") == 1
     assert await producer.send_all(topic, 0, [(b"1", b"2"), (b"1", b"3")]) == 3
     assert await values_of(kafka.bootstrap, topic) == [b"0", b"1", b"2", b"3"]
+    assert len(sessions) == 2
 
 
 @pytest.mark.parametrize("death", ["fatal error", "closed"])
-async def test_a_dead_session_is_left_behind(topic: str, producer: LogProducer, death: str) -> None:
+async def test_a_dead_session_is_left_behind(
+    topic: str, producer: LogProducer, sessions: list[AIOKafkaProducer], death: str
+) -> None:
     await producer.send(topic, 0, b"1", b"0")
-    session = producer._session
-    assert session is not None
     if death == "closed":
-        await session.producer.stop()
+        await sessions[0].stop()
     else:
-        session.producer._message_accumulator.fail_all(OutOfOrderSequenceNumber())
+        fail_for_good(sessions[0], OutOfOrderSequenceNumber())
     with pytest.raises(SendFailed, match="the record was not sent"):
         await producer.send(topic, 0, b"1", b"lost")
     offsets = await asyncio.gather(*(producer.send(topic, 0, b"1", b"%d" % n) for n in range(50)))
     assert sorted(offsets) == list(range(1, 51))
-    assert producer._session is not session
+    assert len(sessions) == 2
 
 
 async def test_a_repeat_whose_place_nobody_knows_is_no_place(
-    topic: str, producer: LogProducer, monkeypatch: pytest.MonkeyPatch
+    topic: str, producer: LogProducer, sessions: list[AIOKafkaProducer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert producer._session is not None
     acknowledged: asyncio.Future[Offset] = asyncio.get_running_loop().create_future()
     acknowledged.set_result(Offset(-1))
 
     async def send(*_: object, **__: object) -> asyncio.Future[Offset]:
         return acknowledged
 
-    monkeypatch.setattr(producer._session.producer, "send", send)
+    monkeypatch.setattr(sessions[0], "send", send)
     with pytest.raises(SendFailed, match="its offset is not known"):
         await producer.send(topic, 0, b"1", b"v")
 
