@@ -19,7 +19,7 @@ from pipeline.domain.product import Product, Purchase
 from pipeline.ingress.final_refusals import FinalRefusals
 from pipeline.ingress.on_sale import OnSale
 from pipeline.messages.decisions import Answer, Decision, OpenDecision, PurchaseDecision
-from pipeline.stock.store import Look
+from pipeline.stock.store import ProductSnapshot
 
 PARTITION = 0
 
@@ -32,13 +32,15 @@ class Moment:
     time_ms: int
     products: dict[str, Product]
 
-    def look(self, product_id: str, users: Sequence[str]) -> Look:
+    def snapshot(self, product_id: str, users: Sequence[str]) -> ProductSnapshot:
         product = self.products.get(product_id)
         if product is None:
-            return Look(self.offset, self.time_ms, None, [])
+            return ProductSnapshot(self.offset, self.time_ms, None, [])
         terms = product.opening
         standing = Standing(product.state, product.stock, terms.start_ms, terms.end_ms, terms.per_user_limit)
-        return Look(self.offset, self.time_ms, standing, [product.buyers.get(user, []) for user in users])
+        return ProductSnapshot(
+            self.offset, self.time_ms, standing, [product.buyers.get(user, []) for user in users]
+        )
 
 
 @dataclass
@@ -121,7 +123,7 @@ class Ingress:
         self.untold = 0
         """By how many records the broker understates the end of the log, as the in-memory one does."""
         self.meanwhile: deque[Callable[[], Any]] = deque()
-        self.looks: list[list[str]] = []
+        self.snapshots: list[list[str]] = []
         self.refreshes = 0
         self.waits = 0
         self.on_sale = OnSale()
@@ -147,14 +149,14 @@ class Ingress:
     def is_following(self, partition: int) -> bool:
         return self.is_heard
 
-    async def look(self, partition: int, product_id: str, users: Sequence[str]) -> Look:
-        self.looks.append(list(users))
+    async def snapshot(self, partition: int, product_id: str, users: Sequence[str]) -> ProductSnapshot:
+        self.snapshots.append(list(users))
         await self._let_happen()
         if self.fault is not None:
             raise self.fault
-        look = self.partition.moments[self.partition.redis].look(product_id, users)
+        snapshot = self.partition.moments[self.partition.redis].snapshot(product_id, users)
         await self._let_happen()
-        return look
+        return snapshot
 
     async def refresh(self) -> None:
         self.refreshes += 1

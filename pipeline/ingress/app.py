@@ -21,7 +21,7 @@ from pipeline.ingress.decisions.finder import DecisionFinder
 from pipeline.ingress.decisions.lookup import RUNS_BYTES_MAX, DecisionLookup
 from pipeline.ingress.decisions.pace import PaceKeeper
 from pipeline.ingress.decisions.waiters import ResultsFeed, Waiters
-from pipeline.ingress.final_refusals import LOOKS_MAX, FinalRefusals
+from pipeline.ingress.final_refusals import SNAPSHOTS_MAX, FinalRefusals
 from pipeline.ingress.http import administration
 from pipeline.ingress.http.administration import AdministrationRoutes
 from pipeline.ingress.http.admission import Admission
@@ -80,7 +80,7 @@ class Ingress:
         bootstrap, requests, partitions = settings.kafka(), topics.requests.name, topics.requests.partitions
         # Each of its own connections: who asks for figures holds up neither purchases nor the signs of life.
         self._store = StockStore.of(settings, settings.redis_connections_max)
-        self._looks = StockStore.of(settings, LOOKS_MAX)
+        self._snapshots = StockStore.of(settings, SNAPSHOTS_MAX)
         self._signs = StockStore.of(settings, SIGNS_CONNECTIONS_MAX)
         self._producer = LogProducer(settings, settings.worker_name, idempotent=settings.kafka_idempotence)
         self._ends = LogEnds(bootstrap, requests, partitions)
@@ -116,7 +116,7 @@ class Ingress:
             self._waiters, self._feed, self._older, self._commits, self._ends, self._keeper
         )
         self._refusals = FinalRefusals(
-            self._looks,
+            self._snapshots,
             self._ends,
             self._commits,
             self._waiters,
@@ -144,7 +144,7 @@ class Ingress:
             answered = _Patience(START_TIMEOUT_MS)
             await answered.by(lambda: require_topics(settings.kafka(), self._topics, START_TRY_TIMEOUT_MS))
             identity = await answered.by(lambda: log_identity(settings.kafka(), self._topics))
-            self._looks.log_identity = self._signs.log_identity = identity
+            self._snapshots.log_identity = self._signs.log_identity = identity
             await self._producer.start()
             await answered.by(self._ends.connect)
             await answered.by(self._decision_log.start)
@@ -192,7 +192,7 @@ class Ingress:
             self._stopping = type(part).__name__
             await part.stop()
         self._stopping = "stock store"
-        for store in (self._store, self._looks, self._signs):
+        for store in (self._store, self._snapshots, self._signs):
             await store.close()
 
     def _let_all_go(self) -> None:
@@ -308,7 +308,7 @@ class Ingress:
         """Raises TooFewDescriptors."""
         settings = self._settings
         clients = settings.connections_max + settings.admin_connections_max + HEALTH_CONNECTIONS_MAX
-        redis = settings.redis_connections_max + LOOKS_MAX + SIGNS_CONNECTIONS_MAX
+        redis = settings.redis_connections_max + SNAPSHOTS_MAX + SIGNS_CONNECTIONS_MAX
         raise_descriptor_limit(
             clients + 3 * REFUSALS_MAX + redis,
             "SECKILL_CONNECTIONS_MAX, SECKILL_ADMIN_CONNECTIONS_MAX, SECKILL_REDIS_CONNECTIONS_MAX",

@@ -98,7 +98,7 @@ class Cursor:
     last_answer: list[bytes]
 
 
-class Look(NamedTuple):
+class ProductSnapshot(NamedTuple):
     """One atomic look at a product: the cursor at that moment, and what the commands up to it add up to.
 
     `offset` is -1 and `time_ms` 0 where nothing is decided. `standing` is None for a product that was never opened;
@@ -153,7 +153,7 @@ class StockStore:
         self._decide = self._redis.register_script(script("decide"))
         self._replay = self._redis.register_script(script("replay"))
         self._wipe = self._redis.register_script(script("wipe"))
-        self._look = self._redis.register_script(script("look"))
+        self._snapshot = self._redis.register_script(script("snapshot"))
 
     @classmethod
     def of(cls, settings: Settings, connections_max: int | None = None) -> Self:
@@ -332,7 +332,7 @@ class StockStore:
         values = await _answer(self._redis.hmget(self._keys.buyers(partition, product_id), users))
         return [decode_wins(partition, value) if value else [] for value in values]
 
-    async def look(self, partition: int, product_id: str, users: Sequence[str]) -> Look:
+    async def snapshot(self, partition: int, product_id: str, users: Sequence[str]) -> ProductSnapshot:
         """The product and the wins of these users (1 to 1,000), as they are at one moment.
 
         Raises OtherLog if the partition belongs to another log.
@@ -343,14 +343,14 @@ class StockStore:
             self._keys.buyers(partition, product_id),
             self._keys.log(partition),
         ]
-        held, offset, time_ms, *opened = await _answer(self._look(keys=names, args=users))
+        held, offset, time_ms, *opened = await _answer(self._snapshot(keys=names, args=users))
         self._raise_if_other(partition, held)
         if not opened:
-            return Look(int(offset or -1), int(time_ms or 0), None, [])
+            return ProductSnapshot(int(offset or -1), int(time_ms or 0), None, [])
         (stock, state, start_ms, end_ms, limit), bought = opened
         standing = Standing(SaleState(state.decode()), int(stock), int(start_ms), int(end_ms), int(limit))
         wins = [decode_wins(partition, value) if value else [] for value in bought]
-        return Look(int(offset), int(time_ms), standing, wins)
+        return ProductSnapshot(int(offset), int(time_ms), standing, wins)
 
     def _key_names(self, partition: int, product_ids: Iterable[str]) -> list[str]:
         names = [self._keys.cursor(partition), self._keys.products(partition)]

@@ -96,7 +96,7 @@ def without_terms(result: Decision) -> Decision | tuple[Any, ...]:
 
 def assert_same_look(stack: Stack, fold: PartitionFold, product_id: str) -> None:
     """A look shows at once what the product's keys show one by one."""
-    look = stack.runner.run(stack.store.look(PARTITION, product_id, USERS))
+    look = stack.runner.run(stack.store.snapshot(PARTITION, product_id, USERS))
     assert (look.offset, look.time_ms) == (fold.offset, fold.time_ms)
     product = fold.products.get(product_id)
     if product is None:

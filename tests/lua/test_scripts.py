@@ -13,7 +13,15 @@ from pipeline.errors import RedisUnavailable
 from pipeline.messages.commands import OpenCommand, encode_close, encode_open, encode_purchases
 from pipeline.messages.decisions import decode_decision
 from pipeline.stock.scripts import script
-from pipeline.stock.store import Look, MayEvict, OtherLog, PreparedCommand, RedisFault, Stale, StockStore
+from pipeline.stock.store import (
+    MayEvict,
+    OtherLog,
+    PreparedCommand,
+    ProductSnapshot,
+    RedisFault,
+    Stale,
+    StockStore,
+)
 
 PARTITION = 1
 TERMS = Opening(name="n", price="9.90", stock=10_000, start_ms=0, end_ms=10**13, per_user_limit=1)
@@ -125,16 +133,16 @@ async def test_a_chunk_of_as_many_products_as_records(store: StockStore) -> None
 
 
 async def test_a_look_is_of_one_moment_and_changes_nothing(store: StockStore, redis_url: str) -> None:
-    assert await store.look(PARTITION, "1001", ["a"]) == Look(-1, 0, None, [])
+    assert await store.snapshot(PARTITION, "1001", ["a"]) == ProductSnapshot(-1, 0, None, [])
     users = [f"user-{number:059d}" for number in range(1_000)]
     await store.decide(PARTITION, -1, 0, [opening(), purchase(1, users[7])])
     before = everything(redis_url)
-    look = await store.look(PARTITION, "1001", users)
+    look = await store.snapshot(PARTITION, "1001", users)
     assert (look.offset, look.time_ms) == (1, 1_000)
     assert look.standing == Standing(SaleState.ACTIVE, 9_999, 0, 10**13, 1)
     assert [index for index, wins in enumerate(look.wins) if wins] == [7]
     assert [str(win.receipt) for win in look.wins[7]] == ["1-1-0"]
-    assert await store.look(PARTITION, "p-2", ["a"]) == Look(1, 1_000, None, [])
+    assert await store.snapshot(PARTITION, "p-2", ["a"]) == ProductSnapshot(1, 1_000, None, [])
     assert everything(redis_url) == before
 
 
@@ -147,7 +155,7 @@ async def test_what_another_log_has_left_is_neither_look_nor_progress(
     name = f"seckill:{{p{PARTITION}}}:log"
 
     async def look_and_progress(product_id: str) -> None:
-        assert (await store.look(PARTITION, product_id, ["a"])).offset == 1
+        assert (await store.snapshot(PARTITION, product_id, ["a"])).offset == 1
         assert await store.progress(PARTITION) == (1, 1)
 
     with Redis.from_url(redis_url) as client:
@@ -156,7 +164,7 @@ async def test_what_another_log_has_left_is_neither_look_nor_progress(
             await look_and_progress(product_id)
             client.set(name, "cluster/a/c")
             with pytest.raises(OtherLog, match="log cluster/a/c, but"):
-                await store.look(PARTITION, product_id, ["a"])
+                await store.snapshot(PARTITION, product_id, ["a"])
             with pytest.raises(OtherLog, match="log cluster/a/c, but"):
                 await store.progress(PARTITION)
             await store.take_over(PARTITION)

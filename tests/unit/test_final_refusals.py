@@ -203,10 +203,10 @@ async def test_a_product_on_sale_is_not_looked_at_and_a_paused_one_only_once() -
     ingress = Ingress(partition, follows_from=0)
     ingress.feed_all()
     assert await ingress.buy("p", "bob") is None
-    assert ingress.looks == []
+    assert ingress.snapshots == []
     assert await ingress.buy("paused", "bob") is None
     assert await ingress.buy("paused", "bob") is None
-    assert len(ingress.looks) == 1
+    assert len(ingress.snapshots) == 1
 
 
 async def test_a_process_that_knows_no_decision_of_a_product_learns_from_the_first_look() -> None:
@@ -216,7 +216,7 @@ async def test_a_process_that_knows_no_decision_of_a_product_learns_from_the_fir
     ingress = Ingress(partition)
     assert await ingress.buy("p", "bob") is None
     assert await ingress.buy("p", "bob") is None
-    assert (len(ingress.looks), ingress.refreshes) == (1, 0)
+    assert (len(ingress.snapshots), ingress.refreshes) == (1, 0)
 
 
 async def test_stock_that_comes_back_is_sold_before_the_feed_has_heard_of_it(sold_out: Ingress) -> None:
@@ -243,27 +243,27 @@ async def test_who_comes_during_a_look_has_the_next_one_and_shares_it(sold_out: 
         late.extend(asyncio.create_task(sold_out.buy("p", f"late{number}")) for number in range(5))
 
     await sold_out.buy("p", "before")
-    sold_out.looks.clear()
+    sold_out.snapshots.clear()
     sold_out.meanwhile.append(come)
     first = await sold_out.buy("p", "first")
     answers = await asyncio.gather(*late)
     assert {code(answer) for answer in (first, *answers)} == {SOLD_OUT}
-    assert sold_out.looks == [["first"], [f"late{number}" for number in range(5)]]
+    assert sold_out.snapshots == [["first"], [f"late{number}" for number in range(5)]]
 
 
 async def test_a_look_is_for_so_many_users_and_no_more(
     sold_out: Ingress, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(final_refusals, "USERS_PER_LOOK_MAX", 4)
+    monkeypatch.setattr(final_refusals, "USERS_PER_SNAPSHOT_MAX", 4)
     answers = await asyncio.gather(*(sold_out.buy("p", f"u{number}") for number in range(10)))
     assert {code(answer) for answer in answers} == {SOLD_OUT}
-    assert [len(users) for users in sold_out.looks] == [4, 4, 2]
+    assert [len(users) for users in sold_out.snapshots] == [4, 4, 2]
 
 
 async def test_beyond_so_many_products_at_once_there_is_the_log(
     sold_out: Ingress, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(final_refusals, "LOOKS_MAX", 2)
+    monkeypatch.setattr(final_refusals, "SNAPSHOTS_MAX", 2)
     answers = await asyncio.gather(*(sold_out.buy(product, "u") for product in ("p", "q", "r", "p")))
     assert [code(answer) for answer in answers] == [SOLD_OUT, -1, None, SOLD_OUT]
     assert code(await sold_out.buy("r", "u")) == -1
@@ -352,10 +352,10 @@ async def test_redis_that_is_away_is_not_waited_for_again_for_a_while(
 ) -> None:
     sold_out.fault = RedisUnavailable("Redis: refused")
     assert [await sold_out.buy(product_id, "u") for product_id in ("p", "p", "q")] == [None] * 3
-    assert len(sold_out.looks) == 1
+    assert len(sold_out.snapshots) == 1
     sold_out.partition.now_ms += PAUSE_MS + 1
     assert await sold_out.buy("p", "u") is None
-    assert len(sold_out.looks) == 2
+    assert len(sold_out.snapshots) == 2
     assert [record.levelno for record in caplog.records] == [logging.WARNING] * 2
     sold_out.fault = None
     sold_out.partition.now_ms += PAUSE_MS + 1
@@ -378,14 +378,14 @@ async def test_what_is_known_as_opened_was_never_never_opened(sold_out: Ingress)
 async def test_who_waits_for_a_redis_that_hangs_goes_the_way_of_the_log_with_all_who_came_meanwhile(
     sold_out: Ingress, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(final_refusals, "LOOK_TIMEOUT_MS", 20)
+    monkeypatch.setattr(final_refusals, "SNAPSHOT_TIMEOUT_MS", 20)
     late: list[asyncio.Task[Answer | None]] = []
 
     async def hang(*_: object) -> None:
         late.append(asyncio.create_task(sold_out.buy("p", "late")))
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(sold_out, "look", hang)
+    monkeypatch.setattr(sold_out, "snapshot", hang)
     assert await sold_out.buy("p", "u") is None
     assert await late[0] is None
     assert len(late) == 1
@@ -424,7 +424,7 @@ async def test_an_unknown_product_is_refused_once_the_log_has_been_asked_each_ti
 async def test_the_log_is_not_asked_for_a_product_that_was_opened(sold_out: Ingress) -> None:
     for _ in range(3):
         assert code(await sold_out.buy("p", "bob")) == SOLD_OUT
-    assert (sold_out.refreshes, len(sold_out.looks)) == (0, 3)
+    assert (sold_out.refreshes, len(sold_out.snapshots)) == (0, 3)
 
 
 async def test_before_it_has_begun_nothing_is_answered() -> None:
@@ -469,7 +469,7 @@ async def test_opened_in_the_log_and_not_decided_yet() -> None:
 
     ingress.meanwhile.extend([bool, bool, bool, bool, decide])
     assert await ingress.buy("q", "bob") is None
-    assert (len(ingress.looks), ingress.refreshes, ingress.waits) == (2, 1, 1)
+    assert (len(ingress.snapshots), ingress.refreshes, ingress.waits) == (2, 1, 1)
     assert "q" in ingress.on_sale
 
 
@@ -487,7 +487,7 @@ async def test_other_purchases_are_under_way_all_the_time() -> None:
 
     ingress.meanwhile.extend([bool, bool, go_on, go_on, go_on])
     assert code(await ingress.buy("unknown", "bob")) == -1
-    assert len(ingress.looks) == 2
+    assert len(ingress.snapshots) == 2
 
 
 async def test_a_log_that_is_not_decided_in_time_is_not_waited_for_again_for_a_while() -> None:

@@ -25,6 +25,7 @@ from pipeline.ingress.errors import NotAcknowledged, NotSent, TooManyPurchases
 from pipeline.kafka.producer import Sender, SendFailed
 from pipeline.kafka.topics import partition_of
 from pipeline.messages.commands import encode_purchases
+from pipeline.process.tasks import BackgroundTasks
 
 PRODUCTS_REMEMBERED_MAX = 1_000
 """Of whose last record is known what to expect of the next; the next of any other is sent at once."""
@@ -35,7 +36,7 @@ logger = logging.getLogger(__name__)
 _Buyers = dict[asyncio.Future[Receipt], Purchase]
 
 
-class _Lane:
+class _Queue:
     """The purchases of one product, from the first that comes until none is left."""
 
     __slots__ = ("awaited", "enough", "gathered", "gathered_since_s", "in_flight", "partition", "product_id")
@@ -69,8 +70,8 @@ class GroupCommit:
         self._waiting_max = waiting_max
         self._send_timeout_s = send_timeout_ms / 1_000
         self._gather_s_max = gather_ms_max / 1_000
-        self._lanes: dict[str, _Lane] = {}
-        self._driving: set[asyncio.Task[None]] = set()
+        self._queues: dict[str, _Queue] = {}
+        self._tasks = BackgroundTasks(logger)
         self._rounds: dict[str, Round] = {}
         """The last record of each product that had more than one buyer of late."""
         self._overdue = [0] * partitions
@@ -86,22 +87,22 @@ class GroupCommit:
         if self.waiting >= self._waiting_max:
             raise TooManyPurchases
         loop = asyncio.get_running_loop()
-        lane = self._lanes.get(purchase.product_id)
-        if lane is None:
-            lane = self._open_lane(loop, purchase.product_id)
-        elif self._overdue[lane.partition]:
+        queue = self._queues.get(purchase.product_id)
+        if queue is None:
+            queue = self._open_queue(purchase.product_id)
+        elif self._overdue[queue.partition]:
             raise NotSent
-        if not lane.gathered:
-            lane.gathered_since_s = loop.time()
+        if not queue.gathered:
+            queue.gathered_since_s = loop.time()
         future: asyncio.Future[Receipt] = loop.create_future()
-        lane.gathered[future] = purchase
-        if len(lane.gathered) == lane.awaited:
-            lane.enough.set()
+        queue.gathered[future] = purchase
+        if len(queue.gathered) == queue.awaited:
+            queue.enough.set()
         self.waiting += 1
         try:
             return await future
         except asyncio.CancelledError:
-            lane.gathered.pop(future, None)
+            queue.gathered.pop(future, None)
             raise
         finally:
             self.waiting -= 1
@@ -113,8 +114,8 @@ class GroupCommit:
 
     def is_gathering(self, product_id: str) -> bool:
         """Whether a purchase of this product that comes now goes into a record with others."""
-        lane = self._lanes.get(product_id)
-        return lane is not None and len(lane.gathered) % self._batch_max > 0
+        queue = self._queues.get(product_id)
+        return queue is not None and len(queue.gathered) % self._batch_max > 0
 
     def is_away(self, partition: int) -> bool:
         """Whether a record of this partition is overdue: sent, not acknowledged in time, not given up."""
@@ -122,82 +123,75 @@ class GroupCommit:
 
     def let_all_go(self) -> None:
         """Answer all who wait: this process stops, and nobody may be left without a word."""
-        for lane in self._lanes.values():
-            _give_up(lane)
+        for queue in self._queues.values():
+            _give_up(queue)
 
     def note_end(self, partition: int, end: int) -> None:
         self.ends[partition] = max(self.ends[partition], end)
 
-    def _open_lane(self, loop: asyncio.AbstractEventLoop, product_id: str) -> _Lane:
+    def _open_queue(self, product_id: str) -> _Queue:
         partition = partition_of(product_id, len(self._overdue))
         if self._overdue[partition]:
             raise NotSent
-        lane = self._lanes[product_id] = _Lane(product_id, partition)
-        task = loop.create_task(self._drive(lane), name=f"group commit of {product_id}")
-        self._driving.add(task)
-        task.add_done_callback(self._driven)
-        return lane
+        queue = self._queues[product_id] = _Queue(product_id, partition)
+        self._tasks.start(self._drive(queue), name=f"group commit of {product_id}")
+        return queue
 
-    def _driven(self, task: asyncio.Task[None]) -> None:
-        self._driving.discard(task)
-        if not task.cancelled() and (error := task.exception()):
-            logger.error("the %s failed", task.get_name(), exc_info=error)
-
-    async def _drive(self, lane: _Lane) -> None:
+    async def _drive(self, queue: _Queue) -> None:
         """Send what has gathered, record after record, until nothing is left."""
         loop = asyncio.get_running_loop()
         try:
-            while lane.gathered:
-                await self._gather(loop, lane)
-                deadline_s = lane.gathered_since_s + self._send_timeout_s
-                lane.in_flight = self._take(lane)
-                if lane.in_flight:
-                    await self._send(loop, lane, deadline_s)
+            while queue.gathered:
+                await self._gather(loop, queue)
+                deadline_s = queue.gathered_since_s + self._send_timeout_s
+                queue.in_flight = self._take(queue)
+                if queue.in_flight:
+                    await self._send(loop, queue, deadline_s)
         finally:
-            # Also on the way of a fault: nobody is left waiting, and the next purchase opens a new lane.
-            del self._lanes[lane.product_id]
-            _give_up(lane)
+            # Also on the way of a fault: nobody is left waiting, and the next purchase opens a new queue.
+            del self._queues[queue.product_id]
+            _give_up(queue)
 
-    async def _gather(self, loop: asyncio.AbstractEventLoop, lane: _Lane) -> None:
+    async def _gather(self, loop: asyncio.AbstractEventLoop, queue: _Queue) -> None:
         """Wait for the purchases that are worth it, see `gathering`."""
-        last = self._rounds.get(lane.product_id)
-        wanted = gathering(last, lane.gathered_since_s, self._batch_max, self._gather_s_max)
-        if len(lane.gathered) >= wanted.purchases or loop.time() >= wanted.until_s:
+        last = self._rounds.get(queue.product_id)
+        wanted = gathering(last, queue.gathered_since_s, self._batch_max, self._gather_s_max)
+        if len(queue.gathered) >= wanted.purchases or loop.time() >= wanted.until_s:
             return
-        lane.awaited = wanted.purchases
-        lane.enough.clear()
-        timer = loop.call_at(wanted.until_s, lane.enough.set)
+        queue.awaited = wanted.purchases
+        queue.enough.clear()
+        timer = loop.call_at(wanted.until_s, queue.enough.set)
         try:
-            await lane.enough.wait()
+            await queue.enough.wait()
         finally:
             timer.cancel()
-            lane.awaited = 0
+            queue.awaited = 0
 
-    def _remember(self, lane: _Lane, sent_s: float, acknowledged_s: float) -> None:
+    def _remember(self, queue: _Queue, sent_s: float, acknowledged_s: float) -> None:
         # The newest last: a dict keeps its order.
-        before = self._rounds.pop(lane.product_id, None)
-        purchases, gathered = len(lane.in_flight), len(lane.gathered)
+        before = self._rounds.pop(queue.product_id, None)
+        purchases, gathered = len(queue.in_flight), len(queue.gathered)
         if purchases + gathered > 1:
             decision_s = 0.0 if before is None else before.next_decision_s
-            self._rounds[lane.product_id] = Round(sent_s, acknowledged_s, purchases, gathered, decision_s)
+            self._rounds[queue.product_id] = Round(sent_s, acknowledged_s, purchases, gathered, decision_s)
             if len(self._rounds) > PRODUCTS_REMEMBERED_MAX:
                 del self._rounds[next(iter(self._rounds))]
 
-    def _take(self, lane: _Lane) -> _Buyers:
-        if len(lane.gathered) <= self._batch_max:
-            batch, lane.gathered = lane.gathered, {}
+    def _take(self, queue: _Queue) -> _Buyers:
+        if len(queue.gathered) <= self._batch_max:
+            batch, queue.gathered = queue.gathered, {}
             return batch
-        batch = dict(islice(lane.gathered.items(), self._batch_max))
+        batch = dict(islice(queue.gathered.items(), self._batch_max))
         for future in batch:
-            del lane.gathered[future]
+            del queue.gathered[future]
         return batch
 
-    async def _send(self, loop: asyncio.AbstractEventLoop, lane: _Lane, deadline_s: float) -> None:
+    async def _send(self, loop: asyncio.AbstractEventLoop, queue: _Queue, deadline_s: float) -> None:
         """Send one record and tell its buyers.
 
         The time-out fails the buyers, not the send: that is let go on, since its record can not be called back.
         """
-        partition, buyers = lane.partition, lane.in_flight
+        partition, buyers = queue.partition, queue.in_flight
         overdue = False
 
         def give_up() -> None:
@@ -207,25 +201,28 @@ class GroupCommit:
             logger.warning(
                 "Kafka does not acknowledge: %d purchases of product %s on partition %d are answered 503,"
                 " and so are all that come for this partition until it does",
-                len(buyers) + len(lane.gathered),
-                lane.product_id,
+                len(buyers) + len(queue.gathered),
+                queue.product_id,
                 partition,
             )
-            _give_up(lane)
+            _give_up(queue)
 
         timer = loop.call_at(deadline_s, give_up)
         sent_s = loop.time()
         try:
             offset = await self._producer.send(
-                self._topic, partition, lane.product_id.encode(), _envelope(lane.product_id, buyers.values())
+                self._topic,
+                partition,
+                queue.product_id.encode(),
+                _envelope(queue.product_id, buyers.values()),
             )
         except SendFailed as error:
             logger.error(
-                "a record of %d purchases of product %s failed: %s", len(buyers), lane.product_id, error
+                "a record of %d purchases of product %s failed: %s", len(buyers), queue.product_id, error
             )
             _fail(buyers, NotAcknowledged)
         else:
-            self._remember(lane, sent_s, loop.time())
+            self._remember(queue, sent_s, loop.time())
             self.records += 1
             self.accepted += len(buyers)
             self.note_end(partition, offset + 1)
@@ -239,11 +236,11 @@ class GroupCommit:
                 logger.warning("partition %d: the record that was overdue is settled", partition)
 
 
-def _give_up(lane: _Lane) -> None:
+def _give_up(queue: _Queue) -> None:
     """Tell all who wait that it will not be now: who was sent may be in the log, who gathers is not."""
-    _fail(lane.in_flight, NotAcknowledged)
-    _fail(lane.gathered, NotSent)
-    lane.gathered.clear()
+    _fail(queue.in_flight, NotAcknowledged)
+    _fail(queue.gathered, NotSent)
+    queue.gathered.clear()
 
 
 def _envelope(product_id: str, purchases: Iterable[Purchase]) -> bytes:
