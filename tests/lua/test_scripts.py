@@ -249,7 +249,7 @@ def test_codes_and_limits_are_the_same_in_lua() -> None:
     }
 
 
-@pytest.mark.parametrize("name", ["decide", "look", "replay", "wipe"])
+@pytest.mark.parametrize("name", ["decide", "snapshot", "replay", "wipe"])
 def test_every_script_tells_its_keys_arguments_reply_and_errors(name: str) -> None:
     source = script(name)
     assert all(f"-- {word}" in source for word in ("KEYS", "ARGV", "Reply", "Errors"))
