@@ -11,7 +11,7 @@ from agents.known_ends import KnownEnds
 from pipeline.domain.liveness import Liveness, Work, observe, stalled_ms
 from pipeline.errors import KafkaUnavailable, RedisUnavailable
 from pipeline.process.exit import die
-from pipeline.stock.store import RedisFault
+from pipeline.stock.client import RedisFault
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,8 @@ from pipeline.errors import KafkaUnavailable, RedisUnavailable
 from pipeline.kafka.log_reader import ReadableLog
 from pipeline.kafka.records import Batch, Bounds, LogRecord
 from pipeline.messages.commands import encode_purchases
-from pipeline.stock.store import Cursor, PreparedCommand, Stale
+from pipeline.stock.store import Stale
+from pipeline.stock.values import Cursor, PreparedCommand
 
 ALWAYS = 1_000
 STEPS = 50

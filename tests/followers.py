@@ -21,7 +21,8 @@ from pipeline.local.listen import answers_ok, free_port
 from pipeline.local.process import Part, Process
 from pipeline.messages.breakers import BreakerChange, encode_breaker
 from pipeline.messages.commands import OpenCommand, decode_command, encode_open
-from pipeline.stock.store import PreparedCommand, StockStore
+from pipeline.stock.store import StockStore
+from pipeline.stock.values import PreparedCommand
 
 NO_REDIS = "redis://127.0.0.1:1/0"
 

@@ -19,7 +19,7 @@ from pipeline.domain.product import Product, Purchase
 from pipeline.ingress.final_refusals import FinalRefusals
 from pipeline.ingress.on_sale import OnSale
 from pipeline.messages.decisions import Answer, Decision, OpenDecision, PurchaseDecision
-from pipeline.stock.store import ProductSnapshot
+from pipeline.stock.values import ProductSnapshot
 
 PARTITION = 0
 

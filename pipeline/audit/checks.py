@@ -24,7 +24,7 @@ from pipeline.messages.decisions import (
     PurchaseDecision,
     decode_decision,
 )
-from pipeline.stock.store import decode_wins
+from pipeline.stock.values import decode_wins
 
 CURSOR_EXTRAS = frozenset({"settled", "results_position", "last_answer"})
 """Fields of the cursor that tell how the decisions came about, not what they are."""

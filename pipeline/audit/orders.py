@@ -16,7 +16,7 @@ from pipeline.audit.report import Finding, Location
 from pipeline.audit.stock_fold import StockFold
 from pipeline.domain.receipts import Receipt, parse_receipt
 from pipeline.messages.decisions import PurchaseDecision
-from pipeline.stock.store import decode_wins
+from pipeline.stock.values import decode_wins
 
 OUTSTANDING_MAX = 10_000
 

@@ -9,7 +9,7 @@ from redis.exceptions import RedisError
 from pipeline.errors import RedisUnavailable
 from pipeline.kafka.records import Bounds, LogRecord, RecordWithHeaders
 from pipeline.stock.keys import Keys
-from pipeline.stock.store import decode_last_answer
+from pipeline.stock.values import decode_last_answer
 
 SNAPSHOT_TRIES_MAX = 10
 KEYS_PER_STEP = 1_000

@@ -35,7 +35,8 @@ from pipeline.kafka.records import LogRecord
 from pipeline.kafka.topics import Topics
 from pipeline.process import fault_points
 from pipeline.settings import Settings
-from pipeline.stock.store import PreparedCommand, Stale
+from pipeline.stock.store import Stale
+from pipeline.stock.values import PreparedCommand
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from pipeline.kafka.records import LogRecord
 from pipeline.messages.commands import MalformedCommand, PurchaseCommand, decode_command
 from pipeline.messages.decisions import kept_of, malformed_members
 from pipeline.messages.fields import TIME_MS_MAX
-from pipeline.stock.store import PreparedCommand
+from pipeline.stock.values import PreparedCommand
 
 MALFORMED_BYTES_PER_PURCHASE = 1_024
 """A malformed command passes through Redis whole, whatever its size: so its size counts against the chunk's limit."""

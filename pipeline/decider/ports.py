@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from pipeline.stock.store import Cursor, PreparedCommand
+from pipeline.stock.values import Cursor, PreparedCommand
 
 Keyed = tuple[bytes | None, bytes]
 """The key and the value of a record to be written."""

@@ -21,7 +21,8 @@ from pipeline.kafka.log_reader import ReadableLog
 from pipeline.kafka.records import Bounds
 from pipeline.kafka.topics import Topics
 from pipeline.messages.decisions import Decision, MalformedDecision, NotADecision, decode_decision
-from pipeline.stock.store import Cursor, Stale
+from pipeline.stock.store import Stale
+from pipeline.stock.values import Cursor
 
 logger = logging.getLogger(__name__)
 

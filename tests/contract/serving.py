@@ -18,7 +18,8 @@ from pipeline.messages.commands import MalformedCommand, RawCommand, decode_comm
 from pipeline.messages.decisions import malformed_members
 from pipeline.process.tasks import cancel_and_wait
 from pipeline.settings import Settings
-from pipeline.stock.store import PreparedCommand, StockStore
+from pipeline.stock.store import StockStore
+from pipeline.stock.values import PreparedCommand
 
 PURCHASE = "/api/v1/seckill/purchase"
 PURCHASE_ASYNC = "/api/v1/seckill/purchase/async"

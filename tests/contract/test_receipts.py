@@ -10,7 +10,7 @@ from redis import Redis
 
 from contract.serving import REQUESTS, Decider, Reply, Service, StartIngress
 from pipeline.ingress.decisions import lookup
-from pipeline.ingress.decisions.waiters import LostPlace
+from pipeline.ingress.decisions.feed import LostPlace
 from pipeline.kafka.log_reader import LogReader
 from pipeline.kafka.producer import LogProducer
 from pipeline.kafka.topics import partition_of

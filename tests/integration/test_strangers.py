@@ -15,8 +15,9 @@ from followers import Decisions, Follower, own_topics_file
 
 from pipeline.breakers import BreakerBoard, follow_control
 from pipeline.domain.breaker import BreakerState
+from pipeline.ingress.decisions.feed import ResultsFeed
 from pipeline.ingress.decisions.fetcher import DecisionFetcher
-from pipeline.ingress.decisions.waiters import ResultsFeed, Waiters
+from pipeline.ingress.decisions.waiters import Waiters
 from pipeline.kafka.log_reader import LogReader
 from pipeline.kafka.producer import LogProducer
 from pipeline.kafka.record_format import FORMAT_VERSION, NewerFormat, refuse_newer

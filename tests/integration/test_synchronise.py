@@ -23,7 +23,8 @@ from pipeline.messages.commands import (
 )
 from pipeline.messages.decisions import DECISION_DEPTH_MAX, decode_decision, peek_source_offset
 from pipeline.settings import Profile
-from pipeline.stock.store import OtherLog, PreparedCommand, Stale, StockStore
+from pipeline.stock.store import OtherLog, Stale, StockStore
+from pipeline.stock.values import PreparedCommand
 
 TOPICS = load_topics(Profile.LOCAL)
 TERMS = Opening("n", "1.00", 100, 0, 10**12)

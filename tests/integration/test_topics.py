@@ -43,7 +43,8 @@ from pipeline.messages.decisions import (
 )
 from pipeline.messages.orders import created_orders
 from pipeline.settings import Profile
-from pipeline.stock.store import PreparedCommand, StockStore
+from pipeline.stock.store import StockStore
+from pipeline.stock.values import PreparedCommand
 
 FILE = Path(__file__).parents[2] / "topics.yaml"
 

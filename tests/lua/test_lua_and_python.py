@@ -23,7 +23,8 @@ from pipeline.messages.decisions import (
     decode_decision,
 )
 from pipeline.stock.keys import Keys
-from pipeline.stock.store import StockStore, decode_wins
+from pipeline.stock.store import StockStore
+from pipeline.stock.values import decode_wins
 
 keys = Keys()
 

@@ -13,7 +13,9 @@ from redis import Redis, exceptions
 from pipeline.domain.product import Opening
 from pipeline.errors import RedisUnavailable
 from pipeline.messages.commands import OpenCommand, encode_open
-from pipeline.stock.store import PreparedCommand, RedisFault, StockStore, _answer
+from pipeline.stock.client import RedisFault, reply_of
+from pipeline.stock.store import StockStore
+from pipeline.stock.values import PreparedCommand
 
 PARTITION = 1
 OPENING = PreparedCommand(0, 1_000, "1", encode_open(OpenCommand("1", Opening("n", "1", 5, 0, 10**13))))
@@ -84,7 +86,7 @@ async def test_a_key_of_another_type_is_a_fault(store: StockStore, private_redis
 )
 async def test_what_waiting_mends_is_told_wherever_its_code_stands(said: str) -> None:
     with pytest.raises(RedisUnavailable):
-        await _answer(_raise(exceptions.ResponseError(said)))
+        await reply_of(_raise(exceptions.ResponseError(said)))
 
 
 @pytest.mark.parametrize(
@@ -98,7 +100,7 @@ async def test_what_waiting_mends_is_told_wherever_its_code_stands(said: str) ->
 )
 async def test_what_waiting_does_not_mend_is_a_fault(said: str) -> None:
     with pytest.raises(RedisFault):
-        await _answer(_raise(exceptions.ResponseError(said)))
+        await reply_of(_raise(exceptions.ResponseError(said)))
 
 
 async def _raise(error: Exception) -> None:

@@ -12,16 +12,10 @@ from pipeline.domain.product import Opening, SaleState
 from pipeline.errors import RedisUnavailable
 from pipeline.messages.commands import OpenCommand, encode_close, encode_open, encode_purchases
 from pipeline.messages.decisions import decode_decision
+from pipeline.stock.client import RedisFault
 from pipeline.stock.scripts import script
-from pipeline.stock.store import (
-    MayEvict,
-    OtherLog,
-    PreparedCommand,
-    ProductSnapshot,
-    RedisFault,
-    Stale,
-    StockStore,
-)
+from pipeline.stock.store import MayEvict, OtherLog, Stale, StockStore
+from pipeline.stock.values import PreparedCommand, ProductSnapshot
 
 PARTITION = 1
 TERMS = Opening(name="n", price="9.90", stock=10_000, start_ms=0, end_ms=10**13, per_user_limit=1)

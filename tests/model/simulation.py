@@ -37,7 +37,7 @@ from pipeline.messages.commands import OpenCommand, encode_close, encode_open, e
 from pipeline.messages.decisions import OpenDecision, decode_decision, peek_source_offset
 from pipeline.settings import Settings
 from pipeline.stock.keys import Keys
-from pipeline.stock.store import decode_wins
+from pipeline.stock.values import decode_wins
 
 keys = Keys()
 

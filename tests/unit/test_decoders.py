@@ -31,7 +31,7 @@ from pipeline.messages.decisions import NotADecision, PurchaseDecision, decode_d
 from pipeline.messages.nesting import is_nested_deeper
 from pipeline.messages.orders import BadOrder, Order, created_orders, decode_order
 from pipeline.orders.feed import Repeats
-from pipeline.stock.store import decode_last_answer
+from pipeline.stock.values import decode_last_answer
 
 RULE = Rule(Algorithm.TOKEN_BUCKET, 5, 5)
 COMMANDS = [

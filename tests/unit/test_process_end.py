@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.decider import LogsDisagree
 from pipeline.process.exit import EXIT_BROKEN_PROMISE, die_with
-from pipeline.stock.store import RedisFault
+from pipeline.stock.client import RedisFault
 
 
 class Ended(BaseException):

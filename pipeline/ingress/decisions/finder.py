@@ -8,11 +8,12 @@ import logging
 
 from pipeline.domain.receipts import Receipt
 from pipeline.errors import KafkaUnavailable
+from pipeline.ingress.decisions.feed import ResultsFeed
 from pipeline.ingress.decisions.lookup import DecisionLookup
 from pipeline.ingress.decisions.pace import Estimate, PaceKeeper
 from pipeline.ingress.decisions.record import DecisionRecord
 from pipeline.ingress.decisions.search import NotFound
-from pipeline.ingress.decisions.waiters import ResultsFeed, Waiters
+from pipeline.ingress.decisions.waiters import Waiters
 from pipeline.ingress.errors import (
     DecisionDeleted,
     RequestRefused,

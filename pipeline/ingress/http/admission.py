@@ -25,7 +25,8 @@ from pipeline.ingress.errors import (
 )
 from pipeline.ingress.http.problems import Kind, Problem, not_found
 from pipeline.settings import Settings
-from pipeline.stock.store import OtherLog, RedisFault
+from pipeline.stock.client import RedisFault
+from pipeline.stock.store import OtherLog
 
 NEVER_REFUSED = ("/health",)
 """Paths that answer also when there is too much to do: whoever asks there decides whether this process lives."""

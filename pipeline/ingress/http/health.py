@@ -12,11 +12,12 @@ from pipeline.domain.times import rfc3339
 from pipeline.errors import RedisUnavailable
 from pipeline.ingress.command_log.group_commit import GroupCommit
 from pipeline.ingress.command_log.log_ends import LogEnds
+from pipeline.ingress.decisions.feed import ResultsFeed
 from pipeline.ingress.decisions.pace import PaceKeeper
-from pipeline.ingress.decisions.waiters import ResultsFeed
 from pipeline.ingress.http.answers import json_answer
 from pipeline.ingress.http.shared_reads import SharedReads
-from pipeline.stock.store import RedisFault, StockStore
+from pipeline.stock.client import RedisFault
+from pipeline.stock.store import StockStore
 
 KAFKA_SILENT_MS_MAX = 3_000
 """The pace keeper asks the broker once a second; after this long without an answer it counts as away."""

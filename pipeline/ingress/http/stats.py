@@ -26,7 +26,8 @@ from pipeline.ingress.http.polling import PollingRoutes
 from pipeline.ingress.http.problems import invalid, not_found
 from pipeline.ingress.http.shared_reads import SharedReads
 from pipeline.kafka.topics import partition_of
-from pipeline.stock.store import OtherLog, ProductStock, StockStore
+from pipeline.stock.store import OtherLog, StockStore
+from pipeline.stock.values import ProductStock
 
 LIMITERS_SHOWN_MAX = 200
 """Products among which `system/stats` looks for limiters, in each partition as many: each is a read of Redis."""
