@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-from agents import orders, purchases, results
+from agents import purchases, results
 from agents.app import create_app
 from agents.joining import Joining
 from agents.known_ends import KnownEnds
@@ -78,7 +78,6 @@ def follower(settings: Settings, topics: Topics, _: str | None) -> NoReturn:
     ends = KnownEnds(app, topics.results.name, log)
     order_followers = OrderFollowers(settings, topics, log, ends.end)
     results.attach(app, topics, followers, order_followers)
-    orders.attach(app, topics, order_followers)
     timeout_ms = settings.progress_timeout_ms
     watchdogs = {
         "orders": Watchdog("orders", ends, order_followers.work, _nothing_else, timeout_ms),

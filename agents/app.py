@@ -10,6 +10,7 @@ from faust.tables.manager import TableManager
 from mode.utils.queues import FlowControlEvent
 
 from agents.transport import Transport
+from pipeline.kafka.topics import Topic
 from pipeline.settings import Settings
 
 STREAM_BUFFER_RECORDS_MAX = 65_536
@@ -68,6 +69,25 @@ class App(faust.App):
         await super().on_start()
         for task in self.on_start_tasks:
             self.add_future(task())
+
+    def on_rebalance(
+        self,
+        topic: Topic,
+        begins: Callable[[], Awaitable[None]],
+        assigned: Callable[[set[int]], Awaitable[None]],
+    ) -> None:
+        """Call `begins` when a rebalance begins, and `assigned` with this process's partitions of `topic` at its end.
+
+        Faust revokes all partitions at first, most of which it assigns here again.
+        """
+
+        @self.on_partitions_revoked.connect
+        async def _begins(_app: faust.App, _revoked: set[Any], **_: Any) -> None:
+            await begins()
+
+        @self.on_partitions_assigned.connect
+        async def _assigned(_app: faust.App, places: set[Any], **_: Any) -> None:
+            await assigned({place.partition for place in places if place.topic == topic.name})
 
     @cached_property
     def flow_control(self) -> FlowControlEvent:
