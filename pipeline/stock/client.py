@@ -20,8 +20,8 @@ _AWAY = (
     exceptions.ClusterDownError,
     exceptions.TryAgainError,
 )
-# Redis and scripts put the code first. Before it there may be redis-py's words about a command of a pipeline, the reason
-# why a transaction was discarded, or a position in a script; names in a script's own errors are quoted.
+# Redis and scripts put the code first. Before it there may be redis-py's words about a command of a pipeline, why a
+# transaction was discarded, or a position in a script; names in a script's own errors are quoted.
 _AWAY_CODE = re.compile(
     r"(?:^|: ?)-?(?:LOADING|MASTERDOWN|MISCONF|NOREPLICAS|OOM|READONLY|BUSY|UNBLOCKED|CLUSTERDOWN|TRYAGAIN"
     r"|NOAUTH)(?: |$)"

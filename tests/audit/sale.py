@@ -60,7 +60,7 @@ class Sale:
 
     async def decide(self, *, follow: bool = True) -> None:
         """Decide all that is there, in one chunk, as a decider does, and write what follows from the decisions."""
-        requests = await self._requests()
+        requests = await self.requests()
         if prepared := await self.decide_in_redis(requests):
             decisions = [
                 (each.product_id and each.product_id.encode(), record)
@@ -81,7 +81,7 @@ class Sale:
 
     async def forge(self, fault: Fault) -> None:
         """Decide all that is there, and let the world look as this fault has it."""
-        requests = await self._requests()
+        requests = await self.requests()
         await self.decide_in_redis(requests)
         bent = written(self.topics, requests, self.records, fault)
         self.records = bent.decisions
@@ -109,7 +109,7 @@ class Sale:
             await replay.add(LogRecord(offset, 0, key, record))
         await replay.flush()
 
-    async def _requests(self) -> list[LogRecord]:
+    async def requests(self) -> list[LogRecord]:
         batches = self.log.read(self.topics.requests.name, PARTITION, self.decided + 1)
         return [record async for batch in batches for record in batch]
 

@@ -78,7 +78,7 @@ async def test_what_a_decider_writes_twice_is_clean(undecided: Sale) -> None:
 async def test_what_is_on_its_way_is_no_violation(sold: Sale) -> None:
     # Decided in Redis, but not in the log yet; not decided at all.
     await sold.send([(SHUT.encode(), encode_close(SHUT))])
-    await sold.decide_in_redis()
+    await sold.decide_in_redis(await sold.requests())
     await sold.send([(PLAIN.encode(), JUNK)] * 2)
     report = await audited(sold)
     assert not told(report.findings)

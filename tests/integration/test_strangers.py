@@ -113,7 +113,7 @@ def test_what_this_version_reads_or_another_program_wrote_is_read(version: bytes
 @pytest.mark.parametrize("headers", [[("v", b"3")], [("v", b"1"), ("v", b"12")], [("a", b""), ("v", b"03")]])
 def test_a_newer_format_is_refused_and_named(headers: list[tuple[str, bytes | None]]) -> None:
     with pytest.raises(
-        NewerFormat, match=r"^t/4: the record at 7 is of format version (3|12|03), .* up to 2"
+        NewerFormat, match=r"^t/4: the record at offset 7 has format version (3|12|03), .* up to 2"
     ):
         refuse_newer("t", 4, [Record(("v", b"2")), Record(*headers)])
 
@@ -139,16 +139,18 @@ async def test_who_reads_a_log_meets_the_newer_format(
     await write(producer, topics.control.name, 0, b"{}", newer=True)
     try:
         async with asyncio.timeout(WITHIN_S):
-            with pytest.raises(NewerFormat, match=f"{name}/1: the record at 0"):
+            with pytest.raises(NewerFormat, match=f"{name}/1: the record at offset 0"):
                 await following
-            with pytest.raises(NewerFormat, match=f"{topics.control.name}/0: the record at 0"):
+            with pytest.raises(NewerFormat, match=f"{topics.control.name}/0: the record at offset 0"):
                 await control
         with pytest.raises(NewerFormat):
             await decisions.fetch(1, 0, 10_000)
         log = LogReader(kafka.bootstrap, ends_are_exact=kafka.idempotent)
         with pytest.raises(NewerFormat):
             _ = [batch async for batch in log.read(name, 1, 0)]
-        with pytest.raises(CannotRebuild, match=f"^{name}/1: the record at 0 is of format version {NEWER}"):
+        with pytest.raises(
+            CannotRebuild, match=f"^{name}/1: the record at offset 0 has format version {NEWER}"
+        ):
             await rebuild(Settings(**kafka.settings(), redis_url=redis_url), topics)
     finally:
         await feed.stop()
@@ -210,7 +212,7 @@ async def test_a_follower_goes_on_over_strangers_and_ends_at_a_newer_format(
                 assert time.monotonic() < deadline_s, follower.log_tail()
                 await asyncio.sleep(0.1)
             lines = follower.log_path.read_text().splitlines()
-            assert f"of format version {NEWER}" in lines[-1]
+            assert f"has format version {NEWER}" in lines[-1]
             assert lines[-1].endswith("this process ends")
             assert "Traceback" not in "\n".join(lines)
             assert any("no decider wrote this record" in line for line in lines)

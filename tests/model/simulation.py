@@ -23,8 +23,8 @@ from unittest.mock import patch
 from redis import Redis
 from simulated import TOPICS, MemoryLog, SlowStore, VirtualTime, World
 
-from agents import purchases
 from pipeline.audit.fold import PartitionFold
+from pipeline.decider import deciders
 from pipeline.decider.deciders import Deciders
 from pipeline.domain.codes import Code
 from pipeline.domain.limiters import Algorithm, Rule
@@ -271,7 +271,7 @@ def run_schedule(seed: int, redis: Redis) -> str | None:
     loop = VirtualTime()
     try:
         # A decider that fails ends its process; here, it ends the schedule.
-        with patch.object(purchases, "die_with", world.note_end):
+        with patch.object(deciders, "die_with", world.note_end):
             return loop.run_until_complete(schedule(world))
     finally:
         loop.run_until_complete(asyncio.sleep(0))
