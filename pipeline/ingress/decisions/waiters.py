@@ -68,7 +68,7 @@ class Waiters:
 
         All records before them decide commands below `below`, which is `sys.maxsize` if unknown. An empty `older`
         means that the log begins here. Returns False if nothing before them is needed: there is no room for it, and it
-        cannot change `last`.
+        says nothing about `last`.
         """
         highest = max((source_offset for source_offset, _ in older), default=-1)
         if highest > self.last[partition]:
@@ -103,11 +103,11 @@ class Waiters:
         return found
 
     def note_asked(self, decided: DecisionRecord) -> None:
-        """Keep a decision that was read from the log for the next request for it."""
+        """Keep a decision read from the log, in case it is requested again."""
         self._asked.add(decided)
 
     def is_past(self, partition: int, offset: int) -> bool:
-        """Whether the feed is past the decision on this command, so will not deliver it any more."""
+        """Whether the feed is past the decision on this command and will not deliver it any more."""
         return offset <= self.last[partition]
 
     async def wait(
