@@ -129,7 +129,7 @@ class FinalRefusals:
         self._reached = [end - 1 for end in ends]
 
     async def answer(self, purchase: Purchase) -> Answer | None:
-        """The answer to this purchase if it can never change, None if only the log can tell. Never raises."""
+        """The answer to this purchase if it can never change, None if it has to go into the log. Never raises."""
         product_id = purchase.product_id
         if product_id in self._on_sale:
             return None
@@ -206,7 +206,7 @@ class FinalRefusals:
     # --- one round ---------------------------------------------------------------------------------------------------
 
     async def _final(self, queue: _Queue) -> _Final | None:
-        """The final refusal of this round's purchases, None if only the log can tell. Raises _SnapshotFailed."""
+        """The final refusal of this round's purchases, None if they have to go into the log. Raises _SnapshotFailed."""
         partition = queue.partition
         settled: int | None = None
         for _ in range(SNAPSHOTS_PER_ROUND_MAX):

@@ -80,9 +80,9 @@ class DecisionFetcher:
         raise AssertionError("there is a first try")
 
     async def _fetch(self, partition: int, position: int, bytes_max: int) -> Run | End | Trimmed:
-        asked = [(self._topic, [(partition, position, bytes_max)])]
+        topics = [(self._topic, [(partition, position, bytes_max)])]
         answer = await self._send(
-            partition, FetchRequest(FETCH_WAIT_MS, 0, bytes_max, _READ_UNCOMMITTED, asked)
+            partition, FetchRequest(FETCH_WAIT_MS, 0, bytes_max, _READ_UNCOMMITTED, topics)
         )
         error, end, records = for_code(answer[1]), answer[2], answer[-1]
         if error is OffsetOutOfRangeError:

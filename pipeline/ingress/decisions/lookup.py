@@ -173,5 +173,5 @@ class _Runs:
         self._bytes += size
         # The last run always stays: a search goes through it.
         while self._bytes > self._bytes_max and len(self._runs) > 1:
-            _, (_, size) = self._runs.popitem(last=False)
-            self._bytes -= size
+            _, (_, dropped_bytes) = self._runs.popitem(last=False)
+            self._bytes -= dropped_bytes

@@ -94,6 +94,6 @@ class HealthRoutes:
             return f"{type(error).__name__}: {error}"
         return self._keeper.fault or self._keeper.other_log or "ok"
 
-    async def _ping(self, _: str, asked: Sequence[None]) -> Sequence[None]:
+    async def _ping(self, _: str, questions: Sequence[None]) -> Sequence[None]:
         await self._store.ping()
-        return asked
+        return questions

@@ -160,12 +160,12 @@ class StatsRoutes:
         end, decided = self._decisions.log_end(partition), self._decisions.decided_offset(partition)
         return round(max(0, end - decided - 1) * self._keeper.paces[partition].purchases_per_record())
 
-    async def _read_figures(self, product_id: str, asked: Sequence[None]) -> Sequence[_Figures]:
+    async def _read_figures(self, product_id: str, questions: Sequence[None]) -> Sequence[_Figures]:
         self._keeper.assert_own_log()
         partition = partition_of(product_id, self._partitions)
         product = await self._store.product(partition, product_id)
         buyers = 0 if product is None else await self._store.buyer_count(partition, product_id)
-        return [(product, buyers)] * len(asked)
+        return [(product, buyers)] * len(questions)
 
     async def _read_wins(self, product_id: str, users: Sequence[str]) -> Sequence[list[Win]]:
         self._keeper.assert_own_log()
@@ -179,7 +179,7 @@ class StatsRoutes:
                 return tokens
         return await self._tokens.ask("tokens", None)
 
-    async def _read_tokens(self, _: str, asked: Sequence[None]) -> Sequence[_Tokens]:
+    async def _read_tokens(self, _: str, questions: Sequence[None]) -> Sequence[_Tokens]:
         found: dict[str, int] = {}
         tokens: _Tokens = found
         try:
@@ -189,7 +189,7 @@ class StatsRoutes:
         except (RedisUnavailable, OtherLog):
             tokens = None
         self._last_tokens = time.monotonic(), tokens
-        return [tokens] * len(asked)
+        return [tokens] * len(questions)
 
     async def _tokens_of(self, partition: int) -> dict[str, int]:
         now_ms = int(time.time() * 1_000)
