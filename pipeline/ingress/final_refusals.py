@@ -7,7 +7,7 @@ leaves anything open, the purchases go into the log.
 
 Redis may have lost state that a replay is about to restore, so a snapshot counts only if its cursor is at or past all
 that this process knows of: the end of the log when the process started, every decision that the results feed has
-brought since, and every cursor seen before. But the feed may lag, and another process may have opened a product a
+delivered since, and every cursor seen before. But the feed may lag, and another process may have opened a product a
 millisecond ago. So for an unknown product this process asks Kafka where the command log ends, after the purchases have
 arrived, and the snapshot has to be at or past everything before that end. (A Raft leader answers reads without the log
 in the same way: Ongaro's thesis, 6.4.)
@@ -38,24 +38,24 @@ USERS_PER_SNAPSHOT_MAX = 1_000
 SNAPSHOTS_MAX = 64
 """Products that are read at the same time, each on its own connection; purchases of the others go into the log."""
 SNAPSHOTS_PER_ROUND_MAX = 2
-"""The second one where the log was ahead of the first."""
+"""A second one if the log was ahead of the first."""
 SNAPSHOT_TIMEOUT_MS = 250
 """How long buyers wait for Redis before their purchases go into the log."""
 CATCH_UP_TIMEOUT_MS = 250
-"""How long they wait for the deciders to reach the end of the log, where that is needed."""
+"""How long they wait, where needed, for the deciders to reach the end of the log."""
 PAUSE_MS = 1_000
-"""After a wait without success, nobody waits again for this long."""
+"""After a failed wait, no purchase waits again within this time."""
 COUNTED_MAX = 10_000
 """Products whose answers are counted; the oldest are forgotten first."""
 MARK_MS_MAX = 1_000
-"""The broker's time is estimated from a mark up to this age."""
+"""Above this age a mark no longer bounds the broker's time."""
 
 _UNREACHABLE = 2**63
 
 logger = logging.getLogger(__name__)
 
 
-class _RedisAway(SeckillError):
+class _SnapshotFailed(SeckillError):
     """Redis did not answer in time, or belongs to another log; the message says which."""
 
 
@@ -118,18 +118,18 @@ class FinalRefusals:
         self._catch_up_again_at_s = [0.0] * self._partitions
         self._by_product: dict[str, int] = {}
         self.by_code: Counter[Code] = Counter()
-        """How many answers this process gave without the log, by code."""
+        """Answers given without the log, by code."""
 
     def begin(self, ends: Sequence[int]) -> None:
         """Take snapshots from now on.
 
-        `ends` is where the command log ended, asked after the results feed had its position: the feed may never bring
-        decisions on commands below these ends, and will bring all decisions on those above.
+        `ends` are the ends of the command log, read after the results feed took its position: the feed may miss
+        decisions on commands below them, and delivers all decisions on the others.
         """
         self._reached = [end - 1 for end in ends]
 
     async def answer(self, purchase: Purchase) -> Answer | None:
-        """The answer to this purchase if it can never change, None if only the log can tell. Raises nothing."""
+        """The answer to this purchase if it can never change, None if it has to go into the log. Never raises."""
         product_id = purchase.product_id
         if product_id in self._on_sale:
             return None
@@ -160,7 +160,7 @@ class FinalRefusals:
                 queue.reading = queue.gathered[:USERS_PER_SNAPSHOT_MAX]
                 del queue.gathered[:USERS_PER_SNAPSHOT_MAX]
                 self._resolve(queue, await self._final(queue))
-        except _RedisAway as error:
+        except _SnapshotFailed as error:
             if self._clock() >= self._read_again_at_s:
                 logger.warning("every purchase goes into the log for %d ms: %s", PAUSE_MS, error)
             self._pause()
@@ -168,7 +168,7 @@ class FinalRefusals:
             self._pause()
             raise
         finally:
-            # Also after an error: nobody is left waiting, and the next purchase starts a new queue.
+            # Also after an error: no purchase is left waiting, and the next one starts a new queue.
             del self._queues[queue.product_id]
             _leave_to_the_log((*queue.reading, *queue.gathered))
 
@@ -180,11 +180,11 @@ class FinalRefusals:
         if final is None:
             _leave_to_the_log(queue.reading)
             return
-        refusal, (_, _, standing, bought) = final
+        refusal, (_, _, standing, wins_by_buyer) = final
         remaining, answered = None if standing is None else standing.stock, 0
         # Nearly all buyers want one unit and have none, so they get the same answer.
         plain = Answer(final_answer(standing, refusal, (), 1, "")[0], remaining, None)
-        for (future, purchase), wins in zip(queue.reading, bought or repeat(()), strict=False):
+        for (future, purchase), wins in zip(queue.reading, wins_by_buyer or repeat(()), strict=False):
             if future.done():
                 continue
             answer = plain
@@ -206,7 +206,7 @@ class FinalRefusals:
     # --- one round ---------------------------------------------------------------------------------------------------
 
     async def _final(self, queue: _Queue) -> _Final | None:
-        """The final refusal of this round's purchases, None if only the log can tell. Raises _RedisAway."""
+        """The final refusal of this round's purchases, None if they have to go into the log. Raises _SnapshotFailed."""
         partition = queue.partition
         settled: int | None = None
         for _ in range(SNAPSHOTS_PER_ROUND_MAX):
@@ -241,9 +241,9 @@ class FinalRefusals:
             async with asyncio.timeout(SNAPSHOT_TIMEOUT_MS / 1_000):
                 return await self._store.snapshot(queue.partition, queue.product_id, users)
         except TimeoutError:
-            raise _RedisAway(f"Redis: no answer for {SNAPSHOT_TIMEOUT_MS} ms") from None
+            raise _SnapshotFailed(f"Redis: no answer for {SNAPSHOT_TIMEOUT_MS} ms") from None
         except (RedisUnavailable, OtherLog) as error:
-            raise _RedisAway(str(error)) from error
+            raise _SnapshotFailed(str(error)) from error
 
     async def _settled(self, partition: int, snapshot: ProductSnapshot) -> int | None:
         """The last offset of the command log, once it is decided; None if that takes too long."""
@@ -264,7 +264,7 @@ class FinalRefusals:
         return None
 
     async def _learn(self, queue: _Queue, snapshot: ProductSnapshot) -> None:
-        """Note what makes the next snapshot of this product unnecessary, or more telling."""
+        """Note what makes the next snapshot of this product unnecessary or conclusive."""
         standing = snapshot.standing
         if standing is None or snapshot.time_ms >= standing.end_ms:
             return
@@ -276,7 +276,7 @@ class FinalRefusals:
     # --- the broker's time -------------------------------------------------------------------------------------------
 
     async def _mark(self, partition: int, snapshot: ProductSnapshot) -> None:
-        """Mark the end of the command log, unless there is a recent mark: purchases that go into the log pass it."""
+        """Mark the end of the command log, unless there is a recent mark: purchases sent to the log pass it."""
         now_s = self._clock()
         mark = self._marks.get(partition)
         if mark is not None and now_s - mark.at_s <= MARK_MS_MAX / 1_000:

@@ -1,4 +1,4 @@
-"""What the parts of the ingress need of one another."""
+"""What the parts of the ingress need from one another."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -13,7 +13,7 @@ class ProductReader(Protocol):
 
 
 class Ends(Protocol):
-    """What LogEnds offers: `refresh` asks Kafka after it was called. Raises KafkaUnavailable."""
+    """What LogEnds offers. `refresh` reads the ends from Kafka, starting after the call. Raises KafkaUnavailable."""
 
     @property
     def ends(self) -> Sequence[int]: ...
@@ -22,14 +22,14 @@ class Ends(Protocol):
 
 
 class Acknowledged(Protocol):
-    """What GroupCommit offers: by partition, the highest acknowledged offset + 1."""
+    """What GroupCommit offers: by partition, one more than the highest acknowledged offset."""
 
     @property
     def ends(self) -> Sequence[int]: ...
 
 
 class Seen(Protocol):
-    """What Waiters offers: by partition, the highest source offset seen, and a way to wait. Raises TooManyWaiters."""
+    """What Waiters offers: by partition, the highest source offset seen; and waiting for one. Raises TooManyWaiters."""
 
     @property
     def last(self) -> Sequence[int]: ...

@@ -141,7 +141,7 @@ async def test_only_what_the_log_no_longer_holds_is_gone(
             continue
         assert (reply.status, reply.kind) == (410, "application/problem+json")
         assert reply.json()["type"] == "urn:seckill:problem:gone"
-        assert "no longer holds" in reply.json()["detail"]
+        assert "no longer in the log" in reply.json()["detail"]
     stream = await service.call("GET", f"{REQUESTS}{receipts[0]}/events", template=EVENTS)
     assert stream.status == 410
     # What is still in memory is still answered.

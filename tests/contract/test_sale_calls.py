@@ -113,7 +113,7 @@ async def test_health_and_the_document(service: Service) -> None:
         values = path.format(request_id="0-0-0", product_id="5", user_id="u1")
         # Each is answered by a handler: with a refusal perhaps, but it is no path that nobody knows.
         async with client.request(verb, values) as response:
-            assert "nothing answers" not in await response.text(), path
+            assert "there is no resource" not in await response.text(), path
             assert response.status != 405, path
     nowhere = await service.call("GET", "/api/v1/nowhere")
     assert (nowhere.status, nowhere.kind) == (404, "application/problem+json")

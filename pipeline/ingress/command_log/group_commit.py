@@ -1,16 +1,16 @@
 """Group commit: many purchases of a product become one record of the command log, and wait for one acknowledgement.
 
-Per product: nothing in flight, send at once; else collect until the acknowledgement comes, then send all that has
-gathered. So a calm product costs one acknowledgement, and under load the records grow by themselves; where more are to
-be expected, they are given a moment (`gathering.py`).
+With nothing in flight for its product, a purchase is sent at once; otherwise purchases gather until the acknowledgement
+arrives, and are then sent together. So on a quiet product a purchase takes one acknowledgement, and under load the
+records grow by themselves. Where more purchases are likely, a record waits for them for a moment (`gathering.py`).
 
-What it promises to each buyer, within `send_timeout_ms` of his coming: a receipt (his purchase is in the log, at that
-place), or `NotAcknowledged` (it may be in the log), or `NotSent` (it is not, and will not be). A buyer who goes away
-while his purchase gathers takes it with him; one who goes away later has bought.
+Within `send_timeout_ms` of its arrival each purchase gets a receipt (it is in the log, at that offset and index),
+`NotAcknowledged` (it may be in the log) or `NotSent` (it is not, and never will be). If the client disconnects while
+the purchase gathers, it is dropped; once sent, it counts.
 
-Back-pressure: at most `waiting_max` buyers wait. A record that is not acknowledged in time marks its partition as
-away, and until that acknowledgement comes (the producer keeps on trying) purchases for the partition are refused at
-once: what waits for a broker that is away stays as small as it was when it went.
+Back-pressure: at most `waiting_max` purchases wait. A record that is not acknowledged in time is overdue, and until it
+is settled (the producer keeps trying) new purchases for its partition are refused at once. So the backlog does not grow
+while a broker is unavailable.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ from pipeline.messages.commands import encode_purchases
 from pipeline.process.tasks import BackgroundTasks
 
 PRODUCTS_REMEMBERED_MAX = 1_000
-"""Of whose last record is known what to expect of the next; the next of any other is sent at once."""
+"""Products whose last round is remembered; the next record of any other product is sent at once."""
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ _Buyers = dict[asyncio.Future[Receipt], Purchase]
 
 
 class _Queue:
-    """The purchases of one product, from the first that comes until none is left."""
+    """The purchases of one product, from the first one until none is left."""
 
     __slots__ = ("awaited", "enough", "gathered", "gathered_since_s", "in_flight", "partition", "product_id")
 
@@ -48,7 +48,7 @@ class _Queue:
         self.gathered_since_s = 0.0
         self.in_flight: _Buyers = {}
         self.awaited = 0
-        """How many have to gather for `enough`; 0 while nothing waits for them."""
+        """How many purchases set `enough`; 0 while no record waits for more."""
         self.enough = asyncio.Event()
 
 
@@ -73,17 +73,17 @@ class GroupCommit:
         self._queues: dict[str, _Queue] = {}
         self._tasks = BackgroundTasks(logger)
         self._rounds: dict[str, Round] = {}
-        """The last record of each product that had more than one buyer of late."""
+        """The last round of each product that recently had more than one purchase at a time."""
         self._overdue = [0] * partitions
         self.partitions = partitions
         self.ends = [0] * partitions
-        """By partition, one more than the highest offset that this process was given."""
+        """By partition, one more than the highest offset that Kafka acknowledged to this process."""
         self.waiting = 0
         self.accepted = 0
         self.records = 0
 
     async def submit(self, purchase: Purchase) -> Receipt:
-        """Put a purchase into the log. Raises NotAcknowledged, NotSent or TooManyPurchases."""
+        """Write a purchase to the log and return its receipt. Raises NotAcknowledged, NotSent or TooManyPurchases."""
         if self.waiting >= self._waiting_max:
             raise TooManyPurchases
         loop = asyncio.get_running_loop()
@@ -108,21 +108,21 @@ class GroupCommit:
             self.waiting -= 1
 
     def note_decision(self, product_id: str, decision_s: float) -> None:
-        """A buyer of this product who waits for the decision was answered so long after the acknowledgement."""
+        """Note how long after its acknowledgement a purchase of this product was answered with its decision."""
         if (last := self._rounds.get(product_id)) is not None:
             self._rounds[product_id] = last._replace(decision_s=decision_s, is_decision_new=True)
 
     def is_gathering(self, product_id: str) -> bool:
-        """Whether a purchase of this product that comes now goes into a record with others."""
+        """Whether a purchase of this product that arrives now joins others in a record."""
         queue = self._queues.get(product_id)
         return queue is not None and len(queue.gathered) % self._batch_max > 0
 
     def is_away(self, partition: int) -> bool:
-        """Whether a record of this partition is overdue: sent, not acknowledged in time, not given up."""
+        """Whether a record of this partition is overdue: not acknowledged in time, and not failed yet."""
         return self._overdue[partition] > 0
 
     def let_all_go(self) -> None:
-        """Answer all who wait: this process stops, and nobody may be left without a word."""
+        """Fail all waiting purchases: this process stops, and every client must get an answer."""
         for queue in self._queues.values():
             _give_up(queue)
 
@@ -148,19 +148,19 @@ class GroupCommit:
                 if queue.in_flight:
                     await self._send(loop, queue, deadline_s)
         finally:
-            # Also on the way of a fault: nobody is left waiting, and the next purchase opens a new queue.
+            # Also after an error: no purchase is left waiting, and the next one opens a new queue.
             del self._queues[queue.product_id]
             _give_up(queue)
 
     async def _gather(self, loop: asyncio.AbstractEventLoop, queue: _Queue) -> None:
-        """Wait for the purchases that are worth it, see `gathering`."""
+        """Wait until `gathering` says to send."""
         last = self._rounds.get(queue.product_id)
-        wanted = gathering(last, queue.gathered_since_s, self._batch_max, self._gather_s_max)
-        if len(queue.gathered) >= wanted.purchases or loop.time() >= wanted.until_s:
+        target = gathering(last, queue.gathered_since_s, self._batch_max, self._gather_s_max)
+        if len(queue.gathered) >= target.purchases or loop.time() >= target.until_s:
             return
-        queue.awaited = wanted.purchases
+        queue.awaited = target.purchases
         queue.enough.clear()
-        timer = loop.call_at(wanted.until_s, queue.enough.set)
+        timer = loop.call_at(target.until_s, queue.enough.set)
         try:
             await queue.enough.wait()
         finally:
@@ -168,7 +168,7 @@ class GroupCommit:
             queue.awaited = 0
 
     def _remember(self, queue: _Queue, sent_s: float, acknowledged_s: float) -> None:
-        # The newest last: a dict keeps its order.
+        # Newest last: the first key is the one to drop.
         before = self._rounds.pop(queue.product_id, None)
         purchases, gathered = len(queue.in_flight), len(queue.gathered)
         if purchases + gathered > 1:
@@ -187,9 +187,9 @@ class GroupCommit:
         return batch
 
     async def _send(self, loop: asyncio.AbstractEventLoop, queue: _Queue, deadline_s: float) -> None:
-        """Send one record and tell its buyers.
+        """Send one record and answer its buyers.
 
-        The time-out fails the buyers, not the send: that is let go on, since its record can not be called back.
+        The timeout fails the buyers but not the send, whose record cannot be recalled.
         """
         partition, buyers = queue.partition, queue.in_flight
         overdue = False
@@ -199,8 +199,8 @@ class GroupCommit:
             overdue = True
             self._overdue[partition] += 1
             logger.warning(
-                "Kafka does not acknowledge: %d purchases of product %s on partition %d are answered 503,"
-                " and so are all that come for this partition until it does",
+                "Kafka does not acknowledge: %d purchases of product %s in partition %d get a 503,"
+                " and so do all further ones for this partition until it does",
                 len(buyers) + len(queue.gathered),
                 queue.product_id,
                 partition,
@@ -233,11 +233,11 @@ class GroupCommit:
             timer.cancel()
             if overdue:
                 self._overdue[partition] -= 1
-                logger.warning("partition %d: the record that was overdue is settled", partition)
+                logger.warning("partition %d: the overdue record is settled", partition)
 
 
 def _give_up(queue: _Queue) -> None:
-    """Tell all who wait that it will not be now: who was sent may be in the log, who gathers is not."""
+    """Fail all waiting purchases: those in flight may be in the log, those gathering are not."""
     _fail(queue.in_flight, NotAcknowledged)
     _fail(queue.gathered, NotSent)
     queue.gathered.clear()

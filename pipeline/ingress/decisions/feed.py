@@ -1,7 +1,7 @@
 """The results feed: follows the decision log and delivers it to the waiters.
 
-Each ingress process reads all partitions of `purchase-results`, without a group, from their ends at its start. What
-was in the log before that is loaded in the background (tail_loader.py).
+Each ingress process reads all partitions of `purchase-results`, without a consumer group, from their ends at its start.
+Older records are loaded in the background (`tail_loader.py`).
 """
 
 import asyncio
@@ -23,23 +23,23 @@ from pipeline.messages.decisions import NotADecision
 from pipeline.process.tasks import cancel_and_wait
 
 FETCH_WAIT_MS_MAX = 500
-"""How long the broker holds back a fetch while there is nothing; a new record is answered at once."""
+"""How long the broker waits before it answers a fetch with nothing; a new record is delivered at once."""
 FETCH_PARTITION_BYTES_MAX = 4 * 1024 * 1024
-"""Above the largest decision record: 1,000 purchases with ids and keys of full length."""
+"""More than the largest decision record: 1,000 purchases with ids and keys of maximum length."""
 POLL_MS = 1_000
 BACKOFF_S = 0.2
 SILENT_MS_MAX = 3_000
-"""A broker that answered no fetch of a partition for this long may have kept decisions from us."""
+"""If the broker answers no fetch of a partition for this long, the feed may be missing decisions."""
 
 logger = logging.getLogger(__name__)
 
 
 class LostPlace(Fatal):
-    """The decision log was cut off at its beginning or its end past the place where the feed was."""
+    """The decision log was truncated past the position of the feed, at its beginning or its end."""
 
 
 class ResultsFeed:
-    """Brings the decision log to the waiters. After a fault of the broker it goes on where it was."""
+    """Delivers the decision log to the waiters. After a broker fault it continues from its position."""
 
     def __init__(
         self,
@@ -51,11 +51,11 @@ class ResultsFeed:
         observe: Callable[[bytes | None, bytes], None],
         observe_older: Callable[[bytes | None, bytes], None],
     ) -> None:
-        """`observe` is given key and value of every record that comes, repeats too, after the waiters had it.
+        """`observe` receives key and value of every delivered record, including repeats, after the waiters.
 
-        `observe_older` is given those of the records that are loaded from before.
+        `observe_older` receives those of the older records that are loaded in the background.
         """
-        self._places = [TopicPartition(topic, partition) for partition in range(partitions)]
+        self._partitions = [TopicPartition(topic, partition) for partition in range(partitions)]
         self._waiters = waiters
         self._decisions = decisions
         self._observe = observe
@@ -69,20 +69,19 @@ class ResultsFeed:
         self._task: asyncio.Task[None] | None = None
 
     async def connect(self) -> None:
-        """Before `start`. Raises KafkaError; then it may be called again."""
+        """Call this before `start`. Raises KafkaError; it may then be called again."""
         await self._consumer.start()
 
     async def start(self) -> asyncio.Task[None]:
-        """Take the place at the end of the log, and follow. Raises KafkaError; then it may be called again.
+        """Follow the log from its end, and load what is before it. Raises KafkaError; it may then be called again.
 
-        What stands before that place is loaded meanwhile. The task ends only by `stop`, or by a fault of our own, which
-        then ends the process.
+        The returned task ends only through `stop` or through a fault that must end the process.
         """
-        self._consumer.assign(self._places)
-        ends = await self._consumer.end_offsets(self._places)
-        for place, offset in ends.items():
-            self._consumer.seek(place, offset)
-        starts = [ends[place] for place in self._places]
+        self._consumer.assign(self._partitions)
+        ends = await self._consumer.end_offsets(self._partitions)
+        for partition, position in ends.items():
+            self._consumer.seek(partition, position)
+        starts = [ends[partition] for partition in self._partitions]
         self._task = asyncio.create_task(self._run(starts), name="results feed")
         return self._task
 
@@ -96,11 +95,11 @@ class ResultsFeed:
         return self._task is not None and not self._task.done()
 
     def is_following(self, partition: int) -> bool:
-        """Whether decisions of this partition come in: the broker answers our fetches."""
+        """Whether the feed is up to date with this partition: the broker answers its fetches."""
         if not self.is_alive:
             return False
-        heard_ms: int | None = self._consumer.last_poll_timestamp(self._places[partition])
-        return heard_ms is not None and time.time() * 1_000 - heard_ms <= SILENT_MS_MAX
+        answered_ms: int | None = self._consumer.last_poll_timestamp(self._partitions[partition])
+        return answered_ms is not None and time.time() * 1_000 - answered_ms <= SILENT_MS_MAX
 
     async def _run(self, starts: Sequence[int]) -> None:
         try:
@@ -116,19 +115,20 @@ class ResultsFeed:
             try:
                 batches: dict[Any, list[Any]] = await self._consumer.getmany(timeout_ms=POLL_MS)
             except OffsetOutOfRangeError as error:
-                # What was missed would be called queued for ever; a process that begins anew knows better.
-                raise LostPlace(f"the decision log has not the place where the feed was: {error}") from error
+                # Requests whose decision was missed would stay "queued" for ever; a restarted process finds it.
+                raise LostPlace(
+                    f"the position of the feed is no longer in the decision log: {error}"
+                ) from error
             except KafkaError as error:
                 logger.warning("results feed: %r; trying again", error)
                 await asyncio.sleep(BACKOFF_S)
                 continue
-            for place, records in batches.items():
-                refuse_newer(place.topic, place.partition, records)
+            for topic_partition, records in batches.items():
+                topic, partition = topic_partition
+                refuse_newer(topic, partition, records)
                 for record in records:
                     try:
-                        deliver(place.partition, record.value)
+                        deliver(partition, record.value)
                         self._observe(record.key, record.value)
                     except NotADecision as error:
-                        logger.error(
-                            "decision log, partition %d at %d: %s", place.partition, record.offset, error
-                        )
+                        logger.error("decision log, partition %d at %d: %s", partition, record.offset, error)

@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 class SharedReads(Generic[QuestionT, AnswerT]):
-    """`read` answers the questions about a key, in order. What it raises is raised to all who wait for that key."""
+    """`read` answers the questions about a key, in order. Its errors are raised to all callers waiting for that key."""
 
     def __init__(self, read: Callable[[str, Sequence[QuestionT]], Awaitable[Sequence[AnswerT]]]) -> None:
         self._read = read
@@ -50,7 +50,7 @@ class SharedReads(Generic[QuestionT, AnswerT]):
                 for (future, _), answer in zip(asking, answers, strict=True):
                     if not future.done():
                         future.set_result(answer)
-        except Exception as error:  # noqa: BLE001 -- raised to all who asked, and to those who gathered meanwhile
+        except Exception as error:  # noqa: BLE001 -- raised to all callers, also to those that gathered meanwhile
             for future, _ in (*asking, *gathered):
                 if not future.done():
                     future.set_exception(error)
