@@ -162,7 +162,7 @@ async def test_what_differs_is_said_and_left_as_it_is(kafka: Kafka, topics: Topi
         "max.message.bytes",
     ]
     assert lines[1] == (
-        f"{name}: retention.ms is 60000, topics.yaml says 2592000000; mend it: kafka-configs.sh "
+        f"{name}: retention.ms is 60000, topics.yaml says 2592000000; to fix it: kafka-configs.sh "
         f"--bootstrap-server {kafka.bootstrap} --alter --entity-type topics --entity-name {name} "
         "--add-config retention.ms=2592000000"
     )
@@ -178,7 +178,7 @@ async def test_too_few_copies_are_said(kafka: Kafka, topics: Topics, own_file: P
 
 async def test_a_missing_topic_is_said(kafka: Kafka, topics: Topics) -> None:
     differences = await check_topics(kafka.bootstrap, topics)
-    assert [str(each) for each in differences] == [f"{topic.name}: is not there" for topic in topics.all()]
+    assert [str(each) for each in differences] == [f"{topic.name}: missing" for topic in topics.all()]
     with pytest.raises(TopicsRefused, match=topics.control.name):
         await require_topics(kafka.bootstrap, topics)
     assert not {topic.name for topic in topics.all()} & await names_at(kafka.bootstrap)
@@ -271,10 +271,10 @@ def run(kafka: Kafka, file: Path, *arguments: str, **environment: str) -> tuple[
 
 def test_the_command_line_creates_and_checks(kafka: Kafka, own_file: Path, topics: Topics) -> None:
     status, output = run(kafka, own_file, "check")
-    assert (status, output.count("is not there")) == (1, 7)
+    assert (status, output.count(": missing")) == (1, 7)
     status, output = run(kafka, own_file, "create")
     assert (status, output.count("created ")) == (0, 7)
-    assert run(kafka, own_file, "create") == (0, "7 of 7 topics were there already\n")
+    assert run(kafka, own_file, "create") == (0, "7 of 7 topics already existed\n")
     status, output = run(kafka, own_file, "check")
     assert (status, "all 7 topics" in output) == (0, True)
     status, output = run(kafka, own_file, "check", SECKILL_KAFKA_PROFILE="cluster")
