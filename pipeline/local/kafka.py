@@ -1,7 +1,6 @@
 """Apache Kafka on this machine: one KRaft node on 127.0.0.1, its log kept over restarts and kills."""
 
 import base64
-import fcntl
 import re
 import shutil
 import socket
@@ -10,6 +9,8 @@ import subprocess
 import tempfile
 import uuid
 from pathlib import Path
+
+from filelock import FileLock
 
 from pipeline.errors import OperatorError
 from pipeline.local.listen import LOOK_TIMEOUT_S, free_port
@@ -156,8 +157,7 @@ def install(libraries: Path) -> None:
     """Lets Maven copy Kafka and what it needs at run time there, once. Raises NoKafka."""
     libraries = libraries.resolve()  # Maven takes a relative path from where the pom lies
     libraries.parent.mkdir(parents=True, exist_ok=True)
-    with (libraries.parent / f"{libraries.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with FileLock(libraries.parent / f"{libraries.name}.lock"):
         if is_installed(libraries):
             return
         # Renamed into place when whole, so that an interrupted download is never taken for a broker.
