@@ -1,15 +1,18 @@
 """Apache Kafka on this machine: one KRaft node on 127.0.0.1, its log kept over restarts and kills."""
 
+import asyncio
 import base64
 import re
 import shutil
-import socket
-import struct
 import subprocess
 import tempfile
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from aiokafka.conn import collect_hosts, create_conn
+from aiokafka.errors import KafkaError
+from aiokafka.protocol.metadata import MetadataRequest
 from filelock import FileLock
 
 from pipeline.errors import OperatorError
@@ -174,27 +177,33 @@ def install(libraries: Path) -> None:
 
 
 def serves(bootstrap: str) -> bool:
-    """Whether one of these brokers answers within LOOK_TIMEOUT_S and counts itself in service.
+    """Whether one of these brokers says within LOOK_TIMEOUT_S that it is in service. Blocks; an event loop may run.
 
-    An open port says too little: topics that are made before the broker is in service are refused.
+    An open port says too little: a broker refuses to create topics before it is in service.
     """
-    return any(_brokers_in_service(address) > 0 for address in bootstrap.split(","))
+    # asyncio.run needs a thread without an event loop. This one ends with the call.
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        return thread.submit(asyncio.run, _is_any_in_service(bootstrap)).result()
 
 
-def _brokers_in_service(address: str) -> int:
-    """Asks for metadata (request 3, version 1, no topics) and counts the brokers in the answer."""
-    host, _, port = address.strip().rpartition(":")
-    request = struct.pack(">hhihi", 3, 1, 0, -1, 0)
+async def _is_any_in_service(bootstrap: str) -> bool:
+    hosts = collect_hosts(bootstrap)
+    return any(await asyncio.gather(*(_is_in_service(host, port) for host, port, _ in hosts)))
+
+
+async def _is_in_service(host: str, port: int) -> bool:
+    """Whether this broker knows of any broker in service: before it is in service itself, it knows none."""
+    # Not AIOKafkaClient: it logs each failed attempt, and starts a task that keeps the metadata up to date.
     try:
-        with (
-            socket.create_connection((host.strip("[]"), int(port)), timeout=LOOK_TIMEOUT_S) as connection,
-            connection.makefile("rb") as stream,
-        ):
-            connection.sendall(struct.pack(">i", len(request)) + request)
-            head = stream.read(12)
-    except (OSError, ValueError, OverflowError):
-        return 0
-    return int.from_bytes(head[8:12], "big", signed=True)
+        async with asyncio.timeout(LOOK_TIMEOUT_S):
+            connection = await create_conn(host, port)
+            try:
+                metadata = await connection.send(MetadataRequest([]))
+            finally:
+                await connection.close()
+    except (OSError, OverflowError, KafkaError):
+        return False
+    return bool(metadata.brokers)
 
 
 def _cluster_id() -> str:
