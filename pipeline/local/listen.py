@@ -37,6 +37,17 @@ def why_not(host: str, port: int) -> str | None:
     return None
 
 
+def near(host: str) -> str:
+    """The address at which this machine reaches a listener bound to `host`."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 -- not bound here
+
+
+def url(host: str, port: int) -> str:
+    """Where this machine reaches an HTTP listener bound to this address."""
+    host = near(host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
 def answers_ok(host: str, port: int, path: str) -> bool:
     """Whether an HTTP GET is answered with 200 within LOOK_TIMEOUT_S."""
     connection = http.client.HTTPConnection(host, port, timeout=LOOK_TIMEOUT_S)

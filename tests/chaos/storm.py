@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -32,8 +33,9 @@ from chaos.crowd import CALL_TIMEOUT_S
 from chaos.supervised import crowds_of, died_by_themselves, quiet, settings_of, verdict
 from chaos.watcher import Watcher
 from pipeline.kafka.topics import load_topics
-from pipeline.local.listen import answers_ok, free_port
+from pipeline.local.listen import free_port
 from pipeline.local.process import Part, Process
+from pipeline.local.recipe import worker_part
 from pipeline.settings import Profile
 
 OWN_PARTS = ("worker-1", "follower-1", "ingress-1")
@@ -148,21 +150,8 @@ class Storm:
 
 
 def second_worker(system: System) -> Part:
-    port = free_port()
-    return Part(
-        name="worker-9",
-        address=f"http://127.0.0.1:{port}",
-        command=(sys.executable, "-m", "agents", "decider"),
-        is_ready=lambda: answers_ok("127.0.0.1", port, "/ready"),
-        environment={
-            **system.environment,
-            "SECKILL_KAFKA_BOOTSTRAP": f"127.0.0.1:{system.kafka_port}",
-            "SECKILL_REDIS_URL": system.redis_url,
-            "SECKILL_TABLES_PORT": str(port),
-            "SECKILL_WORKER_NAME": "worker-9",
-        },
-        stop_timeout_s=6.0,
-    )
+    own = {"worker_name": "worker-9", "tables_port": free_port()}
+    return replace(worker_part(settings_of(system).model_copy(update=own)), stop_timeout_s=6.0)
 
 
 def _signal(pid: int, number: signal.Signals) -> bool:

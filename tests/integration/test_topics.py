@@ -4,7 +4,6 @@ import asyncio
 import logging
 import os
 import subprocess
-import sys
 import uuid
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,7 @@ from pipeline.errors import KafkaUnavailable
 from pipeline.kafka.topic_admin import Difference, TopicsRefused, check_topics, create_topics, require_topics
 from pipeline.kafka.topics import Topics, load_topics
 from pipeline.local.listen import free_port
+from pipeline.local.recipe import FOLLOWER_COMMAND, WORKER_COMMAND, environment
 from pipeline.messages.commands import OpenCommand, RawCommand, encode_close, encode_open, encode_purchases
 from pipeline.messages.decisions import (
     CloseDecision,
@@ -376,24 +376,18 @@ def test_what_breaks_a_guarantee_is_refused_and_no_more(
     assert wanted in difference.remedy("b:1") or field == "partitions"
 
 
-@pytest.mark.parametrize("role", ["decider", "follower"])
+@pytest.mark.parametrize("command", [WORKER_COMMAND, FOLLOWER_COMMAND], ids=["decider", "follower"])
 def test_a_worker_does_not_start_on_topics_that_break_a_guarantee(
-    kafka: Kafka, own_file: Path, topics: Topics, role: str, tmp_path: Path
+    kafka: Kafka, own_file: Path, topics: Topics, command: tuple[str, ...], tmp_path: Path
 ) -> None:
     asyncio.run(create_topics(kafka.bootstrap, topics))
     document = yaml.safe_load(own_file.read_text("utf-8"))
     document["topics"]["orders"]["retention_ms"] = -1
     own_file.write_text(yaml.safe_dump(document))
-    environment = {
-        **os.environ,
-        "SECKILL_KAFKA_BOOTSTRAP": kafka.bootstrap,
-        "SECKILL_KAFKA_IDEMPOTENCE": str(kafka.idempotent),
-        "SECKILL_TOPICS_FILE": str(own_file),
-        "SECKILL_DATA_DIR": str(tmp_path),
-    }
+    settings = {**kafka.settings(), "topics_file": own_file, "data_dir": tmp_path}
     ended = subprocess.run(
-        (sys.executable, "-m", "agents", role),
-        env=environment,
+        command,
+        env={**os.environ, **environment(settings)},
         capture_output=True,
         text=True,
         timeout=30,
@@ -401,5 +395,5 @@ def test_a_worker_does_not_start_on_topics_that_break_a_guarantee(
     )
     assert ended.returncode != 0
     last = ended.stderr.splitlines()[-1]
-    assert last.startswith(f"the {role} does not start: {topics.orders.name}: retention.ms is ")
+    assert last.startswith(f"the {command[-1]} does not start: {topics.orders.name}: retention.ms is ")
     assert "--add-config retention.ms=-1" in last
