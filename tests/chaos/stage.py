@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.audit.report import Check
+from pipeline.demo.connection import Listener
 from pipeline.local.listen import free_port
 from pipeline.local.process import Part, Process
 from pipeline.local.recipe import environment, follower_part, ingress_part, worker_part
@@ -20,13 +21,13 @@ class Stage:
 
     def __init__(self, directory: Path, kafka: Any, redis: Any) -> None:
         self.kafka, self.redis = kafka, redis
-        self.public_port, self.admin_port = free_port(), free_port()
+        self.public, self.admin = Listener("127.0.0.1", free_port()), Listener("127.0.0.1", free_port())
         self.settings = Settings(
             **kafka.settings(),
             data_dir=directory,
             redis_url=redis.url,
-            public_port=self.public_port,
-            admin_port=self.admin_port,
+            public_port=self.public.port,
+            admin_port=self.admin.port,
             # A stock that is sold at once would be a single transaction.
             orders_pace_ms=20,
         )
@@ -39,14 +40,6 @@ class Stage:
         self._worker_settings: Mapping[str, object] = {}
         self.foreign: Counter[tuple[Check, int]] = Counter()
         """By check and partition: records in its log that a fault wrote, and that the audit has to report."""
-
-    @property
-    def public(self) -> str:
-        return f"http://127.0.0.1:{self.public_port}"
-
-    @property
-    def admin(self) -> str:
-        return f"http://127.0.0.1:{self.admin_port}"
 
     def pair(self, victim: str) -> tuple[Process, Process]:
         """The "worker" or the "follower", and the one that can take over from it."""

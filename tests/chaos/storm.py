@@ -7,6 +7,7 @@ The exit status is 0 if every accepted purchase was decided, the audit is clean,
 
 import argparse
 import asyncio
+import logging
 import os
 import random
 import signal
@@ -19,7 +20,6 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import aiohttp
 from redis import Redis
 from redis.exceptions import RedisError
 
@@ -29,13 +29,13 @@ if __name__ == "__main__":
 
 from system import System
 
-from chaos.crowd import CALL_TIMEOUT_S
 from chaos.supervised import crowds_of, died_by_themselves, quiet, settings_of, verdict
 from chaos.watcher import Watcher
 from pipeline.kafka.topics import load_topics
 from pipeline.local.listen import free_port
 from pipeline.local.process import Part, Process
 from pipeline.local.recipe import worker_part
+from pipeline.process.logs import configure_logging
 from pipeline.settings import Profile
 
 OWN_PARTS = ("worker-1", "follower-1", "ingress-1")
@@ -175,24 +175,22 @@ async def storm_over(system: System, seconds: float, seed: int) -> list[str]:
     )
     watcher = Watcher(settings.kafka(), topics)
     watching = asyncio.create_task(watcher.run())
-    timeout = aiohttp.ClientTimeout(total=CALL_TIMEOUT_S)
-    async with aiohttp.ClientSession(timeout=timeout) as session:
-        try:
-            await asyncio.sleep(0.5)
-            for crowd in crowds:
-                await crowd.open(session)
-            buying = [asyncio.create_task(crowd.buy(session)) for crowd in crowds]
-            storm = Storm(system, rng)
-            await storm.blow(seconds)
-            wrong = await quiet(system)
-            for crowd in crowds:
-                crowd.stop.set()
-            await asyncio.gather(*buying)
-            if system.runs():
-                wrong += await verdict(crowds, session, watcher, settings, topics)
-        finally:
-            watching.cancel()
-            await asyncio.gather(watching, return_exceptions=True)
+    try:
+        await asyncio.sleep(0.5)
+        for crowd in crowds:
+            await crowd.open()
+        buying = [asyncio.create_task(crowd.buy()) for crowd in crowds]
+        storm = Storm(system, rng)
+        await storm.blow(seconds)
+        wrong = await quiet(system)
+        for crowd in crowds:
+            crowd.stop.set()
+        await asyncio.gather(*buying)
+        if system.runs():
+            wrong += await verdict(crowds, watcher, settings, topics)
+    finally:
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
     return wrong + died_by_themselves(system.output, storm.kills()) + storm.deaths_of_second
 
 
@@ -203,6 +201,7 @@ def main() -> int:
     parser.add_argument("--keep", type=Path, help="a directory for data and logs, which stay")
     parser.add_argument("--workers", type=int, default=1)
     options = parser.parse_args()
+    configure_logging("storm", logging.WARNING)
     with tempfile.TemporaryDirectory() as directory:
         system = System((options.keep or Path(directory)) / "data", "--workers", str(options.workers))
         with system:
