@@ -91,13 +91,13 @@ log.cleaner.dedupe.buffer.size=33554432
 
 
 class NoKafka(OperatorError):
-    """Apache Kafka can not be had on this machine; the message says what is missing, in one line."""
+    """Apache Kafka cannot run on this machine; the message says in one line what is missing."""
 
 
 def kafka_part(directory: Path, libraries: Path, port: int) -> Part:
-    """A broker on 127.0.0.1:port with its log under `directory`, which is made and formatted if it is new.
+    """A broker on 127.0.0.1:port with its log under `directory`, which is created and formatted if it is new.
 
-    `libraries` is where `install` has put the jars. Raises NoKafka.
+    `libraries` is where `install` put the jars. Raises NoKafka.
     """
     directory.mkdir(parents=True, exist_ok=True)
     directory, libraries = directory.resolve(), libraries.resolve()
@@ -137,7 +137,7 @@ def is_installed(libraries: Path) -> bool:
 
 
 def why_no_java() -> str | None:
-    """Why no Java that runs this Kafka is here, in words; None where one is."""
+    """Why this machine has no Java that runs this Kafka; None if it has one."""
     if shutil.which("java") is None:
         return "`java` is not on the PATH"
     answer = subprocess.run(["java", "-version"], capture_output=True, text=True, check=False)
@@ -150,20 +150,20 @@ def why_no_java() -> str | None:
 
 
 def why_not_installable(libraries: Path) -> str | None:
-    """Why the jars are neither there nor to be had, in words; None where all is well."""
+    """Why the jars are missing and cannot be fetched; None if they are here, or can be."""
     if is_installed(libraries) or shutil.which("mvn") is not None:
         return None
     return "`mvn` is not on the PATH"
 
 
 def install(libraries: Path) -> None:
-    """Lets Maven copy Kafka and what it needs at run time there, once. Raises NoKafka."""
+    """Lets Maven copy Kafka and its run-time dependencies there, once. Raises NoKafka."""
     libraries = libraries.resolve()  # Maven takes a relative path from where the pom lies
     libraries.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(libraries.parent / f"{libraries.name}.lock"):
         if is_installed(libraries):
             return
-        # Renamed into place when whole, so that an interrupted download is never taken for a broker.
+        # Renamed into place when complete: an interrupted download must not look installed.
         with tempfile.TemporaryDirectory(dir=libraries.parent) as directory:
             workplace = Path(directory)
             (workplace / "pom.xml").write_text(_POM)

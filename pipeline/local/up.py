@@ -25,7 +25,7 @@ from pipeline.settings import HEALTH_HOST, Settings
 
 PORT_MAX = 65_535
 PORT_WAIT_S = 1.0
-"""A system that was killed a moment ago lets go of its ports within this time."""
+"""A system that was just killed releases its ports within this time."""
 # Together below 10 s: the time in which Ctrl-C has stopped everything.
 INGRESS_STOP_S = 2.0
 AGENTS_STOP_S = 3.5
@@ -146,7 +146,7 @@ def _stopped_within(seconds: float, parts: list[Part]) -> list[Part]:
     return [replace(part, stop_timeout_s=seconds) for part in parts]
 
 
-# --- what is checked first, and what is said last -----------------------------------------------------------
+# --- ports, and the last lines of a start -------------------------------------------------------------------
 
 
 def _refuse_taken_ports(settings: Settings, ingresses: int, workers: int) -> None:
