@@ -53,7 +53,6 @@ class Follower(Process):
             data_dir=directory / "data",
         )
         super().__init__(follower_part(settings), directory / "logs")
-        self.port = settings.tables_port
 
     def get(self, path: str, accept: str = "*/*") -> tuple[int, str, str]:
         """Status, media type and body."""
