@@ -55,21 +55,22 @@ format: .venv/.dev-stamp ## Put the code into the one format
 lock: ## Pin all versions anew, with hashes (LOCK_OPTIONS=--upgrade for the newest); needs uv
 	@command -v uv >/dev/null || { echo "make lock needs uv on the PATH" >&2; exit 1; }
 	$(COMPILE) --extra build --output-file requirements.lock
-	$(COMPILE) --all-extras --constraints requirements.lock --output-file requirements-dev.lock
-	@! grep -n '://' requirements.lock requirements-dev.lock
+	$(COMPILE) --extra build --extra local --constraints requirements.lock --output-file requirements-local.lock
+	$(COMPILE) --all-extras --constraints requirements-local.lock --output-file requirements-dev.lock
+	@! grep -n '://' requirements.lock requirements-local.lock requirements-dev.lock
 
 clean: ## Remove the virtual environment and all caches; the data of the system stays
 	rm -rf .venv dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamps make the second run instant: nothing is asked of pip until a lock file changes.
-.venv/.run-stamp: requirements.lock pyproject.toml
+.venv/.run-stamp: requirements-local.lock pyproject.toml
 	@"$(or $(PYTHON),false)" -c '$(IS_NEW_ENOUGH)' 2>/dev/null || \
 		{ echo "Python 3.11 or newer is needed (found: $(or $(PYTHON),none)); PYTHON=/path/to/it names one" >&2; exit 1; }
 	@$(BIN)/python -c '$(IS_NEW_ENOUGH)' 2>/dev/null || $(PYTHON) -m venv --clear .venv || \
 		{ echo "$(PYTHON) can not make a virtual environment; its package python3-venv may be missing" >&2; exit 1; }
 	@echo "setting up .venv ..."
-	@$(PIP) --require-hashes -r requirements.lock
+	@$(PIP) --require-hashes -r requirements-local.lock
 	@$(PIP) --no-deps --no-build-isolation --editable .
 	@# Here and not at the first start: where Python is told to write no bytecode, each start would compile anew.
 	@$(BIN)/python -m compileall -q pipeline agents

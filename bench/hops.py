@@ -28,11 +28,6 @@ class Hops:
     followed_ms: float
     redis_ms: float
 
-    @property
-    def purchase_ms(self) -> float:
-        """The way of a purchase: command seen by the decider, Redis, decision seen by the ingress."""
-        return 2 * self.followed_ms + self.redis_ms
-
 
 def medians(rounds: Sequence[Hops]) -> Hops:
     """The median of each figure by itself."""

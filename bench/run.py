@@ -9,6 +9,7 @@ is written: figures of different runs do not belong on one page.
 
 import argparse
 import json
+import logging
 import os
 import platform
 import sys
@@ -30,6 +31,8 @@ import polls
 import web
 from stage import stage
 
+from pipeline.process.logs import configure_logging
+
 ROOT = Path(__file__).parents[1]
 LIBRARIES = Path(os.environ.get("SECKILL_KAFKA_LIBS_DIR", str(ROOT / "data" / "kafka" / "libs")))
 MODES = {mode.name: mode for mode in web.MODES}
@@ -39,6 +42,7 @@ SHORTHANDS = {"calls": ("hops", *MODES)}
 
 def main() -> None:
     arguments = _arguments()
+    configure_logging("bench", logging.WARNING)
     wanted = [part for name in arguments.parts for part in SHORTHANDS.get(name, (name,))]
     run = Run(set(wanted) or {"hops", *MODES, *REST}, arguments)
     results = run.measure()

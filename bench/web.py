@@ -197,10 +197,9 @@ def _hello(stage: Stage, count: int) -> Iterator[tuple[str, Sequence[Process]]]:
 def system(stage: Stage, ingresses: int, **settings: object) -> Iterator[System]:
     """A worker, a follower, and so many ingresses with these settings."""
     port, admin_port = free_port(), free_port()
+    listeners = {"public_port": port, "admin_port": admin_port}
     ours = {
-        "ingress": [
-            stage.ingress(number, port, admin_port, **settings) for number in range(1, ingresses + 1)
-        ],
+        "ingress": [stage.ingress(number, **listeners, **settings) for number in range(1, ingresses + 1)],
         "decider": [stage.worker()],
         "follower": [stage.follower()],
     }

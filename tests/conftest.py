@@ -23,7 +23,7 @@ from brokers import ContainerBroker, docker_answers  # noqa: E402
 
 from pipeline.kafka.topic_admin import create_topics  # noqa: E402
 from pipeline.kafka.topics import Topics, load_topics  # noqa: E402
-from pipeline.local.broker import choose, start_of  # noqa: E402
+from pipeline.local.broker import Broker, choose, start_of  # noqa: E402
 from pipeline.local.listen import free_port  # noqa: E402
 from pipeline.local.process import Process  # noqa: E402
 from pipeline.local.redis import redis_part  # noqa: E402
@@ -36,22 +36,25 @@ _KIND = pytest.StashKey[str]()
 class Kafka:
     """A broker that runs. `process` has kill(), start(), pause(), resume(): for tests that own it."""
 
-    bootstrap: str
-    durable: bool
+    broker: Broker
     process: Process | ContainerBroker
+
+    @property
+    def bootstrap(self) -> str:
+        return self.broker.bootstrap
+
+    @property
+    def durable(self) -> bool:
+        return self.broker.is_durable
 
     @property
     def idempotent(self) -> bool:
         """Whether it knows idempotent producers, and static membership."""
-        return self.durable
+        return self.broker.is_durable
 
     def settings(self) -> dict[str, Any]:
         """The settings that every process of ours needs for it."""
-        return {
-            "kafka_bootstrap": self.bootstrap,
-            "kafka_idempotence": self.idempotent,
-            "kafka_static_membership": self.idempotent,
-        }
+        return self.broker.settings()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -97,14 +100,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def _run_broker(kind: str, directory: Path) -> Iterator[Kafka]:
     if kind == "container":
         with ContainerBroker() as container:
-            yield Kafka(container.address, True, container)
+            broker = Broker(container.address, None, "a container", is_durable=True)
+            yield Kafka(broker, container)
         return
     local = BrokerKind.MEMORY if kind == "memory" else BrokerKind.APACHE
     settings = Settings(broker=local, data_dir=directory, kafka_port=free_port())
     broker = start_of(choose(settings), settings, say=print)
     assert broker.part is not None
     with Process(broker.part, directory / "logs") as process:
-        yield Kafka(broker.bootstrap, broker.is_durable, process)
+        yield Kafka(broker, process)
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from pipeline.errors import SeckillError
 
 ANSWER_TIMEOUT_S = 45.0
-"""Longer than the longest wait that a long poll may ask for."""
+"""Longer than any long poll."""
 CONNECT_TIMEOUT_S = 5.0
 HEAD_BYTES_MAX = 16_384
 BODY_BYTES_MAX = 1_048_576
@@ -23,7 +23,7 @@ _RETRY_AFTER = re.compile(rb"\r\nretry-after: *([0-9]{1,6})\r\n", re.IGNORECASE)
 
 
 class NoResponse(SeckillError):
-    """The listener is not there, hung up, or took too long; whether it has taken the request in is not known."""
+    """The listener does not answer, or not in time; it may have taken the request all the same."""
 
 
 class Response(NamedTuple):
@@ -65,8 +65,9 @@ class Listener(NamedTuple):
 class ClientConnection:
     """Opens itself when it is needed, and again after the listener has closed it. One user at a time."""
 
-    def __init__(self, listener: Listener) -> None:
+    def __init__(self, listener: Listener, answer_timeout_s: float = ANSWER_TIMEOUT_S) -> None:
         self._listener = listener
+        self._answer_timeout_s = answer_timeout_s
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def ask(self, request: bytes) -> Response:
@@ -76,7 +77,7 @@ class ClientConnection:
     async def ask_all(self, requests: Sequence[bytes]) -> list[Response]:
         """Send all of these at once, and wait for their answers. Raises NoResponse if any is missing."""
         try:
-            async with asyncio.timeout(ANSWER_TIMEOUT_S):
+            async with asyncio.timeout(self._answer_timeout_s):
                 reader, writer = await self._open()
                 writer.write(b"".join(requests))
                 return [await self._answer(reader) for _ in requests]
@@ -111,3 +112,14 @@ class ClientConnection:
             self.close()
         retry_after = _RETRY_AFTER.search(head)
         return Response(int(head[9:12]), body, int(retry_after[1]) if retry_after else None)
+
+
+async def ask_once(
+    listener: Listener, request: bytes, answer_timeout_s: float = ANSWER_TIMEOUT_S
+) -> Response:
+    """The answer to one request, over a connection of its own. Raises NoResponse."""
+    connection = ClientConnection(listener, answer_timeout_s)
+    try:
+        return await connection.ask(request)
+    finally:
+        connection.close()

@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import orjson
 
+from pipeline.demo.calls import PURCHASE_PATH, purchase
 from pipeline.demo.connection import Listener
 
-PURCHASE_PATH = "/api/v1/seckill/purchase/async"
 TOO_LARGE_BYTES = 20_000
 """Above the default of SECKILL_BODY_BYTES_MAX."""
 NESTING = 64
@@ -31,17 +31,12 @@ def make_crowd(
     users = [f"u{number:07d}" for number in range(buyers)]
     # A key for each purchase: sent again for want of an answer it buys once, while a buyer's second one is another.
     crowd = [
-        _purchase(listener, product_id, user, f"purchase-{number}")
+        Attempt(purchase(listener, product_id, user, key=f"purchase-{number}"), user, 202, "a purchase")
         for number, user in enumerate(users + rng.choices(users, k=repeats))
     ]
     crowd += [_BAD[number % len(_BAD)](listener, product_id) for number in range(bad)]
     rng.shuffle(crowd)
     return crowd
-
-
-def _purchase(listener: Listener, product_id: str, user_id: str, key: str) -> Attempt:
-    body = b'{"product_id":"%b","user_id":"%b"}' % (product_id.encode(), user_id.encode())
-    return Attempt(listener.post(PURCHASE_PATH, body, key=key), user_id, 202, "a purchase")
 
 
 def _bad(name: str, status: int, **changed: object) -> Callable[[Listener, str], Attempt]:

@@ -8,7 +8,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from pipeline.demo.sale import Observations, Plan, Sale
+from pipeline.demo.observations import Observations
+from pipeline.demo.sale import Plan, Sale
 from pipeline.demo.verdict import Expectation, by_code, judge
 from pipeline.domain.codes import MESSAGES
 from pipeline.orders.feed import OrdersFeed
@@ -18,7 +19,7 @@ REFRESH_INTERVAL_S = 0.1
 
 
 def run_demo(plan: Plan, feed: OrdersFeed, console: Console) -> bool:
-    """Run the sale and show it; whether all of it was as it should be. Raises like Sale.run."""
+    """Run the sale and show it. Returns whether every check holds. Raises like Sale."""
     use_uvloop()
     findings = asyncio.run(_run(Sale(plan, feed), console))
     checks = judge(plan, findings)
@@ -33,7 +34,7 @@ async def _run(sale: Sale, console: Console) -> Observations:
     async with sale.opened():
         console.print(
             f"{plan.buyers:,} buyers want {plan.stock:,} pieces of {plan.product_id}"
-            f" ({plan.connections} connections; {plan.repeats:,} ask twice, {plan.bad:,} requests are bad)",
+            f" ({plan.connections} connections; {plan.repeats:,} purchase twice, {plan.bad:,} requests are bad)",
             soft_wrap=True,
         )
         await _show(sale, asyncio.create_task(sale.sell()), console)
@@ -57,7 +58,7 @@ async def _show(sale: Sale, selling: asyncio.Task[None], console: Console) -> No
                 progress.update(answered, completed=findings.answered)
                 progress.update(decided, completed=findings.decided + len(findings.at_once))
                 progress.update(sold, completed=findings.sold)
-                progress.update(polled, completed=len(findings.told) + len(findings.at_once))
+                progress.update(polled, completed=len(findings.answers) + len(findings.at_once))
             await selling
         finally:
             selling.cancel()

@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 
 class TopicsRefused(OperatorError):
-    """The broker's topics and the file's can not be brought together; each reason has a line."""
+    """The broker's topics break what topics.yaml requires; one line per reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class Difference:
 
     def __str__(self) -> str:
         if self.found is None:
-            return f"{self.topic}: is not there"
+            return f"{self.topic}: missing"
         return f"{self.topic}: {self.field} is {self.found}, topics.yaml says {self.wanted}"
 
     def remedy(self, bootstrap: str) -> str:
@@ -135,11 +135,11 @@ async def check_topics(
 async def require_topics(bootstrap: str, topics: Topics, timeout_ms: int = BROKER_TIMEOUT_MS) -> None:
     """For the start of a process: raises TopicsRefused if the broker's topics break a guarantee.
 
-    Each reason has a line, with what mends it. Raises KafkaUnavailable.
+    Each reason has a line, with its remedy. Raises KafkaUnavailable.
     """
     differences = await check_topics(bootstrap, topics, timeout_ms)
     if refused := [each for each in differences if each.breaks_a_guarantee(topics)]:
-        raise TopicsRefused("\n".join(f"{each}; mend it: {each.remedy(bootstrap)}" for each in refused))
+        raise TopicsRefused("\n".join(f"{each}; to fix it: {each.remedy(bootstrap)}" for each in refused))
 
 
 def _differences(

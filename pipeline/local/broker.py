@@ -20,16 +20,16 @@ class Broker:
     is_durable: bool
     """False where the log ends with the process; such a broker knows no idempotent producers either."""
 
-    def environment(self) -> dict[str, str]:
-        """What every process that uses this broker must be told."""
-        environment = {"SECKILL_KAFKA_BOOTSTRAP": self.bootstrap}
+    def settings(self) -> dict[str, object]:
+        """The settings of every process that uses this broker."""
+        settings: dict[str, object] = {"kafka_bootstrap": self.bootstrap}
         if not self.is_durable:
-            environment |= {"SECKILL_KAFKA_IDEMPOTENCE": "false", "SECKILL_KAFKA_STATIC_MEMBERSHIP": "false"}
-        return environment
+            settings |= {"kafka_idempotence": False, "kafka_static_membership": False}
+        return settings
 
 
 def choose(settings: Settings) -> BrokerKind:
-    """APACHE or MEMORY: what AUTO comes to here. Raises NoKafka where APACHE is wanted and can not be."""
+    """APACHE or MEMORY, also where the setting is AUTO. Raises NoKafka where APACHE is asked for and cannot run."""
     if settings.broker is BrokerKind.MEMORY:
         return BrokerKind.MEMORY
     obstacle = kafka.why_no_java() or kafka.why_not_installable(libraries(settings))

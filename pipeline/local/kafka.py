@@ -1,15 +1,19 @@
 """Apache Kafka on this machine: one KRaft node on 127.0.0.1, its log kept over restarts and kills."""
 
+import asyncio
 import base64
-import fcntl
 import re
 import shutil
-import socket
-import struct
 import subprocess
 import tempfile
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+from aiokafka.conn import collect_hosts, create_conn
+from aiokafka.errors import KafkaError
+from aiokafka.protocol.metadata import MetadataRequest
+from filelock import FileLock
 
 from pipeline.errors import OperatorError
 from pipeline.local.listen import LOOK_TIMEOUT_S, free_port
@@ -87,13 +91,13 @@ log.cleaner.dedupe.buffer.size=33554432
 
 
 class NoKafka(OperatorError):
-    """Apache Kafka can not be had on this machine; the message says what is missing, in one line."""
+    """Apache Kafka cannot run on this machine; the message says in one line what is missing."""
 
 
 def kafka_part(directory: Path, libraries: Path, port: int) -> Part:
-    """A broker on 127.0.0.1:port with its log under `directory`, which is made and formatted if it is new.
+    """A broker on 127.0.0.1:port with its log under `directory`, which is created and formatted if it is new.
 
-    `libraries` is where `install` has put the jars. Raises NoKafka.
+    `libraries` is where `install` put the jars. Raises NoKafka.
     """
     directory.mkdir(parents=True, exist_ok=True)
     directory, libraries = directory.resolve(), libraries.resolve()
@@ -133,7 +137,7 @@ def is_installed(libraries: Path) -> bool:
 
 
 def why_no_java() -> str | None:
-    """Why no Java that runs this Kafka is here, in words; None where one is."""
+    """Why this machine has no Java that runs this Kafka; None if it has one."""
     if shutil.which("java") is None:
         return "`java` is not on the PATH"
     answer = subprocess.run(["java", "-version"], capture_output=True, text=True, check=False)
@@ -146,21 +150,20 @@ def why_no_java() -> str | None:
 
 
 def why_not_installable(libraries: Path) -> str | None:
-    """Why the jars are neither there nor to be had, in words; None where all is well."""
+    """Why the jars are missing and cannot be fetched; None if they are here, or can be."""
     if is_installed(libraries) or shutil.which("mvn") is not None:
         return None
     return "`mvn` is not on the PATH"
 
 
 def install(libraries: Path) -> None:
-    """Lets Maven copy Kafka and what it needs at run time there, once. Raises NoKafka."""
+    """Lets Maven copy Kafka and its run-time dependencies there, once. Raises NoKafka."""
     libraries = libraries.resolve()  # Maven takes a relative path from where the pom lies
     libraries.parent.mkdir(parents=True, exist_ok=True)
-    with (libraries.parent / f"{libraries.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with FileLock(libraries.parent / f"{libraries.name}.lock"):
         if is_installed(libraries):
             return
-        # Renamed into place when whole, so that an interrupted download is never taken for a broker.
+        # Renamed into place when complete: an interrupted download must not look installed.
         with tempfile.TemporaryDirectory(dir=libraries.parent) as directory:
             workplace = Path(directory)
             (workplace / "pom.xml").write_text(_POM)
@@ -174,27 +177,33 @@ def install(libraries: Path) -> None:
 
 
 def serves(bootstrap: str) -> bool:
-    """Whether one of these brokers answers within LOOK_TIMEOUT_S and counts itself in service.
+    """Whether one of these brokers says within LOOK_TIMEOUT_S that it is in service. Blocks; an event loop may run.
 
-    An open port says too little: topics that are made before the broker is in service are refused.
+    An open port says too little: a broker refuses to create topics before it is in service.
     """
-    return any(_brokers_in_service(address) > 0 for address in bootstrap.split(","))
+    # asyncio.run needs a thread without an event loop. This one ends with the call.
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        return thread.submit(asyncio.run, _is_any_in_service(bootstrap)).result()
 
 
-def _brokers_in_service(address: str) -> int:
-    """Asks for metadata (request 3, version 1, no topics) and counts the brokers in the answer."""
-    host, _, port = address.strip().rpartition(":")
-    request = struct.pack(">hhihi", 3, 1, 0, -1, 0)
+async def _is_any_in_service(bootstrap: str) -> bool:
+    hosts = collect_hosts(bootstrap)
+    return any(await asyncio.gather(*(_is_in_service(host, port) for host, port, _ in hosts)))
+
+
+async def _is_in_service(host: str, port: int) -> bool:
+    """Whether this broker knows of any broker in service: before it is in service itself, it knows none."""
+    # Not AIOKafkaClient: it logs each failed attempt, and starts a task that keeps the metadata up to date.
     try:
-        with (
-            socket.create_connection((host.strip("[]"), int(port)), timeout=LOOK_TIMEOUT_S) as connection,
-            connection.makefile("rb") as stream,
-        ):
-            connection.sendall(struct.pack(">i", len(request)) + request)
-            head = stream.read(12)
-    except (OSError, ValueError, OverflowError):
-        return 0
-    return int.from_bytes(head[8:12], "big", signed=True)
+        async with asyncio.timeout(LOOK_TIMEOUT_S):
+            connection = await create_conn(host, port)
+            try:
+                metadata = await connection.send(MetadataRequest([]))
+            finally:
+                await connection.close()
+    except (OSError, OverflowError, KafkaError):
+        return False
+    return bool(metadata.brokers)
 
 
 def _cluster_id() -> str:

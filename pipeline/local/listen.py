@@ -10,13 +10,13 @@ LOOK_TIMEOUT_S = 0.5
 FREE_PORTS = range(10_000, 32_000)
 """Below those that the system gives to outgoing connections.
 
-A connection could take the port in the moment in which its process is restarted: even the one that asks whether the
-process is back, connected to itself.
+While a process restarts, an outgoing connection could take its port: even the one that asks whether the process is
+back, connected to itself.
 """
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listened on a moment ago."""
+    """A port of 127.0.0.1 that was free a moment ago."""
     while True:
         port = random.choice(FREE_PORTS)
         if why_not("127.0.0.1", port) is None:
@@ -24,7 +24,7 @@ def free_port() -> int:
 
 
 def why_not(host: str, port: int) -> str | None:
-    """Why no process of ours could listen there, in words; None where one could."""
+    """Why no process of ours can listen there; None if one can."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         # Without SO_REUSEPORT, so that a listener which would share its port with us counts as one too.
@@ -33,8 +33,19 @@ def why_not(host: str, port: int) -> str | None:
             listener.bind(address)
             listener.listen(1)
     except OSError as error:
-        return "is in use" if error.errno == errno.EADDRINUSE else f"can not be listened on: {error.strerror}"
+        return "is in use" if error.errno == errno.EADDRINUSE else f"cannot be listened on: {error.strerror}"
     return None
+
+
+def near(host: str) -> str:
+    """The address at which this machine reaches a listener bound to `host`."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 -- not bound here
+
+
+def url(host: str, port: int) -> str:
+    """Where this machine reaches an HTTP listener bound to this address."""
+    host = near(host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def answers_ok(host: str, port: int, path: str) -> bool:

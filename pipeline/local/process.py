@@ -16,7 +16,7 @@ from typing import IO, Self
 from pipeline.errors import OperatorError
 
 LOG_BYTES_MAX = 10 * 1024 * 1024
-"""A log that has grown beyond it is kept once more under another name, and begun anew."""
+"""A longer log is copied to `<name>.log.1`, and truncated."""
 LOG_TAIL_LINES = 12
 LOG_TAIL_BYTES = 16_384
 READY_LOOK_INTERVAL_S = 0.05
@@ -24,18 +24,18 @@ KILL_WAIT_S = 5.0
 
 _LAUNCH = (sys.executable, "-I", "-S", str(Path(__file__).with_name("launch.py")))
 
-# Linux minds the *thread* that forked, not its process: a child started from a thread that ends would die
-# with it. So one thread, which lives as long as this process, starts them all.
+# Linux kills the child when the *thread* that forked it ends. So one thread, which lives as long as this process,
+# starts them all.
 _starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="starter")
 
 
 class PartFailed(OperatorError):
-    """A part that died or did not get ready; the message names it and holds the end of its log."""
+    """A part died or did not get ready; the message names it and has the end of its log."""
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What to start and how to see that it serves. `address` is what people and other parts are told."""
+    """What to start, and how to see that it is ready. `address` is where people and other parts reach it."""
 
     name: str
     address: str
@@ -45,14 +45,14 @@ class Part:
     start_timeout_s: float = 60.0
     stop_timeout_s: float = 3.0
     is_restartable: bool = True
-    """False where a new process would not be the same part: a broker whose log ended with the old one."""
+    """False for a broker whose log ended with its process."""
 
 
 def spawn(
     command: tuple[str, ...], log: IO[bytes], environment: Mapping[str, str]
 ) -> subprocess.Popen[bytes]:
-    """Starts a program in a session of its own, that ends at the latest when this process does."""
-    # A session of its own: Ctrl-C in the terminal reaches the supervisor only, which stops all in order.
+    """Starts a program in a session of its own. It ends with this process at the latest."""
+    # Ctrl-C in the terminal must reach the supervisor only, which stops all parts in order.
     return _starter.submit(
         subprocess.Popen,
         (*_LAUNCH, str(os.getpid()), *command),
@@ -95,9 +95,9 @@ class Process:
             self._child = spawn(self.part.command, log, self.part.environment)
 
     def rotate_log(self) -> None:
-        """Begin its log anew if that is longer than `LOG_BYTES_MAX`; what it said until now is in `<name>.log.1`.
+        """Copies its log to `<name>.log.1` and truncates it, if it is longer than `LOG_BYTES_MAX`.
 
-        The program goes on writing into the same file, so it is copied and cut off: what is said in between is lost.
+        The program keeps writing into the same file, so lines between copy and truncation are lost.
         """
         try:
             if self.log_path.stat().st_size <= LOG_BYTES_MAX:
@@ -108,9 +108,9 @@ class Process:
         try:
             shutil.copyfile(self.log_path, copy)
         except OSError as error:
-            # A full disk, most likely: then there is no room for a copy, and all the more reason to cut it off.
+            # Most likely a full disk, which has no room for a copy.
             copy.unlink(missing_ok=True)
-            sys.stderr.write(f"{self.log_path} is cut off without a copy: {error}\n")
+            sys.stderr.write(f"{self.log_path} is truncated without a copy: {error}\n")
         os.truncate(self.log_path, 0)
 
     def wait_ready(self) -> None:
@@ -130,7 +130,7 @@ class Process:
         self.wait_ready()
 
     def terminate(self) -> None:
-        """Asks it to end; a paused one is resumed, or it could not hear. No effect on one that has ended."""
+        """Asks it to end, and resumes it if it is paused. No effect on one that has ended."""
         self._signal(signal.SIGTERM)
         self._signal(signal.SIGCONT)
 

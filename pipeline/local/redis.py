@@ -24,7 +24,7 @@ class NoRedis(OperatorError):
 def redis_part(directory: Path, port: int, *, durable: bool = True) -> Part:
     """A server on 127.0.0.1:port. Durable, it keeps its data under `directory`; else nothing is kept.
 
-    Raises NoRedis where the platform has no build of the server.
+    Raises NoRedis if the platform has no build of the server.
     """
     try:
         program = get_binary_path()
@@ -56,7 +56,7 @@ def serves(url: str) -> bool:
 
 
 async def check_redis(url: str) -> None:
-    """Raises NoRedis where nobody answers at this URL, or whoever does may drop keys."""
+    """Raises NoRedis if no Redis answers at this URL, or one that may evict keys."""
     try:
         store = StockStore(url, CHECK_TIMEOUT_MS)
     except ValueError as error:

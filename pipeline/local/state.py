@@ -15,9 +15,9 @@ class PartStatus(StrEnum):
     STARTING = "starting"
     READY = "ready"
     DIED = "died"
-    """Not running; the supervisor is about to start it again."""
+    """Not running; the supervisor is about to restart it."""
     GIVEN = "given"
-    """Named by a setting and run by somebody else."""
+    """Named by a setting, and not started by the supervisor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +42,14 @@ class SystemState:
 
 
 def write_state(data_dir: Path, state: SystemState) -> None:
-    """Replaces the file as a whole: a reader sees the state before or after, never a half."""
+    """Replaces the file as a whole: a reader never sees half of it."""
     new = data_dir / "state.json.new"
     new.write_bytes(orjson.dumps(state.document(), option=orjson.OPT_INDENT_2))
     new.replace(data_dir / "state.json")
 
 
 def read_state(data_dir: Path) -> SystemState | None:
-    """What runs on this data directory, None where nothing does. A part whose process has gone is DIED."""
+    """What runs on this data directory; None if nothing does. A part whose process has ended is DIED."""
     if not is_held(data_dir):
         return None
     try:
@@ -74,5 +74,5 @@ def _is_alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:
-        return False  # somebody else's by now: the parts run as whoever started them
+        return False  # reused by another user: the parts run as the user who started them
     return True

@@ -1,4 +1,4 @@
-"""Keeps the parts running: starts them, restarts what dies, gives up on what dies too often, stops all."""
+"""Keeps the parts running: starts them, restarts those that die, gives up on one that dies too often, stops all."""
 
 import os
 import time
@@ -12,7 +12,7 @@ from pipeline.local.state import PartState, PartStatus, SystemState, write_state
 
 RESTARTS_MAX = 5
 RESTART_WINDOW_S = 60.0
-"""A part that dies once more after RESTARTS_MAX restarts within this time will not be mended by another."""
+"""A part that dies again after RESTARTS_MAX restarts within this time is not restarted."""
 BACKOFF_S_MIN = 0.1
 BACKOFF_S_MAX = 2.0
 LOOK_INTERVAL_S = 0.1
@@ -35,7 +35,7 @@ class _Member:
 
 
 class Supervisor:
-    """The parts of one data directory. `say` is told, a line at a time, what a person wants to know."""
+    """The parts of one data directory. `say` gets each line that is for people."""
 
     def __init__(self, data_dir: Path, say: Callable[[str], None]) -> None:
         self._data_dir = data_dir
@@ -45,7 +45,7 @@ class Supervisor:
         self._ready = False
 
     def add_given(self, name: str, address: str) -> None:
-        """Lists a part that somebody else runs; it is neither watched nor stopped."""
+        """Lists a part that was not started here; it is neither watched nor stopped."""
         self._given.append(PartState(name, PartStatus.GIVEN, None, address, 0))
         self._say(f"{name:<12} {address}  (given)")
         self._write()
@@ -59,13 +59,13 @@ class Supervisor:
         self._write()
 
     def wait_ready(self) -> None:
-        """Until all that was begun is ready. Raises PartFailed where a part can not be brought up."""
+        """Waits until every part that was started is ready. Raises PartFailed for one that cannot be started."""
         while not all(member.state is PartStatus.READY for member in self._members()):
             self.look()
             time.sleep(LOOK_INTERVAL_S)
 
     def watch(self) -> None:
-        """Keeps the parts running, for ever; raises PartFailed where one can not be kept."""
+        """Keeps the parts running, for ever. Raises PartFailed for one that cannot be kept running."""
         self._ready = True
         self._write()
         while True:
@@ -73,13 +73,13 @@ class Supervisor:
             time.sleep(LOOK_INTERVAL_S)
 
     def look(self) -> None:
-        """Looks at each part once, and does what is due. Raises PartFailed."""
+        """Checks each part once, and does what is due. Raises PartFailed."""
         for member in self._members():
             self._look_at(member)
             member.process.rotate_log()
 
     def stop(self) -> None:
-        """Asks the parts to end, the last stage first; who does not within `stop_timeout_s` is killed."""
+        """Asks the parts to end, the last stage first. Kills each that does not within `stop_timeout_s`."""
         if self._stages:
             self._say("stopping")
         for stage in reversed(self._stages):
@@ -102,15 +102,15 @@ class Supervisor:
                 member.spawn()
                 self._write()
         elif process.pid is None:
-            self._mourn(member, process.describe_end())
+            self._plan_restart(member, process.describe_end())
         elif member.state is PartStatus.STARTING:
             if process.part.is_ready():
-                self._welcome(member)
+                self._mark_ready(member)
             elif now > member.due:
                 process.kill()
-                self._mourn(member, f"was not ready within {process.part.start_timeout_s:.0f} s")
+                self._plan_restart(member, f"was not ready within {process.part.start_timeout_s:.0f} s")
 
-    def _welcome(self, member: _Member) -> None:
+    def _mark_ready(self, member: _Member) -> None:
         part = member.process.part
         member.state = PartStatus.READY
         self._say(
@@ -119,8 +119,8 @@ class Supervisor:
         member.has_been_ready = True
         self._write()
 
-    def _mourn(self, member: _Member, end: str) -> None:
-        """Plans the restart of a part that died; raises PartFailed where there is to be none."""
+    def _plan_restart(self, member: _Member, end: str) -> None:
+        """Plans the restart of a part that died. Raises PartFailed if it is not to be restarted."""
         part = member.process.part
         now = time.monotonic()
         story = f"{part.name} {end}"

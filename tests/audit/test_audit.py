@@ -268,5 +268,5 @@ async def test_without_redis_it_can_not_run(empty_sale: Sale) -> None:
 async def test_without_its_topics_it_can_not_run(empty_sale: Sale) -> None:
     requests = empty_sale.topics.requests.model_copy(update={"name": "not.there"})
     topics = empty_sale.topics.model_copy(update={"requests": requests})
-    with pytest.raises(CannotAudit, match=r"not\.there: is not there; mend it: seckill topics create"):
+    with pytest.raises(CannotAudit, match=r"not\.there: missing; to fix it: seckill topics create"):
         await audit(empty_sale.settings, topics)

@@ -186,7 +186,7 @@ async def _poison_topics(stage: Stage, fault: Fault, crowd: Crowd) -> None:
 
 async def _flood_connections(stage: Stage, fault: Fault, crowd: Crowd) -> None:
     refused = crowd.refused
-    await flood(stage.public_port, crowd.product_id, fault.duration_s)
+    await flood(stage.public, crowd.product_id, fault.duration_s)
     assert crowd.refused == refused, f"{crowd.refused - refused} purchases were refused in the flood"
 
 

@@ -7,13 +7,11 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
 
-import aiohttp
-
 from chaos.actions import ACTIONS
-from chaos.crowd import CALL_TIMEOUT_S, Crowd
+from chaos.crowd import Crowd
 from chaos.faults import Action, Fault
 from chaos.stage import Stage
-from chaos.verdict import audited, refused_early, sell_out, violations
+from chaos.verdict import audited, refused_early, violations
 from chaos.watcher import Watcher
 from pipeline.kafka.topics import Topics, load_topics
 from pipeline.local.process import Process
@@ -60,41 +58,36 @@ def attempt(stage: Stage, fault: Fault, tries: int, outcomes: list[Outcome]) -> 
 async def run_fault(stage: Stage, topics: Topics, fault: Fault, seed: int) -> Outcome:
     rng = random.Random(seed)
     crowd = Crowd(stage.public, stage.admin, rng, fault.stock, topics.requests.partitions)
-    await asyncio.to_thread(stage.tell_workers, fault.worker_settings)
-    for each in fault.all():
-        if each.action is Action.KILL_AT_POINT:
-            await asyncio.to_thread(stage.arm, each.victim, each.point, rng.randrange(2, ARRIVALS_MAX))
+    await asyncio.to_thread(_prepare, stage, fault, rng)
     watcher = Watcher(stage.settings.kafka(), topics)
     background = [asyncio.create_task(watcher.run())]
-    timeout = aiohttp.ClientTimeout(total=CALL_TIMEOUT_S)
-    async with aiohttp.ClientSession(timeout=timeout) as session:
-        try:
-            await asyncio.sleep(0.3)
-            await crowd.open(session)
-            buying = asyncio.create_task(crowd.buy(session))
-            await asyncio.sleep(BEFORE_S + rng.random() * 0.3)
-            began = time.monotonic()
-            await asyncio.gather(*(ACTIONS[each.action](stage, each, crowd) for each in fault.all()))
-            supervising = [asyncio.create_task(_supervise(each)) for each in (stage.worker, stage.follower)]
-            background += supervising
-            await asyncio.sleep(AFTER_S)
-            crowd.stop.set()
-            await buying
-            await crowd.hear(session)
-            ended = time.monotonic()
-            left = (await crowd.stats(session))["current_stock"]
-            early = refused_early(crowd, left)
-            await sell_out(crowd, session, left)
-            stats = await crowd.stats(session)
-            await watcher.sees({each["order_id"] for each in crowd.answers.values() if each["code"] == 1})
-            await asyncio.sleep(0.3)
-            for task in supervising:
-                if task.done():
-                    task.result()
-        finally:
-            for task in background:
-                task.cancel()
-            await asyncio.gather(*background, return_exceptions=True)
+    try:
+        await asyncio.sleep(0.3)
+        await crowd.open()
+        buying = asyncio.create_task(crowd.buy())
+        await asyncio.sleep(BEFORE_S + rng.random() * 0.3)
+        began = time.monotonic()
+        await asyncio.gather(*(ACTIONS[each.action](stage, each, crowd) for each in fault.all()))
+        supervising = [asyncio.create_task(_supervise(each)) for each in (stage.worker, stage.follower)]
+        background += supervising
+        await asyncio.sleep(AFTER_S)
+        crowd.stop.set()
+        await buying
+        await crowd.poll()
+        ended = time.monotonic()
+        left = (await crowd.stats())["current_stock"]
+        early = refused_early(crowd, left)
+        await crowd.sell_out(left)
+        stats = await crowd.stats()
+        await watcher.sees(crowd.winning_order_ids())
+        await asyncio.sleep(0.3)
+        for task in supervising:
+            if task.done():
+                task.result()
+    finally:
+        for task in background:
+            task.cancel()
+        await asyncio.gather(*background, return_exceptions=True)
     pause_s = _longest_pause_s(watcher.decision_times, began, ended)
     wrong = violations(crowd, stats, watcher) + early
     if pause_s is None:
@@ -111,6 +104,13 @@ async def run_fault(stage: Stage, topics: Topics, fault: Fault, seed: int) -> Ou
         -1 if pause_s is None else round(pause_s * 1_000),
         wrong,
     )
+
+
+def _prepare(stage: Stage, fault: Fault, rng: random.Random) -> None:
+    stage.tell_workers(fault.worker_settings)
+    for each in fault.all():
+        if each.action is Action.KILL_AT_POINT:
+            stage.arm(each.victim, each.point, rng.randrange(2, ARRIVALS_MAX))
 
 
 async def _supervise(process: Process) -> None:

@@ -11,6 +11,7 @@ The exit status is 0 if nobody grew by more than 10 %, every accepted purchase w
 
 import argparse
 import asyncio
+import logging
 import random
 import sys
 import tempfile
@@ -22,7 +23,7 @@ from pathlib import Path
 from statistics import mean
 from typing import NamedTuple
 
-import aiohttp
+import orjson
 
 if __name__ == "__main__":
     _TESTS = Path(__file__).resolve().parents[1]
@@ -34,7 +35,11 @@ from chaos.crowd import CALL_TIMEOUT_S
 from chaos.storm import Storm
 from chaos.supervised import crowds_of, died_by_themselves, quiet, settings_of, verdict
 from chaos.watcher import Watcher
+from pipeline.demo.calls import API, poll, purchase, stats, with_connections
+from pipeline.demo.connection import ClientConnection, Listener, NoResponse
+from pipeline.domain.receipts import Receipt, parse_receipt
 from pipeline.kafka.topics import load_topics
+from pipeline.process.logs import configure_logging
 from pipeline.settings import Profile
 
 RATIO_MAX = 1.10
@@ -141,60 +146,44 @@ def resident(pid: int) -> int:
 class Strangers:
     """Calls about products that nobody has heard of, at a steady pace, and polls of the receipts that they got."""
 
-    def __init__(self, public: str, rng: random.Random, session: aiohttp.ClientSession) -> None:
+    def __init__(self, public: Listener, rng: random.Random) -> None:
         self._rng = rng
-        self._session = session
-        self._public = f"{public}/api/v1/seckill"
-        self._receipts: list[str] = []
+        self._public = public
+        self._receipts: list[Receipt] = []
         self.by_status: Counter[int] = Counter()
         """0: no answer."""
 
     async def call(self) -> None:
         """Until cancelled."""
-        await asyncio.gather(*(self._caller() for _ in range(CALLERS)))
+        await with_connections(self._public, CALLERS, self._caller, CALL_TIMEOUT_S)
 
-    async def _caller(self) -> None:
+    async def _caller(self, connection: ClientConnection) -> None:
         due = time.monotonic() + self._rng.random() * CALLERS / STRANGE_CALLS_A_SECOND
         while True:
             await asyncio.sleep(due - time.monotonic())
             # What was missed while the system stood still is not made up for.
             due = max(due, time.monotonic() - 1.0) + CALLERS / STRANGE_CALLS_A_SECOND
-            (call,) = self._rng.choices(
-                (self._stats, self._purchased, self._buy, self._buy_and_wait, self._poll), (50, 30, 10, 5, 5)
-            )
             try:
-                self.by_status[await call(f"s{self._rng.getrandbits(60):x}")] += 1
-            except (aiohttp.ClientError, TimeoutError):
+                answer = await connection.ask(self._request(f"s{self._rng.getrandbits(60):x}"))
+            except NoResponse:
                 self.by_status[0] += 1
+                continue
+            self.by_status[answer.status] += 1
+            if answer.status == 202 and (receipt := parse_receipt(orjson.loads(answer.body)["request_id"])):
+                self._receipts.append(receipt)
 
-    async def _stats(self, product_id: str) -> int:
-        return await self._get(f"/stats/{product_id}")
-
-    async def _purchased(self, product_id: str) -> int:
-        return await self._get(f"/purchased/{product_id}/alice")
-
-    async def _buy(self, product_id: str) -> int:
-        return await self._post("/purchase/async", product_id)
-
-    async def _buy_and_wait(self, product_id: str) -> int:
-        return await self._post("/purchase", product_id)
-
-    async def _poll(self, product_id: str) -> int:
-        receipt = self._rng.choice(self._receipts) if self._receipts else product_id
-        return await self._get(f"/requests/{receipt}")
-
-    async def _get(self, path: str) -> int:
-        async with self._session.get(self._public + path) as answer:
-            await answer.read()
-            return answer.status
-
-    async def _post(self, path: str, product_id: str) -> int:
-        body = {"product_id": product_id, "user_id": "alice"}
-        async with self._session.post(self._public + path, json=body) as answer:
-            if answer.status == 202:
-                self._receipts.append((await answer.json())["request_id"])
-            await answer.read()
-            return answer.status
+    def _request(self, product_id: str) -> bytes:
+        (request,) = self._rng.choices(
+            (
+                stats(self._public, product_id),
+                self._public.get(f"{API}purchased/{product_id}/alice"),
+                purchase(self._public, product_id, "alice"),
+                purchase(self._public, product_id, "alice", waits=True),
+                poll(self._public, self._rng.choice(self._receipts or [Receipt(0, 0, 0)])),
+            ),
+            (50, 30, 10, 5, 5),
+        )
+        return request
 
 
 async def soak(system: System, seconds: float, seed: int) -> list[str]:
@@ -208,31 +197,29 @@ async def soak(system: System, seconds: float, seed: int) -> list[str]:
         pause_s_max=BUYER_PAUSE_S_MAX,
     )
     watcher = Watcher(settings.kafka(), topics)
-    timeout = aiohttp.ClientTimeout(total=CALL_TIMEOUT_S)
-    async with aiohttp.ClientSession(timeout=timeout) as session:
-        for crowd in crowds:
-            await crowd.open(session)
-        strangers = Strangers(crowds[0].public, rng, session)
-        scales = Scales(system)
-        watching, weighing, calling = _begin((watcher.run, scales.weigh, strangers.call))
-        buying = [asyncio.create_task(crowd.buy(session)) for crowd in crowds]
-        storm = Storm(
-            *(system, random.Random(seed)),
-            together=1,
-            every_s=FAULT_EVERY_S,
-            pause_s=PAUSE_S,
-            kills_end_s=KILLS_END * seconds,
-        )
-        await storm.blow(seconds)
-        wrong = await quiet(system)
-        await _end((calling, weighing))
-        for crowd in crowds:
-            crowd.stop.set()
-        await asyncio.gather(*buying)
-        print(f"calls about unknown products, by status: {dict(sorted(strangers.by_status.items()))}")
-        if system.runs():
-            wrong += await verdict(crowds, session, watcher, settings, topics)
-        await _end((watching,))
+    for crowd in crowds:
+        await crowd.open()
+    strangers = Strangers(crowds[0].public, rng)
+    scales = Scales(system)
+    watching, weighing, calling = _begin((watcher.run, scales.weigh, strangers.call))
+    buying = [asyncio.create_task(crowd.buy()) for crowd in crowds]
+    storm = Storm(
+        *(system, random.Random(seed)),
+        together=1,
+        every_s=FAULT_EVERY_S,
+        pause_s=PAUSE_S,
+        kills_end_s=KILLS_END * seconds,
+    )
+    await storm.blow(seconds)
+    wrong = await quiet(system)
+    await _end((calling, weighing))
+    for crowd in crowds:
+        crowd.stop.set()
+    await asyncio.gather(*buying)
+    print(f"calls about unknown products, by status: {dict(sorted(strangers.by_status.items()))}")
+    if system.runs():
+        wrong += await verdict(crowds, watcher, settings, topics)
+    await _end((watching,))
     own = died_by_themselves(system.output, storm.kills()) + storm.deaths_of_second
     return wrong + own + scales.grown()
 
@@ -257,6 +244,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--keep", type=Path, help="a directory for data and logs, which stay")
     options = parser.parse_args()
+    configure_logging("soak", logging.WARNING)
     with tempfile.TemporaryDirectory() as directory:
         # The smallest cache, which is full soon: growing up to a limit that was set is no leak.
         system = System((options.keep or Path(directory)) / "data", results_cache_bytes_max=1_048_576)

@@ -8,12 +8,12 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import aiohttp
 from system import System
 
 from chaos.crowd import DECIDED_WITHIN_S, Crowd
-from chaos.verdict import audited, refused_early, sell_out, violations
+from chaos.verdict import audited, refused_early, violations
 from chaos.watcher import Watcher
+from pipeline.demo.connection import Listener
 from pipeline.kafka.topics import Topics, partition_of
 from pipeline.local.listen import answers_ok
 from pipeline.settings import Settings
@@ -57,8 +57,8 @@ def crowds_of(
         crowds.setdefault(
             partition_of(product_id, partitions),
             Crowd(
-                f"http://127.0.0.1:{system.public_port}",
-                f"http://127.0.0.1:{system.admin_port}",
+                Listener("127.0.0.1", system.public_port),
+                Listener("127.0.0.1", system.admin_port),
                 *(rng, stock, partitions, product_id, buyers, pause_s_max),
             ),
         )
@@ -91,7 +91,6 @@ def _is_ready(part: dict[str, str]) -> bool:
 
 async def verdict(
     crowds: Sequence[Crowd],
-    session: aiohttp.ClientSession,
     watcher: Watcher,
     settings: Settings,
     topics: Topics,
@@ -100,16 +99,16 @@ async def verdict(
     wrong = []
     for crowd in crowds:
         # All may be decided long ago; it is the asking that takes its time.
-        await crowd.hear(session, DECIDED_WITHIN_S + len(crowd.accepted) / RECEIPTS_A_SECOND)
-        left = (await crowd.stats(session))["current_stock"]
+        await crowd.poll(DECIDED_WITHIN_S + len(crowd.accepted) / RECEIPTS_A_SECOND)
+        left = (await crowd.stats())["current_stock"]
         wrong += refused_early(crowd, left)
-        await sell_out(crowd, session, left)
-    answers = [answer for crowd in crowds for answer in crowd.answers.values()]
-    await watcher.sees({answer["order_id"] for answer in answers if answer["code"] == 1})
+        await crowd.sell_out(left)
+    await watcher.sees(set().union(*(crowd.winning_order_ids() for crowd in crowds)))
     for crowd in crowds:
-        wrong += violations(crowd, await crowd.stats(session), watcher)
+        wrong += violations(crowd, await crowd.stats(), watcher)
     print(
-        f"{sum(len(crowd.accepted) for crowd in crowds)} accepted, {len(answers)} decided,"
+        f"{sum(len(crowd.accepted) for crowd in crowds)} accepted,"
+        f" {sum(len(crowd.answers) for crowd in crowds)} decided,"
         f" {sum(len(crowd.at_once) for crowd in crowds)} answered at once,"
         f" {sum(crowd.refused for crowd in crowds)} refused"
     )

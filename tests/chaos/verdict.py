@@ -3,23 +3,14 @@
 from collections.abc import Mapping
 from typing import Any
 
-import aiohttp
-
 from chaos.crowd import Crowd, Wish
 from chaos.watcher import Watcher
 from pipeline.audit import Check, audit
+from pipeline.domain.codes import Code
 from pipeline.kafka.topics import Topics, partition_of
 from pipeline.settings import Settings
 
-
-async def sell_out(crowd: Crowd, session: aiohttp.ClientSession, left: int) -> None:
-    """What is still there goes to new buyers, so that `sold` has to be exactly the stock."""
-    for number in range(left):
-        wish = Wish(crowd.product_id, f"late-{number}")
-        async with session.post(f"{crowd.public}/api/v1/seckill/purchase", json=wish._asdict()) as answer:
-            document = await answer.json()
-            crowd.accepted[document["request_id"]] = wish
-            crowd.answers[document["request_id"]] = {"status": "decided", **document}
+SOLD_OUT_CODES = (Code.SUCCESS, Code.INSUFFICIENT_STOCK, Code.ALREADY_BOUGHT)
 
 
 def refused_early(crowd: Crowd, left: int) -> list[str]:
@@ -35,10 +26,10 @@ def violations(crowd: Crowd, stats: dict[str, Any], watcher: Watcher) -> list[st
     orders = watcher.orders_of(crowd.product_id)
     for receipt, answer in crowd.answers.items():
         wish = crowd.accepted[receipt]
-        if answer["code"] == 1 and _buyer_of(watcher.orders.get(answer["order_id"])) != wish:
+        if answer.code == Code.SUCCESS and _buyer_of(watcher.orders.get(answer.order_id)) != wish:
             wrong.append(f"{receipt} won, but there is no order of its user")
-        if answer["code"] not in ((1, -2, -3) if wish.product_id == crowd.product_id else (1,)):
-            wrong.append(f"{receipt} of {wish} got code {answer['code']}")
+        if answer.code not in (SOLD_OUT_CODES if wish.product_id == crowd.product_id else (Code.SUCCESS,)):
+            wrong.append(f"{receipt} of {wish} got code {answer.code}")
     wrong += _wrong_at_once(crowd, watcher.orders)
     wrong += [f"order {id_} is there twice" for id_ in watcher.repeated]
     users = [each["user_id"] for each in orders.values()]
@@ -61,10 +52,10 @@ def _wrong_at_once(crowd: Crowd, orders: dict[str, dict[str, Any]]) -> list[str]
     wrong = []
     for wish, answer in crowd.at_once:
         is_right = {
-            -2: wish not in holders,
-            -3: _buyer_of(orders.get(answer["order_id"])) == wish,
+            Code.INSUFFICIENT_STOCK: wish not in holders,
+            Code.ALREADY_BOUGHT: _buyer_of(orders.get(answer.order_id)) == wish,
         }
-        if wish.product_id != crowd.product_id or not is_right.get(answer["code"], False):
+        if wish.product_id != crowd.product_id or not is_right.get(answer.code, False):
             wrong.append(f"{wish} was answered at once with {answer}")
     return wrong
 

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -15,6 +14,7 @@ from contract.serving import PURCHASE, PURCHASE_ASYNC, REQUESTS
 from pipeline.kafka.topic_admin import create_topics
 from pipeline.kafka.topics import load_topics
 from pipeline.local.listen import free_port
+from pipeline.local.recipe import INGRESS_COMMAND, environment
 from pipeline.settings import Profile
 
 READY_S_MAX = 30
@@ -25,10 +25,9 @@ STOP_S_MAX = 10
 async def ingress(open_files_max: int = 0, **settings: Any) -> AsyncIterator[asyncio.subprocess.Process]:
     """The process runs inside; `open_files_max` is its hard limit, 0 for that of the tests."""
     shell = ("sh", "-c", f'ulimit -n {open_files_max}; exec "$@"', "sh") if open_files_max else ()
-    environment = {f"SECKILL_{name.upper()}": str(value) for name, value in settings.items()}
     process = await asyncio.create_subprocess_exec(
-        *(*shell, sys.executable, "-m", "pipeline.ingress"),
-        env={**os.environ, **environment},
+        *(*shell, *INGRESS_COMMAND),
+        env={**os.environ, **environment(settings)},
         stderr=asyncio.subprocess.PIPE,
     )
     try:

@@ -200,7 +200,7 @@ async def test_a_sale_whose_losers_are_answered_at_once_passes(
 
 
 @pytest.mark.parametrize(
-    ("code", "check"), [(-2, "who was refused at once"), (-1, "every purchase got its 202")]
+    ("code", "check"), [(-2, "no winner was refused at once"), (-1, "every purchase got its 202")]
 )
 async def test_a_buyer_who_is_refused_at_once_while_pieces_are_left_fails(
     stand_in: StandIn, plan: Plan, feed: OrdersFeed, code: int, check: str

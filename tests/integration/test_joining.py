@@ -2,7 +2,6 @@
 
 import asyncio
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from followers import own_topics_file
 from pipeline.kafka.topic_admin import create_topics
 from pipeline.kafka.topics import load_topics
 from pipeline.local.listen import free_port
+from pipeline.local.recipe import FOLLOWER_COMMAND, environment
 from pipeline.settings import Profile
 
 GROUP_PREFIX = "joining"
@@ -70,8 +70,8 @@ async def test_a_first_assignment_that_does_not_come_ends_the_process(kafka: Kaf
     try:
         ended = await asyncio.to_thread(
             subprocess.run,
-            (sys.executable, "-m", "agents", "follower"),
-            env={f"SECKILL_{name.upper()}": str(value) for name, value in settings.items()},
+            FOLLOWER_COMMAND,
+            env=environment(settings),
             cwd=Path(__file__).parents[2],
             capture_output=True,
             text=True,

@@ -4,7 +4,6 @@ import asyncio
 import logging
 import os
 import subprocess
-import sys
 import uuid
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,7 @@ from pipeline.errors import KafkaUnavailable
 from pipeline.kafka.topic_admin import Difference, TopicsRefused, check_topics, create_topics, require_topics
 from pipeline.kafka.topics import Topics, load_topics
 from pipeline.local.listen import free_port
+from pipeline.local.recipe import FOLLOWER_COMMAND, WORKER_COMMAND, environment
 from pipeline.messages.commands import OpenCommand, RawCommand, encode_close, encode_open, encode_purchases
 from pipeline.messages.decisions import (
     CloseDecision,
@@ -163,7 +163,7 @@ async def test_what_differs_is_said_and_left_as_it_is(kafka: Kafka, topics: Topi
         "max.message.bytes",
     ]
     assert lines[1] == (
-        f"{name}: retention.ms is 60000, topics.yaml says 2592000000; mend it: kafka-configs.sh "
+        f"{name}: retention.ms is 60000, topics.yaml says 2592000000; to fix it: kafka-configs.sh "
         f"--bootstrap-server {kafka.bootstrap} --alter --entity-type topics --entity-name {name} "
         "--add-config retention.ms=2592000000"
     )
@@ -179,7 +179,7 @@ async def test_too_few_copies_are_said(kafka: Kafka, topics: Topics, own_file: P
 
 async def test_a_missing_topic_is_said(kafka: Kafka, topics: Topics) -> None:
     differences = await check_topics(kafka.bootstrap, topics)
-    assert [str(each) for each in differences] == [f"{topic.name}: is not there" for topic in topics.all()]
+    assert [str(each) for each in differences] == [f"{topic.name}: missing" for topic in topics.all()]
     with pytest.raises(TopicsRefused, match=topics.control.name):
         await require_topics(kafka.bootstrap, topics)
     assert not {topic.name for topic in topics.all()} & await names_at(kafka.bootstrap)
@@ -272,10 +272,10 @@ def run(kafka: Kafka, file: Path, *arguments: str, **environment: str) -> tuple[
 
 def test_the_command_line_creates_and_checks(kafka: Kafka, own_file: Path, topics: Topics) -> None:
     status, output = run(kafka, own_file, "check")
-    assert (status, output.count("is not there")) == (1, 7)
+    assert (status, output.count(": missing")) == (1, 7)
     status, output = run(kafka, own_file, "create")
     assert (status, output.count("created ")) == (0, 7)
-    assert run(kafka, own_file, "create") == (0, "7 of 7 topics were there already\n")
+    assert run(kafka, own_file, "create") == (0, "7 of 7 topics already existed\n")
     status, output = run(kafka, own_file, "check")
     assert (status, "all 7 topics" in output) == (0, True)
     status, output = run(kafka, own_file, "check", SECKILL_KAFKA_PROFILE="cluster")
@@ -377,24 +377,18 @@ def test_what_breaks_a_guarantee_is_refused_and_no_more(
     assert wanted in difference.remedy("b:1") or field == "partitions"
 
 
-@pytest.mark.parametrize("role", ["decider", "follower"])
+@pytest.mark.parametrize("command", [WORKER_COMMAND, FOLLOWER_COMMAND], ids=["decider", "follower"])
 def test_a_worker_does_not_start_on_topics_that_break_a_guarantee(
-    kafka: Kafka, own_file: Path, topics: Topics, role: str, tmp_path: Path
+    kafka: Kafka, own_file: Path, topics: Topics, command: tuple[str, ...], tmp_path: Path
 ) -> None:
     asyncio.run(create_topics(kafka.bootstrap, topics))
     document = yaml.safe_load(own_file.read_text("utf-8"))
     document["topics"]["orders"]["retention_ms"] = -1
     own_file.write_text(yaml.safe_dump(document))
-    environment = {
-        **os.environ,
-        "SECKILL_KAFKA_BOOTSTRAP": kafka.bootstrap,
-        "SECKILL_KAFKA_IDEMPOTENCE": str(kafka.idempotent),
-        "SECKILL_TOPICS_FILE": str(own_file),
-        "SECKILL_DATA_DIR": str(tmp_path),
-    }
+    settings = {**kafka.settings(), "topics_file": own_file, "data_dir": tmp_path}
     ended = subprocess.run(
-        (sys.executable, "-m", "agents", role),
-        env=environment,
+        command,
+        env={**os.environ, **environment(settings)},
         capture_output=True,
         text=True,
         timeout=30,
@@ -402,5 +396,5 @@ def test_a_worker_does_not_start_on_topics_that_break_a_guarantee(
     )
     assert ended.returncode != 0
     last = ended.stderr.splitlines()[-1]
-    assert last.startswith(f"the {role} does not start: {topics.orders.name}: retention.ms is ")
+    assert last.startswith(f"the {command[-1]} does not start: {topics.orders.name}: retention.ms is ")
     assert "--add-config retention.ms=-1" in last

@@ -20,7 +20,7 @@ from jsonschema import Draft202012Validator
 
 from pipeline.cli import main
 from pipeline.kafka.topics import load_topics
-from pipeline.local import kafka
+from pipeline.local import PACKAGES, kafka
 from pipeline.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -296,6 +296,16 @@ def test_what_the_image_copies_is_there_and_not_ignored() -> None:
     for name in [*copied, ".env", ".git", "data", "tests"]:
         fitting = [rule for rule in rules if fnmatch(name, rule.removeprefix("!"))]
         assert fitting[-1].startswith("!") is (name in copied)
+
+
+def test_the_image_has_nothing_of_the_local_stack() -> None:
+    (installed,) = {words[-1] for words in instructions("RUN") if "--require-hashes" in words}
+    in_image, in_local = (
+        set(re.findall(r"^([a-z0-9.-]+)==", (ROOT / name).read_text("utf-8"), re.MULTILINE))
+        for name in (installed, "requirements-local.lock")
+    )
+    assert in_image.isdisjoint(PACKAGES.values())
+    assert in_local >= in_image | set(PACKAGES.values())
 
 
 def test_the_image_says_only_what_is_a_setting() -> None:

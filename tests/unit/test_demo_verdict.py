@@ -5,9 +5,11 @@ from collections import Counter
 
 import pytest
 
+from pipeline.demo.calls import FinalAnswer
 from pipeline.demo.connection import Listener
 from pipeline.demo.crowd import make_crowd
-from pipeline.demo.sale import AtOnce, FinalAnswer, Observations, Plan
+from pipeline.demo.observations import AtOnce, Observations
+from pipeline.demo.sale import Plan
 from pipeline.demo.verdict import by_code, judge
 from pipeline.domain.codes import Code
 from pipeline.domain.receipts import Receipt
@@ -24,7 +26,7 @@ def sound() -> Observations:
     return Observations(
         refused_rightly=2,
         accepted={FIRST: "ann", SECOND: "bob", THIRD: "cid", AGAIN: "ann"},
-        told={
+        answers={
             FIRST: FinalAnswer(Code.SUCCESS, "0-1-0"),
             SECOND: FinalAnswer(Code.SUCCESS, "0-1-1"),
             THIRD: FinalAnswer(Code.INSUFFICIENT_STOCK, None),
@@ -40,7 +42,7 @@ def sold_out_early() -> Observations:
     """The same, but the last buyer and the repeat came when all was sold, and were answered at once."""
     findings = sound()
     for receipt in (THIRD, AGAIN):
-        user_id, told = findings.accepted.pop(receipt), findings.told.pop(receipt)
+        user_id, told = findings.accepted.pop(receipt), findings.answers.pop(receipt)
         findings.at_once.append(AtOnce(user_id, told))
     return findings
 
@@ -57,7 +59,7 @@ def test_a_sound_sale_passes() -> None:
 def test_a_win_whose_202_was_lost_counts_by_its_order_id() -> None:
     findings = sound()
     # The 202 of ann's first purchase never came; she asked again, and that told her of her order.
-    del findings.accepted[FIRST], findings.told[FIRST]
+    del findings.accepted[FIRST], findings.answers[FIRST]
     assert failing(findings) == []
 
 
@@ -70,7 +72,7 @@ def test_answers_at_once_count_as_answers() -> None:
 
 def test_a_win_that_only_a_repeat_at_once_tells_of_counts_by_its_order_id() -> None:
     findings = sold_out_early()
-    del findings.accepted[FIRST], findings.told[FIRST]
+    del findings.accepted[FIRST], findings.answers[FIRST]
     assert failing(findings) == []
 
 
@@ -93,13 +95,13 @@ def test_a_winner_who_is_refused_or_told_of_anothers_order_fails(user_id: str, t
 def test_who_is_refused_at_once_and_told_of_no_order_has_none() -> None:
     findings = sold_out_early()
     findings.at_once.append(AtOnce("ann", FinalAnswer(Code.INSUFFICIENT_STOCK, None)))
-    del findings.accepted[FIRST], findings.told[FIRST]
+    del findings.accepted[FIRST], findings.answers[FIRST]
     assert failing(findings) == [AT_ONCE]
 
 
 def test_a_refusal_at_once_while_something_is_left_fails() -> None:
     findings = sold_out_early()
-    del findings.accepted[SECOND], findings.told[SECOND]
+    del findings.accepted[SECOND], findings.answers[SECOND]
     findings.at_once.append(AtOnce("bob", FinalAnswer(Code.INSUFFICIENT_STOCK, None)))
     findings.order_ids.remove("0-1-1")
     findings.sold, findings.remaining = 1, 1
@@ -121,20 +123,20 @@ def test_a_wrong_answer_fails() -> None:
 
 def test_a_buyer_who_was_never_accepted_fails() -> None:
     findings = sound()
-    del findings.accepted[THIRD], findings.told[THIRD]
+    del findings.accepted[THIRD], findings.answers[THIRD]
     assert failing(findings) == [ANSWERED]
 
 
 def test_a_receipt_without_a_decision_fails() -> None:
     findings = sound()
-    del findings.told[THIRD]
+    del findings.answers[THIRD]
     assert failing(findings) == [DECIDED]
     assert "none for 0-1-2" in judge(PLAN, findings)[DECIDED].found
 
 
 def test_a_decision_that_changes_fails() -> None:
     findings = sound()
-    findings.take_told(THIRD, FinalAnswer(Code.SUCCESS, "0-1-2"))
+    findings.take_answer(THIRD, FinalAnswer(Code.SUCCESS, "0-1-2"))
     assert failing(findings) == [DECIDED]
 
 
@@ -143,7 +145,7 @@ def test_a_decision_that_changes_fails() -> None:
 )
 def test_one_winner_too_many_fails(third: FinalAnswer) -> None:
     findings = sound()
-    findings.told[THIRD] = third
+    findings.answers[THIRD] = third
     findings.order_ids.add("0-1-2")
     findings.sold, findings.remaining = 3, -1
     assert failing(findings) == [WINNERS]
@@ -151,7 +153,7 @@ def test_one_winner_too_many_fails(third: FinalAnswer) -> None:
 
 def test_one_winner_too_few_fails() -> None:
     findings = sound()
-    findings.told[SECOND] = FinalAnswer(Code.INSUFFICIENT_STOCK, None)
+    findings.answers[SECOND] = FinalAnswer(Code.INSUFFICIENT_STOCK, None)
     findings.order_ids.remove("0-1-1")
     findings.sold, findings.remaining = 1, 1
     assert failing(findings) == [WINNERS]

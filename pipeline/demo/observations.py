@@ -1,0 +1,45 @@
+"""What the crowd of a demo saw. Whether it is as it should be is the question of `verdict.py`."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from pipeline.demo.calls import FinalAnswer
+from pipeline.domain.receipts import Receipt
+
+
+class AtOnce(NamedTuple):
+    """A purchase that got its final answer without a receipt."""
+
+    user_id: str
+    answer: FinalAnswer
+
+
+@dataclass(slots=True)
+class Observations:
+    """Times are seconds of a monotonic clock. `decided`, `sold` and `remaining` come from the product's stats."""
+
+    refused_rightly: int = 0
+    sent_again: int = 0
+    accepted: dict[Receipt, str] = field(default_factory=dict)
+    at_once: list[AtOnce] = field(default_factory=list)
+    wrong_answers: Counter[str] = field(default_factory=Counter)
+    answers: dict[Receipt, FinalAnswer] = field(default_factory=dict)
+    contradictions: int = 0
+    latencies_ms: list[float] = field(default_factory=list)
+    began_at_s: float = 0.0
+    last_answered_at_s: float = 0.0
+    decided: int = 0
+    sold: int = 0
+    remaining: int = 0
+    order_ids: set[str] = field(default_factory=set)
+    orders_repeated: int = 0
+
+    @property
+    def answered(self) -> int:
+        """Purchases that have a receipt, or the answer itself."""
+        return len(self.accepted) + len(self.at_once)
+
+    def take_answer(self, receipt: Receipt, answer: FinalAnswer) -> None:
+        if self.answers.setdefault(receipt, answer) != answer:
+            self.contradictions += 1
