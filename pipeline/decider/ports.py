@@ -1,4 +1,4 @@
-"""What a decider needs of the world; the real ones are StockStore, PartitionLog and LogProducer."""
+"""What a decider needs of its store and producer; in production these are StockStore and LogProducer."""
 
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -6,7 +6,7 @@ from typing import Protocol
 from pipeline.stock.values import Cursor, PreparedCommand
 
 Keyed = tuple[bytes | None, bytes]
-"""The key and the value of a record to be written."""
+"""Key and value of a record to be written."""
 
 
 class DecidingStore(Protocol):

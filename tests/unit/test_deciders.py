@@ -77,7 +77,7 @@ async def test_a_decision_log_that_lost_decisions_ends_the_process(world: World)
     del world.results[1:]
     await decider.put(Fetched(world, 3, 4).batch.records)
     await steps()
-    with pytest.raises(LogsDisagree, match=r"acknowledged up to 3, and now 1 records more .* up to 2"):
+    with pytest.raises(LogsDisagree, match=r"acknowledged up to 3, but now 1 more records .* up to 2"):
         await deciding
 
 
@@ -195,7 +195,7 @@ async def test_deciders_that_are_cancelled_at_the_end_of_the_process_are_no_faul
     # One that what it waits for cancels is.
     monkeypatch.setattr(world, "cursor_offset", _cancelled)
     await asyncio.wait({tasks["decider of partition 0"], tasks["decider of partition 1"]}, timeout=10)
-    assert deaths == ["decider of partition 1: cancelled by what it waited for"]
+    assert deaths == ["decider of partition 1: cancelled by something it awaited"]
 
 
 async def _cancelled(_: int) -> int:
