@@ -1,4 +1,4 @@
-"""Connections to Redis, and what its errors mean."""
+"""Connections to Redis, and the meaning of its errors."""
 
 import re
 from typing import Any, cast
@@ -12,7 +12,7 @@ from redis.maint_notifications import MaintNotificationsConfig
 
 from pipeline.errors import Fatal, RedisUnavailable
 
-_AWAY = (
+_UNAVAILABLE = (
     exceptions.ConnectionError,
     exceptions.TimeoutError,
     exceptions.ReadOnlyError,
@@ -20,20 +20,20 @@ _AWAY = (
     exceptions.ClusterDownError,
     exceptions.TryAgainError,
 )
-# Redis and scripts put the code first. Before it there may be redis-py's words about a command of a pipeline, why a
-# transaction was discarded, or a position in a script; names in a script's own errors are quoted.
-_AWAY_CODE = re.compile(
+# Redis and scripts put the code first. It may follow redis-py's text on a pipelined command, the reason why a
+# transaction was discarded, or a position in a script. A script's own errors quote names.
+_UNAVAILABLE_CODE = re.compile(
     r"(?:^|: ?)-?(?:LOADING|MASTERDOWN|MISCONF|NOREPLICAS|OOM|READONLY|BUSY|UNBLOCKED|CLUSTERDOWN|TRYAGAIN"
     r"|NOAUTH)(?: |$)"
 )
 
 
 class RedisFault(Fatal):
-    """Redis answered with an error that waiting does not mend: a key of another type, no permission."""
+    """Redis answered with an error that waiting does not fix, such as a key of the wrong type or no permission."""
 
 
 class PackedConnection(Connection):
-    """A connection that packs commands in C: packing in Python takes longer than the rest of a chunk's call."""
+    """Packs commands in C: packing in Python takes longer than the rest of a chunk's call."""
 
     _serializer = HiredisRespSerializer()
 
@@ -42,14 +42,15 @@ class PackedConnection(Connection):
 
 
 def connection_pool(url: str, timeout_s: float, connections_max: int | None) -> ConnectionPool:
+    """A pool for this URL; with `connections_max`, a call waits up to `timeout_s` for a free connection."""
     options: dict[str, Any] = {
-        # TLS and Unix-socket addresses bring their own class.
+        # URLs with TLS or a Unix socket override this class.
         "connection_class": PackedConnection,
         "socket_timeout": timeout_s,
         "socket_connect_timeout": timeout_s,
-        # The client must not retry: only the decider repeats a call, after it has read the cursor.
+        # The client must not retry: only the decider repeats a call, and only after reading the cursor.
         "retry": Retry(NoBackoff(), 0),
-        # With these, the client takes a connection that Redis has closed for one with news, and reuses it.
+        # With these, the client takes a connection that Redis has closed for one with a notification, and reuses it.
         "maint_notifications_config": MaintNotificationsConfig(enabled=False),
     }
     if connections_max is None:
@@ -58,12 +59,12 @@ def connection_pool(url: str, timeout_s: float, connections_max: int | None) -> 
 
 
 async def reply_of(call: Any) -> Any:
-    """The reply to this call. Errors that may pass become RedisUnavailable, all others RedisFault."""
+    """The reply to this call. Transient errors are raised as RedisUnavailable, all others as RedisFault."""
     try:
         return await call
-    except _AWAY as error:
+    except _UNAVAILABLE as error:
         raise RedisUnavailable(f"Redis: {error}") from error
     except exceptions.RedisError as error:
-        if _AWAY_CODE.search(str(error)):
+        if _UNAVAILABLE_CODE.search(str(error)):
             raise RedisUnavailable(f"Redis: {error}") from error
         raise RedisFault(f"Redis: {error}") from error

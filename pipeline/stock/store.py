@@ -1,7 +1,7 @@
-"""The stock store: what the decider changes in Redis, and what everybody may read of it.
+"""The stock store: what the decider changes in Redis, and what other parts read from it.
 
-Redis holds only what can be made again from the decision log. Writes of decided state are fenced: the caller says
-where it believes the cursor to be, and if it is elsewhere nothing is written and `Stale` is raised.
+Redis contains only what can be rebuilt from the decision log. Writes of decided state are fenced: the caller says where
+it expects the cursor, and if the cursor is elsewhere, nothing is written and `Stale` is raised.
 """
 
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
@@ -30,22 +30,22 @@ SCANNED_PER_STEP = 1_000
 
 
 class Stale(SeckillError):
-    """The cursor is not where the caller left it: somebody else decided, or Redis lost state. Nothing was written."""
+    """The cursor is not where it was expected: another decider moved it, or Redis lost state. Nothing was written."""
 
 
 class OtherLog(Fatal):
-    """This Redis holds the stock of another log; the message says what to do."""
+    """This Redis contains the stock of another log; the message says what to do."""
 
 
 class MayEvict(Fatal):
-    """This Redis is set up to throw keys away when memory runs short: stock and buyers must not be among them."""
+    """This Redis is configured to evict keys when memory runs short, which would lose stock and buyers."""
 
 
 class StockStore:
-    """`client` is for tests that bring their own connection; otherwise there is one pool for `url`.
+    """`client` is for tests that supply their own connection; otherwise there is one pool for `url`.
 
-    With `connections_max` a call waits for one of so many connections, for `timeout_ms` at most; without, a call that
-    finds all connections of the client's own limit in use fails at once. Both fail as RedisUnavailable.
+    With `connections_max`, a call waits up to `timeout_ms` for a free connection. Without it, a call fails at once when
+    all connections that the client itself allows are in use. Both raise RedisUnavailable.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class StockStore:
         key_prefix: str = Keys().prefix,
     ) -> None:
         self.log_identity: str | None = None
-        """Which log the stock has to belong to; None for a log whose broker has no ids."""
+        """The log that the stock must belong to; None if the broker has no ids."""
         self._keys = Keys(key_prefix)
         seconds = timeout_ms / 1_000
         self._redis = client or Redis.from_pool(connection_pool(url, seconds, connections_max))
@@ -69,7 +69,7 @@ class StockStore:
 
     @classmethod
     def of(cls, settings: Settings, connections_max: int | None = None) -> Self:
-        """The store that these settings name."""
+        """The store that these settings describe."""
         return cls(
             settings.redis(),
             settings.redis_timeout_ms,
@@ -85,12 +85,12 @@ class StockStore:
 
     async def assert_keeps_keys(self) -> None:
         """Raises MayEvict unless `maxmemory-policy` is `noeviction`."""
-        # INFO, not CONFIG: managed Redis often forbids the latter.
+        # INFO, because managed Redis often forbids CONFIG.
         policy = (await reply_of(self._redis.info("memory"))).get("maxmemory_policy")
         if policy != "noeviction":
             raise MayEvict(f"Redis may evict: maxmemory-policy is {policy!r}, it must be 'noeviction'")
 
-    # --- the decider's side ------------------------------------------------------------------------------------------
+    # --- for deciders ------------------------------------------------------------------------------------------------
 
     async def cursor(self, partition: int) -> Cursor:
         names = ("offset", "time_ms", "purchases", "settled", "results_position", "last_answer")
@@ -106,13 +106,13 @@ class StockStore:
         )
 
     async def cursor_offset(self, partition: int) -> int:
-        """The offset of the last decided command record, -1 for none."""
+        """The offset of the last decided command, -1 for none."""
         return int(await reply_of(self._redis.hget(self._keys.cursor(partition), "offset")) or -1)
 
     async def decide(
         self, partition: int, after_offset: int, results_position: int, commands: Sequence[PreparedCommand]
     ) -> list[bytes]:
-        """Decide a chunk: a decision record for each command, in order.
+        """Decide a chunk. Returns one decision record for each command, in order.
 
         Raises Stale, or RedisUnavailable, after which the chunk may or may not have been decided.
         """
@@ -131,7 +131,10 @@ class StockStore:
         results_position: int,
         decisions: Sequence[tuple[str | None, bytes]],
     ) -> None:
-        """Do recorded decisions (product id, record) again; `results_position` is that after the last of them."""
+        """Replay recorded decisions (product id, record); `results_position` is the position after the last of them.
+
+        Raises Stale, or RedisUnavailable.
+        """
         numbers = _numbers(product_id for product_id, _ in decisions)
         argv: list[Any] = [after_offset, results_position, len(numbers), *numbers]
         for product_id, record in decisions:
@@ -140,18 +143,18 @@ class StockStore:
         _raise_if_stale(reply, partition, after_offset)
 
     async def wipe(self, partition: int, at_offset: int) -> None:
-        """Forget the decided state of this partition, if the cursor is still at `at_offset`. Raises Stale."""
+        """Delete the decided state of this partition if the cursor is still at `at_offset`. Raises Stale otherwise."""
         cursor, products = self._keys.cursor(partition), self._keys.products(partition)
-        # Found before the fence: a key that comes later comes with another cursor.
+        # Found before the fence: a decider that adds a key later also moves the cursor.
         strays = [name async for name in self._names(partition)]
         prefixes = [self._keys.product(partition, ""), self._keys.buyers(partition, "")]
         reply = await reply_of(self._wipe(keys=[cursor, products, *strays], args=[at_offset, *prefixes]))
         _raise_if_stale(reply, partition, at_offset)
 
     async def has_keys(self, partition: int, on_step: Callable[[], None] = lambda: None) -> bool:
-        """Whether there is anything of what was decided in this partition.
+        """Whether Redis contains any decided state of this partition.
 
-        This goes through all keys of Redis. `on_step` is called after each step of it.
+        This scans all keys of Redis; `on_step` is called after each step.
         """
         async for _ in self._names(partition, on_step):
             return True
@@ -160,7 +163,7 @@ class StockStore:
     async def _names(
         self, partition: int, on_step: Callable[[], None] = lambda: None
     ) -> AsyncIterator[bytes]:
-        """The names of the keys of what was decided; one may come twice."""
+        """The names of the keys with decided state; SCAN may return one twice."""
         at, identity = 0, self._keys.log(partition).encode()
         while True:
             at, names = await reply_of(
@@ -174,48 +177,46 @@ class StockStore:
                 return
 
     async def claim(self, partition: int) -> None:
-        """Note that this partition belongs to `log_identity`. Raises OtherLog if it belongs to another log."""
+        """Record that this partition belongs to `log_identity`. Raises OtherLog if it belongs to another log."""
         name = self._keys.log(partition)
         if self.log_identity is None or not await reply_of(self._redis.set(name, self.log_identity, nx=True)):
             self._raise_if_other(partition, await reply_of(self._redis.get(name)))
 
     async def take_over(self, partition: int) -> None:
-        """Note that this partition belongs to `log_identity` from now on, and to no other log."""
+        """Record that this partition belongs to `log_identity` from now on, whichever log it belonged to."""
         name = self._keys.log(partition)
         if self.log_identity is None:
             await reply_of(self._redis.delete(name))
         else:
             await reply_of(self._redis.set(name, self.log_identity))
 
-    def _raise_if_other(self, partition: int, held: bytes | None) -> None:
-        """Raises OtherLog if `held`, from `{pN}:log`, is not our log; without one the partition is nobody's yet."""
-        if held is None or (other := held.decode(errors="replace")) == self.log_identity:
+    def _raise_if_other(self, partition: int, owner: bytes | None) -> None:
+        """Raises OtherLog if `owner`, from `{pN}:log`, is not our log. None means that the partition is unclaimed."""
+        if owner is None or (other := owner.decode(errors="replace")) == self.log_identity:
             return
-        own = (
-            f"this is the log {self.log_identity}" if self.log_identity else "this log's broker tells no ids"
-        )
+        own = f"this is the log {self.log_identity}" if self.log_identity else "this log's broker has no ids"
         raise OtherLog(
             f"{self._keys.log(partition)} in Redis says that it holds the stock of the log {other}, but {own}: "
-            "set SECKILL_REDIS_URL or SECKILL_KEY_PREFIX to what belongs to this log, or have Redis forget the "
-            "other one with `seckill rebuild`"
+            "set SECKILL_REDIS_URL or SECKILL_KEY_PREFIX to those of this log, or replace the other log's stock "
+            "with `seckill rebuild`"
         )
 
-    # --- for everybody -----------------------------------------------------------------------------------------------
+    # --- for all readers ---------------------------------------------------------------------------------------------
 
     async def progress(self, partition: int) -> tuple[int, int]:
-        """The offset of the last decided command record, -1 for none, and how many purchases were decided.
+        """The offset of the last decided command (-1 for none), and how many purchases were decided.
 
         Raises OtherLog if the partition belongs to another log.
         """
         async with self._redis.pipeline() as calls:
             calls.hmget(self._keys.cursor(partition), "offset", "purchases")
             calls.get(self._keys.log(partition))
-            (offset, purchases), held = await reply_of(calls.execute())
-        self._raise_if_other(partition, held)
+            (offset, purchases), owner = await reply_of(calls.execute())
+        self._raise_if_other(partition, owner)
         return int(offset or -1), int(purchases or 0)
 
     async def products(self, partition: int, count_max: int | None = None) -> list[str]:
-        """The ids of the partition's products; with `count_max`, any so many of them."""
+        """The sorted ids of the partition's products; with `count_max`, of at most that many, chosen arbitrarily."""
         name = self._keys.products(partition)
         if count_max is None:
             return sorted(member.decode() for member in await reply_of(self._redis.smembers(name)))
@@ -240,12 +241,12 @@ class StockStore:
         return wins
 
     async def wins_of(self, partition: int, product_id: str, users: Sequence[str]) -> list[list[Win]]:
-        """The wins of each of these users (1 to 1,000), in that order."""
+        """The wins of each of these users (1 to 1,000), in the order given."""
         values = await reply_of(self._redis.hmget(self._keys.buyers(partition, product_id), users))
         return [decode_wins(partition, value) if value else [] for value in values]
 
     async def snapshot(self, partition: int, product_id: str, users: Sequence[str]) -> ProductSnapshot:
-        """The product and the wins of these users (1 to 1,000), as they are at one moment.
+        """The product and the wins of these users (1 to 1,000), read atomically.
 
         Raises OtherLog if the partition belongs to another log.
         """
@@ -255,8 +256,8 @@ class StockStore:
             self._keys.buyers(partition, product_id),
             self._keys.log(partition),
         ]
-        held, offset, time_ms, *opened = await reply_of(self._snapshot(keys=names, args=users))
-        self._raise_if_other(partition, held)
+        owner, offset, time_ms, *opened = await reply_of(self._snapshot(keys=names, args=users))
+        self._raise_if_other(partition, owner)
         if not opened:
             return ProductSnapshot(int(offset or -1), int(time_ms or 0), None, [])
         (stock, state, start_ms, end_ms, limit), bought = opened
@@ -272,7 +273,7 @@ class StockStore:
 
 
 def _numbers(product_ids: Iterable[str | None]) -> dict[str, int]:
-    """Each product of a chunk by its number from 1, as the scripts know it."""
+    """The number, from 1, by which the scripts know each product of a chunk."""
     distinct = dict.fromkeys(product_ids)
     distinct.pop(None, None)
     return {

@@ -1,4 +1,4 @@
-"""What goes into Redis and what comes out of it, as values."""
+"""The values that are written to Redis and read from it."""
 
 import re
 from dataclasses import dataclass
@@ -15,8 +15,8 @@ _LENGTH = re.compile(rb"([0-9]{1,9}):")
 class PreparedCommand(NamedTuple):
     """A command record as `decide` takes it.
 
-    `product_id` is None for a malformed command, whose `value` is what `malformed_members` returns. `purchases` and
-    `size_bytes` are what it counts for in a chunk and in memory; the store does not look at them.
+    `product_id` is None for a malformed command, whose `value` is the return value of `malformed_members`. `purchases`
+    and `size_bytes` are what it counts for in a chunk and in memory; the store ignores them.
     """
 
     offset: int
@@ -29,9 +29,9 @@ class PreparedCommand(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """How far a partition is decided, and the last answer, for whoever has to repeat it.
+    """How far a partition is decided, and the last answer, in case a crash came before its commit.
 
-    All decision records up to `settled` lie before `results_position` in the decision log.
+    All decisions up to the source offset `settled` lie before `results_position` in the decision log.
     """
 
     offset: int
@@ -43,10 +43,10 @@ class Cursor:
 
 
 class ProductSnapshot(NamedTuple):
-    """One atomic look at a product: the cursor at that moment, and what the commands up to it add up to.
+    """One atomic read of a product: the cursor at that moment, and what the commands up to it add up to.
 
-    `offset` is -1 and `time_ms` 0 where nothing is decided. `standing` is None for a product that was never opened;
-    `wins` has each user of whom it was asked, in that order (and is empty for such a product).
+    `offset` is -1 and `time_ms` 0 if nothing is decided. `wins` has one list for each requested user, in the order of
+    the request. For a product that was never opened, `standing` is None and `wins` is empty.
     """
 
     offset: int
@@ -57,7 +57,7 @@ class ProductSnapshot(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ProductStock:
-    """A product as Redis holds it. `by_code` counts decided purchases; `limiter` is "level:before:at"."""
+    """A product as stored in Redis. `by_code` counts decided purchases; `limiter` is "level:before:at"."""
 
     name: str
     price: str
@@ -74,9 +74,9 @@ class ProductStock:
 
 
 def decode_last_answer(value: bytes) -> list[bytes]:
-    """The decisions in the cursor's `last_answer`: each is `<length>:<bytes>`. What is cut off or no length ends them.
+    """The decisions in the cursor's `last_answer`, each as `<length>:<bytes>`, up to the first part without a length.
 
-    Up to version 0.1.0 they were joined by newlines.
+    The last decision of a truncated value is truncated. Up to version 0.1.0 decisions were joined by newlines.
     """
     if value.startswith(b"{"):
         return value.split(b"\n")
@@ -88,7 +88,7 @@ def decode_last_answer(value: bytes) -> list[bytes]:
 
 
 def decode_wins(partition: int, value: bytes) -> list[Win]:
-    """The wins in a value of the buyers hash (its form is told in `lua/includes/wins.lua`)."""
+    """The wins in a value of the buyers hash (its form is documented in `lua/includes/wins.lua`)."""
     wins = []
     for line in value.decode().split("\n"):
         offset, index, quantity, key = [*line.split(":", 3), "", ""][:4]

@@ -1,16 +1,17 @@
--- decide: decides a chunk of command records of one partition, all or none of it, once.
+-- decide: decides a chunk of commands of one partition, all or nothing, exactly once.
 --
--- Guarantees: fenced (nothing is written unless the cursor is where the caller left it); computes first, writes last;
--- no clock (each record brings its time, clamped here so that it never runs backwards); at most 2,000 purchases.
+-- Guarantees: fenced (nothing is written unless the cursor is where the caller expects it); computes first, writes
+-- last; no clock (each record carries its time, clamped here so that it never runs backwards); at most 2,000 purchases.
 --
 -- KEYS  1 cursor   2 set of products   then for product 1..P: its hash, its buyers
--- ARGV  1 after_offset: where the caller believes the cursor to be
---       2 results_position: the end of the decision log as the caller knows it: all results up to after_offset lie before
+-- ARGV  1 after_offset: where the caller expects the cursor
+--       2 results_position: the last known end of the decision log; all decisions up to after_offset lie before it
 --       3 partition   4 P   then P product ids
---       then for each record: offset, time_ms, product 1..P (0: malformed), the command as it came (malformed: the members of its decision, messages.py:malformed_members)
+--       then for each record: offset, time_ms, product 1..P (0: malformed), the command byte for byte (malformed: the
+--       members of its decision, pipeline/messages/decisions.py:malformed_members)
 -- Reply {1, {decision records}}
 --       {0, cursor}  STALE: the cursor is elsewhere; nothing was written
--- Errors: none of its own. The commands have passed pipeline/messages/decisions.py:decode_command, which is the only gate.
+-- Errors: none of its own. The commands have passed pipeline/messages/commands.py:decode_command, the only validation.
 -- include: codes
 -- include: limits
 -- include: limiter
@@ -20,7 +21,7 @@
 local cursor = redis.call('HMGET', KEYS[1], 'offset', 'time_ms', 'purchases', 'records')
 local at = cursor[1] or '-1'
 if at ~= ARGV[1] then return { 0, at } end
--- No cursor beside products: it was lost, and who believes to be at the beginning must look first.
+-- Products without a cursor: the cursor was lost, so a caller that expects to be at the beginning must synchronise.
 if not cursor[1] and redis.call('EXISTS', unpack(KEYS, 2)) > 0 then return { 0, at } end
 local time_ms = tonumber(cursor[2] or '0')
 local purchases, records = tonumber(cursor[3] or '0'), tonumber(cursor[4] or '0')
@@ -41,7 +42,7 @@ local function head(offset, kind)
   return '{"source_offset":' .. offset .. ',"type":"' .. kind .. '","time_ms":' .. string.format('%.0f', time_ms)
 end
 
--- Strings, because a number costs a sprintf each time it is put into one, and there are hundreds of thousands a second.
+-- Cached strings: concatenating a number costs a sprintf, and there are hundreds of thousands a second.
 local TEXT = {}
 for _, code in pairs(CODE) do TEXT[code] = tostring(code) end
 local places = {}
@@ -54,7 +55,7 @@ local function place(i)
   return text
 end
 
--- decide_one(...) -> code, order id of the earlier win it refers to, whether the limiter let it through
+-- decide_one(...) -> code, order id of the earlier win that it refers to, whether the limiter let it through
 local function decide_one(product, shut, limited, wins, quantity, key)
   if quantity < 1 or quantity > QUANTITY_MAX then return CODE.INVALID_QUANTITY, nil, false end
   if key and wins then
@@ -72,14 +73,14 @@ local function decide_one(product, shut, limited, wins, quantity, key)
   return CODE.SUCCESS, nil, true
 end
 
--- decide_columns(...) -> codes and held as JSON parts, number that the limiter let through
+-- decide_columns(...) -> codes and held as JSON parts, how many the limiter let through
 local function decide_columns(product, offset, command, shut, allowed)
   local users, quantities, keys = command.users, command.quantities, command.keys
   local bought = {}
   if keys or not shut then bought = redis.call('HMGET', product.buyers_key, unpack(users)) end
   local codes, held, passed = {}, {}, 0
   local fresh, order, counts, prefix = product.fresh, product.order, product.counts, offset .. ':'
-  -- Nearly all are one unit, no key, nothing won before: those are decided right here.
+  -- The fast path: nearly all purchases are one unit, without a key, by a user without wins.
   local plain = not shut and not quantities and not keys
   for i = 1, #users do
     local user = users[i]
@@ -163,7 +164,7 @@ local function decide_close(product, offset, value)
   return head(offset, 'close') .. refusal .. ',"command":' .. value .. '}'
 end
 
--- The last answer keeps each decision behind its length: a command may hold any bytes.
+-- The last answer prefixes each decision with its length, because a command may contain any bytes.
 local decisions, lengthened, last_offset = {}, {}, ARGV[1]
 for i = 5 + product_count, #ARGV, 4 do
   local offset, value = ARGV[i], ARGV[i + 3]

@@ -1,23 +1,23 @@
--- replay: does recorded decisions of one partition again on a Redis that has lost them.
+-- replay: applies recorded decisions of one partition to a Redis that lacks them.
 --
--- Guarantees: fenced like decide; what it leaves is what deciding left, to the last field (last_answer apart, which is
--- empty: all of it is in the decision log).
+-- Guarantees: fenced like decide; leaves the same state as deciding, field for field, except for last_answer, which is
+-- deleted: those decisions are in the decision log.
 --
 -- KEYS  1 cursor   2 set of products   then for product 1..P: its hash, its buyers
--- ARGV  1 after_offset: where the caller believes the cursor to be
+-- ARGV  1 after_offset: where the caller expects the cursor
 --       2 results_position: the position in the decision log after the last of these records
 --       3 P   then P product ids
 --       then for each decision record: its product 1..P (0: malformed), the record
 -- Reply {1}   done
 --       {0, cursor}  STALE: the cursor is elsewhere; nothing was written
--- Errors: none of its own; a record that no decider wrote fails in cjson, before anything is written.
+-- Errors: none of its own; a record that no decider wrote fails in cjson before anything is written.
 -- include: wins
 -- include: product
 
 local cursor = redis.call('HMGET', KEYS[1], 'offset', 'time_ms', 'purchases', 'records')
 local at = cursor[1] or '-1'
 if at ~= ARGV[1] then return { 0, at } end
--- No cursor beside products: it was lost, and who believes to be at the beginning must look first.
+-- Products without a cursor: the cursor was lost, so a caller that expects to be at the beginning must synchronise.
 if not cursor[1] and redis.call('EXISTS', unpack(KEYS, 2)) > 0 then return { 0, at } end
 local time_ms = tonumber(cursor[2] or '0')
 local purchases, records = tonumber(cursor[3] or '0'), tonumber(cursor[4] or '0')
@@ -26,7 +26,7 @@ local product_count = tonumber(ARGV[3])
 local products = {}
 for i = 1, product_count do products[i] = product_load(ARGV[3 + i], KEYS[1 + 2 * i], KEYS[2 + 2 * i]) end
 
--- Strings, because a number costs a sprintf each time it is put into one (as in decide.lua).
+-- Cached strings: concatenating a number costs a sprintf (as in decide.lua).
 local places = {}
 local function place(i)
   local text = places[i]
@@ -37,7 +37,7 @@ local function place(i)
   return text
 end
 
--- replay_wins(...): `won` has the index of each purchase that took stock
+-- replay_wins(...): `won` is the list of indexes of the purchases that took stock
 local function replay_wins(product, command, offset, won)
   local users, quantities, keys = command.users, command.quantities, command.keys
   local names = {}
