@@ -1,4 +1,4 @@
-"""What a process of the stream side waits for, and looks at, before it begins."""
+"""What a stream process waits for and checks before it starts."""
 
 import asyncio
 import logging
@@ -10,15 +10,15 @@ from pipeline.kafka.topics import Topics
 from pipeline.settings import Settings
 
 LOOK_TIMEOUT_MS = 5_000
-"""How often it is said that Kafka is waited for."""
+"""Timeout of one check, and so about the interval between log lines while waiting for Kafka."""
 
 logger = logging.getLogger(__name__)
 
 
 async def wait_for_kafka(settings: Settings, topics: Topics) -> str | None:
-    """Wait for Kafka, however long that takes, and compare its topics with these. Raises TopicsRefused.
+    """Wait for Kafka, however long that takes, and compare its topics with `topics`. Raises TopicsRefused.
 
-    Returns which log this is (pipeline/kafka/log_identity.py).
+    Returns the log identity (pipeline/kafka/log_identity.py), None if the broker has no ids.
     """
     while True:
         try:

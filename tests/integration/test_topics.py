@@ -224,7 +224,7 @@ async def test_what_a_broker_does_not_tell_is_said(
     with caplog.at_level(logging.WARNING, "pipeline.kafka.topic_admin"):
         assert not await call(kafka.bootstrap, topics)
     for field in topics.orders.configs():
-        assert f"does not tell it: {field} of" in caplog.text
+        assert f"does not report it: {field} of" in caplog.text
 
 
 class _Refusing:

@@ -166,7 +166,7 @@ def test_a_fault_is_named_with_topic_and_field(
     ("text", "word"),
     [
         ("a: [", "mine.yaml"),
-        ("version: 1\nversion: 1", "version stands twice"),
+        ("version: 1\nversion: 1", "version appears twice"),
         ("{a: 1}: 2", "mine.yaml"),
         ("- 1", "mine.yaml"),
         ("", "mine.yaml"),
