@@ -1,4 +1,4 @@
-"""Background tasks: kept until they are done, never failing unseen, and ended for sure."""
+"""Background tasks: kept until they are done, never failing silently, and reliably cancelled."""
 
 import asyncio
 import logging
@@ -6,11 +6,11 @@ from collections.abc import Coroutine
 from typing import Any
 
 CANCEL_AGAIN_MS = 100
-"""Python 3.11's `wait_for` loses a cancellation that comes together with its result: then it has to come again."""
+"""Python 3.11's `wait_for` loses a cancellation that arrives together with its result, so it must be repeated."""
 
 
 class BackgroundTasks:
-    """Tasks that nobody awaits. A failure is logged with its traceback and with what it means."""
+    """Tasks that no code awaits. A failure is logged with its traceback and its consequence, `on_failure`."""
 
     def __init__(self, logger: logging.Logger, on_failure: str = "") -> None:
         self._logger = logger
@@ -30,7 +30,7 @@ class BackgroundTasks:
 
 
 async def cancel_and_wait(task: asyncio.Task[Any]) -> None:
-    """Cancel until it is done. The outcome stays in the task; the caller sets the deadline."""
+    """Cancel until the task is done. The outcome stays in the task; the caller sets the deadline."""
     while not task.done():
         task.cancel()
         await asyncio.wait({task}, timeout=CANCEL_AGAIN_MS / 1_000)
