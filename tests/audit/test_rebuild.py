@@ -85,7 +85,7 @@ async def test_rebuild_ends_when_a_decider_moves_the_cursor(sold: Sale) -> None:
     def interfere(_: RebuildProgress) -> None:
         sold.redis.hset(keys.cursor(PARTITION), "offset", 3)
 
-    with pytest.raises(CannotRebuild, match="a decider is at work"):
+    with pytest.raises(CannotRebuild, match="a decider is running"):
         await rebuild(sold.settings, sold.topics, interfere)
 
 
