@@ -30,7 +30,7 @@ CONTROL_PARTITION = 0
 
 
 class BreakerReporter:
-    """Writes the newest state of each partition's breaker to the control topic, with retries until it is there."""
+    """Writes the newest state of each partition's breaker to the control topic, until it is acknowledged."""
 
     def __init__(self, topic: Topic, producer: Sender, settings: Settings) -> None:
         self._topic = topic.name

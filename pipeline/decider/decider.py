@@ -87,7 +87,7 @@ class Decider:
         """A line that says how far the broker's clock is, or was, ahead; None if it is not."""
         self.breaker = Breaker()
         self.is_refused = False
-        """Whether Redis or the producer failed since the last synchronise; both are retried on new connections."""
+        """Whether Redis or the producer failed since it last synchronised; both are retried on new connections."""
         self.deliveries = 0
         """How often the stream has delivered records."""
         self.is_starved = False
@@ -250,7 +250,7 @@ class Decider:
         """Return when the next chunk should be decided: at once if idle, else every `chunk_pace_ms` or when it is full.
 
         Without the pace a busy partition decides a record or two at a time, at a tenth of the speed, because the stream
-        delivers between the steps of a chunk. While the log is known to hold more, it waits a few intervals longer.
+        delivers between the steps of a chunk. While the log is known to contain more, it waits a few intervals longer.
         """
         pause_s = self._next_chunk_at - _now_s()
         for _ in range(GATHER_STEPS_MAX):
@@ -264,7 +264,7 @@ class Decider:
             pause_s = 0.0
 
     def _is_behind(self) -> bool:
-        """Whether the log is known to hold records that the stream has not delivered yet."""
+        """Whether the log is known to contain records that the stream has not delivered yet."""
         end = self._log_end()
         return end is not None and self._intake.last_offset + 1 < end
 

@@ -150,7 +150,7 @@ class Synchroniser:
         )
 
     async def _repeat_last_answer(self, cursor: Cursor, above: int) -> int:
-        """Append the part of the last answer above `above`: a crash came between Lua and the commit."""
+        """Append the last answer's decisions above this source offset: a crash came between Lua and the commit."""
         try:
             answered = [(decode_decision(record), record) for record in cursor.last_answer]
         except NotADecision as error:

@@ -222,7 +222,7 @@ class LogProducer:
 
     async def _open(self, timeout_ms: int) -> _Session:
         backoff = Backoff(self._settings.backoff_ms_min, self._settings.backoff_ms_max)
-        trouble: BaseException | None = None
+        last_error: BaseException | None = None
         try:
             async with asyncio.timeout(timeout_ms / 1_000):
                 while True:
@@ -231,18 +231,20 @@ class LogProducer:
                     except (IncompatibleBrokerVersion, UnsupportedVersionError) as error:
                         raise SendFailed(f"Kafka at {self._settings.kafka()}: {error!r}") from error
                     except (KafkaError, OSError) as error:
-                        trouble = error
-                    logger.warning("Kafka at %s accepts no producer yet: %r", self._settings.kafka(), trouble)
+                        last_error = error
+                    logger.warning(
+                        "Kafka at %s accepts no producer yet: %r", self._settings.kafka(), last_error
+                    )
                     await asyncio.sleep(backoff.pause_ms() / 1_000)
         except TimeoutError:
             raise SendFailed(
                 f"Kafka at {self._settings.kafka()} accepted no producer within {timeout_ms} ms"
-                + (f": {trouble!r}" if trouble else "")
-                + self._hint(trouble)
-            ) from trouble
+                + (f": {last_error!r}" if last_error else "")
+                + self._hint(last_error)
+            ) from last_error
 
-    def _hint(self, trouble: BaseException | None) -> str:
-        if self._idempotent and isinstance(trouble, UnknownError):
+    def _hint(self, last_error: BaseException | None) -> str:
+        if self._idempotent and isinstance(last_error, UnknownError):
             return " (a broker without idempotent producers needs SECKILL_KAFKA_IDEMPOTENCE=false)"
         return ""
 

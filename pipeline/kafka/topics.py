@@ -1,6 +1,6 @@
 """The topics as `topics.yaml` defines them. `topic_admin` deals with the broker's.
 
-A product's partition follows from its id and the number of partitions, and its whole history is there. So a number of
+A product's partition follows from its id and the number of partitions, and contains its whole history. So a number of
 partitions other than the log's is always refused.
 """
 

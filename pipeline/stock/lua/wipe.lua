@@ -1,7 +1,8 @@
 -- wipe: deletes all decided state of one partition, so that it can be rebuilt from the decision log.
 --
 -- KEYS  1 cursor   2 set of products   then the partition's other keys that the caller found
--- ARGV  1 after_offset: where the caller expects the cursor   2 prefix of the product hashes   3 prefix of the buyers hashes
+-- ARGV  1 after_offset: where the caller expects the cursor
+--       2 prefix of the product hashes   3 prefix of the buyers hashes
 -- Reply {1}   done
 --       {0, cursor}  STALE: the cursor is elsewhere; nothing was deleted
 -- Errors: none of its own. (The set names products that were added after the caller's scan. All keys share the cursor's
