@@ -15,6 +15,7 @@
 -- include: codes
 -- include: limits
 -- include: limiter
+-- include: index_text
 -- include: wins
 -- include: product
 
@@ -30,7 +31,7 @@ local partition, product_count = ARGV[3], tonumber(ARGV[4])
 local products = {}
 for i = 1, product_count do products[i] = product_load(ARGV[4 + i], KEYS[1 + 2 * i], KEYS[2 + 2 * i]) end
 
-local function shut_code(product)
+local function off_sale_code(product)
   if product.state == 'closed' then return CODE.ENDED end
   if product.state ~= 'active' then return CODE.NOT_ACTIVE end
   if time_ms < product.start_ms then return CODE.NOT_STARTED end
@@ -45,24 +46,15 @@ end
 -- Cached strings: concatenating a number costs a sprintf, and there are hundreds of thousands a second.
 local TEXT = {}
 for _, code in pairs(CODE) do TEXT[code] = tostring(code) end
-local places = {}
-local function place(i)
-  local text = places[i]
-  if not text then
-    text = tostring(i - 1)
-    places[i] = text
-  end
-  return text
-end
 
 -- decide_one(...) -> code, order id of the earlier win that it refers to, whether the limiter let it through
-local function decide_one(product, shut, limited, wins, quantity, key)
+local function decide_one(product, off_sale, limited, wins, quantity, key)
   if quantity < 1 or quantity > QUANTITY_MAX then return CODE.INVALID_QUANTITY, nil, false end
   if key and wins then
     local order_id = win_by_key(wins, key, partition)
     if order_id then return CODE.SUCCESS, order_id, false end
   end
-  if shut then return shut, nil, false end
+  if off_sale then return off_sale, nil, false end
   if limited then return CODE.BUSY, nil, false end
   local units, count, first = 0, 0, nil
   if wins then units, count, first = wins_sum(wins, partition) end
@@ -74,14 +66,14 @@ local function decide_one(product, shut, limited, wins, quantity, key)
 end
 
 -- decide_columns(...) -> codes and held as JSON parts, how many the limiter let through
-local function decide_columns(product, offset, command, shut, allowed)
+local function decide_columns(product, offset, command, off_sale, allowed)
   local users, quantities, keys = command.users, command.quantities, command.keys
   local bought = {}
-  if keys or not shut then bought = redis.call('HMGET', product.buyers_key, unpack(users)) end
+  if keys or not off_sale then bought = redis.call('HMGET', product.buyers_key, unpack(users)) end
   local codes, held, passed = {}, {}, 0
   local fresh, order, counts, prefix = product.fresh, product.order, product.counts, offset .. ':'
   -- The fast path: nearly all purchases are one unit, without a key, by a user without wins.
-  local plain = not shut and not quantities and not keys
+  local plain = not off_sale and not quantities and not keys
   for i = 1, #users do
     local user = users[i]
     local wins = fresh[user] or bought[i]
@@ -92,16 +84,16 @@ local function decide_columns(product, offset, command, shut, allowed)
     else
       local quantity = quantities and quantities[i] or 1
       code, order_id, let_through =
-        decide_one(product, shut, passed >= allowed, wins, quantity, keys and keys[place(i)])
+        decide_one(product, off_sale, passed >= allowed, wins, quantity, keys and keys[index_text(i)])
     end
     if let_through then passed = passed + 1 end
     if order_id then
-      held[#held + 1] = '"' .. place(i) .. '":"' .. order_id .. '"'
+      held[#held + 1] = '"' .. index_text(i) .. '":"' .. order_id .. '"'
     elseif code == CODE.SUCCESS then
       local quantity = quantities and quantities[i] or 1
       if not fresh[user] then order[#order + 1] = user end
-      local win = prefix .. place(i)
-      if not plain then win = win_encode(offset, place(i), quantity, keys and keys[place(i)]) end
+      local win = prefix .. index_text(i)
+      if not plain then win = win_encode(offset, index_text(i), quantity, keys and keys[index_text(i)]) end
       if wins then win = wins .. '\n' .. win end
       fresh[user] = win
       product.stock, product.sold = product.stock - quantity, product.sold + quantity
@@ -116,10 +108,10 @@ local function decide_purchases(product, offset, command, value)
   local codes, held = {}, {}
   local rule, level, before, moment
   if product.opened then
-    local shut, allowed, passed = shut_code(product), #command.users, nil
-    if not shut then rule = product.rule end
+    local off_sale, allowed, passed = off_sale_code(product), #command.users, nil
+    if not off_sale then rule = product.rule end
     if rule then allowed, level, before, moment = limiter_admissible(rule, product.limiter, time_ms) end
-    codes, held, passed = decide_columns(product, offset, command, shut, allowed)
+    codes, held, passed = decide_columns(product, offset, command, off_sale, allowed)
     if rule then level = level + passed * (rule.algorithm == 'token_bucket' and 1000 or 1) end
   else
     for i = 1, #command.users do codes[i] = TEXT[CODE.NEVER_OPENED] end

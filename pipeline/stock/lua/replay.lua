@@ -11,6 +11,7 @@
 -- Reply {1}   done
 --       {0, cursor}  STALE: the cursor is elsewhere; nothing was written
 -- Errors: none of its own; a record that no decider wrote fails in cjson before anything is written.
+-- include: index_text
 -- include: wins
 -- include: product
 
@@ -26,17 +27,6 @@ local product_count = tonumber(ARGV[3])
 local products = {}
 for i = 1, product_count do products[i] = product_load(ARGV[3 + i], KEYS[1 + 2 * i], KEYS[2 + 2 * i]) end
 
--- Cached strings: concatenating a number costs a sprintf (as in decide.lua).
-local places = {}
-local function place(i)
-  local text = places[i]
-  if not text then
-    text = tostring(i - 1)
-    places[i] = text
-  end
-  return text
-end
-
 -- replay_wins(...): `won` is the list of indexes of the purchases that took stock
 local function replay_wins(product, command, offset, won)
   local users, quantities, keys = command.users, command.quantities, command.keys
@@ -48,7 +38,7 @@ local function replay_wins(product, command, offset, won)
     local i, user = won[n], names[n]
     local wins = fresh[user] or bought[n]
     if not fresh[user] then order[#order + 1] = user end
-    local win = win_encode(offset, place(i), quantities and quantities[i] or 1, keys and keys[place(i)])
+    local win = win_encode(offset, index_text(i), quantities and quantities[i] or 1, keys and keys[index_text(i)])
     fresh[user] = wins and wins .. '\n' .. win or win
   end
 end
@@ -61,7 +51,7 @@ local function replay_purchases(product, decision, offset)
   for i = 1, #codes do
     local code = codes[i]
     counts[code] = (counts[code] or 0) + 1
-    if code == 1 and not (held and held[place(i)]) then won[#won + 1] = i end
+    if code == 1 and not (held and held[index_text(i)]) then won[#won + 1] = i end
   end
   if #won > 0 then replay_wins(product, decision.command, offset, won) end
   if decision.stock then product.stock, product.sold = decision.stock, decision.sold end
