@@ -7,7 +7,7 @@ from pipeline.kafka.topics import Topics
 
 
 def attach(app: App, topics: Topics, deciders: Deciders) -> None:
-    """Have the partitions of purchase-requests that are assigned to this application decided."""
+    """Decide the partitions of purchase-requests that are assigned to this application."""
 
     async def rebalance_begins() -> None:
         deciders.doubt()

@@ -1,7 +1,7 @@
 """Consumes purchase-results: keeps the tables that operators inspect, and feeds the followers that write the orders.
 
-One agent for both, because a second agent on the same topic costs 40 to 70 µs for every event. The followers of orders
-need neither a stream nor acknowledgements: they keep their own progress.
+One agent does both, because a second agent on the same topic costs 40 to 70 µs per event. The order followers need
+neither a stream nor acknowledgements: they keep their own progress.
 """
 
 from typing import Any
@@ -16,9 +16,9 @@ from pipeline.kafka.records import Batch
 from pipeline.kafka.topics import Topics
 
 BATCHES = BatchPolicy(pace_s=0.1, records_enough=500)
-"""Each batch costs three writes to Kafka, and nobody waits for it."""
+"""Each batch costs three writes to Kafka, and no client waits for it."""
 FETCH_BYTES_MIN = 65_536
-"""Some 1,000 decisions: so few fetches also cost the broker less."""
+"""About 1,000 decisions; fewer fetches also cost the broker less."""
 BREAKERS_INTERVAL_S = 1.0
 
 

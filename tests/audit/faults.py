@@ -233,7 +233,7 @@ FAULTS: dict[str, Fault] = {
     "another command in it": Fault(Check.OUTCOMES, "command: ", replaced(b'"users":["e"]', b'"users":["f"]')),
     "its command in other bytes": Fault(
         Check.OUTCOMES,
-        "as it came",
+        "byte for byte",
         replaced(b'"users":["e"]', b'"users": ["e"]'),
         is_tried_for_real=True,
     ),
@@ -273,11 +273,13 @@ FAULTS: dict[str, Fault] = {
     "another order": Fault(Check.ORDERS, "19.81", orders=_other_amount),
     "an order a second time": Fault(
         Check.ORDERS,
-        "order 1-1-1: stands there a second time",
+        "order 1-1-1: is a repeat or out of order",
         orders=lambda records: [*records[:2], records[1], *records[2:]],
         is_tried_for_real=True,
     ),
-    "all orders a second time": Fault(Check.ORDERS, "a second time", orders=lambda records: 2 * records),
+    "all orders a second time": Fault(
+        Check.ORDERS, "is a repeat or out of order", orders=lambda records: 2 * records
+    ),
     "two orders in disorder": Fault(
         Check.ORDERS,
         "the win 1-1-0 has no order before 1-1-1",
@@ -304,16 +306,19 @@ FAULTS: dict[str, Fault] = {
         is_tried_for_real=True,
     ),
     "another letter": Fault(
-        Check.DEAD_LETTERS, "as it came", letters=replaced(b"sell", b"buy"), is_tried_for_real=True
+        Check.DEAD_LETTERS,
+        "differs from the command",
+        letters=replaced(b"sell", b"buy"),
+        is_tried_for_real=True,
     ),
     "a letter a second time": Fault(
         Check.DEAD_LETTERS,
-        "a second letter of command 5",
+        "a second dead letter for command 5",
         letters=lambda letters: 2 * letters,
         is_tried_for_real=True,
     ),
     "another error in a letter": Fault(
-        Check.DEAD_LETTERS, "as it came", letters=_with_headers("error", b"type: what?")
+        Check.DEAD_LETTERS, "differs from the command", letters=_with_headers("error", b"type: what?")
     ),
     "a letter of a purchase": Fault(
         Check.DEAD_LETTERS, "which is not malformed", letters=_with_headers("offset", b"4")

@@ -102,7 +102,7 @@ async def test_orders_that_do_not_follow_are_told(undecided: Sale, monkeypatch: 
     report = await audited(undecided)
     assert set(report.failed) == {Check.ORDERS, Check.DEAD_LETTERS}
     place, what = report.findings[Check.ORDERS].first  # type: ignore[misc]
-    assert "written up to the decision at 0 only, of 15" in what
+    assert "written only up to position 0 of 15" in what
     assert place == (undecided.topics.results.name, PARTITION, 0)
 
 
@@ -154,8 +154,12 @@ REDIS_FAULTS: dict[str, tuple[Check, str, Spoil]] = {
     "more in the set": (Check.REDIS, "products: more", lambda redis: redis.sadd(PRODUCTS, "more")),
     "stranger": (Check.REDIS, "no such product", lambda redis: redis.hset(product_key("more"), "stock", 1)),
     "type": (Check.REDIS, "not a hash", lambda redis: redis.set(buyers_key(SHUT), "x")),
-    "unknown key": (Check.REDIS, "nobody writes", lambda redis: redis.set(f"{CURSOR}:more", 1)),
-    "unknown partition": (Check.REDIS, "nobody writes", lambda redis: redis.set("seckill:{p4}:cursor", 1)),
+    "unknown key": (Check.REDIS, "no process writes", lambda redis: redis.set(f"{CURSOR}:more", 1)),
+    "unknown partition": (
+        Check.REDIS,
+        "no process writes",
+        lambda redis: redis.set("seckill:{p4}:cursor", 1),
+    ),
     "no buyer": (
         Check.REDIS,
         "user b: nothing instead of '1:1:2'",

@@ -156,7 +156,7 @@ async def test_orders_that_do_not_come_are_told_with_their_place(monkeypatch: py
     assert list(found) == [Check.ORDERS]
     assert found[Check.ORDERS].violations == 1
     place, what = found[Check.ORDERS].first or (None, "")
-    assert "written up to the decision at 3 only, of 15" in what
+    assert "written only up to position 3 of 15" in what
     assert place == (TOPICS.results.name, PARTITION, 3)
 
 

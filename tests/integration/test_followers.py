@@ -323,7 +323,7 @@ async def test_two_followers_share_the_partitions_and_answer_for_each_other(
         status, kind, body = follower.get(f"/tables/partitions/{min(lost)}", accept="text/html")
         assert (status, kind) == (503, "text/html")
         assert second.address in body
-        assert "Without partitions" in follower.get("/tables/products", accept="text/html")[2]
+        assert "Missing partitions" in follower.get("/tables/products", accept="text/html")[2]
         await eventually(lambda: local_partitions(follower) == everything, "all partitions with the one left")
         await buy_all(decisions)
         await shows_all(follower, decisions)

@@ -83,5 +83,6 @@ async def test_a_first_assignment_that_does_not_come_ends_the_process(kafka: Kaf
         await first.stop()
     assert ended.returncode == 70, ended.stderr
     assert (
-        f"the group has assigned nothing for {PROGRESS_TIMEOUT_MS} ms although Kafka answers" in ended.stderr
+        f"no assignment from the consumer group for {PROGRESS_TIMEOUT_MS} ms although Kafka responds"
+        in ended.stderr
     )

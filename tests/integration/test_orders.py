@@ -290,7 +290,7 @@ async def test_a_process_that_stood_still_does_not_fence_its_successor(
     writing = asyncio.create_task(held.write(derived(decisions, "0-0-0"), Progress(1, 0)))
     await held.is_in_transaction.wait()
     time.sleep(0.6)  # noqa: ASYNC251 -- so does SIGSTOP
-    with pytest.raises(StoodStill, match="this process stood still for"):
+    with pytest.raises(StoodStill, match="this process was suspended for"):
         await writing
 
 

@@ -206,7 +206,7 @@ async def test_a_changelog_that_stays_unacknowledged_is_given_up_only_while_kafk
         await following
         assert fetched.acknowledged
     else:
-        with pytest.raises(ChangelogStuck, match="Kafka answers"):
+        with pytest.raises(ChangelogStuck, match="Kafka responds"):
             await following
         assert not fetched.acknowledged
 

@@ -108,7 +108,7 @@ async def test_a_row_comes_from_the_follower_that_has_its_partition(own: Inspect
 
 
 async def test_whoever_is_asked_does_not_ask_on(own: Inspection, others: Others) -> None:
-    with pytest.raises(InspectionRefused, match="held by no follower") as refusal:
+    with pytest.raises(InspectionRefused, match="has no follower right now") as refusal:
         await own.product(THERE, True)
     assert refusal.value.status == 503
     assert (await own.products(True))["missing_partitions"] == [1, 2, 3]

@@ -44,7 +44,9 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
 
 async def test_no_assignment_ends_the_process_after_the_time_out(bench: Bench) -> None:
     await bench.looks(LOOKS)
-    with pytest.raises(Died, match=f"assigned nothing for {TIMEOUT_MS} ms although Kafka answers"):
+    with pytest.raises(
+        Died, match=f"no assignment from the consumer group for {TIMEOUT_MS} ms although Kafka responds"
+    ):
         await bench.looks(1)
 
 

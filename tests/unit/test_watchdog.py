@@ -64,10 +64,10 @@ async def test_work_that_stands_still_is_reported_and_then_ends_the_process(benc
     bench.ends[0] = 9
     await bench.looks(3)
     assert bench.watchdog.checks() == {
-        "purchases of partition 0": "3 records wait, none was done for 4000 ms"
+        "purchases of partition 0": "3 records waiting, none processed for 4000 ms"
     }
     with pytest.raises(
-        Died, match=r"purchases of partition 0: 3 records wait and none was done for 30000 ms"
+        Died, match=r"purchases of partition 0: 3 records waiting and none processed for 30000 ms"
     ):
         await bench.looks(LOOKS)
 
@@ -137,7 +137,7 @@ async def test_work_that_lives_on_what_it_reads_itself_is_reported_and_then_ends
         starve(moves)
         await bench.looks(1)
     assert bench.watchdog.checks() == {
-        "purchases of partition 0": "the stream has brought nothing for 4000 ms"
+        "purchases of partition 0": "the stream has delivered nothing for 4000 ms"
     }
     bench.work[0] = Work(9, 6, deliveries=2)
     await bench.looks(1)
@@ -147,5 +147,5 @@ async def test_work_that_lives_on_what_it_reads_itself_is_reported_and_then_ends
         starve(moves)
         await bench.looks(1)
     bench.kafka_is_away = False
-    with pytest.raises(Died, match="the stream has brought nothing for 30000 ms"):
+    with pytest.raises(Died, match="the stream has delivered nothing for 30000 ms"):
         await bench.looks(LOOKS + 1)

@@ -1,4 +1,4 @@
-"""Renders what `inspection.py` returns as HTML, from `templates/`: no scripts, no assets from elsewhere."""
+"""Renders the documents of `inspection.py` as HTML, from `templates/`: no scripts, no external assets."""
 
 from functools import partial
 
