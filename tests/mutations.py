@@ -1,6 +1,7 @@
 """JSON that is nearly right: documents with one thing replaced, removed or added, mostly at the edge of a limit."""
 
 import copy
+from collections.abc import Iterator
 from typing import Any
 
 from hypothesis import strategies as st
@@ -21,12 +22,19 @@ _WORDS = (
 )
 _TEXTS = (*_IDS, *_MONEY, *_RECEIPTS, *_INDEXES, *_WORDS, *("x" * length for length in _LENGTHS))
 
+_FLOATS = (0.0, 1.0, 5.0, 1.5, -1.0, 1e9, 1e300)
+EDGES: tuple[Any, ...] = (
+    *(None, True, False, *_INTEGERS, *_FLOATS, *_TEXTS),
+    *([], {}, [1], ["a"], [None], {"0": "k"}, {"0": 1}, {"0": "0-1-1"}, {"more": "more"}),
+)
+"""What to put in the place of anything: values next to the limits of messages and bodies, and of other types."""
+
 scalars = (
     st.none()
     | st.booleans()
     | st.sampled_from(_INTEGERS)
     | st.integers(-(10**30), 10**30)
-    | st.sampled_from([0.0, 1.0, 5.0, 1.5, -1.0, 1e9, 1e300])
+    | st.sampled_from(_FLOATS)
     | st.floats()
     | st.sampled_from(_TEXTS)
     | st.text(max_size=5)
@@ -37,6 +45,33 @@ anything = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=3),
     max_leaves=5,
 )
+
+
+def changed_once(document: Any, fields: list[str]) -> Iterator[Any]:
+    """This document with each edge in each place in turn, with each member removed, and with each one added.
+
+    `fields` are the names that an object may get.
+    """
+    for edge in EDGES:
+        yield edge
+    keys: list[Any] = sorted(document) if isinstance(document, dict) else list(range(len(document)))
+    for key in keys:
+        rest = [each for each in keys if each != key]
+        yield (
+            {each: document[each] for each in rest}
+            if isinstance(document, dict)
+            else [document[each] for each in rest]
+        )
+        inner = document[key]
+        for other in changed_once(inner, fields) if isinstance(inner, dict | list) else EDGES:
+            changed = copy.copy(document)
+            changed[key] = other
+            yield changed
+    for edge in EDGES:
+        if isinstance(document, list):
+            yield [*document, edge]
+        else:
+            yield from ({**document, name: edge} for name in (*fields, *_INDEXES) if name not in document)
 
 
 @st.composite

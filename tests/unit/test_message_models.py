@@ -14,7 +14,7 @@ from commands import commands
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
-from mutations import nearly
+from mutations import changed_once, nearly
 from pydantic import MISSING, TypeAdapter, ValidationError
 from records import bought, closed, malformed, opened
 
@@ -66,7 +66,7 @@ RULE = Rule(Algorithm.TOKEN_BUCKET, 5, 7)
 COMMANDS = [
     encode_purchases("1", ["a", "b"], [1, 2], {0: "k", 1: "l"}),
     encode_purchases("1", ["a"]),
-    encode_open(OpenCommand("1", Opening("n", "9.90", 5, 0, 9, rate_limit=RULE))),
+    encode_open(OpenCommand("1", Opening("n", "9.90", 5, 1_000, 1_000, rate_limit=RULE))),
     encode_close("1"),
 ]
 DECISIONS = [
@@ -90,6 +90,7 @@ ORDER = {
     "at_ms": 7,
     "pay_before_ms": None,
 }
+BREAKER = orjson.loads(encode_breaker(BreakerChange(2, BreakerState.OPEN, 5, 9))[1])
 COMMAND_FIELDS = sorted({name for value in COMMANDS for name in orjson.loads(value)})
 DECISION_FIELDS = sorted({name for value in DECISIONS for name in orjson.loads(value)})
 
@@ -97,7 +98,9 @@ SCHEMAS = {name: Draft202012Validator(topic.payload) for name, topic in load_top
 
 as_command: TypeAdapter[Any] = TypeAdapter(CommandValue)
 as_decision: TypeAdapter[Any] = TypeAdapter(DecisionValue)
-many = settings(max_examples=500, deadline=None)
+as_order: TypeAdapter[Any] = TypeAdapter(OrderValue)
+as_breaker: TypeAdapter[Any] = TypeAdapter(BreakerValue)
+many = settings(max_examples=300, deadline=None)
 
 
 def described(adapter: TypeAdapter[Any], document: object) -> Any:
@@ -153,10 +156,7 @@ valid_commands = st.sampled_from(COMMANDS) | commands().map(lambda record: recor
 )
 
 
-@many
-@given(nearly(valid_commands.map(orjson.loads), COMMAND_FIELDS))
-def test_a_command_is_decoded_if_and_only_if_the_model_describes_it(made: Any) -> None:
-    """No difference beside those of the module's docstring. The record's key is the product id, as it has to be."""
+def compare_command(made: Any) -> None:
     value = text_of(made)
     try:
         document = orjson.loads(value)
@@ -165,6 +165,19 @@ def test_a_command_is_decoded_if_and_only_if_the_model_describes_it(made: Any) -
         return
     model = described(as_command, document)
     assert decoded_command(value, document) == (None if model is None else command_of(model))
+
+
+@many
+@given(nearly(valid_commands.map(orjson.loads), COMMAND_FIELDS))
+def test_a_command_is_decoded_if_and_only_if_the_model_describes_it(made: Any) -> None:
+    """No difference beside those of the module's docstring. The record's key is the product id, as it has to be."""
+    compare_command(made)
+
+
+@pytest.mark.parametrize("valid", COMMANDS, ids=range(len(COMMANDS)))
+def test_so_is_a_command_with_any_one_thing_changed(valid: bytes) -> None:
+    for made in changed_once(orjson.loads(valid), COMMAND_FIELDS):
+        compare_command(made)
 
 
 @pytest.mark.parametrize("count", [0, 1, PURCHASES_PER_RECORD_MAX, PURCHASES_PER_RECORD_MAX + 1])
@@ -206,6 +219,8 @@ def as_a_decider_writes_it(document: dict[str, Any]) -> dict[str, Any]:
 
 def is_beyond_the_decoder(document: dict[str, Any]) -> bool:
     """Whether a number is longer than a decoder takes; no decider comes near."""
+    if document.get("type") != "purchase":
+        return False
     limiter, retry_after_ms = document.get("limiter"), document.get("retry_after_ms")
     return (isinstance(limiter, str) and re.search("[0-9]{16}", limiter) is not None) or (
         isinstance(retry_after_ms, int) and retry_after_ms > TIME_MS_MAX
@@ -240,6 +255,23 @@ def decision_of(model: Any, document: dict[str, Any]) -> Decision:
     return CloseDecision(model.source_offset, model.time_ms, command.product_id, refusal)
 
 
+def compare_decision(made: dict[str, Any]) -> None:
+    value = text_of({"source_offset": made.get("source_offset", 7), **made})
+    try:
+        document = orjson.loads(value)
+        decoded: Decision | None = decode_decision(value)
+    except orjson.JSONDecodeError:
+        return
+    except NotADecision:
+        decoded = None
+    offset = document["source_offset"]
+    if not (type(offset) is int and 0 <= offset < 10**18) or is_beyond_the_decoder(document):
+        assert decoded is None
+        return
+    model = described(as_decision, as_a_decider_writes_it(document))
+    assert decoded == (None if model is None else decision_of(model, document))
+
+
 @many
 @given(nearly(st.sampled_from(DECISIONS).map(orjson.loads), DECISION_FIELDS))
 def test_a_decision_is_decoded_if_and_only_if_the_model_describes_it(made: Any) -> None:
@@ -252,21 +284,42 @@ def test_a_decision_is_decoded_if_and_only_if_the_model_describes_it(made: Any) 
     - takes any refusal for an open and a close, an empty error, and a `retry_after_ms` without a limiter.
     """
     assume(isinstance(made, dict))
-    value = text_of({"source_offset": made.pop("source_offset", 7), **made})
-    try:
-        document = orjson.loads(value)
-        decoded: Decision | None = decode_decision(value)
-    except orjson.JSONDecodeError:
-        return
-    except NotADecision:
-        decoded = None
-    offset = document["source_offset"]
-    assume(type(offset) is int and 0 <= offset < 10**18 and not is_beyond_the_decoder(document))
-    model = described(as_decision, as_a_decider_writes_it(document))
-    assert decoded == (None if model is None else decision_of(model, document))
+    compare_decision(made)
+
+
+@pytest.mark.parametrize("valid", DECISIONS, ids=range(len(DECISIONS)))
+def test_so_is_a_decision_with_any_one_thing_changed(valid: bytes) -> None:
+    for made in changed_once(orjson.loads(valid), DECISION_FIELDS):
+        if isinstance(made, dict):
+            compare_decision(made)
 
 
 # --- orders, control ----------------------------------------------------------------------------------------
+
+
+def compare_order(made: Any) -> None:
+    value = text_of(made)
+    try:
+        document = orjson.loads(value)
+        order = decode_order(value)
+    except orjson.JSONDecodeError:
+        return
+    except BadOrder:
+        order = None
+    if not isinstance(document, dict) or any(
+        isinstance(document.get(name), str) and re.match("[0-9]{22}", document[name])
+        for name in ("price", "amount")
+    ):
+        assert order is None
+        return
+    known = {name: each for name, each in document.items() if name in ORDER} | {"pay_before_ms": None}
+    if isinstance(event := known.get("event"), str) and re.fullmatch("[A-Z_]{1,40}", event, re.ASCII):
+        known["event"] = "CREATED"
+    model = described(as_order, known)
+    assert (order is None) == (model is None)
+    if order is not None:
+        fields = {**model.model_dump(exclude={"pay_before_ms"}), "event": document["event"], "value": value}
+        assert order._asdict() == fields
 
 
 @many
@@ -276,32 +329,20 @@ def test_an_order_is_decoded_if_and_only_if_the_model_describes_it(made: Any) ->
     """The decoder reads only the fields of `Order`: it ignores `pay_before_ms` and fields that it does not know. It
     takes any event in capital letters, and money with up to 21 digits before the point.
     """
-    value = text_of(made)
-    try:
-        document = orjson.loads(value)
-        order = decode_order(value)
-    except orjson.JSONDecodeError:
-        return
-    except BadOrder:
-        order = None
-    assume(not any(isinstance(each, str) and re.search("[0-9]{22}", each) for each in document.values()))
-    known = {name: each for name, each in document.items() if name in ORDER} | {"pay_before_ms": None}
-    if isinstance(event := known.get("event"), str) and re.fullmatch("[A-Z_]{1,40}", event, re.ASCII):
-        known["event"] = "CREATED"
-    model = described(TypeAdapter(OrderValue), known)
-    assert (order is None) == (model is None)
-    if order is not None and model is not None:
-        fields = {**model.model_dump(exclude={"pay_before_ms"}), "event": document["event"], "value": value}
-        assert order._asdict() == fields
+    compare_order(made)
 
 
-NEWS = BreakerChange(2, BreakerState.OPEN, 5, 9)
+def test_so_is_an_order_with_any_one_thing_changed() -> None:
+    for made in changed_once(ORDER, ["more"]):
+        compare_order(made)
 
 
-@many
-@given(nearly(st.just(orjson.loads(encode_breaker(NEWS)[1])), ["more"]))
-def test_the_state_of_a_breaker_is_decoded_if_and_only_if_the_model_describes_it(made: Any) -> None:
-    """The decoder ignores fields that it does not know, and takes a record of another type for none at all."""
+@pytest.mark.parametrize("event", ["CREATED", "PAID", "RELEASED", "REFUNDED"])
+def test_the_model_of_an_order_names_every_event_that_there_is(event: str) -> None:
+    assert (described(as_order, {**ORDER, "event": event}) is not None) == (event != "REFUNDED")
+
+
+def compare_breaker(made: Any) -> None:
     value = text_of(made)
     try:
         document = orjson.loads(value)
@@ -310,10 +351,24 @@ def test_the_state_of_a_breaker_is_decoded_if_and_only_if_the_model_describes_it
         return
     except BadControlRecord:
         change = None
+    if not isinstance(document, dict):
+        assert change is None
+        return
     known = {name: each for name, each in document.items() if name in BreakerValue.model_fields}
-    model = described(TypeAdapter(BreakerValue), known)
-    expected = None if model is None else BreakerChange(**model.model_dump(exclude={"type"}))
-    assert change == expected
+    model = described(as_breaker, known)
+    assert change == (None if model is None else BreakerChange(**model.model_dump(exclude={"type"})))
+
+
+@many
+@given(nearly(st.just(BREAKER), ["more"]))
+def test_the_state_of_a_breaker_is_decoded_if_and_only_if_the_model_describes_it(made: Any) -> None:
+    """The decoder ignores fields that it does not know, and takes a record of another type for none at all."""
+    compare_breaker(made)
+
+
+def test_so_is_the_state_of_a_breaker_with_any_one_thing_changed() -> None:
+    for made in changed_once(BREAKER, ["more"]):
+        compare_breaker(made)
 
 
 @given(st.integers(0, 999), st.sampled_from(BreakerState), st.integers(0, TIME_MS_MAX), st.integers(0, 9))
