@@ -9,10 +9,10 @@ from typing import Any
 import orjson
 import pytest
 import yaml
-from aiokafka.partitioner import DefaultPartitioner
 from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator, ValidationError
+from references import references
 
 from pipeline.domain import limiters, product
 from pipeline.domain.codes import DECIDED_CODES, Code
@@ -21,7 +21,7 @@ from pipeline.domain.product import Opening, Purchases, Refusal, SaleState
 from pipeline.domain.receipts import Receipt, parse_receipt
 from pipeline.kafka import producer
 from pipeline.kafka.record_format import record_headers
-from pipeline.kafka.topics import BadTopics, Topic, load_topics, partition_of
+from pipeline.kafka.topics import BadTopics, Topic, load_topics
 from pipeline.messages.commands import (
     NAME_LENGTH_MAX,
     PURCHASES_PER_RECORD_MAX,
@@ -192,44 +192,12 @@ def test_the_environment_may_name_another_file(tmp_path: Path, monkeypatch: pyte
     assert load_topics(Profile.LOCAL, load_settings().topics_file).orders.name == "mine.orders"
 
 
-# --- places -------------------------------------------------------------------------------------------------
-
-
-def test_places_are_those_of_kafkas_own_client() -> None:
-    # The vectors of the Java client's test of murmur2, with its sign bit taken off.
-    hashes = {
-        "21": -973932308,
-        "foobar": -790332482,
-        "a-little-bit-long-string": -985981536,
-        "abc": 479470107,
-    }
-    for text, hashed in hashes.items():
-        assert partition_of(text, 2**31) == hashed & 0x7FFFFFFF
-
-
-@given(ids, st.integers(1, 64))
-def test_any_client_finds_the_product(product_id: str, partitions: int) -> None:
-    place = DefaultPartitioner()(product_id.encode(), list(range(partitions)), [])
-    assert partition_of(product_id, partitions) == place
-
-
 # --- payloads -----------------------------------------------------------------------------------------------
 
 
 def test_every_payload_is_a_json_schema() -> None:
     for topic in TOPICS.all():
         Draft202012Validator.check_schema(topic.payload)
-
-
-def references(node: object) -> Iterator[str]:
-    if isinstance(node, dict):
-        if "$ref" in node:
-            yield node["$ref"]
-        for child in node.values():
-            yield from references(child)
-    elif isinstance(node, list):
-        for child in node:
-            yield from references(child)
 
 
 def test_every_definition_is_there_and_used() -> None:
