@@ -1,6 +1,6 @@
 # `make` alone lists the targets: every line here with `##` is one.
 .DEFAULT_GOAL := help
-.PHONY: help run test chaos storm soak fuzz simulate bench lint format lock clean demo
+.PHONY: help run test chaos storm soak fuzz simulate bench lint format schemas lock clean demo
 
 BIN := .venv/bin
 IS_NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
@@ -51,6 +51,9 @@ lint: .venv/.dev-stamp ## Check style, types and who imports whom
 format: .venv/.dev-stamp ## Put the code into the one format
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
+
+schemas: .venv/.dev-stamp ## Write the JSON schemas of pipeline/messages/models.py into topics.yaml
+	@$(BIN)/python -m pipeline.messages.schemas
 
 lock: ## Pin all versions anew, with hashes (LOCK_OPTIONS=--upgrade for the newest); needs uv
 	@command -v uv >/dev/null || { echo "make lock needs uv on the PATH" >&2; exit 1; }

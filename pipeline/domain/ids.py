@@ -6,7 +6,7 @@ ID_LENGTH_MAX = 64
 INTEGER_ID_MAX = 2**63 - 1
 JSON_SAFE_INTEGER_MAX = 2**53 - 1
 
-_ID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
+ID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 _PLAIN_INTEGER = re.compile(r"[1-9][0-9]{0,15}", re.ASCII)
 
 ID_FORM = "a positive integer up to 2^63-1 or a string of 1 to 64 characters A-Z a-z 0-9 _ -"
@@ -19,7 +19,7 @@ def canonical_id(value: object) -> str | None:
     """
     if type(value) is int:
         return str(value) if 1 <= value <= INTEGER_ID_MAX else None
-    if type(value) is str and _ID.fullmatch(value):
+    if type(value) is str and ID.fullmatch(value):
         return value
     return None
 

@@ -3,7 +3,7 @@
 import re
 from typing import NamedTuple
 
-_RECEIPT = re.compile(r"(0|[1-9][0-9]{0,8})-(0|[1-9][0-9]{0,17})-(0|[1-9][0-9]{0,5})", re.ASCII)
+RECEIPT = re.compile(r"(0|[1-9][0-9]{0,8})-(0|[1-9][0-9]{0,17})-(0|[1-9][0-9]{0,5})", re.ASCII)
 
 
 class Receipt(NamedTuple):
@@ -19,5 +19,5 @@ class Receipt(NamedTuple):
 
 def parse_receipt(text: str) -> Receipt | None:
     """The receipt in this request id, or None if it does not have the form `{partition}-{offset}-{index}`."""
-    match = _RECEIPT.fullmatch(text)
+    match = RECEIPT.fullmatch(text)
     return Receipt(*map(int, match.groups())) if match else None

@@ -82,8 +82,6 @@ class Topics(BaseModel):
     requests: Topic
     results: Topic
     orders: Topic
-    stock: Topic
-    notices: Topic
     control: Topic
     dead_letters: Topic
 

@@ -33,8 +33,8 @@ IDEMPOTENCY_KEY_LENGTH_MAX = 128
 NAME_LENGTH_MAX = 200
 
 _ID_BYTES = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-"
+IDEMPOTENCY_KEY = re.compile(r"[!-~]{1,128}", re.ASCII)
 PRICE = re.compile(r"(0|[1-9][0-9]{0,11})(\.[0-9]{1,4})?", re.ASCII)
-_KEY = re.compile(r"[\x21-\x7e]{1,128}", re.ASCII)
 _FIELDS = {
     "purchase": {"type", "product_id", "users", "quantities", "keys"},
     "open": {
@@ -89,7 +89,7 @@ NOTHING_KEPT: Final = RawCommand(None, None)
 
 def is_idempotency_key(text: str) -> bool:
     """Whether this is 1 to 128 visible ASCII characters."""
-    return _KEY.fullmatch(text) is not None
+    return IDEMPOTENCY_KEY.fullmatch(text) is not None
 
 
 def encode_purchases(

@@ -3,6 +3,8 @@
 A decision carries the command that it decides, byte for byte, under `command`: so the decision log alone is enough to
 rebuild Redis, and a follower needs no second topic. `source_offset` is always its first field, so that a follower can
 drop a repeat before it parses anything.
+
+`pipeline/messages/models.py` describes them; as for commands, this parser is written by hand and compared by a test.
 """
 
 import base64

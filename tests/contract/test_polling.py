@@ -103,10 +103,9 @@ def _check_described(service: Service, stream: str) -> None:
     """Each event, and its data, are what the OpenAPI document says."""
     document = describe(service.settings)
     content = document["paths"][EVENTS]["get"]["responses"]["200"]["content"]["text/event-stream"]
-    by_name = {
-        each["properties"]["event"]["const"]: each
-        for each in document["components"]["schemas"]["Event"]["oneOf"]
-    }
+    schemas = document["components"]["schemas"]
+    events = [schemas[each["$ref"].rpartition("/")[2]] for each in schemas["Event"]["oneOf"]]
+    by_name = {each["properties"]["event"]["const"]: each for each in events}
     for name, data in re.findall(r"^event: (\w+)\ndata: (.*)$", stream, re.MULTILINE):
         _validate(document, content["schema"], {"event": name, "data": data})
         _validate(document, by_name[name]["properties"]["data"]["contentSchema"], orjson.loads(data))

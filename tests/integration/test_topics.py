@@ -92,9 +92,9 @@ async def test_creating_twice_is_creating_once(kafka: Kafka, topics: Topics) -> 
 
 
 async def test_only_what_is_missing_is_created(kafka: Kafka, topics: Topics) -> None:
-    await make(kafka.bootstrap, NewTopic(topics.stock.name, topics.stock.partitions, 1))
+    await make(kafka.bootstrap, NewTopic(topics.control.name, topics.control.partitions, 1))
     created = await create_topics(kafka.bootstrap, topics)
-    assert created == [topic.name for topic in topics.all() if topic is not topics.stock]
+    assert created == [topic.name for topic in topics.all() if topic is not topics.control]
 
 
 async def test_a_new_topic_can_be_written_to_at_once(kafka: Kafka, topics: Topics) -> None:
@@ -272,12 +272,12 @@ def run(kafka: Kafka, file: Path, *arguments: str, **environment: str) -> tuple[
 
 def test_the_command_line_creates_and_checks(kafka: Kafka, own_file: Path, topics: Topics) -> None:
     status, output = run(kafka, own_file, "check")
-    assert (status, output.count(": missing")) == (1, 7)
+    assert (status, output.count(": missing")) == (1, 5)
     status, output = run(kafka, own_file, "create")
-    assert (status, output.count("created ")) == (0, 7)
-    assert run(kafka, own_file, "create") == (0, "7 of 7 topics already existed\n")
+    assert (status, output.count("created ")) == (0, 5)
+    assert run(kafka, own_file, "create") == (0, "5 of 5 topics already existed\n")
     status, output = run(kafka, own_file, "check")
-    assert (status, "all 7 topics" in output) == (0, True)
+    assert (status, "all 5 topics" in output) == (0, True)
     status, output = run(kafka, own_file, "check", SECKILL_KAFKA_PROFILE="cluster")
     assert (status, f"{topics.orders.name}: replication is 1" in output) == (1, True)
 
@@ -349,20 +349,20 @@ async def test_real_decisions_have_the_form_that_the_file_tells(redis_url: str) 
     ("topic", "field", "found", "wanted", "is_refused"),
     [
         ("orders", "partitions", "3", "4", True),
-        ("stock", "cleanup.policy", "delete", "compact", True),
+        ("control", "cleanup.policy", "delete", "compact", True),
         ("requests", "message.timestamp.type", "CreateTime", "LogAppendTime", True),
         ("results", "retention.ms", "5", "6", True),
         ("results", "retention.ms", "5", "-1", True),
         ("results", "retention.ms", "6", "5", False),
         ("results", "retention.ms", "-1", "5", False),
-        ("notices", "retention.ms", "5", "6", False),
+        ("dead_letters", "retention.ms", "5", "6", False),
         ("requests", "replication", "1", "3", True),
         ("requests", "replication", "3", "1", False),
         ("requests", "min.insync.replicas", "1", "2", True),
         ("requests", "min.insync.replicas", "2", "1", False),
         ("results", "retention.ms", str(2**63 - 1), "-1", False),
         ("results", "retention.bytes", "1000000000", "-1", True),
-        ("notices", "retention.bytes", "1000000000", "-1", False),
+        ("dead_letters", "retention.bytes", "1000000000", "-1", False),
         # A decision that is larger than the broker takes could never be written.
         ("results", "max.message.bytes", "1", "2", True),
         ("results", "max.message.bytes", "2", "1", False),

@@ -13,8 +13,8 @@ from pipeline.ingress.command_log.group_commit import GroupCommit
 from pipeline.ingress.decisions.finder import DecisionFinder
 from pipeline.ingress.http.admission import Admission
 from pipeline.ingress.http.answers import json_answer
-from pipeline.ingress.http.bodies import parse_id, read_body
-from pipeline.ingress.http.prewarm import parse_administration, parse_opening
+from pipeline.ingress.http.bodies import read_body
+from pipeline.ingress.http.prewarm import parse_closing, parse_opening
 from pipeline.ingress.http.problems import Kind, Problem, invalid, not_found
 from pipeline.kafka.producer import Sender, SendFailed
 from pipeline.kafka.topics import partition_of
@@ -75,8 +75,7 @@ class AdministrationRoutes:
 
     async def close(self, request: web.Request) -> web.Response:
         body = await read_body(request, self._settings.body_bytes_max)
-        document = parse_administration(body, self._settings.json_depth_max, {"product_id"})
-        product_id = parse_id(document, "product_id")
+        product_id = parse_closing(body, self._settings.json_depth_max)
         result = await self._decided(product_id, encode_close(product_id))
         if not isinstance(result, CloseDecision):
             raise self._not_decided("the decider did not take the command for a closing")
