@@ -1,4 +1,4 @@
-"""What the crowd of a demo saw. Whether it is as it should be is the question of `verdict.py`."""
+"""What the demo's crowd observed; `verdict.py` judges it."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ class AtOnce(NamedTuple):
 
 @dataclass(slots=True)
 class Observations:
-    """Times are seconds of a monotonic clock. `decided`, `sold` and `remaining` come from the product's stats."""
+    """Times are in seconds on the monotonic clock. `decided`, `sold` and `remaining` are from the product's stats."""
 
     refused_rightly: int = 0
     sent_again: int = 0
@@ -37,7 +37,7 @@ class Observations:
 
     @property
     def answered(self) -> int:
-        """Purchases that have a receipt, or the answer itself."""
+        """The number of purchases with a receipt or a final answer."""
         return len(self.accepted) + len(self.at_once)
 
     def take_answer(self, receipt: Receipt, answer: FinalAnswer) -> None:
