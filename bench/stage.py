@@ -1,4 +1,4 @@
-"""What the benchmarks run on: a broker, a Redis and our own processes, on ports of their own, in a temporary place."""
+"""What the benchmarks run on: a broker, a Redis and our own processes, on free ports, in a temporary directory."""
 
 import asyncio
 import sys
@@ -22,7 +22,7 @@ from pipeline.settings import Profile, Settings
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Broker and Redis, running; `settings` are those of every process that uses them."""
+    """A running broker and Redis; `settings` are for every process that uses them."""
 
     settings: Settings
     topics: Topics
@@ -31,7 +31,7 @@ class Stage:
     broker: Process
 
     def servers(self) -> dict[str, list[int]]:
-        """The process ids of what we did not write and yet pay for, by role."""
+        """The process ids of broker and Redis by role: their CPU time counts, too."""
         return {"kafka": [pid_of(self.broker)], "redis": [pid_of(self.redis)]}
 
     def worker(self, number: int = 1, **settings: object) -> Process:
@@ -50,7 +50,7 @@ class Stage:
 
 @contextmanager
 def stage(libs: Path) -> Iterator[Stage]:
-    """A fresh broker (durable as in `seckill up`) and a fresh Redis; `libs` is where Kafka's jars are or go."""
+    """A fresh broker (durable as in `seckill up`) and a fresh Redis; `libs` is the directory of Kafka's jars."""
     with tempfile.TemporaryDirectory(prefix="seckill-bench-") as name:
         directory = Path(name)
         settings = Settings(data_dir=directory, kafka_port=free_port(), kafka_libs_dir=libs)

@@ -26,8 +26,8 @@ def main() -> None:
 
 
 @contextmanager
-def _refusals(exit_code: int = 1) -> Iterator[None]:
-    """Prints what the operator has to fix, without a traceback. A bad setting exits with 2."""
+def _report_errors(exit_code: int = 1) -> Iterator[None]:
+    """Reports errors that the operator can fix, without a traceback. A bad setting exits with 2."""
     from pipeline.errors import OperatorError, Unavailable
 
     try:
@@ -35,9 +35,9 @@ def _refusals(exit_code: int = 1) -> Iterator[None]:
     except (OperatorError, Unavailable) as error:
         from pipeline.process.configuration import BadSettings
 
-        refusal = click.ClickException(str(error))
-        refusal.exit_code = 2 if isinstance(error, BadSettings) else exit_code
-        raise refusal from error
+        reported = click.ClickException(str(error))
+        reported.exit_code = 2 if isinstance(error, BadSettings) else exit_code
+        raise reported from error
 
 
 def _load() -> "tuple[Settings, Topics]":
@@ -53,8 +53,8 @@ def _load() -> "tuple[Settings, Topics]":
 @click.option("--ingress", type=click.IntRange(1, PROCESSES_MAX), default=1, show_default=True)
 @click.option("--workers", type=click.IntRange(1, PROCESSES_MAX), default=1, show_default=True)
 def up(ingress: int, workers: int) -> None:
-    """Run the whole system on this machine, with this many ingress and decider processes, until Ctrl-C."""
-    with _refusals():
+    """Run the whole system on this machine until Ctrl-C, with this many ingress and decider processes."""
+    with _report_errors():
         from pipeline.local.up import up as run_up
         from pipeline.process.configuration import load_settings
 
@@ -62,10 +62,10 @@ def up(ingress: int, workers: int) -> None:
 
 
 @main.command()
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def status(as_json: bool) -> None:
-    """List the parts of the running system; exit code 1 if nothing runs."""
-    with _refusals():
+    """List the parts of the running system; exit code 1 if none is running."""
+    with _report_errors():
         from pipeline.local.state import read_state
         from pipeline.local.status import describe, document
         from pipeline.process.configuration import load_settings
@@ -85,10 +85,10 @@ def topics() -> None:
 @topics.command()
 @click.option("--timeout-ms", type=click.IntRange(1, 600_000), default=30_000, show_default=True)
 def create(timeout_ms: int) -> None:
-    """Create missing topics and report how the others differ. Changes and deletes nothing."""
+    """Create missing topics and report how the others differ. Never changes or deletes a topic."""
     from pipeline.kafka.topic_admin import check_topics, create_topics
 
-    with _refusals():
+    with _report_errors():
         settings, wanted = _load()
         created = asyncio.run(create_topics(settings.kafka(), wanted, timeout_ms))
         for name in created:
@@ -105,7 +105,7 @@ def check(timeout_ms: int) -> None:
     """Report how the broker's topics differ from topics.yaml; exit code 1 if they do."""
     from pipeline.kafka.topic_admin import check_topics
 
-    with _refusals():
+    with _report_errors():
         settings, wanted = _load()
         differences = asyncio.run(check_topics(settings.kafka(), wanted, timeout_ms))
     for difference in differences:
@@ -122,8 +122,8 @@ def orders() -> None:
 
 
 @orders.command()
-@click.option("--from-beginning", is_flag=True, help="Start with the orders that are in the topic.")
-@click.option("--to-end", is_flag=True, help="Print the orders that are in the topic, then exit.")
+@click.option("--from-beginning", is_flag=True, help="Start with the orders already in the topic.")
+@click.option("--to-end", is_flag=True, help="Print the orders already in the topic, then exit.")
 @click.option(
     "--json", "as_json", is_flag=True, help="Print each record unchanged, one JSON object per line."
 )
@@ -131,7 +131,7 @@ def follow(from_beginning: bool, to_end: bool, as_json: bool) -> None:
     """Print one line per new order until Ctrl-C."""
     from pipeline.orders.feed import OrdersFeed, print_orders
 
-    with _refusals():
+    with _report_errors():
         settings, topics = _load()
         feed = OrdersFeed(settings.kafka(), topics.orders.name, from_beginning=from_beginning or to_end)
         print_orders(feed, follow=not to_end, as_json=as_json)
@@ -176,11 +176,12 @@ def demo(
     from pipeline.audit import audit as run_audit
     from pipeline.audit.table import print_report, print_verdict
     from pipeline.demo.connection import Listener
-    from pipeline.demo.sale import Plan, fresh_product_id
+    from pipeline.demo.observations import Plan
+    from pipeline.demo.sale import fresh_product_id
     from pipeline.demo.show import run_demo
     from pipeline.orders.feed import OrdersFeed
 
-    with _refusals():
+    with _report_errors():
         settings, topics = _load()
         plan = Plan(
             product_id or fresh_product_id(),
@@ -194,25 +195,23 @@ def demo(
         )
         feed = OrdersFeed(settings.kafka(), topics.orders.name, from_beginning=False)
         console = Console(highlight=False)
-        agrees = run_demo(plan, feed, console)
-    with _refusals(exit_code=2), Console(stderr=True).status("audit"):
+        passed = run_demo(plan, feed, console)
+    with _report_errors(exit_code=2), Console(stderr=True).status("audit"):
         report = asyncio.run(run_audit(settings, topics, [plan.product_id]))
     if report.clean:
-        console.print(
-            f"audit of {sum(each.examined for each in report.findings.values()):,} things:", end=" "
-        )
+        console.print(f"audit of {sum(each.examined for each in report.findings.values()):,} items:", end=" ")
         print_verdict(report, console)
     else:
         print_report(report, console)
-    if not (agrees and report.clean):
+    if not (passed and report.clean):
         raise click.exceptions.Exit(1)
 
 
 @main.command()
-@click.option("--product", "products", multiple=True, help="Only the partitions of these products.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.option("--product", "products", multiple=True, help="Audit only the partitions of these products.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def audit(products: tuple[str, ...], as_json: bool) -> None:
-    """Recompute every decision from the logs and compare logs and Redis with it. Safe during a live sale.
+    """Recompute every decision from the command log and cross-check topics, Redis and orders. Safe during a sale.
 
     Exit code 1 on any violation, 2 if the audit cannot run.
     """
@@ -222,10 +221,10 @@ def audit(products: tuple[str, ...], as_json: bool) -> None:
     from pipeline.audit import audit as run_audit
     from pipeline.audit.table import print_report
 
-    with _refusals(exit_code=2):
+    with _report_errors(exit_code=2):
         settings, wanted = _load()
-        with Console(stderr=True).status("audit") as shown:
-            report = asyncio.run(run_audit(settings, wanted, products or None, shown.update))
+        with Console(stderr=True).status("audit") as spinner:
+            report = asyncio.run(run_audit(settings, wanted, products or None, spinner.update))
     if as_json:
         click.echo(orjson.dumps(report.document()).decode())
     else:
@@ -241,12 +240,16 @@ def rebuild() -> None:
 
     from pipeline.rebuild import rebuild as run_rebuild
 
-    with _refusals():
+    with _report_errors():
         settings, wanted = _load()
         with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn()) as bar:
             task = bar.add_task("decisions", total=None)
             rebuilt = asyncio.run(
-                run_rebuild(settings, wanted, lambda at: bar.update(task, completed=at.done, total=at.total))
+                run_rebuild(
+                    settings,
+                    wanted,
+                    lambda progress: bar.update(task, completed=progress.done, total=progress.total),
+                )
             )
     click.echo(
         f"{rebuilt.partitions} partitions, {rebuilt.records:,} decisions, {rebuilt.purchases:,} purchases "

@@ -1,4 +1,4 @@
-"""The calls of a client: requests as bytes, answers as values, and the polls of many receipts."""
+"""Client calls: builds requests as bytes, parses responses, polls many receipts."""
 
 import asyncio
 import time
@@ -22,20 +22,20 @@ from pipeline.domain.receipts import Receipt
 API = "/api/v1/seckill/"
 PURCHASE_PATH = API + "purchase/async"
 POLLS_PER_ROUND = 16
-"""Plain polls that one connection has in flight."""
+"""Polls without `wait_ms` that one connection pipelines."""
 POLL_PAUSE_S = 0.05
 SALE_LENGTH = timedelta(days=1)
 
 
 class FinalAnswer(NamedTuple):
-    """What came of a purchase. `order_id` is that of the user's order, also if an earlier purchase made it."""
+    """The outcome of a purchase. `order_id` is the user's order, even if an earlier purchase created it."""
 
     code: Code
     order_id: str | None
 
 
 def opening(listener: Listener, product_id: str, name: str, stock: int) -> bytes:
-    """Puts a product on sale, from yesterday until tomorrow."""
+    """The request that opens a product, with a window from yesterday until tomorrow."""
     now = datetime.now(UTC)
     document = {
         "product_id": product_id,
@@ -52,7 +52,7 @@ def opening(listener: Listener, product_id: str, name: str, stock: int) -> bytes
 def purchase(
     listener: Listener, product_id: str, user_id: str, *, key: str | None = None, waits: bool = False
 ) -> bytes:
-    """`key` is the Idempotency-Key. The answer is a receipt or, if the call `waits`, the decision."""
+    """`key` is the Idempotency-Key. The response has a receipt, or the decision if the call `waits`."""
     body = orjson.dumps({"product_id": product_id, "user_id": user_id})
     return listener.post(API + "purchase" if waits else PURCHASE_PATH, body, key=key)
 
@@ -66,7 +66,7 @@ def stats(listener: Listener, product_id: str) -> bytes:
 
 
 def decision(answer: Response) -> FinalAnswer | None:
-    """The decision in the answer to a poll, None without one (yet)."""
+    """The decision in the response to a poll; None if there is none (yet)."""
     if answer.status != 200:
         return None
     document: dict[str, Any] = orjson.loads(answer.body)
@@ -74,7 +74,7 @@ def decision(answer: Response) -> FinalAnswer | None:
 
 
 def final_answer(document: dict[str, Any]) -> FinalAnswer:
-    """Of an answer that has a code and an order id. Raises KeyError and ValueError for any other."""
+    """From a body with a code and an order id. Raises KeyError or ValueError for any other."""
     return FinalAnswer(Code(document["code"]), document["order_id"])
 
 
@@ -105,9 +105,9 @@ async def poll_all(
     wait_ms: int = 0,
     answer_timeout_s: float = ANSWER_TIMEOUT_S,
 ) -> None:
-    """Polls until each receipt has its decision, or the deadline on the monotonic clock has passed.
+    """Polls until every receipt has its decision, or the deadline on the monotonic clock has passed.
 
-    `take` gets each answer and says whether it is the decision. Polls with `wait_ms` do not share a connection.
+    `take` receives each response and returns whether it has the decision. Polls with `wait_ms` are not pipelined.
     """
     waiting = deque(receipts)
     per_round = 1 if wait_ms else POLLS_PER_ROUND

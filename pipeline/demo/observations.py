@@ -1,11 +1,29 @@
-"""What the crowd of a demo saw. Whether it is as it should be is the question of `verdict.py`."""
+"""What a demo plans, and what its crowd observed; `verdict.py` judges it."""
 
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from pipeline.demo.calls import FinalAnswer
+from pipeline.demo.connection import Listener
 from pipeline.domain.receipts import Receipt
+
+DECISION_TIMEOUT_S = 60
+"""Limit on the wait for the last receipt's decision, and then again on polling all receipts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The product, the crowd and the listeners. `repeats` and `bad` count requests."""
+
+    product_id: str
+    stock: int
+    buyers: int
+    repeats: int
+    bad: int
+    connections: int
+    public: Listener
+    administration: Listener
 
 
 class AtOnce(NamedTuple):
@@ -17,7 +35,7 @@ class AtOnce(NamedTuple):
 
 @dataclass(slots=True)
 class Observations:
-    """Times are seconds of a monotonic clock. `decided`, `sold` and `remaining` come from the product's stats."""
+    """Times are in seconds on the monotonic clock. `decided`, `sold` and `remaining` are from the product's stats."""
 
     refused_rightly: int = 0
     sent_again: int = 0
@@ -37,7 +55,7 @@ class Observations:
 
     @property
     def answered(self) -> int:
-        """Purchases that have a receipt, or the answer itself."""
+        """The number of purchases with a receipt or a final answer."""
         return len(self.accepted) + len(self.at_once)
 
     def take_answer(self, receipt: Receipt, answer: FinalAnswer) -> None:

@@ -1,7 +1,7 @@
-"""The sale of a demo: opens a product, lets the crowd in, polls every receipt, counts the orders.
+"""The demo's sale: opens a product, sends the crowd's requests, polls every receipt, counts the orders.
 
-A purchase is accepted with a receipt or, once all is sold, refused at once and for good. A request that gets no answer,
-or a 429 or 503, is sent again: the demo goes on while a process of the system is killed.
+A purchase gets a receipt or, once the product is sold out, a final refusal at once. A request that gets no answer, a
+429 or a 503 is retried, so the demo survives the crash of a process.
 """
 
 import asyncio
@@ -10,7 +10,6 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -28,40 +27,24 @@ from pipeline.demo.calls import (
 )
 from pipeline.demo.connection import ClientConnection, Listener, NoResponse, Response, ask_once
 from pipeline.demo.crowd import Attempt, make_crowd
-from pipeline.demo.observations import AtOnce, Observations
+from pipeline.demo.observations import DECISION_TIMEOUT_S, AtOnce, Observations, Plan
 from pipeline.domain.codes import Code
 from pipeline.domain.receipts import Receipt, parse_receipt
 from pipeline.errors import OperatorError
 from pipeline.orders.feed import OrdersFeed
 
-DECISION_TIMEOUT_S = 60
-"""From the last 202 to the last decision; a receipt without one then has failed."""
 ORDERS_TIMEOUT_S = 30
 ORDERS_WITHIN_S = 10
 ATTEMPTS_MAX = 60
 RETRY_PAUSE_S_MAX = 2
 SAMPLE_EVERY = 20
-"""One purchase in so many waits for its decision with a long poll, for the latency."""
+"""Every so many requests, a purchase measures its latency with a long poll."""
 LONG_POLL_MS = 10_000
 WATCH_INTERVAL_S = 0.25
 
 
 class DemoRefused(OperatorError):
-    """Why there is nothing to demonstrate, in one line."""
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """Who comes to buy what. `repeats` and `bad` are numbers of requests."""
-
-    product_id: str
-    stock: int
-    buyers: int
-    repeats: int
-    bad: int
-    connections: int
-    public: Listener
-    administration: Listener
+    """The demo cannot start or finish; the message says why, in one line."""
 
 
 def fresh_product_id() -> str:
@@ -69,7 +52,7 @@ def fresh_product_id() -> str:
 
 
 class Sale:
-    """One run; `findings` fills while it lasts. Raises DemoRefused, or KafkaUnavailable."""
+    """One run; `findings` is updated as it progresses. Its methods raise DemoRefused or KafkaUnavailable."""
 
     def __init__(self, plan: Plan, feed: OrdersFeed) -> None:
         self.plan = plan
@@ -78,22 +61,22 @@ class Sale:
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[None]:
-        """Open the product, if the system is up and ready."""
+        """Checks that the system is ready, and opens the product."""
         await self._require_ready()
         async with self._feed:
             await self._open()
             yield
 
     async def sell(self) -> None:
-        """Let the crowd in, and poll until every buyer has an answer."""
+        """Sends the crowd's requests, and polls until every buyer has an answer or time runs out."""
         async with self._watching():
-            await self._let_in()
+            await self._send_all()
             await self._await_last_decision()
             await self._poll_all()
 
     async def look_back(self) -> None:
-        """Read what operators and consumers see of it."""
-        await self._look_at_stock()
+        """Reads what operators and consumers see: the product's stats and its orders."""
+        await self._read_stats()
         await self._count_orders()
 
     # --- before -----------------------------------------------------------------------------------
@@ -102,8 +85,8 @@ class Sale:
         answer = await _ask(self.plan.public, self.plan.public.get("/health/ready"))
         if answer.status != 200:
             checks = orjson.loads(answer.body).get("checks", {})
-            troubles = "; ".join(f"{name}: {check}" for name, check in checks.items() if check != "ok")
-            raise DemoRefused(f"the ingress is not ready: {troubles or answer.status}")
+            failing = "; ".join(f"{name}: {check}" for name, check in checks.items() if check != "ok")
+            raise DemoRefused(f"the ingress is not ready: {failing or answer.status}")
 
     async def _open(self) -> None:
         plan = self.plan
@@ -114,7 +97,7 @@ class Sale:
 
     # --- the crowd --------------------------------------------------------------------------------
 
-    async def _let_in(self) -> None:
+    async def _send_all(self) -> None:
         plan = self.plan
         crowd = make_crowd(
             plan.public,
@@ -130,14 +113,14 @@ class Sale:
 
     async def _send(self, connection: ClientConnection, queue: Iterator[tuple[int, Attempt]]) -> None:
         for number, attempt in queue:
-            answer = await self._insist(connection, attempt.request)
+            answer = await self._ask_with_retries(connection, attempt.request)
             now_s = time.monotonic()
             receipt = self._take(attempt, answer, now_s)
             if receipt is not None and number % SAMPLE_EVERY == 0:
                 await self._sample(connection, receipt, now_s)
 
     def _take(self, attempt: Attempt, answer: Response | None, now_s: float) -> Receipt | None:
-        """The receipt, if this is a purchase that got one."""
+        """Records the answer; returns the receipt, if this is a purchase that got one."""
         findings = self.findings
         if attempt.user_id is not None and (final := _final_answer(answer)) is not None:
             findings.at_once.append(AtOnce(attempt.user_id, final))
@@ -150,15 +133,15 @@ class Sale:
         else:
             receipt = parse_receipt(orjson.loads(answer.body)["request_id"])
             if receipt is None or receipt in findings.accepted:
-                findings.wrong_answers["a purchase: 202 without a receipt of its own"] += 1
+                findings.wrong_answers["a purchase: 202 without a new receipt"] += 1
                 return None
             findings.accepted[receipt] = attempt.user_id
             findings.last_answered_at_s = now_s
             return receipt
         return None
 
-    async def _insist(self, connection: ClientConnection, request: bytes) -> Response | None:
-        """The answer that is neither 429 nor 503; None if there is none after `ATTEMPTS_MAX`."""
+    async def _ask_with_retries(self, connection: ClientConnection, request: bytes) -> Response | None:
+        """Retries on no answer, 429 and 503, up to `ATTEMPTS_MAX`. Returns the last answer, None if none arrived."""
         answer = None
         for attempt in range(ATTEMPTS_MAX):
             try:
@@ -174,7 +157,7 @@ class Sale:
         return answer
 
     async def _sample(self, connection: ClientConnection, receipt: Receipt, accepted_at_s: float) -> None:
-        """Measure one latency as a client sees it, from the 202 to the end of a long poll."""
+        """Measures one latency as a client sees it, from the 202 to the end of a long poll."""
         try:
             answer = decision(await connection.ask(poll(self.plan.public, receipt, LONG_POLL_MS)))
         except NoResponse:
@@ -186,7 +169,7 @@ class Sale:
     # --- the polls --------------------------------------------------------------------------------
 
     async def _await_last_decision(self) -> None:
-        """Wait for the decision on the last receipt: decisions come in the order of the receipts."""
+        """Waits for the last receipt's decision: decisions are made in the order of the receipts."""
         if not self.findings.accepted:
             return
         await poll_all(
@@ -215,10 +198,10 @@ class Sale:
 
     # --- what operators and consumers see ---------------------------------------------------------
 
-    async def _look_at_stock(self) -> None:
+    async def _read_stats(self) -> None:
         connection = ClientConnection(self.plan.public)
         try:
-            answer = await self._insist(connection, stats(self.plan.public, self.plan.product_id))
+            answer = await self._ask_with_retries(connection, stats(self.plan.public, self.plan.product_id))
         finally:
             connection.close()
         if answer is None or answer.status != 200:
@@ -241,7 +224,7 @@ class Sale:
             await asyncio.wait({watch})
 
     async def _watch(self) -> None:
-        """Keep `decided` and `sold` up to date for the progress bars."""
+        """Keeps `decided` and `sold` up to date for the progress bars."""
         connection = ClientConnection(self.plan.public)
         try:
             while True:
@@ -250,13 +233,13 @@ class Sale:
                     if answer.status == 200:
                         self._take_stats(answer)
                 except NoResponse:
-                    pass  # the ingress may be back by the next look
+                    pass  # the ingress may be back by the next poll
                 await asyncio.sleep(WATCH_INTERVAL_S)
         finally:
             connection.close()
 
     async def _count_orders(self) -> None:
-        """Orders follow from decisions, so the last ones may still be missing for `ORDERS_WITHIN_S`."""
+        """Waits up to `ORDERS_WITHIN_S` for missing orders: they are written after their decisions."""
         expected = {each.order_id for each in self.findings.answers.values() if each.order_id is not None}
         deadline_s = time.monotonic() + ORDERS_WITHIN_S
         try:
@@ -280,13 +263,13 @@ async def _ask(listener: Listener, request: bytes) -> Response:
     try:
         return await ask_once(listener, request)
     except NoResponse as error:
-        raise DemoRefused(f"no answer from {error}; does `seckill up` run?") from error
+        raise DemoRefused(f"no answer from {error}; is `seckill up` running?") from error
 
 
 def _final_answer(answer: Response | None) -> FinalAnswer | None:
-    """The final answer to a purchase without a receipt, None for any other answer.
+    """The final answer of a response without a receipt; None for any other response.
 
-    A success is one too: the same purchase, sent again for want of an answer, got its win again.
+    It may be a success: a purchase that is retried after no answer gets its win again.
     """
     if answer is None or answer.status not in (200, 409):
         return None
@@ -297,7 +280,7 @@ def _final_answer(answer: Response | None) -> FinalAnswer | None:
 
 
 def _detail(answer: Response | None) -> str:
-    """What a problem document says, in one line."""
+    """The detail of a problem document, in one line."""
     if answer is None:
         return "no answer"
     try:

@@ -1,18 +1,17 @@
-"""Whether a demo's sale was correct: one line for each property that must hold."""
+"""Judges the demo's sale: one line for each property that must hold."""
 
 from collections import Counter
 from typing import NamedTuple
 
 from pipeline.demo.calls import FinalAnswer
-from pipeline.demo.observations import Observations
-from pipeline.demo.sale import DECISION_TIMEOUT_S, Plan
+from pipeline.demo.observations import DECISION_TIMEOUT_S, Observations, Plan
 from pipeline.domain.codes import Code
 
 EXAMPLES_MAX = 3
 
 
 class Expectation(NamedTuple):
-    """`found` says in a few words what was observed."""
+    """`found` sums up what was observed."""
 
     name: str
     holds: bool
@@ -20,17 +19,17 @@ class Expectation(NamedTuple):
 
 
 def judge(plan: Plan, findings: Observations) -> list[Expectation]:
-    """All that must hold after the sale."""
+    """Every property that must hold after the sale."""
     distinct = len({*findings.accepted.values(), *(user_id for user_id, _ in findings.at_once)})
     wanted = min(plan.stock, distinct)
     winners = winning_order_ids(findings)
     undecided = [str(receipt) for receipt in findings.accepted if receipt not in findings.answers]
     wrong = [f"{count} x {what}" for what, count in findings.wrong_answers.most_common(EXAMPLES_MAX)]
-    wronged = refused_wrongly(findings)
+    wrongly_refused = refused_wrongly(findings)
     sent = plan.buyers + plan.repeats
     return [
         Expectation(
-            "every purchase got its 202 or its answer, every bad request its 4xx",
+            "every purchase got a 202 or a final answer, every bad request its 4xx",
             not wrong and distinct == plan.buyers,
             "; ".join(wrong)
             or f"{len(findings.accepted):,} + {len(findings.at_once):,} of {sent:,};"
@@ -38,12 +37,12 @@ def judge(plan: Plan, findings: Observations) -> list[Expectation]:
         ),
         Expectation(
             "no winner was refused at once, and no stock was left",
-            not wronged and (findings.remaining == 0 or not findings.at_once),
+            not wrongly_refused and (findings.remaining == 0 or not findings.at_once),
             f"{len(findings.at_once):,} refused at once, {findings.remaining:,} left"
-            + (f"; wrongly: {', '.join(wronged[:EXAMPLES_MAX])}" if wronged else ""),
+            + (f"; wrongly: {', '.join(wrongly_refused[:EXAMPLES_MAX])}" if wrongly_refused else ""),
         ),
         Expectation(
-            f"every 202 has its decision within {DECISION_TIMEOUT_S} s, and only one",
+            f"every 202 got exactly one decision within {DECISION_TIMEOUT_S} s",
             not undecided and not findings.contradictions,
             f"{len(findings.answers):,} of {len(findings.accepted):,}"
             + (f", none for {', '.join(undecided[:EXAMPLES_MAX])}" if undecided else "")
@@ -64,31 +63,31 @@ def judge(plan: Plan, findings: Observations) -> list[Expectation]:
 
 
 def by_code(findings: Observations) -> Counter[Code]:
-    """All answers, polled and at once."""
+    """All answers by code, whether polled or given at once."""
     return Counter(Code(answer.code) for answer in _all_answers(findings))
 
 
 def winning_order_ids(findings: Observations) -> set[str]:
-    """The order ids of the winners. A -3 has one too: the buyer's first 202 may have been lost."""
+    """The order ids of the winners, also from a -3: the buyer's first 202 may have been lost."""
     return {answer.order_id for answer in _all_answers(findings) if answer.order_id is not None}
 
 
 def refused_wrongly(findings: Observations) -> list[str]:
-    """The users who were refused at once although they won, or were given the id of another user's order."""
-    holders = {
+    """The users who were refused at once although they had won, or who got the id of another user's order."""
+    owners = {
         answer.order_id: findings.accepted[receipt]
         for receipt, answer in findings.answers.items()
         if answer.order_id is not None
     }
     winners = {
-        *holders.values(),
+        *owners.values(),
         *(each.user_id for each in findings.at_once if each.answer.order_id is not None),
     }
 
     def is_wrong(user_id: str, answer: FinalAnswer) -> bool:
         if answer.order_id is None:
             return answer.code == Code.ALREADY_BOUGHT or user_id in winners
-        return holders.get(answer.order_id, user_id) != user_id
+        return owners.get(answer.order_id, user_id) != user_id
 
     return [each.user_id for each in findings.at_once if is_wrong(*each)]
 
@@ -101,6 +100,6 @@ def _difference(orders: set[str], winners: set[str]) -> str:
     missing, unknown = sorted(winners - orders), sorted(orders - winners)
     return "".join(
         f", {len(ids):,} {what} ({', '.join(ids[:EXAMPLES_MAX])})"
-        for what, ids in (("missing", missing), ("that no buyer knows of", unknown))
+        for what, ids in (("missing", missing), ("unknown to every buyer", unknown))
         if ids
     )

@@ -1,4 +1,4 @@
-"""The lock on a data directory: one `seckill up` holds it, and the kernel releases it however that one ends."""
+"""The lock on a data directory: one `seckill up` holds it, and the kernel releases it however that process ends."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -14,12 +14,12 @@ LOCK_WAIT_S = 0.5
 
 
 class DataDirectoryUnusable(OperatorError):
-    """Another `seckill up` uses it, or it is not writable; the message is one line."""
+    """The directory is in use by another `seckill up`, or not writable; the message is one line."""
 
 
 @contextmanager
 def hold(data_dir: Path) -> Iterator[None]:
-    """Raises DataDirectoryUnusable."""
+    """Holds the lock inside the context; creates the directory. Raises DataDirectoryUnusable."""
     path = data_dir / "lock"
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
@@ -35,7 +35,7 @@ def hold(data_dir: Path) -> Iterator[None]:
 
 
 def is_held(data_dir: Path) -> bool:
-    """Whether a `seckill up` runs on this data directory."""
+    """Whether a `seckill up` is running on this data directory."""
     path = data_dir / "lock"
     if not path.exists():
         return False

@@ -1,6 +1,6 @@
-"""How each process of this project is started, for the local stack, the benchmarks and the tests.
+"""How to start each process of this project, for the local stack, the benchmarks and the tests.
 
-The settings that were set, by name or by the environment of this process, become the environment of the new one.
+Every setting that was set, in code or by this process's environment, goes into the environment of the new process.
 """
 
 import sys
@@ -16,8 +16,8 @@ FOLLOWER_COMMAND = (sys.executable, "-m", "agents", "follower")
 
 
 def ingress_part(settings: Settings) -> Part:
-    """Named by `worker_name`, found on its public listener, ready on `health_port`, or there without one."""
-    # Several ingresses may share the public port, where any of them answers.
+    """The part `worker_name` at the public listener; its readiness check uses `health_port` if set."""
+    # Several ingresses may share the public port, and any of them may answer there.
     host, port = settings.public_host, settings.public_port
     if settings.health_port is not None:
         host, port = HEALTH_HOST, settings.health_port
@@ -26,22 +26,22 @@ def ingress_part(settings: Settings) -> Part:
         address=url(settings.public_host, settings.public_port),
         command=INGRESS_COMMAND,
         is_ready=lambda: answers_ok(near(host), port, "/health/ready"),
-        environment=environment(_set(settings)),
+        environment=environment(_explicit(settings)),
     )
 
 
 def worker_part(settings: Settings) -> Part:
-    """Named by `worker_name`; found, and ready, on `tables_port`."""
+    """The part `worker_name`; its address and its readiness check use `tables_port`."""
     return _agents_part(WORKER_COMMAND, settings)
 
 
 def follower_part(settings: Settings) -> Part:
-    """Named by `worker_name`; found, and ready, on `tables_port`."""
+    """The part `worker_name`; its address and its readiness check use `tables_port`."""
     return _agents_part(FOLLOWER_COMMAND, settings)
 
 
 def environment(settings: Mapping[str, object]) -> dict[str, str]:
-    """The environment variables of these settings, given by name."""
+    """The environment variables for these settings."""
     return {f"SECKILL_{name.upper()}": str(value) for name, value in settings.items()}
 
 
@@ -51,9 +51,9 @@ def _agents_part(command: tuple[str, ...], settings: Settings) -> Part:
         address=url(settings.tables_host, settings.tables_port),
         command=command,
         is_ready=lambda: answers_ok(near(settings.tables_host), settings.tables_port, "/ready"),
-        environment=environment(_set(settings)),
+        environment=environment(_explicit(settings)),
     )
 
 
-def _set(settings: Settings) -> Mapping[str, object]:
+def _explicit(settings: Settings) -> Mapping[str, object]:
     return settings.model_dump(exclude_unset=True, exclude_none=True)

@@ -26,7 +26,7 @@ from pipeline.settings import HEALTH_HOST, Settings
 PORT_MAX = 65_535
 PORT_WAIT_S = 1.0
 """A system that was just killed releases its ports within this time."""
-# Together below 10 s: the time in which Ctrl-C has stopped everything.
+# Together below 10 s, within which Ctrl-C stops everything.
 INGRESS_STOP_S = 2.0
 AGENTS_STOP_S = 3.5
 SERVERS_STOP_S = 3.0
@@ -35,7 +35,7 @@ Say = Callable[[str], None]
 
 
 class PortsTaken(OperatorError):
-    """A port that the system needs is in use; the message has a line for each."""
+    """A port that the system needs cannot be used; the message has a line for each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class _Port:
 def up(settings: Settings, ingresses: int, workers: int, say: Say) -> None:
     """Runs the system until SIGINT, SIGTERM or SIGHUP, and leaves nothing running.
 
-    Raises OperatorError or KafkaUnavailable; the first line of the message says why the system does not start, or ends.
+    Raises OperatorError or KafkaUnavailable; the first line of the message says why the system did not start, or ended.
     """
     started = time.monotonic()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -76,7 +76,7 @@ def _run(settings: Settings, ingresses: int, workers: int, say: Say, started: fl
         say(_welcome(settings, time.monotonic() - started))
         supervisor.watch()
     finally:
-        # A second Ctrl-C must not interrupt the stop, which takes 10 s at most.
+        # A second Ctrl-C must not interrupt the shutdown, which takes at most 10 s.
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
         supervisor.stop()
@@ -86,7 +86,7 @@ def _run(settings: Settings, ingresses: int, workers: int, say: Say, started: fl
 
 
 def _begin_servers(settings: Settings, supervisor: Supervisor, say: Say) -> Settings:
-    """Starts broker and Redis, where not given. Returns the settings of all processes that use them."""
+    """Starts broker and Redis unless they are given. Returns the settings for all processes that use them."""
     parts: list[Part] = []
     chosen = _broker(settings, say)
     if chosen.part is None:
@@ -95,7 +95,7 @@ def _begin_servers(settings: Settings, supervisor: Supervisor, say: Say) -> Sett
         say(f"kafka: {chosen.description}")
         parts.append(chosen.part)
     if settings.redis_url is None:
-        # A Redis that outlives the log would hold the decisions of another one.
+        # A Redis that outlives the log would contain the state of a lost log.
         directory = settings.data_dir / "redis"
         parts.append(redis.redis_part(directory, settings.redis_port, durable=chosen.is_durable))
     else:
@@ -150,7 +150,7 @@ def _stopped_within(seconds: float, parts: list[Part]) -> list[Part]:
 
 
 def _refuse_taken_ports(settings: Settings, ingresses: int, workers: int) -> None:
-    """Raises PortsTaken after PORT_WAIT_S."""
+    """Raises PortsTaken if a port is still taken after PORT_WAIT_S."""
     deadline = time.monotonic() + PORT_WAIT_S
     while taken := list(_taken(settings, ingresses, workers)):
         if time.monotonic() > deadline:
@@ -179,7 +179,7 @@ def _taken(settings: Settings, ingresses: int, workers: int) -> Iterator[str]:
     for each in ports:
         other = first.setdefault(each.port, each)
         if other is not each:
-            reason: str | None = f"is {other.setting} too"
+            reason: str | None = f"is also {other.setting}"
         elif each.port > PORT_MAX:
             reason = f"is above {PORT_MAX}"
         else:
@@ -203,7 +203,7 @@ def _welcome(settings: Settings, elapsed_s: float) -> str:
     }
     return "\n".join(
         (
-            f"ready in {elapsed_s:.1f} s; Ctrl-C stops everything. To copy:",
+            f"ready in {elapsed_s:.1f} s; Ctrl-C stops everything. Try:",
             _curl(f"{admin}/api/v1/seckill/activity/prewarm", sale),
             _curl(f"{public}/api/v1/seckill/purchase", {"product_id": 1001, "user_id": "alice"}),
             f"  {shlex.quote(sys.argv[0])} orders follow",

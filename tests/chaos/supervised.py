@@ -20,9 +20,9 @@ from pipeline.settings import Settings
 
 READY_AGAIN_WITHIN_S = 60.0
 RECEIPTS_A_SECOND = 100
-KILLED = "was ended by signal 9"
+KILLED = "was killed by signal 9"
 _DEATH = re.compile(
-    rf"^(\S+) ({KILLED}|was ended by signal \d+|ended with status \d+|was not ready within \d+ s)"
+    rf"^(\S+) ({KILLED}|was killed by signal \d+|exited with status \d+|was not ready within \d+ s)"
     r"(?:; restart \d+ in| after \d+ restarts within|$)"
 )
 

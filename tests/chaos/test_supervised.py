@@ -6,20 +6,20 @@ from chaos.soak import JUDGED_AFTER_S, WARM_S, Life, Sample
 from chaos.supervised import KILLED, Death, deaths, died_by_themselves
 
 OUTPUT = """\
-ready in 9.1 s; Ctrl-C stops everything. To copy:
-worker-1 was ended by signal 9; restart 1 in 0.1 s
+ready in 9.1 s; Ctrl-C stops everything. Try:
+worker-1 was killed by signal 9; restart 1 in 0.1 s
   /data/logs/worker-1.log:
     one
     two
 worker-1 is ready again
-ingress-1 ended with status 2; restart 1 in 0.1 s
+ingress-1 exited with status 2; restart 1 in 0.1 s
   /data/logs/ingress-1.log:
     the ingress does not start
 follower-1 was not ready within 60 s; restart 1 in 0.1 s
   (/data/logs/follower-1.log was never written)
 stopping
 kafka did not stop in time and was killed
-Error: worker-1 was ended by signal 9 after 5 restarts within 60 s
+Error: worker-1 was killed by signal 9 after 5 restarts within 60 s
   /data/logs/worker-1.log:
     three
 """
@@ -28,7 +28,7 @@ Error: worker-1 was ended by signal 9 after 5 restarts within 60 s
 def test_every_death_has_its_part_its_end_and_the_last_line_of_its_log() -> None:
     assert deaths(OUTPUT) == [
         Death("worker-1", KILLED, "two"),
-        Death("ingress-1", "ended with status 2", "the ingress does not start"),
+        Death("ingress-1", "exited with status 2", "the ingress does not start"),
         Death("follower-1", "was not ready within 60 s", ""),
         Death("worker-1", KILLED, "three"),
     ]
@@ -37,7 +37,7 @@ def test_every_death_has_its_part_its_end_and_the_last_line_of_its_log() -> None
 def test_only_so_many_kills_are_ours_as_we_made() -> None:
     own = [
         "follower-1 was not ready within 60 s: ",
-        "ingress-1 ended with status 2: the ingress does not start",
+        "ingress-1 exited with status 2: the ingress does not start",
     ]
     assert died_by_themselves(OUTPUT, Counter({"worker-1": 2})) == own
     assert died_by_themselves(OUTPUT, Counter({"worker-1": 1})) == [

@@ -11,7 +11,7 @@ STOCK = 10
 
 def test_a_whole_sale_on_the_in_memory_broker(tmp_path):
     with System(tmp_path / "data", broker="memory") as system:
-        assert "in-memory broker: its data ends with its process" in system.output
+        assert "in-memory broker: loses its data when it stops" in system.output
         now = datetime.now(UTC)
         product = {
             "product_id": 1001,

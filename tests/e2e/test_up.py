@@ -108,7 +108,7 @@ def test_a_crowd_of_which_most_are_refused_at_once_and_the_audit_agrees(tmp_path
         demo = system.run("demo", "--buyers", "3000", "--stock", "200")
         assert demo.returncode == 0, demo.stdout + demo.stderr
         assert "no violations" in demo.stdout
-        at_once = int(re.search(r"of these at once\D+([\d,]+)", demo.stdout)[1].replace(",", ""))
+        at_once = int(re.search(r"of these, at once\D+([\d,]+)", demo.stdout)[1].replace(",", ""))
         assert at_once > 0
 
 

@@ -16,7 +16,8 @@ from rich.console import Console
 
 from pipeline.demo import sale as demo_sale
 from pipeline.demo.connection import ClientConnection, Listener, NoResponse
-from pipeline.demo.sale import DemoRefused, Plan, Sale
+from pipeline.demo.observations import Plan
+from pipeline.demo.sale import DemoRefused, Sale
 from pipeline.demo.show import run_demo
 from pipeline.demo.verdict import judge
 from pipeline.kafka.topics import Topics
@@ -196,11 +197,11 @@ async def test_a_sale_whose_losers_are_answered_at_once_passes(
     output = io.StringIO()
     passed = await asyncio.to_thread(run_demo, plan, feed, Console(file=output, width=120))
     assert passed, output.getvalue()
-    assert re.search(r"of these at once +│ +[1-9]", output.getvalue())
+    assert re.search(r"of these, at once +│ +[1-9]", output.getvalue())
 
 
 @pytest.mark.parametrize(
-    ("code", "check"), [(-2, "no winner was refused at once"), (-1, "every purchase got its 202")]
+    ("code", "check"), [(-2, "no winner was refused at once"), (-1, "every purchase got a 202")]
 )
 async def test_a_buyer_who_is_refused_at_once_while_pieces_are_left_fails(
     stand_in: StandIn, plan: Plan, feed: OrdersFeed, code: int, check: str
@@ -229,7 +230,7 @@ async def test_a_request_that_is_never_decided_fails(
     monkeypatch.setattr(demo_sale, "DECISION_TIMEOUT_S", 1)
     stand_in.undecided = {BUYERS + REPEATS - 1}
     (failed,) = await failed_checks(plan, feed)
-    assert failed.startswith("every 202 has its decision")
+    assert failed.startswith("every 202 got exactly one decision")
 
 
 async def test_a_system_that_is_not_ready_is_refused_with_its_reason(
@@ -242,7 +243,7 @@ async def test_a_system_that_is_not_ready_is_refused_with_its_reason(
 
 async def test_a_system_that_is_not_there_is_refused(plan: Plan, feed: OrdersFeed) -> None:
     nowhere = plan.__class__("p", 1, 1, 0, 0, 1, Listener("127.0.0.1", free_port()), plan.administration)
-    with pytest.raises(DemoRefused, match=r"no answer from http://127\.0\.0\.1:.*does `seckill up` run\?"):
+    with pytest.raises(DemoRefused, match=r"no answer from http://127\.0\.0\.1:.*is `seckill up` running\?"):
         await failed_checks(nowhere, feed)
 
 

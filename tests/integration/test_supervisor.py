@@ -54,7 +54,7 @@ def test_killed_part_is_named_and_comes_back(stack, said, tmp_path):
     assert (after["a"].state, after["a"].restarts) == (PartStatus.READY, 1)
     assert after["a"].pid != before["a"].pid
     assert after["b"] == before["b"]
-    assert any(line.startswith("a was ended by signal 9; restart 1") for line in said)
+    assert any(line.startswith("a was killed by signal 9; restart 1") for line in said)
     assert "a is ready again" in said
 
 
@@ -64,7 +64,9 @@ def test_part_that_keeps_dying_is_given_up(stack, said, tmp_path, monkeypatch):
         [part("a", "import time; time.sleep(0.3); print('no luck', flush=True); raise SystemExit(3)")]
     )
     stack.wait_ready()
-    with pytest.raises(PartFailed, match=r"a ended with status 3 after 5 restarts within 60 s(?s:.*)no luck"):
+    with pytest.raises(
+        PartFailed, match=r"a exited with status 3 after 5 restarts within 60 s(?s:.*)no luck"
+    ):
         stack.watch()
     assert states(tmp_path)["a"].restarts == supervisor.RESTARTS_MAX
 
@@ -102,7 +104,7 @@ def test_a_log_is_cut_off_without_a_copy_where_the_disk_is_full(stack, tmp_path,
 
 def test_part_that_never_gets_up_is_not_tried_again(stack, tmp_path):
     stack.begin([part("a", "raise SystemExit('no such topic')", is_ready=lambda: False)])
-    with pytest.raises(PartFailed, match=r"a ended with status 1(?s:.*)no such topic"):
+    with pytest.raises(PartFailed, match=r"a exited with status 1(?s:.*)no such topic"):
         stack.wait_ready()
 
 
@@ -116,14 +118,14 @@ def test_part_whose_data_ended_with_it_is_not_restarted(stack, tmp_path):
     stack.begin([part("a", SLEEPS, is_restartable=False)])
     stack.wait_ready()
     os.kill(states(tmp_path)["a"].pid, signal.SIGKILL)
-    with pytest.raises(PartFailed, match="a was ended by signal 9, and its data with it"):
+    with pytest.raises(PartFailed, match="a was killed by signal 9, and its data is lost"):
         stack.watch()
 
 
 def test_program_that_is_not_there_is_named(stack):
     missing = Part("a", "nowhere", ("/no/such/program",), is_ready=lambda: False)
     stack.begin([missing])
-    with pytest.raises(PartFailed, match=r"a ended with status 127(?s:.*)/no/such/program: No such file"):
+    with pytest.raises(PartFailed, match=r"a exited with status 127(?s:.*)/no/such/program: No such file"):
         stack.wait_ready()
 
 

@@ -77,7 +77,7 @@ def test_port_that_another_shares(refused):
 
 def test_one_port_for_two(refused):
     port = free_port()
-    assert "is SECKILL_PUBLIC_PORT too" in refused(public_port=port, admin_port=port)
+    assert "is also SECKILL_PUBLIC_PORT" in refused(public_port=port, admin_port=port)
 
 
 def test_data_directory_in_use(refused, tmp_path):
@@ -151,7 +151,7 @@ def test_bad_topics(refused, tmp_path):
 def test_status_where_nothing_runs(tmp_path):
     system = System(tmp_path / "data")
     answer = system.run("status")
-    assert (answer.returncode, "no system runs" in answer.stdout) == (1, True)
+    assert (answer.returncode, "no system is running" in answer.stdout) == (1, True)
     assert system.status() == {"pid": None, "ready": False, "parts": []}
 
 

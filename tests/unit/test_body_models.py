@@ -12,7 +12,8 @@ from pydantic import ValidationError
 from references import references
 
 from pipeline.domain.product import Purchase
-from pipeline.ingress.http.bodies import parse_exactly, parse_object, parse_purchase
+from pipeline.ingress.http.bodies import parse_object, parse_purchase
+from pipeline.ingress.http.exact_numbers import parse_exactly
 from pipeline.ingress.http.models import PurchaseRequest
 from pipeline.ingress.http.openapi import describe
 from pipeline.ingress.http.problems import Problem

@@ -8,8 +8,7 @@ import pytest
 from pipeline.demo.calls import FinalAnswer
 from pipeline.demo.connection import Listener
 from pipeline.demo.crowd import make_crowd
-from pipeline.demo.observations import AtOnce, Observations
-from pipeline.demo.sale import Plan
+from pipeline.demo.observations import AtOnce, Observations, Plan
 from pipeline.demo.verdict import by_code, judge
 from pipeline.domain.codes import Code
 from pipeline.domain.receipts import Receipt

@@ -1,16 +1,15 @@
 """Request bodies: from bytes to values that the rest can trust, or to a problem that names the field and the limit."""
 
 import asyncio
-import json
-from decimal import Decimal, InvalidOperation
-from typing import Any, cast
+from typing import Any
 
 import orjson
 from aiohttp import web
 
 from pipeline.domain.codes import MESSAGES, Code
-from pipeline.domain.ids import ID_FORM, INTEGER_ID_MAX, canonical_id
+from pipeline.domain.ids import ID_FORM, canonical_id
 from pipeline.domain.product import QUANTITY_MAX, Purchase
+from pipeline.ingress.http.exact_numbers import as_integer, parse_exactly
 from pipeline.ingress.http.problems import Kind, Problem, invalid
 from pipeline.messages.commands import IDEMPOTENCY_KEY_LENGTH_MAX, is_idempotency_key
 from pipeline.messages.nesting import is_nested_deeper
@@ -76,19 +75,6 @@ def parse_object(body: bytes, depth_max: int) -> dict[str, Any]:
     return document
 
 
-def parse_exactly(body: bytes) -> dict[str, Any]:
-    """What `parse_object` has found to be an object, with its numbers as int or Decimal: no float rounds them."""
-    return cast("dict[str, Any]", json.loads(body, parse_float=_decimal))
-
-
-def _decimal(text: str) -> Decimal:
-    try:
-        return Decimal(text)
-    except InvalidOperation:
-        # Its exponent is beyond what a Decimal holds. No field takes NaN, so the refusal names the field.
-        return Decimal("NaN")
-
-
 def parse_purchase(body: bytes, depth_max: int, key: str | None) -> Purchase:
     """The purchase in a body; what it holds besides is ignored. `key` is the Idempotency-Key header."""
     document = parse_object(body, depth_max)
@@ -117,18 +103,3 @@ def parse_id(document: dict[str, Any], field: str) -> str:
     if canonical is None:
         raise invalid(field, f"{field}: {'must be' if field in document else 'is missing; it is'} {ID_FORM}")
     return canonical
-
-
-def as_integer(value: Any) -> Any:
-    """The int of a number without a fraction, such as 5.0 or 5e0, which JSON Schema counts as integers.
-
-    Anything else is returned as it is.
-    """
-    # The range first: an exponent may stand for more digits than memory holds.
-    is_whole = (
-        type(value) is Decimal
-        and value.is_finite()
-        and -INTEGER_ID_MAX <= value <= INTEGER_ID_MAX
-        and value == value.to_integral_value()
-    )
-    return int(value) if is_whole else value

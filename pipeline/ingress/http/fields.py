@@ -13,7 +13,7 @@ from pydantic_core import CoreSchema, core_schema
 from typing_extensions import TypeAliasType
 
 from pipeline.domain.ids import ID, ID_FORM, INTEGER_ID_MAX, canonical_id
-from pipeline.ingress.http.bodies import as_integer
+from pipeline.ingress.http.exact_numbers import as_integer
 from pipeline.messages.commands import PRICE
 from pipeline.messages.fields import TIME_MS_MAX
 

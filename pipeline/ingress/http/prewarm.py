@@ -7,7 +7,8 @@ from pydantic_core import ErrorDetails
 
 from pipeline.domain import limiters
 from pipeline.domain.product import Opening, SaleState
-from pipeline.ingress.http.bodies import parse_exactly, parse_object
+from pipeline.ingress.http.bodies import parse_object
+from pipeline.ingress.http.exact_numbers import parse_exactly
 from pipeline.ingress.http.fields import Form, NotSupportedYet
 from pipeline.ingress.http.models import (
     RATE_LIMIT_KINDS,
