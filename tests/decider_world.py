@@ -13,8 +13,6 @@ from pipeline.stock.store import Stale
 from pipeline.stock.values import Cursor, PreparedCommand
 
 ALWAYS = 1_000
-STEPS = 50
-"""So often the loop goes round: more than enough for whatever does not wait."""
 
 
 class World(DecidingStore, ReadableLog, Producer):
@@ -95,8 +93,3 @@ class Fetched:
 def let(world: World, answers: int) -> None:
     for _ in range(answers):
         world.answers.release()
-
-
-async def steps() -> None:
-    for _ in range(STEPS):
-        await asyncio.sleep(0)

@@ -9,11 +9,10 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import yaml
-from conftest import Kafka
+from servers import Kafka
 
 from pipeline.breakers import CONTROL_PARTITION
 from pipeline.domain.product import Opening
-from pipeline.followers.tables.tally import Positioned, Tally
 from pipeline.kafka.producer import LogProducer
 from pipeline.kafka.topics import Topics, partition_of
 from pipeline.local.listen import free_port
@@ -77,13 +76,12 @@ class Follower(Process):
 
 
 class Decisions:
-    """Commands and their decisions, written into both logs; `tally` is what they come to, counted here."""
+    """Commands and their decisions, written into both logs."""
 
     def __init__(self, topics: Topics, store: StockStore, producer: LogProducer) -> None:
         self.topics = topics
         self._store = store
         self._producer = producer
-        self.tally = Tally({}, {})
         self.written: dict[int, dict[int, bytes]] = {}
         """By partition, the decision record of each source offset."""
 
@@ -127,5 +125,4 @@ class Decisions:
     async def write(self, partition: int, product_id: str, record: bytes) -> None:
         """A decision record into the decision log; it may be a repeat."""
         name = self.topics.results.name
-        position = await self._producer.send_all(name, partition, [(product_id.encode(), record)])
-        self.tally.take_in(partition, [Positioned(position, record)])
+        await self._producer.send_all(name, partition, [(product_id.encode(), record)])

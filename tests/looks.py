@@ -15,13 +15,15 @@ import orjson
 
 from pipeline.audit.fold import PartitionFold
 from pipeline.domain.finality import Standing
-from pipeline.domain.product import Product, Purchase
+from pipeline.domain.product import Opening, Product, Purchase
 from pipeline.ingress.final_refusals import FinalRefusals
 from pipeline.ingress.on_sale import OnSale
+from pipeline.messages.commands import OpenCommand, encode_open, encode_purchases
 from pipeline.messages.decisions import Answer, Decision, OpenDecision, PurchaseDecision
 from pipeline.stock.values import ProductSnapshot
 
 PARTITION = 0
+SOLD_OUT = -2
 
 
 @dataclass
@@ -196,3 +198,25 @@ def written(result: Decision) -> bytes:
     else:
         document["type"] = "open" if isinstance(result, OpenDecision) else "close"
     return orjson.dumps({**document, "command": {}})
+
+
+def opening(product_id: str = "p", stock: int = 1, **terms: Any) -> tuple[bytes, bytes]:
+    whole = {"name": "n", "price": "1", "start_ms": 0, "end_ms": 10**12, "stock": stock} | terms
+    return product_id.encode(), encode_open(OpenCommand(product_id, Opening(**whole)))
+
+
+def purchase(*users: str, product_id: str = "p", **columns: Any) -> tuple[bytes, bytes]:
+    return product_id.encode(), encode_purchases(product_id, list(users), **columns)
+
+
+def sold_out_partition() -> Partition:
+    """One piece of p, which alice has."""
+    partition = Partition()
+    partition.append(*opening())
+    partition.append(*purchase("alice"))
+    partition.settle()
+    return partition
+
+
+def code(answer: Answer | None) -> int | None:
+    return None if answer is None else answer.code.value

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -133,12 +133,3 @@ async def crowd(decisions: DecisionLog, seed: int = 0) -> AsyncIterator[None]:
     finally:
         enough.set()
         await deciding
-
-
-async def eventually(holds: Callable[[], Any], what: str) -> None:
-    try:
-        async with asyncio.timeout(WITHIN_S):
-            while not await asyncio.to_thread(holds):
-                await asyncio.sleep(0.1)
-    except TimeoutError:
-        pytest.fail(f"not within {WITHIN_S} s: {what}")

@@ -110,6 +110,7 @@ class Sale:
         await replay.flush()
 
     async def requests(self) -> list[LogRecord]:
+        """The commands in the log that are not decided."""
         batches = self.log.read(self.topics.requests.name, PARTITION, self.decided + 1)
         return [record async for batch in batches for record in batch]
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from aiokafka import AIOKafkaConsumer
 from click.testing import CliRunner, Result
-from conftest import trim
+from kafka_admin import trim
 
 from audit.faults import FAULTS, PARTITION, PLAIN, commands
 from audit.sale import Sale

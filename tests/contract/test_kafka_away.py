@@ -5,7 +5,8 @@ import time
 from typing import Any
 
 import pytest
-from conftest import Kafka, make_topics
+from kafka_admin import make_topics
+from servers import Kafka
 
 from contract.serving import Decider, Reply, Service, StartIngress
 

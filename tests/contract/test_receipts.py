@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 from aiokafka import TopicPartition
-from conftest import Kafka, make_topics, trim
+from kafka_admin import make_topics, trim
 from redis import Redis
+from servers import Kafka
 
 from contract.serving import REQUESTS, Decider, Reply, Service, StartIngress
 from pipeline.ingress.decisions import lookup

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.consumer.fetcher import OffsetResetStrategy
-from conftest import Kafka, trim
+from eventually import eventually
 from followers import own_topics_file
+from kafka_admin import admin_client, trim
+from servers import Kafka
 
 from agents.app import FETCH_RECORDS_MAX, App, create_app
 from agents.batches import BATCHES_WAITING_MAX, consume
@@ -26,7 +27,7 @@ from pipeline.local.listen import free_port
 from pipeline.settings import Profile, Settings
 
 GROUP = "batches"
-WITHIN_S = 30.0
+SHARED_WITHIN_S = 30.0
 LOOK_S = 0.02
 ROUNDS = 3
 
@@ -71,12 +72,8 @@ class Stage:
 
     async def members(self) -> int:
         """Of the group, as the broker knows them."""
-        admin = AIOKafkaAdminClient(bootstrap_servers=self.kafka.bootstrap)
-        await admin.start()
-        try:
+        async with admin_client(self.kafka.bootstrap) as admin:
             (response,) = await admin.describe_consumer_groups([f"{GROUP}-{self.topic.name}"])
-        finally:
-            await admin.close()
         ((_, _, _, _, _, members, *_),) = response.groups
         return len(members)
 
@@ -110,15 +107,6 @@ async def acknowledge(batch: Batch) -> None:
 
 async def nothing(_: Batch) -> None:
     pass
-
-
-async def eventually(holds: Callable[[], bool], what: str) -> None:
-    try:
-        async with asyncio.timeout(WITHIN_S):
-            while not holds():
-                await asyncio.sleep(LOOK_S)
-    except TimeoutError:
-        pytest.fail(f"not within {WITHIN_S} s: {what}")
 
 
 async def test_a_log_comes_whole_and_in_order_in_bounded_batches(stage: Stage) -> None:
@@ -210,7 +198,7 @@ async def test_what_the_log_has_deleted_holds_no_offset_back(stage: Stage) -> No
 async def is_shared_with(stage: Stage, other: Stage) -> None:
     """Wait until some partitions, and not all, come to the other."""
     partitions = range(stage.topic.partitions)
-    async with asyncio.timeout(WITHIN_S):
+    async with asyncio.timeout(SHARED_WITHIN_S):
         while not 0 < len(other.got) < len(partitions):
             for partition in partitions:
                 await stage.write(partition, 1)

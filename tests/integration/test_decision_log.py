@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from conftest import trim
+from kafka_admin import trim
 
 from pipeline.ingress.decisions import lookup, tail_loader
 from pipeline.ingress.decisions.fetcher import DecisionFetcher, Run

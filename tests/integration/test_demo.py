@@ -11,8 +11,8 @@ import orjson
 import pytest
 from aiohttp import web
 from aiokafka import AIOKafkaProducer
-from conftest import Kafka
 from rich.console import Console
+from servers import Kafka
 
 from pipeline.demo import sale as demo_sale
 from pipeline.demo.connection import ClientConnection, Listener, NoResponse

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
-from conftest import Kafka
 from followers import own_topics_file
+from servers import Kafka
 
 from pipeline.kafka.topic_admin import create_topics
 from pipeline.kafka.topics import load_topics

@@ -5,21 +5,13 @@ from pathlib import Path
 
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin import NewTopic
+from kafka_admin import make_topic
 from redis import Redis
 
 from pipeline.local.kafka import install, is_installed
 
 TOPIC = "kept"
-
-
-async def make_topic(bootstrap: str) -> None:
-    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
-    await admin.start()
-    try:
-        await admin.create_topics([NewTopic(TOPIC, 1, 1)])
-    finally:
-        await admin.close()
 
 
 async def write(bootstrap: str, value: bytes, *, idempotent: bool) -> int:
@@ -37,7 +29,7 @@ async def read(bootstrap: str, count: int) -> list[bytes]:
 
 @pytest.mark.durable
 async def test_broker_keeps_its_log_over_a_kill_and_a_stop(private_kafka):
-    await make_topic(private_kafka.bootstrap)
+    await make_topic(private_kafka.bootstrap, NewTopic(TOPIC, 1, 1))
     await write(private_kafka.bootstrap, b"before the kill", idempotent=True)
     private_kafka.process.kill()
     private_kafka.process.start()
@@ -48,7 +40,7 @@ async def test_broker_keeps_its_log_over_a_kill_and_a_stop(private_kafka):
 
 
 async def test_broker_takes_and_gives_records(kafka):
-    await make_topic(kafka.bootstrap)
+    await make_topic(kafka.bootstrap, NewTopic(TOPIC, 1, 1))
     assert await write(kafka.bootstrap, b"first", idempotent=kafka.idempotent) == 0
     assert await write(kafka.bootstrap, b"second", idempotent=kafka.idempotent) == 1
     assert await read(kafka.bootstrap, 2) == [b"first", b"second"]

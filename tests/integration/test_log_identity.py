@@ -1,8 +1,8 @@
 """Which log it is: the same for whoever asks, another for topics of the same names that were made again."""
 
 import pytest
-from aiokafka.admin import AIOKafkaAdminClient
-from conftest import Kafka
+from kafka_admin import admin_client
+from servers import Kafka
 
 from pipeline.errors import KafkaUnavailable
 from pipeline.kafka.log_identity import log_identity
@@ -16,12 +16,8 @@ async def test_topics_that_are_made_again_are_another_log(kafka: Kafka, fresh_to
     assert first is not None
     assert len(set(first.split("/"))) == 3
     assert await log_identity(kafka.bootstrap, fresh_topics) == first
-    admin = AIOKafkaAdminClient(bootstrap_servers=kafka.bootstrap)
-    await admin.start()
-    try:
+    async with admin_client(kafka.bootstrap) as admin:
         await admin.delete_topics([fresh_topics.results.name])
-    finally:
-        await admin.close()
     with pytest.raises(KafkaUnavailable, match=fresh_topics.results.name):
         await log_identity(kafka.bootstrap, fresh_topics)
     await create_topics(kafka.bootstrap, fresh_topics)

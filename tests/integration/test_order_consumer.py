@@ -12,7 +12,7 @@ import orjson
 import pytest
 import yaml
 from aiokafka import AIOKafkaProducer
-from conftest import Kafka
+from servers import Kafka
 
 from pipeline.domain.product import Purchases
 from pipeline.errors import KafkaUnavailable

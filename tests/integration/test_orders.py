@@ -12,10 +12,11 @@ from typing import TypeVar
 import orjson
 import pytest
 from aiokafka import AIOKafkaProducer
-from conftest import Kafka, trim
+from eventually import eventually
 from followers import Follower as FollowerProcess
-from followers import own_topics_file
-from order_log import DecisionLog, crowd, eventually
+from kafka_admin import trim
+from order_log import WITHIN_S, DecisionLog, crowd
+from servers import Kafka
 
 from pipeline.followers import Follower, Progress, exactly_once, group_of
 from pipeline.followers.exactly_once import ExactlyOnce
@@ -39,11 +40,6 @@ AMID_S = 0.5
 def settings(module_kafka: Kafka) -> Settings:
     """A consumer group of this test's own."""
     return Settings(**module_kafka.settings(), group_prefix=f"test-{uuid.uuid4().hex[:8]}")
-
-
-@pytest.fixture
-def topics_file(tmp_path: Path) -> Path:
-    return own_topics_file(tmp_path)
 
 
 @pytest.fixture
@@ -115,7 +111,7 @@ async def test_a_follower_killed_around_a_transaction(
     victim = follower(point=f"{point}:3")
     async with crowd(decisions):
         await asyncio.to_thread(victim.spawn)
-        await eventually(lambda: victim.exit_status is not None, "its end")
+        await eventually(lambda: victim.exit_status is not None, "its end", within_s=WITHIN_S)
         assert victim.exit_status == -9, victim.describe_end()
     await asyncio.to_thread(follower().start)
     await decisions.leads_to_its_orders()
@@ -178,10 +174,14 @@ async def test_a_broker_that_is_away_is_seen_and_waited_for(
                 for name, check in process.json("/ready")[1]["checks"].items()
             ),
             "an order follower that is not ready",
+            within_s=WITHIN_S,
+            in_thread=True,
         )
         await asyncio.to_thread(module_kafka.process.start)
         await asyncio.sleep(AMID_S)
-    await eventually(lambda: process.json("/ready")[0] == 200, "ready again")
+    await eventually(
+        lambda: process.json("/ready")[0] == 200, "ready again", within_s=WITHIN_S, in_thread=True
+    )
     await decisions.leads_to_its_orders()
 
 

@@ -8,7 +8,8 @@ from contextlib import asynccontextmanager
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import OutOfOrderSequenceNumber
-from conftest import Kafka, make_topics
+from kafka_admin import make_topics
+from servers import Kafka
 
 from pipeline.kafka import producer as module
 from pipeline.kafka.producer import LogProducer, SendFailed

@@ -9,9 +9,10 @@ from pathlib import Path
 import odd_headers
 import pytest
 from aiokafka import AIOKafkaProducer
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from conftest import Kafka
-from followers import Decisions, Follower, own_topics_file
+from aiokafka.admin import NewTopic
+from followers import Decisions, Follower
+from kafka_admin import make_topic
+from servers import Kafka
 
 from pipeline.breakers import BreakerBoard, follow_control
 from pipeline.domain.breaker import BreakerState
@@ -69,12 +70,7 @@ async def test_records_are_read_whatever_another_program_compressed_them_with(
 ) -> None:
     # A topic as a broker makes it by itself: one of ours has the broker decompress.
     name = f"t{uuid.uuid4().hex[:8]}"
-    admin = AIOKafkaAdminClient(bootstrap_servers=kafka.bootstrap)
-    await admin.start()
-    try:
-        await admin.create_topics([NewTopic(name, 1, 1)])
-    finally:
-        await admin.close()
+    await make_topic(kafka.bootstrap, NewTopic(name, 1, 1))
     foreign = AIOKafkaProducer(bootstrap_servers=kafka.bootstrap, compression_type=codec)
     await foreign.start()
     try:
@@ -172,11 +168,6 @@ async def test_bad_news_of_breakers_is_passed_over(
         assert time.monotonic() < deadline_s
         await asyncio.sleep(0.05)
     await cancel_and_wait(following)
-
-
-@pytest.fixture
-def topics_file(tmp_path: Path) -> Path:
-    return own_topics_file(tmp_path)
 
 
 @pytest.fixture

@@ -4,11 +4,10 @@ import asyncio
 import logging
 import os
 import subprocess
-import uuid
+import sys
 from pathlib import Path
 from typing import Any
 
-import orjson
 import pytest
 import yaml
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
@@ -20,68 +19,20 @@ from aiokafka.errors import (
     TopicAuthorizationFailedError,
     UnknownTopicOrPartitionError,
 )
-from click.testing import CliRunner
-from conftest import Kafka
-from jsonschema import Draft202012Validator
+from kafka_admin import make_topic, topic_names
+from servers import Kafka
 
-from pipeline.cli import main
-from pipeline.domain import limiters
-from pipeline.domain.product import Opening
 from pipeline.errors import KafkaUnavailable
 from pipeline.kafka.topic_admin import Difference, TopicsRefused, check_topics, create_topics, require_topics
 from pipeline.kafka.topics import Topics, load_topics
 from pipeline.local.listen import free_port
 from pipeline.local.recipe import FOLLOWER_COMMAND, WORKER_COMMAND, environment
-from pipeline.messages.commands import OpenCommand, RawCommand, encode_close, encode_open, encode_purchases
-from pipeline.messages.decisions import (
-    CloseDecision,
-    MalformedDecision,
-    OpenDecision,
-    PurchaseDecision,
-    decode_decision,
-    malformed_members,
-)
-from pipeline.messages.orders import created_orders
 from pipeline.settings import Profile
-from pipeline.stock.store import StockStore
-from pipeline.stock.values import PreparedCommand
-
-FILE = Path(__file__).parents[2] / "topics.yaml"
 
 
 @pytest.fixture
-def own_file(tmp_path: Path) -> Path:
-    """topics.yaml with names that no other test has."""
-    suffix = uuid.uuid4().hex[:8]
-    document = yaml.safe_load(FILE.read_text("utf-8"))
-    for entry in document["topics"].values():
-        entry["name"] += f".{suffix}"
-    file = tmp_path / "topics.yaml"
-    file.write_text(yaml.safe_dump(document))
-    return file
-
-
-@pytest.fixture
-def topics(own_file: Path) -> Topics:
-    return load_topics(Profile.LOCAL, own_file)
-
-
-async def names_at(bootstrap: str) -> set[str]:
-    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
-    await admin.start()
-    try:
-        return set(await admin.list_topics())
-    finally:
-        await admin.close()
-
-
-async def make(bootstrap: str, topic: NewTopic) -> None:
-    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
-    await admin.start()
-    try:
-        await admin.create_topics([topic])
-    finally:
-        await admin.close()
+def topics(topics_file: Path) -> Topics:
+    return load_topics(Profile.LOCAL, topics_file)
 
 
 async def test_creating_twice_is_creating_once(kafka: Kafka, topics: Topics) -> None:
@@ -92,7 +43,7 @@ async def test_creating_twice_is_creating_once(kafka: Kafka, topics: Topics) -> 
 
 
 async def test_only_what_is_missing_is_created(kafka: Kafka, topics: Topics) -> None:
-    await make(kafka.bootstrap, NewTopic(topics.control.name, topics.control.partitions, 1))
+    await make_topic(kafka.bootstrap, NewTopic(topics.control.name, topics.control.partitions, 1))
     created = await create_topics(kafka.bootstrap, topics)
     assert created == [topic.name for topic in topics.all() if topic is not topics.control]
 
@@ -142,7 +93,7 @@ async def test_what_differs_is_said_and_left_as_it_is(kafka: Kafka, topics: Topi
         "max.message.bytes": "5000",
     }
     name = topics.orders.name
-    await make(kafka.bootstrap, NewTopic(name, topics.orders.partitions, 1, topic_configs=configs))
+    await make_topic(kafka.bootstrap, NewTopic(name, topics.orders.partitions, 1, topic_configs=configs))
     assert name not in await create_topics(kafka.bootstrap, topics)
     assert set(await check_topics(kafka.bootstrap, topics)) == {
         Difference(name, "cleanup.policy", "compact", "delete"),
@@ -169,9 +120,9 @@ async def test_what_differs_is_said_and_left_as_it_is(kafka: Kafka, topics: Topi
     )
 
 
-async def test_too_few_copies_are_said(kafka: Kafka, topics: Topics, own_file: Path) -> None:
+async def test_too_few_copies_are_said(kafka: Kafka, topics: Topics, topics_file: Path) -> None:
     await create_topics(kafka.bootstrap, topics)
-    differences = await check_topics(kafka.bootstrap, load_topics(Profile.CLUSTER, own_file))
+    differences = await check_topics(kafka.bootstrap, load_topics(Profile.CLUSTER, topics_file))
     assert Difference(topics.requests.name, "replication", "1", "3") in differences
     assert Difference(topics.requests.name, "min.insync.replicas", "1", "2") in differences
     assert len(differences) == 2 * len(topics.all())
@@ -182,24 +133,24 @@ async def test_a_missing_topic_is_said(kafka: Kafka, topics: Topics) -> None:
     assert [str(each) for each in differences] == [f"{topic.name}: missing" for topic in topics.all()]
     with pytest.raises(TopicsRefused, match=topics.control.name):
         await require_topics(kafka.bootstrap, topics)
-    assert not {topic.name for topic in topics.all()} & await names_at(kafka.bootstrap)
+    assert not {topic.name for topic in topics.all()} & await topic_names(kafka.bootstrap)
 
 
 async def test_another_number_of_partitions_is_refused(kafka: Kafka, topics: Topics) -> None:
-    await make(kafka.bootstrap, NewTopic(topics.orders.name, 3, 1))
+    await make_topic(kafka.bootstrap, NewTopic(topics.orders.name, 3, 1))
     with pytest.raises(TopicsRefused, match=f"{topics.orders.name}: 3 partitions in the log, 4 in"):
         await create_topics(kafka.bootstrap, topics)
     # Refused before anything was done.
-    assert topics.requests.name not in await names_at(kafka.bootstrap)
+    assert topics.requests.name not in await topic_names(kafka.bootstrap)
     assert Difference(topics.orders.name, "partitions", "3", "4") in await check_topics(
         kafka.bootstrap, topics
     )
 
 
-async def test_more_copies_than_brokers_are_refused(kafka: Kafka, own_file: Path) -> None:
+async def test_more_copies_than_brokers_are_refused(kafka: Kafka, topics_file: Path) -> None:
     if not kafka.durable:
         pytest.skip("the in-memory broker takes any number of copies and makes none")
-    topics = load_topics(Profile.CLUSTER, own_file)
+    topics = load_topics(Profile.CLUSTER, topics_file)
     with pytest.raises(TopicsRefused, match=f"{topics.requests.name}: InvalidReplicationFactorError"):
         await create_topics(kafka.bootstrap, topics)
 
@@ -260,132 +211,15 @@ async def test_what_a_broker_refuses_to_tell_is_not_taken_for_right(
     assert lines[0] == f"{topics.requests.name}: DescribeConfigs: {error.__name__}: {error.description}"
 
 
-# --- the command line ---------------------------------------------------------------------------------------
-
-
-def run(kafka: Kafka, file: Path, *arguments: str, **environment: str) -> tuple[int, str]:
-    named = {"SECKILL_KAFKA_BOOTSTRAP": kafka.bootstrap, "SECKILL_TOPICS_FILE": str(file)} | environment
-    outcome = CliRunner().invoke(main, ["topics", *arguments], env=named)
-    assert outcome.exception is None or isinstance(outcome.exception, SystemExit)
-    return outcome.exit_code, outcome.output
-
-
-def test_the_command_line_creates_and_checks(kafka: Kafka, own_file: Path, topics: Topics) -> None:
-    status, output = run(kafka, own_file, "check")
-    assert (status, output.count(": missing")) == (1, 5)
-    status, output = run(kafka, own_file, "create")
-    assert (status, output.count("created ")) == (0, 5)
-    assert run(kafka, own_file, "create") == (0, "5 of 5 topics already existed\n")
-    status, output = run(kafka, own_file, "check")
-    assert (status, "all 5 topics" in output) == (0, True)
-    status, output = run(kafka, own_file, "check", SECKILL_KAFKA_PROFILE="cluster")
-    assert (status, f"{topics.orders.name}: replication is 1" in output) == (1, True)
-
-
-@pytest.mark.parametrize("command", ["create", "check"])
-def test_the_command_line_says_in_a_line_what_is_wrong(kafka: Kafka, own_file: Path, command: str) -> None:
-    nowhere = f"127.0.0.1:{free_port()}"
-    assert run(kafka, own_file, command, "--timeout-ms", "500", SECKILL_KAFKA_BOOTSTRAP=nowhere) == (
-        1,
-        f"Error: no answer from Kafka at {nowhere} within 500 ms\n",
-    )
-    own_file.write_text("version: 1")
-    status, output = run(kafka, own_file, command)
-    assert status == 1
-    assert output.startswith(f"Error: {own_file}: profiles: Field required")
-
-
-# --- what the decider writes --------------------------------------------------------------------------------
-
-
-async def test_real_decisions_have_the_form_that_the_file_tells(redis_url: str) -> None:
-    topics = load_topics(Profile.LOCAL)
-    rule = limiters.Rule(limiters.Algorithm.TOKEN_BUCKET, 1, 3)
-    opening = Opening("Watch", "9.90", 3, 0, 10_000, per_user_limit=2, rate_limit=rule)
-    values = [
-        encode_purchases("1001", ["early"]),
-        encode_close("1001"),
-        encode_open(OpenCommand("1001", opening)),
-        encode_open(OpenCommand("1001", opening)),
-        encode_purchases("1001", ["a", "b", "a"], [1, 2, 2], {0: "k"}),
-        encode_purchases("1001", ["a", "c", "d"], None, {0: "k"}),
-        encode_purchases("1001", ["e"], [0]),
-        encode_close("1001"),
-        encode_open(OpenCommand("1001", opening)),
-    ]
-    commands = [PreparedCommand(offset, 100, "1001", value) for offset, value in enumerate(values)]
-    members = malformed_members("users: not all ids", RawCommand(None, b"\n{\xff"))
-    commands.append(PreparedCommand(len(values), 100, None, members))
-    store = StockStore(redis_url, 5_000)
-    try:
-        records = await store.decide(0, -1, 0, commands)
-    finally:
-        await store.close()
-    results = [decode_decision(record) for record in records]
-    seen = {type(result) for result in results}
-    assert seen == {
-        PurchaseDecision,
-        OpenDecision,
-        CloseDecision,
-        MalformedDecision,
-    }
-    fields = set()
-    orders: list[bytes] = []
-    for record, result in zip(records, results, strict=True):
-        Draft202012Validator(topics.results.payload).validate(orjson.loads(record))
-        fields |= orjson.loads(record).keys()
-        if isinstance(result, PurchaseDecision):
-            orders += created_orders(result, 0)
-    assert {"held", "stock", "limiter", "retry_after_ms", "refusal", "error"} <= fields
-    assert len(orders) == 2
-    for order in orders:
-        Draft202012Validator(topics.orders.payload).validate(orjson.loads(order))
-
-
-# --- what a start is refused for ----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("topic", "field", "found", "wanted", "is_refused"),
-    [
-        ("orders", "partitions", "3", "4", True),
-        ("control", "cleanup.policy", "delete", "compact", True),
-        ("requests", "message.timestamp.type", "CreateTime", "LogAppendTime", True),
-        ("results", "retention.ms", "5", "6", True),
-        ("results", "retention.ms", "5", "-1", True),
-        ("results", "retention.ms", "6", "5", False),
-        ("results", "retention.ms", "-1", "5", False),
-        ("dead_letters", "retention.ms", "5", "6", False),
-        ("requests", "replication", "1", "3", True),
-        ("requests", "replication", "3", "1", False),
-        ("requests", "min.insync.replicas", "1", "2", True),
-        ("requests", "min.insync.replicas", "2", "1", False),
-        ("results", "retention.ms", str(2**63 - 1), "-1", False),
-        ("results", "retention.bytes", "1000000000", "-1", True),
-        ("dead_letters", "retention.bytes", "1000000000", "-1", False),
-        # A decision that is larger than the broker takes could never be written.
-        ("results", "max.message.bytes", "1", "2", True),
-        ("results", "max.message.bytes", "2", "1", False),
-    ],
-)
-def test_what_breaks_a_guarantee_is_refused_and_no_more(
-    topic: str, field: str, found: str, wanted: str, is_refused: bool
-) -> None:
-    topics = load_topics(Profile.LOCAL)
-    difference = Difference(getattr(topics, topic).name, field, found, wanted)
-    assert difference.breaks_a_guarantee(topics) == is_refused
-    assert wanted in difference.remedy("b:1") or field == "partitions"
-
-
 @pytest.mark.parametrize("command", [WORKER_COMMAND, FOLLOWER_COMMAND], ids=["decider", "follower"])
 def test_a_worker_does_not_start_on_topics_that_break_a_guarantee(
-    kafka: Kafka, own_file: Path, topics: Topics, command: tuple[str, ...], tmp_path: Path
+    kafka: Kafka, topics_file: Path, topics: Topics, command: tuple[str, ...], tmp_path: Path
 ) -> None:
     asyncio.run(create_topics(kafka.bootstrap, topics))
-    document = yaml.safe_load(own_file.read_text("utf-8"))
+    document = yaml.safe_load(topics_file.read_text("utf-8"))
     document["topics"]["orders"]["retention_ms"] = -1
-    own_file.write_text(yaml.safe_dump(document))
-    settings = {**kafka.settings(), "topics_file": own_file, "data_dir": tmp_path}
+    topics_file.write_text(yaml.safe_dump(document))
+    settings = {**kafka.settings(), "topics_file": topics_file, "data_dir": tmp_path}
     ended = subprocess.run(
         command,
         env={**os.environ, **environment(settings)},

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import RedisServer
 from redis import Redis, exceptions
+from servers import RedisServer
 
 from pipeline.domain.product import Opening
 from pipeline.errors import RedisUnavailable

@@ -98,6 +98,9 @@ class World:
         if not task.cancelled() and (error := task.exception()) is not None:
             self.faults.append(error)
 
+    def note_death(self, reason: str) -> None:
+        self.faults.append(RuntimeError(reason))
+
     def take_snapshot(self) -> None:
         self.snapshot = {key: self.redis.dump(key) for key in self.redis.scan_iter()}
 

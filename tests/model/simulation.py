@@ -264,18 +264,29 @@ def redis_is_the_fold(redis: Redis, fold: PartitionFold) -> str | None:
     return None
 
 
+async def _end_all() -> None:
+    """Let every task of this loop end."""
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
 def run_schedule(seed: int, redis: Redis) -> str | None:
     """None, or what is wrong after the schedule of this seed."""
     redis.flushdb()
     world = World(random.Random(seed), redis)
     loop = VirtualTime()
-    try:
-        # A decider that fails ends its process; here, it ends the schedule.
-        with patch.object(deciders, "die_with", world.note_end):
+    # A decider that fails ends its process; here, it ends the schedule.
+    with (
+        patch.object(deciders, "die_with", world.note_end),
+        patch.object(deciders, "die", world.note_death),
+    ):
+        try:
             return loop.run_until_complete(schedule(world))
-    finally:
-        loop.run_until_complete(asyncio.sleep(0))
-        loop.close()
+        finally:
+            loop.run_until_complete(_end_all())
+            loop.close()
 
 
 def main() -> int:

@@ -6,12 +6,11 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from eventually import turns
 
 from agents.batches import BatchPolicy, batches
 from pipeline.kafka.records import Batch, LogRecord
 
-STEPS = 20
-"""So often the loop goes round: more than enough for whatever does not wait."""
 FOR_EVER_S = 3_600.0
 ENOUGH = 5
 
@@ -60,8 +59,7 @@ class Agent:
             self.got.append([record.offset for record in batch.records])
 
     async def gets(self) -> list[list[int]]:
-        for _ in range(STEPS):
-            await asyncio.sleep(0)
+        await turns()
         if self._task.done():
             self._task.result()
         return self.got

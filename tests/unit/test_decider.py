@@ -2,10 +2,11 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 
 import pytest
 from decider_world import ALWAYS, Fetched, World, let
+from eventually import soon
 
 from pipeline.decider import Decider
 from pipeline.decider import decider as module
@@ -51,22 +52,16 @@ class Life:
             self._task.result()
 
 
-async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not holds():
-            await asyncio.sleep(0.001)
-
-
 async def test_an_open_breaker_lets_a_chunk_try_as_soon_as_redis_answers(world: World) -> None:
     async with Life(world, breaker_failure_threshold=2, breaker_recovery_timeout_ms=HOUR_MS) as decider:
         world.is_away = True
         await decider.put(Fetched(world, 0, 3).batch.records)
-        await until(lambda: decider.breaker.state is BreakerState.OPEN)
+        await soon(lambda: decider.breaker.state is BreakerState.OPEN)
         await asyncio.sleep(0.1)
         assert decider.breaker.state is BreakerState.OPEN
         assert decider.trouble == "partition 0: the circuit breaker is open"
         world.is_away = False
-        await until(lambda: len(world.results) == 3)
+        await soon(lambda: len(world.results) == 3)
         assert decider.breaker.state is BreakerState.CLOSED
 
 
@@ -76,7 +71,7 @@ async def test_slow_chunks_are_counted_and_never_open_the_breaker(
     world.decide_s = 0.01
     async with Life(world, breaker_failure_threshold=1, slow_chunk_ms=1, chunk_purchases_max=1) as decider:
         await decider.put(Fetched(world, 0, 5).batch.records)
-        await until(lambda: len(world.results) == 5)
+        await soon(lambda: len(world.results) == 5)
         assert decider.breaker.state is BreakerState.CLOSED
         assert decider.slow_chunks == 5
     assert "partition 0: a chunk took" in caplog.text
@@ -90,7 +85,7 @@ async def test_commands_that_cannot_be_read_yet_are_waited_for(world: World) -> 
         await asyncio.sleep(0.1)
         assert world.results == []
         world.readable = None
-        await until(lambda: len(world.results) == 10)
+        await soon(lambda: len(world.results) == 10)
 
 
 async def test_only_deleted_commands_are_passed_over_with_an_error(
@@ -100,7 +95,7 @@ async def test_only_deleted_commands_are_passed_over_with_an_error(
     world.beginning = 6
     async with Life(world) as decider:
         await decider.put(records[8:])
-        await until(lambda: world.cursor_at == 9)
+        await soon(lambda: world.cursor_at == 9)
     assert [int(each[17:-1]) for each in world.results] == [6, 7, 8, 9]
     errors = [each.message for each in caplog.records if each.levelno == logging.ERROR]
     assert errors == [
@@ -114,12 +109,12 @@ async def test_offsets_without_a_record_at_the_end_of_the_log_do_not_count_as_wa
         await decider.put(Fetched(world, 0, 2).batch.records)
         # A transaction's marker at offset 2: the log ends at 3.
         world.end = 3
-        await until(lambda: decider.reached == 2)
+        await soon(lambda: decider.reached == 2)
         assert (decider.position, len(world.results)) == (1, 2)
         assert not decider.is_starved
         world.commands.append(world.commands[1]._replace(offset=3))
         await decider.put(world.commands[2:])
-        await until(lambda: world.cursor_at == 3)
+        await soon(lambda: world.cursor_at == 3)
         assert len(world.results) == 3
 
 
@@ -127,7 +122,7 @@ async def test_a_decider_that_lives_on_what_it_reads_itself_says_so(world: World
     async with Life(world, chunk_purchases_max=1, decider_buffer_records_max=8) as decider:
         Fetched(world, 0, 30)
         world.end = 30
-        await until(lambda: len(world.results) == 30)
+        await soon(lambda: len(world.results) == 30)
         assert [int(each[17:-1]) for each in world.results] == list(range(30))
         assert decider.is_starved
         # The stream brings what is decided already: it lives.
@@ -141,7 +136,7 @@ async def test_what_the_stream_brings_during_an_idle_look_feeds_the_decider(
 ) -> None:
     async with Life(world) as decider:
         await decider.put(Fetched(world, 0, 2).batch.records)
-        await until(lambda: world.cursor_at == 1)
+        await soon(lambda: world.cursor_at == 1)
         real, is_brought = getattr(world, during), False
 
         async def bring() -> None:
@@ -168,7 +163,7 @@ async def test_what_the_stream_brings_during_an_idle_look_feeds_the_decider(
         if during == "read":
             Fetched(world, 2, 3)
             world.end = 3
-        await until(lambda: world.cursor_at == 2)
+        await soon(lambda: world.cursor_at == 2)
         assert is_brought
         assert not decider.is_starved
         assert len(world.results) == 3

@@ -5,7 +5,8 @@ import time
 from collections.abc import AsyncIterator
 
 import pytest
-from decider_world import ALWAYS, Fetched, World, let, steps
+from decider_world import ALWAYS, Fetched, World, let
+from eventually import turns
 
 from pipeline.decider import Decider, LogsDisagree
 from pipeline.decider.decider import CLOCK_AHEAD_MS_MAX
@@ -46,7 +47,7 @@ async def test_a_batch_is_acknowledged_when_its_last_record_is_decided(
     await deciders.put(second.batch)
     for chunk, acknowledged in enumerate([(False, False), (True, False), (True, True)], start=1):
         let(world, 1)
-        await steps()
+        await turns()
         assert len(world.results) == 2 * chunk
         assert (first.acknowledged, second.acknowledged) == acknowledged
 
@@ -57,10 +58,10 @@ async def test_batches_that_come_again_are_acknowledged_and_not_decided_again(
     let(world, ALWAYS)
     await deciders.assign({0})
     await deciders.put(Fetched(world, 0, 6).batch)
-    await steps()
+    await turns()
     again = Fetched(world, 2, 5)
     await deciders.put(again.batch)
-    await steps()
+    await turns()
     assert again.acknowledged
     assert len(world.results) == 6
 
@@ -72,11 +73,11 @@ async def test_a_decision_log_that_lost_decisions_ends_the_process(world: World)
     deciding = asyncio.create_task(decider.run())
     let(world, ALWAYS)
     await decider.put(Fetched(world, 0, 3).batch.records)
-    await steps()
+    await turns()
     assert len(world.results) == 3
     del world.results[1:]
     await decider.put(Fetched(world, 3, 4).batch.records)
-    await steps()
+    await turns()
     with pytest.raises(LogsDisagree, match=r"acknowledged up to 3, but now 1 more records .* up to 2"):
         await deciding
 
@@ -87,13 +88,13 @@ async def test_a_broker_whose_clock_was_ahead_is_said_and_decided(
     let(world, ALWAYS)
     await deciders.assign({0})
     await deciders.put(Fetched(world, 0, 2).batch)
-    await steps()
+    await turns()
     assert deciders.report()["0"]["clock"] == "ok"
     ahead_ms = int(time.time() * 1_000) + 2 * CLOCK_AHEAD_MS_MAX
     world.commands.append(LogRecord(2, ahead_ms, b"1", encode_purchases("1", ["a"])))
     for end in (3, 5):
         await deciders.put(Fetched(world, len(world.results), end).batch)
-        await steps()
+        await turns()
         # Also when the records have the right time again: decided time stays.
         assert "ahead of this machine's clock" in deciders.report()["0"]["clock"]
         # Deciding goes on, and a process that starts now has to become ready.
@@ -107,11 +108,11 @@ async def test_a_batch_waits_for_its_partition(world: World, deciders: Deciders)
     fetched = Fetched(world, 0, 3)
     putting = asyncio.create_task(deciders.put(fetched.batch))
     await deciders.assign({1})
-    await steps()
+    await turns()
     assert not putting.done()
     await deciders.assign({0})
     await putting
-    await steps()
+    await turns()
     assert fetched.acknowledged
 
 
@@ -122,7 +123,7 @@ async def test_a_batch_that_waits_in_a_full_decider_reaches_the_one_after_the_re
     fetched = Fetched(world, 0, 3 * BUFFER_RECORDS_MAX)
     # Faust lets the agent of a partition that stays live on: it is this task that waits.
     putting = asyncio.create_task(deciders.put(fetched.batch))
-    await steps()
+    await turns()
     assert not putting.done()
     await deciders.revoke({0})
     await deciders.assign({0})
@@ -130,7 +131,7 @@ async def test_a_batch_that_waits_in_a_full_decider_reaches_the_one_after_the_re
     again = Fetched(world, 0, 4)
     await asyncio.wait_for(putting, 10)
     await deciders.put(again.batch)
-    await steps()
+    await turns()
     assert world.cursor_at == 3 * BUFFER_RECORDS_MAX - 1
     assert (fetched.acknowledged, again.acknowledged) == (True, True)
 
@@ -142,12 +143,12 @@ async def test_a_decider_goes_on_through_a_rebalance_in_which_its_partition_stay
     await deciders.put(Fetched(world, 0, 6).batch)
     deciders.doubt()
     let(world, ALWAYS)
-    await steps()
+    await turns()
     assert len(world.results) == 6
     before = deciders.report()
     await deciders.assign({0, 1})
     await deciders.put(Fetched(world, 6, 8).batch)
-    await steps()
+    await turns()
     assert len(world.results) == 8
     assert before["0"]["position"] == 5
 
@@ -158,7 +159,7 @@ async def test_a_decider_yields_to_another_while_its_partition_may_be_gone(
     let(world, ALWAYS)
     await deciders.assign({0})
     await deciders.put(Fetched(world, 0, 2).batch)
-    await steps()
+    await turns()
     deciders.doubt()
     Fetched(world, 2, 6)
     world.cursor_at = 3  # another process has decided

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any, cast
 
 import pytest
+from eventually import turns
 from records import bought, opened
 
 from agents.tables import Tables
@@ -17,9 +18,6 @@ from pipeline.kafka.log_reader import LogReader
 from pipeline.kafka.records import Batch, Bounds, LogRecord
 from pipeline.kafka.topics import load_topics
 from pipeline.settings import Profile, Settings
-
-STEPS = 20
-"""So often the loop goes round: more than enough for whatever does not wait."""
 
 
 class Log:
@@ -105,15 +103,10 @@ async def bench() -> Bench:
     return Bench()
 
 
-async def steps() -> None:
-    for _ in range(STEPS):
-        await asyncio.sleep(0)
-
-
 async def test_a_batch_is_acknowledged_when_the_changelog_has_its_rows(bench: Bench) -> None:
     fetched = Fetched(0)
     following = asyncio.create_task(bench.followers.follow(fetched.batch))
-    await steps()
+    await turns()
     assert (bench.counted(), fetched.acknowledged) == (1, False)
     bench.tables.kept.set_result(None)
     await following
@@ -133,7 +126,7 @@ async def test_nothing_is_counted_while_the_changelog_is_read(bench: Bench) -> N
     bench.tables.true.clear()
     fetched = Fetched(0)
     following = asyncio.create_task(bench.followers.follow(fetched.batch))
-    await steps()
+    await turns()
     assert (bench.counted(), fetched.acknowledged) == (0, False)
     assert bench.followers.partitions == frozenset()
     assert bench.followers.checks()["tables"] == "recovering"
@@ -147,7 +140,7 @@ async def test_a_partition_that_was_taken_away_is_neither_counted_nor_acknowledg
     bench.tables.true.clear()
     fetched = Fetched(0)
     following = asyncio.create_task(bench.followers.follow(fetched.batch))
-    await steps()
+    await turns()
     bench.followers.assign({1})
     bench.tables.true.set()
     await following
@@ -239,8 +232,8 @@ async def test_a_process_that_stood_still_does_not_blame_kafka(
 ) -> None:
     monkeypatch.setattr(follower, "CHANGELOG_SLOW_AFTER_S", 0.02)
     following = asyncio.create_task(bench.followers.follow(Fetched(0).batch))
-    await steps()
+    await turns()
     time.sleep(0.5)  # noqa: ASYNC251 -- so does SIGSTOP
-    await steps()
+    await turns()
     bench.tables.kept.set_result(None)
     await following

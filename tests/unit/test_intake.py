@@ -2,14 +2,14 @@
 
 import asyncio
 
+from eventually import turns
+
 from pipeline.decider.intake import PREPARED_BYTES_MAX, Gap, Intake, prepare
 from pipeline.kafka.producer import RECORD_BYTES_MAX
 from pipeline.kafka.records import LogRecord
 from pipeline.messages.commands import COMMAND_BYTES_MAX, encode_purchases
 
 BYTES_MAX = 1_000_000
-STEPS = 20
-"""So often the loop goes round: more than enough for whatever does not wait."""
 
 
 def record(offset: int, purchases: int = 1) -> LogRecord:
@@ -26,11 +26,6 @@ def waiting(intake: Intake, position: int = -1) -> list[int]:
     return [prepared.offset for prepared in intake.chunk(position, 1_000_000)]
 
 
-async def steps() -> None:
-    for _ in range(STEPS):
-        await asyncio.sleep(0)
-
-
 async def test_a_batch_is_taken_whole_where_there_is_room() -> None:
     intake = Intake(100, BYTES_MAX)
     assert await intake.put((record(0, 3), record(1, 4))) == ()
@@ -44,7 +39,7 @@ async def test_a_batch_that_is_larger_than_the_intake_comes_as_there_is_room() -
     putting = asyncio.create_task(intake.put(records(0, 11)))
     decided = -1
     while decided < 10:
-        await steps()
+        await turns()
         assert waiting(intake, decided) == list(range(decided + 1, min(decided + 5, 11)))
         assert putting.done() == (decided >= 6)
         decided += 2
@@ -70,13 +65,13 @@ async def test_an_intake_is_limited_by_bytes_too() -> None:
     ]
     intake = Intake(100, 7_000)
     putting = asyncio.create_task(intake.put(large))
-    await steps()
+    await turns()
     assert waiting(intake) == [0, 1]
     assert intake.drop_decided(0)
-    await steps()
+    await turns()
     assert waiting(intake, 0) == [1, 2]
     assert intake.drop_decided(2)
-    await steps()
+    await turns()
     assert await putting == ()
     assert waiting(intake, 2) == [3, 4]
 
@@ -85,7 +80,7 @@ async def test_the_key_of_a_record_counts_and_what_a_malformed_one_becomes() -> 
     record = LogRecord(0, 1_000, b"k" * 3_000, b"{}")
     intake = Intake(100, 12_000)
     putting = asyncio.create_task(intake.put([record._replace(offset=offset) for offset in range(3)]))
-    await steps()
+    await turns()
     # As base64 its key is a third longer again.
     assert waiting(intake) == [0, 1]
     intake.drop_decided(1)
@@ -97,7 +92,7 @@ async def test_the_key_of_a_record_counts_and_what_a_malformed_one_becomes() -> 
 async def test_who_waits_in_a_closed_intake_has_the_rest_back() -> None:
     intake = Intake(4, BYTES_MAX)
     putting = asyncio.create_task(intake.put(records(0, 10)))
-    await steps()
+    await turns()
     intake.close()
     assert await putting == records(4, 10)
     intake.drop_decided(3)

@@ -62,6 +62,7 @@ def test_an_estimate_is_never_negative(
         pace.add(Sample(at_s, reached, purchases))
     ahead, eta_ms = pace.estimate(offset, index, decided_offset)
     assert ahead >= index
+    assert (eta_ms is None) is (pace.purchases_per_s() is None)
     assert eta_ms is None or eta_ms > 0
 
 

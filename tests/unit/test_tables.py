@@ -6,7 +6,7 @@ import pytest
 from records import bought, closed, malformed, opened
 
 from pipeline.domain.limiters import Algorithm, Rule
-from pipeline.followers.tables.tally import Positioned, Tally
+from pipeline.followers.tables.tally import Positioned, Row, Tally
 
 PARTITION = 3
 
@@ -27,14 +27,8 @@ LOG = (
 )
 
 
-@pytest.fixture
-def tally() -> Tally:
-    return Tally({}, {})
-
-
-def test_rows_are_what_was_decided(tally: Tally) -> None:
-    take(tally, *LOG)
-    assert tally.products["1"] == {
+PRODUCTS = {
+    "1": {
         "product_id": "1",
         "name": "Phone",
         "partition": PARTITION,
@@ -48,17 +42,50 @@ def test_rows_are_what_was_decided(tally: Tally) -> None:
         "limiter": None,
         "source_offset": 9,
         "time_ms": 80,
-    }
-    assert (tally.products["2"]["remaining"], tally.products["2"]["by_code"]) == (0, {"1": 1, "-2": 1})
-    assert tally.partitions[str(PARTITION)] == {
+    },
+    "2": {
+        "product_id": "2",
+        "name": "Phone",
         "partition": PARTITION,
-        "source_offset": 9,
-        "results_offset": len(LOG) - 1,
-        "records": len(LOG),
-        "purchases": 8,
-        "breaker": "closed",
-        "time_ms": 80,
-    }
+        "state": "active",
+        "opened": 1,
+        "remaining": 0,
+        "sold": 1,
+        "decided": 2,
+        "by_code": {"1": 1, "-2": 1},
+        "rate_limit": None,
+        "limiter": None,
+        "source_offset": 5,
+        "time_ms": 50,
+    },
+}
+"""What LOG comes to, counted by hand."""
+PLACE = {
+    "partition": PARTITION,
+    "source_offset": 9,
+    "results_offset": 7,
+    "records": 8,
+    "purchases": 8,
+    "breaker": "closed",
+    "time_ms": 80,
+}
+
+
+def rows(tally: Tally) -> tuple[dict[str, Row], dict[str, Row]]:
+    return dict(tally.products), dict(tally.partitions)
+
+
+ROWS = PRODUCTS, {str(PARTITION): PLACE}
+
+
+@pytest.fixture
+def tally() -> Tally:
+    return Tally({}, {})
+
+
+def test_rows_are_what_was_decided(tally: Tally) -> None:
+    take(tally, *LOG)
+    assert rows(tally) == ROWS
 
 
 def test_rule_and_state_of_the_limiter_are_mirrored(tally: Tally) -> None:
@@ -75,9 +102,7 @@ def test_a_row_of_an_older_version_is_completed() -> None:
         for column in ("rate_limit", "limiter", "breaker"):
             row.pop(column, None)
     take(older, *LOG[3:], start=3)
-    newer = Tally({}, {})
-    take(newer, *LOG)
-    assert (older.products, older.partitions) == (newer.products, newer.partitions)
+    assert rows(older) == ROWS
 
 
 def test_refused_commands_change_no_product(tally: Tally) -> None:
@@ -97,23 +122,16 @@ def test_what_was_never_opened_has_no_row_and_counts_for_its_partition(tally: Ta
 
 @pytest.mark.parametrize("begin", range(len(LOG)))
 @pytest.mark.parametrize("end", range(1, len(LOG) + 1))
-def test_what_comes_again_counts_once(begin: int, end: int) -> None:
-    once, again = Tally({}, {}), Tally({}, {})
-    take(once, *LOG)
-    take(again, *LOG[:end])
-    take(again, *LOG[begin:], start=begin) if begin <= end else take(again, *LOG[end:], start=end)
-    assert (again.products, again.partitions) == (once.products, once.partitions)
+def test_what_comes_again_counts_once(tally: Tally, begin: int, end: int) -> None:
+    take(tally, *LOG[:end])
+    begin = min(begin, end)
+    take(tally, *LOG[begin:], start=begin)
+    assert rows(tally) == ROWS
 
 
 def test_a_repeat_by_another_decider_counts_once(tally: Tally) -> None:
-    once = Tally({}, {})
-    take(once, *LOG)
     take(tally, *LOG[:4], *LOG[1:4], *LOG[4:])
-    assert tally.products == once.products
-    assert tally.partitions[str(PARTITION)] == {
-        **once.partitions[str(PARTITION)],
-        "results_offset": len(LOG) + 2,
-    }
+    assert rows(tally) == (PRODUCTS, {str(PARTITION): {**PLACE, "results_offset": 10}})
 
 
 @pytest.mark.parametrize("lost", [{"1"}, {"2"}, {"1", "2"}, {"place"}, {"1", "place"}])
@@ -131,7 +149,7 @@ def test_rows_that_a_crash_did_not_keep_are_counted_from_where_they_stand(lost: 
     if "place" in lost:
         crashed.partitions.update(place)
     take(crashed, *LOG[2:], start=2)
-    assert (crashed.products, crashed.partitions) == (once.products, once.partitions)
+    assert rows(crashed) == ROWS
 
 
 def test_rows_are_replaced_and_never_changed(tally: Tally) -> None:
@@ -149,10 +167,6 @@ def test_a_record_that_no_decider_wrote_is_passed_over(
     tally: Tally, stranger: bytes | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     take(tally, LOG[0], LOG[1], stranger, *LOG[2:])
-    without = Tally({}, {})
-    take(without, *LOG)
-    assert tally.products == without.products
-    row, wanted = tally.partition_row(PARTITION), without.partition_row(PARTITION)
-    assert row == {**wanted, "results_offset": len(LOG)}
+    assert rows(tally) == (PRODUCTS, {str(PARTITION): {**PLACE, "results_offset": 8}})
     assert [record.levelname for record in caplog.records] == ["ERROR"]
     assert f"partition {PARTITION} at 2: no decider wrote this record" in caplog.text

@@ -6,6 +6,7 @@ from typing import Any
 
 import orjson
 import pytest
+from eventually import turns
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -43,16 +44,11 @@ def wait(
     return asyncio.create_task(waiters.wait(0, offset, timeout_ms, **kind))
 
 
-async def settle() -> None:
-    for _ in range(5):
-        await asyncio.sleep(0)
-
-
 async def test_a_record_wakes_all_who_wait_for_it_and_nobody_else() -> None:
     waiters = Waiters(2, 10, CACHE_BYTES_MAX)
     first, second, other = wait(waiters, 7), wait(waiters, 7), wait(waiters, 8)
     elsewhere = asyncio.create_task(waiters.wait(1, 7, LONG_MS))
-    await settle()
+    await turns()
     assert waiters.count == 4
     waiters.deliver(0, record(7))
     found = await first
@@ -125,9 +121,9 @@ async def test_repeats_alone_do_not_tell_what_was_decided_last(cache_bytes_max: 
     assert waiters.load(0, records(3, 4), 12), "more is wanted, even if nothing of it can be kept"
     assert not waiters.is_ahead(0, 9)
     waiting = [wait(waiters, offset) for offset in (7, 9, 10)]
-    await settle()
+    await turns()
     assert waiters.load(0, records(*range(4, 10), 1, 2), 4) is (cache_bytes_max > 0)
-    await settle()
+    await turns()
     assert [each.done() for each in waiting] == [True, True, False], "who waits for what is past looks again"
     assert [each.result() for each in waiting[:2]] == [None, None]
     assert waiters.is_ahead(0, 10)
@@ -155,9 +151,9 @@ async def test_what_came_after_the_feed_had_begun_is_ahead_whatever_stood_before
 async def test_who_waits_for_what_the_feed_passes_over_is_let_go() -> None:
     waiters = Waiters(1, 10, CACHE_BYTES_MAX)
     waiting = [wait(waiters, offset) for offset in (4, 5, 6)]
-    await settle()
+    await turns()
     waiters.deliver(0, record(5))
-    await settle()
+    await turns()
     assert [each.done() for each in waiting] == [True, True, False]
     assert waiting[0].result() is None
     waiters.let_all_go()
@@ -175,12 +171,12 @@ async def test_a_decision_that_was_read_elsewhere_is_kept_for_the_next_who_asks(
 async def test_places_are_given_back_by_time_outs_and_by_those_who_leave() -> None:
     waiters = Waiters(1, 2, CACHE_BYTES_MAX)
     leaves, stays = wait(waiters, 1), wait(waiters, 1)
-    await settle()
+    await turns()
     assert not waiters.has_room
     with pytest.raises(TooManyWaiters):
         await waiters.wait(0, 2, LONG_MS)
     leaves.cancel()
-    await settle()
+    await turns()
     assert (waiters.count, waiters.has_room) == (1, True)
     assert await waiters.wait(0, 2, 1) is None
     assert waiters.count == 1
@@ -192,7 +188,7 @@ async def test_places_are_given_back_by_time_outs_and_by_those_who_leave() -> No
 async def test_pollers_are_let_go_first() -> None:
     waiters = Waiters(1, 10, CACHE_BYTES_MAX)
     buyer, poller = wait(waiters, 1), wait(waiters, 1, poller=True)
-    await settle()
+    await turns()
     waiters.let_pollers_go()
     assert await poller is None
     assert not buyer.done()

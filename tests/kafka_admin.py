@@ -1,0 +1,49 @@
+"""What tests do to a broker's topics: make, list, trim."""
+
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from aiokafka import TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic, RecordsToDelete
+
+from pipeline.kafka.topic_admin import create_topics
+from pipeline.kafka.topics import Topics, load_topics
+from pipeline.settings import Profile
+
+
+@asynccontextmanager
+async def admin_client(bootstrap: str) -> AsyncIterator[AIOKafkaAdminClient]:
+    client = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    await client.start()
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+async def make_topics(bootstrap: str) -> Topics:
+    """The topics of topics.yaml under names of their own, made on this broker."""
+    suffix = uuid.uuid4().hex[:8]
+    topics = load_topics(Profile.LOCAL)
+    own = topics.model_copy(
+        update={each: topic.model_copy(update={"name": f"{topic.name}.{suffix}"}) for each, topic in topics}
+    )
+    await create_topics(bootstrap, own)
+    return own
+
+
+async def make_topic(bootstrap: str, topic: NewTopic) -> None:
+    async with admin_client(bootstrap) as client:
+        await client.create_topics([topic])
+
+
+async def topic_names(bootstrap: str) -> set[str]:
+    async with admin_client(bootstrap) as client:
+        return set(await client.list_topics())
+
+
+async def trim(bootstrap: str, topic: str, partition: int, before: int) -> None:
+    """Delete the records below the offset `before`, as retention does."""
+    async with admin_client(bootstrap) as client:
+        await client.delete_records({TopicPartition(topic, partition): RecordsToDelete(before)})

@@ -1,0 +1,12 @@
+"""The ingress of the tests of final refusals."""
+
+import pytest
+from looks import Ingress, sold_out_partition
+
+
+@pytest.fixture
+def sold_out() -> Ingress:
+    """A process that has seen the sale of the last piece."""
+    ingress = Ingress(sold_out_partition(), follows_from=0)
+    ingress.feed_all()
+    return ingress

@@ -1,0 +1,126 @@
+"""Final refusals beside a Redis that is away, or has lost state: whose look counts, and what is left to the log."""
+
+import asyncio
+import logging
+
+import pytest
+from looks import SOLD_OUT, Ingress, code, purchase
+from records import opened
+
+from pipeline.errors import RedisUnavailable
+from pipeline.ingress import final_refusals
+from pipeline.ingress.final_refusals import PAUSE_MS
+from pipeline.messages.decisions import Answer
+from pipeline.stock.store import OtherLog
+
+
+@pytest.mark.parametrize("left", [0, 1])
+async def test_redis_that_lost_state_says_nothing_until_it_has_it_back(sold_out: Ingress, left: int) -> None:
+    sold_out.partition.lose(left)
+    for product_id in ("p", "unknown"):
+        assert await sold_out.buy(product_id, "bob") is None
+    sold_out.partition.replay()
+    sold_out.partition.replay()
+    assert code(await sold_out.buy("p", "bob")) == SOLD_OUT
+    assert code(await sold_out.buy("p", "alice")) == -3
+    assert "p" not in sold_out.on_sale, "an old look is not remembered"
+
+
+async def test_a_look_that_is_older_than_what_the_feed_has_brought_does_not_count(sold_out: Ingress) -> None:
+    """One more piece came and went to bob; Redis is put back to where it was sold out the first time."""
+    partition = sold_out.partition
+    partition.adjust("p", 1)
+    partition.append(*purchase("bob"))
+    partition.settle()
+    sold_out.feed_all()
+    partition.lose(2)
+    assert await sold_out.buy("p", "bob") is None
+    partition.settle()
+    assert code(await sold_out.buy("p", "bob")) == -3
+
+
+async def test_nor_does_one_that_is_older_than_a_look_before(sold_out: Ingress) -> None:
+    """As before, but the feed is late: the one who knows is the look before."""
+    partition = sold_out.partition
+    partition.adjust("p", 1)
+    partition.append(*purchase("bob"))
+    partition.settle()
+    assert code(await sold_out.buy("p", "carol")) == SOLD_OUT
+    partition.lose(2)
+    assert await sold_out.buy("p", "bob") is None
+    partition.settle()
+    assert code(await sold_out.buy("p", "bob")) == -3
+
+
+async def test_nor_does_one_that_is_older_than_this_process(sold_out: Ingress) -> None:
+    partition = sold_out.partition
+    partition.adjust("p", 1)
+    partition.append(*purchase("bob"))
+    partition.settle()
+    young = Ingress(partition)
+    partition.lose(2)
+    assert await young.buy("p", "bob") is None
+    partition.settle()
+    assert code(await young.buy("p", "bob")) == -3
+
+
+async def test_redis_that_is_away_is_not_waited_for_again_for_a_while(
+    sold_out: Ingress, caplog: pytest.LogCaptureFixture
+) -> None:
+    sold_out.fault = RedisUnavailable("Redis: refused")
+    assert [await sold_out.buy(product_id, "u") for product_id in ("p", "p", "q")] == [None] * 3
+    assert len(sold_out.snapshots) == 1
+    sold_out.partition.now_ms += PAUSE_MS + 1
+    assert await sold_out.buy("p", "u") is None
+    assert len(sold_out.snapshots) == 2
+    assert [record.levelno for record in caplog.records] == [logging.WARNING] * 2
+    sold_out.fault = None
+    sold_out.partition.now_ms += PAUSE_MS + 1
+    assert code(await sold_out.buy("p", "u")) == SOLD_OUT
+
+
+async def test_another_logs_redis_answers_nobody(sold_out: Ingress, caplog: pytest.LogCaptureFixture) -> None:
+    sold_out.fault = OtherLog("seckill:{p0}:log is another")
+    assert [await sold_out.buy(product_id, "u") for product_id in ("p", "unknown")] == [None] * 2
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+    assert "seckill:{p0}:log is another" in caplog.text
+
+
+async def test_what_is_known_as_opened_was_never_never_opened(sold_out: Ingress) -> None:
+    assert code(await sold_out.buy("q", "bob")) == -1
+    sold_out.on_sale.observe(b"q", opened(0, "q", 5))
+    assert await sold_out.buy("q", "bob") is None
+
+
+async def test_who_waits_for_a_redis_that_hangs_goes_the_way_of_the_log_with_all_who_came_meanwhile(
+    sold_out: Ingress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(final_refusals, "SNAPSHOT_TIMEOUT_MS", 20)
+    late: list[asyncio.Task[Answer | None]] = []
+
+    async def hang(*_: object) -> None:
+        late.append(asyncio.create_task(sold_out.buy("p", "late")))
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(sold_out, "snapshot", hang)
+    assert await sold_out.buy("p", "u") is None
+    assert await late[0] is None
+    assert len(late) == 1
+
+
+async def test_a_fault_of_our_own_is_told_and_leaves_the_purchases_to_the_log(
+    sold_out: Ingress, caplog: pytest.LogCaptureFixture
+) -> None:
+    sold_out.fault = RuntimeError("a bug")
+    assert await asyncio.gather(sold_out.buy("p", "u1"), sold_out.buy("p", "u2")) == [None, None]
+    await asyncio.sleep(0)
+    assert "a bug" in caplog.text
+    sold_out.fault = None
+    sold_out.partition.now_ms += PAUSE_MS + 1
+    assert code(await sold_out.buy("p", "u")) == SOLD_OUT
+
+
+async def test_a_feed_that_hears_nothing_is_not_relied_upon(sold_out: Ingress) -> None:
+    sold_out.is_heard = False
+    for product_id in ("p", "unknown"):
+        assert await sold_out.buy(product_id, "bob") is None

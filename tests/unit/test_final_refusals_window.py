@@ -1,0 +1,92 @@
+"""Final refusals before the start and after the end of a sale: the time is the broker's."""
+
+from looks import Ingress, Partition, code, opening, purchase
+
+from pipeline.ingress.final_refusals import MARK_MS_MAX
+
+
+async def test_after_the_end_only_what_the_log_shows_counts() -> None:
+    partition = Partition(now_ms=1_000)
+    partition.append(*opening(stock=5, end_ms=2_000))
+    partition.settle()
+    ingress = Ingress(partition, margin_ms=100)
+    for now_ms in (2_000, 9_000):
+        partition.now_ms = now_ms
+        assert await ingress.buy("p", "bob") is None
+    assert "p" in ingress.on_sale
+    # The log decides those, and so tells the time.
+    for now_ms, expected in ((2_099, None), (2_100, -6)):
+        partition.now_ms = now_ms
+        partition.append(*purchase("bob"))
+        partition.settle()
+        ingress.feed_all()
+        assert code(await ingress.buy("p", "bob")) == expected
+
+
+async def test_before_the_start_one_purchase_a_second_goes_into_the_log_and_tells_the_time() -> None:
+    partition = Partition(now_ms=1_000)
+    partition.append(*opening(start_ms=60_000, end_ms=90_000))
+    partition.settle()
+    ingress = Ingress(partition, margin_ms=2_000)
+    told: list[int | None] = []
+    while partition.now_ms < 62_000:
+        answer = await ingress.buy("p", "bob")
+        told.append(code(answer))
+        if answer is None:
+            partition.append(*purchase("bob"))
+            partition.settle()
+            ingress.feed_all()
+        elif answer.code == -5:
+            assert partition.now_ms < 58_000
+        partition.now_ms += 100
+    before, after = told[:560], told[590:]
+    assert before.count(-5) > 0.8 * len(before)
+    assert set(before) == {-5, None}
+    assert -5 not in after
+
+
+async def test_a_quiet_partition_cannot_tell_that_a_sale_has_not_begun() -> None:
+    partition = Partition(now_ms=1_000)
+    partition.append(*opening(start_ms=60_000, end_ms=90_000))
+    partition.settle()
+    ingress = Ingress(partition)
+    assert await ingress.buy("p", "bob") is None
+    partition.append(*purchase("bob"))
+    partition.settle()
+    assert code(await ingress.buy("p", "bob")) == -5
+    partition.now_ms += MARK_MS_MAX + 1
+    assert await ingress.buy("p", "bob") is None
+    # An old record says nothing of now, though a young mark lies before it.
+    partition.now_ms = 60_000
+    assert await ingress.buy("p", "bob") is None
+    assert await ingress.buy("p", "bob") is None
+
+
+async def test_a_mark_is_as_old_as_the_question_for_it() -> None:
+    """While the answer is on its way, a record is appended behind the mark, and time goes on."""
+    partition = Partition(now_ms=1_000)
+    partition.append(*opening(start_ms=1_500, end_ms=90_000))
+    partition.settle()
+    ingress = Ingress(partition)
+
+    def go_on() -> None:
+        partition.append(*purchase("bob"))
+        partition.now_ms = 1_400
+
+    ingress.meanwhile.extend([bool, bool, bool, go_on])
+    assert await ingress.buy("p", "bob") is None
+    partition.settle()
+    assert code(await ingress.buy("p", "bob")) == -5
+    partition.now_ms = 1_500
+    assert await ingress.buy("p", "bob") is None
+
+
+async def test_an_end_that_is_understated_makes_no_mark_of_an_old_record() -> None:
+    partition = Partition(now_ms=1_000)
+    partition.append(*opening(start_ms=60_000, end_ms=90_000))
+    partition.settle()
+    ingress = Ingress(partition)
+    ingress.untold = 1
+    partition.now_ms = 60_000
+    for _ in range(3):
+        assert await ingress.buy("p", "bob") is None

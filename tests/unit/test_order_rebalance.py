@@ -1,0 +1,138 @@
+"""An order follower in a rebalance: it holds back, and is fenced by the next owner."""
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+from eventually import soon
+from order_world import World, decisions, look_often, order_ids
+
+from pipeline.followers import Progress, follower
+from pipeline.followers.ports import Derived, Fenced, StoodStill
+
+
+@pytest.fixture(autouse=True)
+def _looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    look_often(monkeypatch)
+
+
+async def test_a_follower_writes_and_opens_nothing_while_it_is_held_and_goes_on_afterwards() -> None:
+    world = World(decisions(3))
+    each = world.follower()
+    world.start(each)
+    await soon(lambda: world.position == 3)
+    assert await each.hold()
+    world.results = World(decisions(6)).results
+    world.faults = [True]
+    await asyncio.sleep(0.1)
+    assert (world.position, world.opened) == (3, 1)
+    each.resume()
+    await soon(lambda: world.position == 6)
+    await soon(lambda: world.opened == 2)  # after the fault
+    await world.stop(each)
+    assert order_ids(world.orders) == world.wins()
+
+
+async def test_a_follower_that_is_held_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(follower, "STOP_WITHIN_S", 1_000.0)
+    world = World(decisions(3))
+    each = world.follower()
+    world.start(each)
+    await soon(lambda: world.position == 3)
+    assert await each.hold()
+    world.results = World(decisions(6)).results
+    async with asyncio.timeout(5):
+        await world.stop(each)
+    assert world.position == 3
+
+
+async def test_a_write_that_takes_too_long_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(follower, "STOP_WITHIN_S", 0.05)
+    world = World(decisions(3))
+    is_writing = asyncio.Event()
+
+    async def hang(derived: Sequence[Derived], progress: Progress) -> None:
+        is_writing.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(world, "write", hang)
+    each = world.follower()
+    world.start(each)
+    await is_writing.wait()
+    assert not await each.hold()
+    await world.stop(each)
+    assert world.orders == []
+
+
+async def test_markers_at_the_end_of_the_log_do_not_count_as_decisions_that_wait() -> None:
+    world = World(decisions(3))
+    world.markers = 2
+    each = world.follower(log_end=lambda: 5)
+    world.start(each)
+    await soon(lambda: each.position == 5)
+    reads = len(world.reads)
+    await asyncio.sleep(0.1)
+    assert (world.position, len(world.reads)) == (3, reads)
+    await world.stop(each)
+
+
+async def test_a_follower_that_was_fenced_while_nothing_is_decided_opens_again_at_once() -> None:
+    world = World(decisions(3))
+    each = world.follower()
+    world.start(each)
+    await soon(lambda: world.position == 3)
+    assert await each.hold()
+    world.is_fenced = True
+    each.resume()
+    await soon(lambda: world.opened == 2)
+    await world.stop(each)
+
+
+@pytest.mark.parametrize("confirmed", [True, False])
+async def test_a_follower_that_is_fenced_opens_again_only_if_its_partition_has_just_been_assigned(
+    confirmed: bool,
+) -> None:
+    world = World(decisions(3))
+    ended: list[asyncio.Task[None]] = []
+    each = world.follower()
+    each.start(ended.append)
+    await soon(lambda: world.position == 3)
+    if confirmed:
+        await each.hold()
+        each.resume()
+    world.is_fenced = True
+    world.results = World(decisions(6)).results
+    if confirmed:
+        await soon(lambda: world.position == 6)
+        assert order_ids(world.orders) == world.wins()
+        # Once: another fence means that the partition is another's.
+        world.is_fenced = True
+        world.results = World(decisions(9)).results
+    await soon(lambda: bool(ended))
+    assert isinstance(ended[0].exception(), Fenced)
+    await world.stop(each)
+
+
+async def test_a_follower_that_stood_still_opens_again_when_the_group_has_had_time_to_tell(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = World(decisions(3))
+    write, asleep = world.write, asyncio.Event()
+
+    async def stand_still(derived: Sequence[Derived], progress: Progress) -> None:
+        asleep.set()
+        raise StoodStill("for long")
+
+    monkeypatch.setattr(world, "write", stand_still)
+    monkeypatch.setattr(follower, "OWNER_KNOWN_AFTER_S", 0.2)
+    each = world.follower()
+    world.start(each)
+    await asleep.wait()
+    monkeypatch.setattr(world, "write", write)
+    # The partition is gone: what the group tells meanwhile holds the follower back.
+    assert await each.hold()
+    await asyncio.sleep(0.4)
+    assert world.opened == 1
+    each.resume()
+    await soon(lambda: world.position == 3)
+    await world.stop(each)
