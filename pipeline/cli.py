@@ -160,7 +160,9 @@ class _Share(click.ParamType):
 @click.option("--stock", type=click.IntRange(1, 1_000_000_000), default=1_000, show_default=True)
 @click.option("--product", "product_id", help="The id of a new product.  [default: a random id]")
 @click.option("--connections", type=click.IntRange(1, 1_024), default=64, show_default=True)
-@click.option("--repeats", type=_Share(), default="5%", show_default=True, help="Buyers who purchase twice.")
+@click.option(
+    "--repeats", type=_Share(), default="5%", show_default=True, help="Extra purchases by random buyers."
+)
 @click.option(
     "--bad", type=_Share(), default="1%", show_default=True, help="Bad requests; each must get its 4xx."
 )
