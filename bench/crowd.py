@@ -59,8 +59,8 @@ async def _measure(ours: System) -> tuple[Silent, Readers]:
     for _ in range(ROUNDS):
         alone = await _buy(ours.url, product)
         async with _silent(ours.url):
-            beside = await _buy(ours.url, product)
-        ratios.append((beside.per_s / alone.per_s, beside.p50_ms / alone.p50_ms))
+            crowded = await _buy(ours.url, product)
+        ratios.append((crowded.per_s / alone.per_s, crowded.p50_ms / alone.p50_ms))
     silent = Silent(
         SILENT + HALF_OPEN + SLOW, median(each for each, _ in ratios), median(each for _, each in ratios)
     )

@@ -71,8 +71,8 @@ async def _measure(ours: System) -> list[Polls]:
             alone = await _buy(url, bought)
             rounds.setdefault(NOTHING, []).append((alone, 1.0))
             async with _polling(url, receipt, statuses[name]):
-                beside = await _buy(url, bought)
-            rounds.setdefault(name, []).append((beside, beside.per_s / alone.per_s))
+                polled = await _buy(url, bought)
+            rounds.setdefault(name, []).append((polled, polled.per_s / alone.per_s))
     return [
         Polls(
             name,

@@ -53,7 +53,7 @@ def _load() -> "tuple[Settings, Topics]":
 @click.option("--ingress", type=click.IntRange(1, PROCESSES_MAX), default=1, show_default=True)
 @click.option("--workers", type=click.IntRange(1, PROCESSES_MAX), default=1, show_default=True)
 def up(ingress: int, workers: int) -> None:
-    """Run the whole system on this machine until Ctrl-C, with this many ingress and decider processes."""
+    """Run the whole system on this machine until Ctrl-C. It has this many ingress and decider processes."""
     with _report_errors():
         from pipeline.local.up import up as run_up
         from pipeline.process.configuration import load_settings
@@ -64,7 +64,7 @@ def up(ingress: int, workers: int) -> None:
 @main.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def status(as_json: bool) -> None:
-    """List the parts of the running system; exit code 1 if none is running."""
+    """List the parts of the running system. Exit code 1 if none is running."""
     with _report_errors():
         from pipeline.local.state import read_state
         from pipeline.local.status import describe, document
@@ -160,7 +160,9 @@ class _Share(click.ParamType):
 @click.option("--stock", type=click.IntRange(1, 1_000_000_000), default=1_000, show_default=True)
 @click.option("--product", "product_id", help="The id of a new product.  [default: a random id]")
 @click.option("--connections", type=click.IntRange(1, 1_024), default=64, show_default=True)
-@click.option("--repeats", type=_Share(), default="5%", show_default=True, help="Buyers who purchase twice.")
+@click.option(
+    "--repeats", type=_Share(), default="5%", show_default=True, help="Extra purchases by random buyers."
+)
 @click.option(
     "--bad", type=_Share(), default="1%", show_default=True, help="Bad requests; each must get its 4xx."
 )
@@ -211,7 +213,7 @@ def demo(
 @click.option("--product", "products", multiple=True, help="Audit only the partitions of these products.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def audit(products: tuple[str, ...], as_json: bool) -> None:
-    """Recompute every decision from the command log and cross-check topics, Redis and orders. Safe during a sale.
+    """Recompute every decision from the command log. Cross-check topics, Redis and orders. Safe during a sale.
 
     Exit code 1 on any violation, 2 if the audit cannot run.
     """

@@ -38,7 +38,7 @@ ORDERS_WITHIN_S = 10
 ATTEMPTS_MAX = 60
 RETRY_PAUSE_S_MAX = 2
 SAMPLE_EVERY = 20
-"""Every so many requests, a purchase measures its latency with a long poll."""
+"""One request in this many measures the latency of its decision with a long poll, if it gets a receipt."""
 LONG_POLL_MS = 10_000
 WATCH_INTERVAL_S = 0.25
 
