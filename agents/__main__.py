@@ -134,7 +134,7 @@ def main() -> NoReturn:
         topics = load_topics(settings.kafka_profile, settings.topics_file)
         log_identity = asyncio.run(wait_for_kafka(settings, topics))
     except (BadSettings, BadTopics, TopicsRefused) as error:
-        sys.exit(f"the {sys.argv[1]} does not start: {error}")
+        sys.exit(f"the {sys.argv[1]} cannot start: {error}")
     except KeyboardInterrupt:
         sys.exit()
     ROLES[sys.argv[1]](settings, topics, log_identity)

@@ -5,7 +5,7 @@ import logging
 import time
 
 from agents.app import App
-from agents.watchdog import LATE_AFTER_S, LOOK_INTERVAL_S, failure_of
+from agents.watchdog import CHECK_INTERVAL_S, LATE_AFTER_S, failure_of
 from pipeline.domain.liveness import Liveness, observe, stalled_ms
 from pipeline.kafka.log_reader import LogReader
 from pipeline.process.assignment import Assignment
@@ -36,10 +36,10 @@ class Joining:
     async def run(self) -> None:
         """Check periodically until cancelled."""
         while True:
-            await self.look()
-            await asyncio.sleep(LOOK_INTERVAL_S)
+            await self.check_once()
+            await asyncio.sleep(CHECK_INTERVAL_S)
 
-    async def look(self) -> None:
+    async def check_once(self) -> None:
         """Check once. Time in which Kafka does not respond, or this process is suspended, does not count."""
         assignment = self._assignment
         is_excused = time.monotonic() - self._checked_at_s > LATE_AFTER_S

@@ -39,7 +39,7 @@ class KnownEnds:
         bounds = await self._log.bounds_of(self.topic, partitions) if partitions else {}
         self._requested.update({partition: each.end for partition, each in bounds.items()})
 
-    async def is_void(self, partition: int, start: int, end: int) -> bool:
+    async def is_empty(self, partition: int, start: int, end: int) -> bool:
         """Whether the log has no record in [start, end). Raises KafkaUnavailable."""
         async with aclosing(self._log.read(self.topic, partition, start, end)) as batches:
             async for _ in batches:

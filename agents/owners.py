@@ -41,7 +41,7 @@ class Owners:
         """The address of the other follower that has this partition, None if there is none."""
         return next((url for url, partitions in self.others().items() if partition in partitions), None)
 
-    async def ask(self, url: str, path: str) -> OwnerResponse | None:
+    async def fetch(self, url: str, path: str) -> OwnerResponse | None:
         """That follower's answer from its own rows; None without a valid answer within `ANSWER_TIMEOUT_S`."""
         # A follower never forwards a local request, so followers that disagree about owners cannot form a loop.
         parameters = {"local": "1", "format": "json"}

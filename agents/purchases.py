@@ -10,7 +10,7 @@ def attach(app: App, topics: Topics, deciders: Deciders) -> None:
     """Decide the partitions of purchase-requests that are assigned to this application."""
 
     async def rebalance_begins() -> None:
-        deciders.doubt()
+        deciders.begin_rebalance()
 
     app.on_rebalance(topics.requests, rebalance_begins, deciders.assign)
     consume(app, topics.requests, "purchases", deciders.put)

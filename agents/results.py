@@ -27,7 +27,7 @@ def attach(app: App, topics: Topics, tables: TableFollowers, orders: OrderFollow
 
     async def rebalance_begins() -> None:
         tables.assignment.begin()
-        await orders.hold()
+        await orders.pause()
 
     async def assigned(partitions: set[int]) -> None:
         tables.assign(partitions)

@@ -50,21 +50,21 @@ class Tables:
         self._partitions = _table(app, topics, "partitions")
         self.tally = Tally(self._products, self._partitions)
 
-    def are_true(self) -> bool:
+    def are_current(self) -> bool:
         """Whether the rows are current: not while partitions move or the changelog is read.
 
         While the changelog is reread, older rows temporarily replace newer ones, even in partitions that stay here.
         """
         return bool(self._app.tables.actives_ready) and not self._app.rebalancing
 
-    async def become_true(self) -> None:
+    async def wait_until_current(self) -> None:
         """Wait until the rows are current."""
-        while not self.are_true():  # noqa: ASYNC110 -- Faust has events for parts of this, none for all of it
+        while not self.are_current():  # noqa: ASYNC110 -- Faust has events for parts of this, none for all of it
             await asyncio.sleep(RECOVERY_CHECK_INTERVAL_S)
 
-    def take_in(self, partition: int, records: Sequence[Positioned]) -> Sent:
+    def count(self, partition: int, records: Sequence[Positioned]) -> Sent:
         """Count these records. Their events may be acknowledged once all returned futures are done."""
-        self.tally.take_in(partition, records)
+        self.tally.count(partition, records)
         sent: Sent = self._products.in_flight + self._partitions.in_flight
         self._products.in_flight, self._partitions.in_flight = [], []
         return sent

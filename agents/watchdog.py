@@ -15,9 +15,9 @@ from pipeline.stock.client import RedisFault
 
 logger = logging.getLogger(__name__)
 
-LOOK_INTERVAL_S = 2.0
-LOOK_TIMEOUT_S = 5.0
-LATE_AFTER_S = LOOK_INTERVAL_S + 2 * LOOK_TIMEOUT_S
+CHECK_INTERVAL_S = 2.0
+CHECK_TIMEOUT_S = 5.0
+LATE_AFTER_S = CHECK_INTERVAL_S + 2 * CHECK_TIMEOUT_S
 """If a check runs this long after the end of the previous one, the process itself was suspended."""
 REPORTED_AFTER_MS = 3_000
 """A partition that is stalled for this long is not ready."""
@@ -26,10 +26,10 @@ REPORTED_AFTER_MS = 3_000
 async def failure_of(request: Awaitable[object]) -> str | None:
     """Why this request to Kafka or Redis fails, in one line; None if it succeeds."""
     try:
-        async with asyncio.timeout(LOOK_TIMEOUT_S):
+        async with asyncio.timeout(CHECK_TIMEOUT_S):
             await request
     except (KafkaUnavailable, RedisUnavailable, RedisFault, TimeoutError) as fault:
-        return str(fault) or f"no answer within {LOOK_TIMEOUT_S:.0f} s"
+        return str(fault) or f"no answer within {CHECK_TIMEOUT_S:.0f} s"
     return None
 
 
@@ -60,11 +60,11 @@ class Watchdog:
     def attach(self, app: faust.App) -> None:
         """Check periodically while this application runs."""
 
-        @app.timer(LOOK_INTERVAL_S)
-        async def look() -> None:
-            await self.look()
+        @app.timer(CHECK_INTERVAL_S)
+        async def check_once() -> None:
+            await self.check_once()
 
-    async def look(self) -> None:
+    async def check_once(self) -> None:
         """Check all partitions once; ends the process if one is stalled for the whole time-out."""
         self._failure = await failure_of(self._ask_all())
         if self._failure is not None:
@@ -93,7 +93,7 @@ class Watchdog:
             start = work_by_partition[partition].next_offset
             end = start + progress.lag
             try:
-                if await self._ends.is_void(partition, start, end):
+                if await self._ends.is_empty(partition, start, end):
                     self._empty_to[partition] = end
             except KafkaUnavailable as fault:
                 logger.warning("%s of partition %d: %s", self._name, partition, fault)

@@ -12,7 +12,7 @@ from cpu import pid_of
 
 from pipeline.kafka.topic_admin import create_topics
 from pipeline.kafka.topics import Topics, load_topics
-from pipeline.local.broker import choose, start_of
+from pipeline.local.broker import prepare_broker, resolve_kind
 from pipeline.local.listen import free_port
 from pipeline.local.process import Part, Process
 from pipeline.local.recipe import follower_part, ingress_part, worker_part
@@ -54,7 +54,9 @@ def stage(libs: Path) -> Iterator[Stage]:
     with tempfile.TemporaryDirectory(prefix="seckill-bench-") as name:
         directory = Path(name)
         settings = Settings(data_dir=directory, kafka_port=free_port(), kafka_libs_dir=libs)
-        broker = start_of(choose(settings), settings, say=lambda line: print(line, file=sys.stderr))
+        broker = prepare_broker(
+            resolve_kind(settings), settings, say=lambda line: print(line, file=sys.stderr)
+        )
         assert broker.part is not None
         redis = Process(redis_part(directory / "redis", free_port()), directory / "logs")
         with Process(broker.part, directory / "logs") as kafka, redis:

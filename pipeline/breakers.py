@@ -80,7 +80,7 @@ class BreakerBoard:
         """Whether no breaker is open; checked for every purchase."""
         return not self._open
 
-    def take(self, value: bytes | None, retry_at_ms_max: int = TIME_MS_MAX) -> None:
+    def apply(self, value: bytes | None, retry_at_ms_max: int = TIME_MS_MAX) -> None:
         """Apply a record of the control topic, with its breaker open until `retry_at_ms_max` at most.
 
         Raises BadControlRecord.
@@ -134,6 +134,6 @@ async def follow_control(settings: Settings, topic: Topic, board: BreakerBoard) 
 def _take(board: BreakerBoard, topic: str, record: Any, retry_at_ms_max: int) -> None:
     refuse_newer(topic, CONTROL_PARTITION, [record])
     try:
-        board.take(record.value, retry_at_ms_max)
+        board.apply(record.value, retry_at_ms_max)
     except BadControlRecord as error:
         logger.error("%s at offset %d: %s; skipped", topic, record.offset, error)

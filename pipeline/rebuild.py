@@ -71,7 +71,7 @@ async def rebuild(
     try:
         await require_topics(settings.kafka(), topics, BROKER_TIMEOUT_MS)
         await _refuse_under_deciders(settings)
-        await store.assert_keeps_keys()
+        await store.require_noeviction()
         store.log_identity = await log_identity(settings.kafka(), topics)
         return await _Rebuild(settings, topics, store, on_progress).run()
     except Stale as stale:

@@ -36,7 +36,7 @@ class World(DecidingStore, ReadableLog, Producer):
         if self.is_away:
             raise RedisUnavailable("away")
 
-    async def assert_keeps_keys(self) -> None: ...
+    async def require_noeviction(self) -> None: ...
 
     async def cursor(self, partition: int) -> Cursor:
         return Cursor(self.cursor_at, 0, 0, self.cursor_at, len(self.results), [])

@@ -7,7 +7,7 @@ from typing import Any
 
 from brokers import ContainerBroker
 
-from pipeline.local.broker import Broker, choose, start_of
+from pipeline.local.broker import Broker, prepare_broker, resolve_kind
 from pipeline.local.listen import free_port
 from pipeline.local.process import Process
 from pipeline.local.redis import redis_part
@@ -56,7 +56,7 @@ def run_broker(kind: str, directory: Path) -> Iterator[Kafka]:
         return
     local = BrokerKind.MEMORY if kind == "memory" else BrokerKind.APACHE
     settings = Settings(broker=local, data_dir=directory, kafka_port=free_port())
-    broker = start_of(choose(settings), settings, say=print)
+    broker = prepare_broker(resolve_kind(settings), settings, say=print)
     assert broker.part is not None
     with Process(broker.part, directory / "logs") as process:
         yield Kafka(broker, process)

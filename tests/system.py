@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
-from pipeline.local.listen import free_port, why_not
+from pipeline.local.listen import bind_error, free_port
 from pipeline.local.process import tail
 from pipeline.local.recipe import environment
 from pipeline.local.state import read_state
@@ -175,5 +175,5 @@ def _free_row(count: int) -> int:
     """The first of so many free ports in a row."""
     while True:
         port = free_port()
-        if all(why_not("127.0.0.1", port + step) is None for step in range(count)):
+        if all(bind_error("127.0.0.1", port + step) is None for step in range(count)):
             return port

@@ -56,7 +56,7 @@ class DeadLetterBook:
         """A record of the partition of dead letters. Letters of other command partitions that share it are skipped."""
         source = self._source(headers)
         if source is None and self._partition == location.partition:
-            self._finding.look("the headers name no partition whose dead letters belong here", location)
+            self._finding.examine("the headers name no partition whose dead letters belong here", location)
         if source != self._partition:
             return
         self._finding.examined += 1

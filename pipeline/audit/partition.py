@@ -124,7 +124,7 @@ class PartitionAudit:
             (self._topics.orders.name, self.partition),
             (self._topics.dead_letters.name, self._letter_partition),
         ):
-            end = await self._log.end_with_open(name, partition)
+            end = await self._log.end_uncommitted(name, partition)
             while time.monotonic() < deadline_s:
                 if (await self._log.bounds(name, partition)).end >= end:
                     break
@@ -157,17 +157,17 @@ class PartitionAudit:
         offset = _source_offset(value)
         first = self.first_decisions.digest(offset) if offset is not None else 0
         if first:
-            self._findings[Check.REPEATS].look(checks.repeat(first, value), location)
+            self._findings[Check.REPEATS].examine(checks.repeat(first, value), location)
             return
         wrong = checks.misplaced_decision(offset, self.stock.offset, self.commands_end)
         if offset is None or wrong:
-            self._findings[Check.DECISIONS].look(wrong, location)
+            self._findings[Check.DECISIONS].examine(wrong, location)
             return
         request = await self._command(offset)
         if request is None:
-            self._findings[Check.DECISIONS].look(f"the command log has no command {offset}", location)
+            self._findings[Check.DECISIONS].examine(f"the command log has no command {offset}", location)
             return
-        self._findings[Check.DECISIONS].look(None, location)
+        self._findings[Check.DECISIONS].examine(None, location)
         await self._check_outcome(request, record, location)
 
     async def _command(self, offset: int) -> LogRecord | None:
@@ -179,7 +179,7 @@ class PartitionAudit:
             if request.offset == offset:
                 return request
             location = Location(self._topics.requests.name, self.partition, request.offset)
-            self._findings[Check.DECISIONS].look(
+            self._findings[Check.DECISIONS].examine(
                 f"no decision on this command before that on {offset}", location
             )
             self._apply(request, self._commands.decide(*request), location)
@@ -194,7 +194,7 @@ class PartitionAudit:
         broken = self._apply(request, result, location)
         # A fault is charged once: a decision that violates a rule is not also charged as a wrong outcome.
         wrong = None if broken else checks.outcome(expected, request.value, record.key, value)
-        self._findings[Check.OUTCOMES].look(wrong, location)
+        self._findings[Check.OUTCOMES].examine(wrong, location)
         while self._orders.wants_orders and await self._next_order():
             pass
 
@@ -216,7 +216,7 @@ class PartitionAudit:
             Check.WINDOW: checks.outside_the_window(product, purchases),
         }
         for check, wrong in verdicts.items():
-            self._findings[check].look(wrong, location)
+            self._findings[check].examine(wrong, location)
         return any(verdicts.values())
 
     # --- derived records ---------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from pipeline.kafka.records import LogRecord
 from pipeline.messages.decisions import peek_source_offset
 
 TRIES_MAX = 6
-TRY_AGAIN_MS = 500
+RETRY_AFTER_MS = 500
 """A difference is checked again, since Redis may just have lost state. An idle decider checks for that every second."""
 USERS_PER_CALL_MAX = 1_000
 UNEXPECTED_BUYERS_MAX = 1_000
@@ -53,7 +53,7 @@ class RedisAudit:
         for _ in range(TRIES_MAX - 1):
             if not last.finding.violations:
                 break
-            await asyncio.sleep(TRY_AGAIN_MS / 1_000)
+            await asyncio.sleep(RETRY_AFTER_MS / 1_000)
             before, last = last, await self._try()
             is_stalled = before.offset == last.offset
             if is_stalled and not last.is_behind:
@@ -69,17 +69,17 @@ class RedisAudit:
         snapshot = await self._reader.snapshot(self._partition, self._fold.products)
         location = Location("redis", self._partition, snapshot.offset)
         if snapshot.offset < self._fold.offset:
-            finding.look(
+            finding.examine(
                 f"the cursor is at {snapshot.offset}, the decisions at {self._fold.offset}", location
             )
             return _Try(finding, snapshot.offset, is_behind=True)
         await self._advance_fold(snapshot)
-        finding.look(checks.cursor_differs(self._fold, snapshot.cursor), location)
+        finding.examine(checks.cursor_differs(self._fold, snapshot.cursor), location)
         for member in snapshot.members ^ self._fold.products.keys():
             finding.charge(f"products: {member} is unexpected or missing", location)
         for product_id, product in self._fold.products.items():
             name = f"product:{product_id}"
-            finding.look(
+            finding.examine(
                 checks.fields_differ(name, product.fields(), snapshot.products[product_id]), location
             )
             await self._compare_buyers(product_id, product, snapshot, finding)

@@ -38,7 +38,7 @@ class KeyAudit:
         self._reader = reader
         self._findings = findings
 
-    async def look_at_all(self) -> None:
+    async def check_all(self) -> None:
         async for names in self._reader.keys():
             await self._check([key for name in names if (key := self._own(name))])
 
@@ -47,7 +47,7 @@ class KeyAudit:
         match = _KEY.fullmatch(name, len(self._reader.key_names.prefix))
         partition = int(match[1]) if match else None
         if match is None or partition is None or partition >= self._topics.requests.partitions:
-            self._findings[Check.REDIS].look(
+            self._findings[Check.REDIS].examine(
                 f"{name}: no process writes such a key", Location("redis", None, None)
             )
             return None
@@ -56,7 +56,7 @@ class KeyAudit:
         key = _Key(name, partition, match[2], match[3])
         if (key.rest is None) is not (key.kind in _NAMELESS):
             location = Location("redis", partition, None)
-            self._findings[Check.REDIS].look(f"{name}: no process writes such a key", location)
+            self._findings[Check.REDIS].examine(f"{name}: no process writes such a key", location)
             return None
         return key
 
@@ -64,7 +64,7 @@ class KeyAudit:
         ttls_ms = await self._reader.ttls_ms([key.name for key in keys])
         for key, ttl_ms in zip(keys, ttls_ms, strict=True):
             location = Location("redis", key.partition, None)
-            self._findings[Check.NO_TTL].look(checks.expires(key.name, ttl_ms), location)
+            self._findings[Check.NO_TTL].examine(checks.expires(key.name, ttl_ms), location)
             if key.rest is not None and await self._is_unexpected(key, key.rest):
                 self._findings[Check.REDIS].charge(f"{key.name}: no such product was opened", location)
 

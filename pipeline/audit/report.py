@@ -59,7 +59,7 @@ class Finding:
     skipped: list[str] = field(default_factory=list)
     """What could not be examined, and why; the report always shows it."""
 
-    def look(self, wrong: str | None, location: Location) -> None:
+    def examine(self, wrong: str | None, location: Location) -> None:
         """Count one examined item; `wrong` says what is wrong with it, if anything."""
         self.examined += 1
         if wrong is not None:

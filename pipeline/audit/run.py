@@ -80,6 +80,6 @@ async def _audit(
         await audit_of_redis.compare_stock(findings[Check.REDIS])
         audit_of_logs.forget_buyers()
     say("keys in Redis")
-    await KeyAudit(audited, topics, reader, findings).look_at_all()
+    await KeyAudit(audited, topics, reader, findings).check_all()
     cuts = [each.summary() for each in audited.values()]
     return Report(findings, cuts, time.monotonic() - started_s)

@@ -24,7 +24,7 @@ from pipeline.domain.breaker import (
     BreakerState,
     answered,
     failed,
-    look,
+    half_opened,
     succeeded,
     wait_ms,
 )
@@ -81,12 +81,12 @@ class Decider:
     ) -> None:
         self.partition = partition
         self.state = DeciderState.SYNCHRONISING
-        self.trouble: str | None = None
+        self.fault: str | None = None
         """Why this decider is waiting, in one line; None if it is not."""
-        self.clock_trouble: str | None = None
+        self.clock_fault: str | None = None
         """A line that says how far the broker's clock is, or was, ahead; None if it is not."""
         self.breaker = Breaker()
-        self.is_refused = False
+        self.is_failing = False
         """Whether Redis or the producer failed since it last synchronised; both are retried on new connections."""
         self.deliveries = 0
         """How often the stream has delivered records."""
@@ -131,7 +131,7 @@ class Decider:
         """Take no more records: this decider has stopped, or is about to."""
         self._intake.close()
 
-    def doubt(self) -> None:
+    def begin_rebalance(self) -> None:
         """A rebalance has begun and may give the partition to another process.
 
         Keep deciding, because most partitions stay; but if another decider moves the cursor, yield to it until
@@ -158,7 +158,7 @@ class Decider:
                 await asyncio.sleep(STALE_PAUSE_MS / 1_000)
                 await self._owner_known.wait()
             except (RedisUnavailable, SendFailed) as fault:
-                self.is_refused = True
+                self.is_failing = True
                 self._set_breaker(failed(self.breaker, self._breaker_rule, _now_ms()))
                 await self._back_off(fault)
             except KafkaUnavailable as fault:
@@ -167,14 +167,14 @@ class Decider:
     async def _wait_for_breaker(self) -> None:
         """Return when a chunk may be tried: once Redis and Kafka answer again, or after the recovery timeout."""
         while (pause_ms := wait_ms(self.breaker, self._breaker_rule, _now_ms())) > 0:
-            self.state, self.trouble = (
+            self.state, self.fault = (
                 DeciderState.WAITING,
                 f"partition {self.partition}: the circuit breaker is open",
             )
             await asyncio.sleep(min(pause_ms, PROBE_INTERVAL_MS) / 1_000)
             if await self._is_answered():
                 self._set_breaker(answered(self.breaker))
-        self._set_breaker(look(self.breaker, self._breaker_rule, _now_ms()))
+        self._set_breaker(half_opened(self.breaker, self._breaker_rule, _now_ms()))
 
     async def _is_answered(self) -> bool:
         try:
@@ -198,13 +198,13 @@ class Decider:
     def _continue_from(self, synchronised: Synchronised) -> None:
         self.position, self._results_end = synchronised
         self.reached = self.position
-        self.state, self.trouble, self.is_refused = DeciderState.DECIDING, None, False
+        self.state, self.fault, self.is_failing = DeciderState.DECIDING, None, False
         self._acknowledge(self.position)
 
     async def _back_off(self, fault: Exception) -> None:
-        self.state, self.trouble = DeciderState.WAITING, f"partition {self.partition}: {fault}"
+        self.state, self.fault = DeciderState.WAITING, f"partition {self.partition}: {fault}"
         pause_ms = self._backoff.pause_ms()
-        logger.warning("%s; trying again in %d ms", self.trouble, pause_ms)
+        logger.warning("%s; trying again in %d ms", self.fault, pause_ms)
         await asyncio.sleep(pause_ms / 1_000)
 
     async def _step(self) -> None:
@@ -341,13 +341,13 @@ class Decider:
         """Decided time never runs backwards: once the broker's clock was ahead, all later decisions are ahead too."""
         self._latest_ms = max(self._latest_ms, record_ms)
         ahead_ms = self._latest_ms - int(time.time() * 1_000)
-        self.clock_trouble = None
+        self.clock_fault = None
         if ahead_ms > CLOCK_AHEAD_MS_MAX:
-            self.clock_trouble = (
+            self.clock_fault = (
                 f"partition {self.partition}: the broker's time in the command log is {ahead_ms} ms ahead of this "
                 "machine's clock: sales start and end that much too early"
             )
-            logger.error("%s", self.clock_trouble)
+            logger.error("%s", self.clock_fault)
 
     def _acknowledge(self, position: int) -> None:
         if self._intake.drop_decided(position):

@@ -110,11 +110,11 @@ class Deciders:
         if is_cancelled_from_within and any(each.task is task for each in self._running.values()):
             die(f"{task.get_name()}: cancelled by something it awaited")
 
-    def doubt(self) -> None:
+    def begin_rebalance(self) -> None:
         """A rebalance has begun: Faust revokes all partitions, but assigns most of them here again."""
         self.assignment.begin()
         for running in self._running.values():
-            running.decider.doubt()
+            running.decider.begin_rebalance()
 
     async def revoke(self, partitions: set[int]) -> None:
         """Stop deciding these partitions. Their next owners find out by synchronising how far they are decided."""
@@ -143,7 +143,7 @@ class Deciders:
         """The progress of each decider by partition, for the watchdog."""
         return {
             partition: Work(
-                *(decider.moves, decider.reached + 1, decider.is_refused),
+                *(decider.moves, decider.reached + 1, decider.is_failing),
                 *(decider.deliveries, decider.is_starved),
             )
             for partition, (decider, *_) in self._running.items()
@@ -156,7 +156,7 @@ class Deciders:
                 "position": decider.position,
                 "breaker": decider.breaker.state.value,
                 "slow_chunks": decider.slow_chunks,
-                "clock": decider.clock_trouble or "ok",
+                "clock": decider.clock_fault or "ok",
             }
             for partition, (decider, *_) in sorted(self._running.items())
         }
@@ -167,5 +167,5 @@ class Deciders:
         for partition, running in sorted(self._running.items()):
             decider = running.decider
             healthy = decider.state is DeciderState.DECIDING
-            checks[f"partition {partition}"] = "ok" if healthy else decider.trouble or decider.state.value
+            checks[f"partition {partition}"] = "ok" if healthy else decider.fault or decider.state.value
         return checks

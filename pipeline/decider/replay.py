@@ -13,7 +13,8 @@ REPLAY_BYTES_MAX = 4_000_000
 class Replay:
     """Feed it the records of the decision log in order, with repeats and foreign records; `flush` at the end.
 
-    Each call is fenced: `add`, `take` and `flush` raise Stale if another process moved the cursor, or RedisUnavailable.
+    Each call is fenced: `add`, `add_decision` and `flush` raise Stale if another process moved the cursor, or
+    RedisUnavailable.
     """
 
     def __init__(self, store: DecidingStore, partition: int, position: int) -> None:
@@ -33,12 +34,12 @@ class Replay:
     async def add(self, record: LogRecord) -> None:
         """Buffer the decision in this record, unless it is a repeat or the record is foreign."""
         if (decision := self.decision(record)) is not None:
-            await self.take(record, decision)
+            await self.add_decision(record, decision)
 
     def decision(self, record: LogRecord) -> Decision | None:
         return decision_at(self._partition, record.offset, record.value)
 
-    async def take(self, record: LogRecord, decision: Decision) -> None:
+    async def add_decision(self, record: LogRecord, decision: Decision) -> None:
         """Buffer `decision`, which was read from `record`, unless it is a repeat."""
         if decision.source_offset <= self.last:
             return

@@ -68,7 +68,7 @@ class Synchroniser:
         self._producer = producer
 
     async def synchronise(self) -> Synchronised:
-        await self._store.assert_keeps_keys()
+        await self._store.require_noeviction()
         await self._store.claim(self._partition)
         cursor = await self._store.cursor(self._partition)
         results = await self._log.bounds(self._topics.results.name, self._partition)
@@ -132,7 +132,7 @@ class Synchroniser:
                     )
                 if cursor.results_position < results.beginning:
                     self._refuse_replay(results)
-                await replay.take(record, decision)
+                await replay.add_decision(record, decision)
         await replay.flush()
         if replay.position > cursor.offset:
             logger.warning(

@@ -74,7 +74,7 @@ class Sale:
             await self._await_last_decision()
             await self._poll_all()
 
-    async def look_back(self) -> None:
+    async def read_results(self) -> None:
         """Reads what operators and consumers see: the product's stats and its orders."""
         await self._read_stats()
         await self._count_orders()

@@ -41,7 +41,7 @@ async def _run(sale: Sale, console: Console) -> Observations:
             soft_wrap=True,
         )
         await _show(sale, asyncio.create_task(sale.sell()), console)
-        await sale.look_back()
+        await sale.read_results()
     return sale.findings
 
 

@@ -33,7 +33,7 @@ class Breaker:
     opened_at_ms: int = 0
 
 
-def look(breaker: Breaker, rule: BreakerRule, now_ms: int) -> Breaker:
+def half_opened(breaker: Breaker, rule: BreakerRule, now_ms: int) -> Breaker:
     """Half-opens a breaker that has been open for the recovery timeout. No effect on any other."""
     if breaker.state is BreakerState.OPEN and wait_ms(breaker, rule, now_ms) == 0:
         return replace(breaker, state=BreakerState.HALF_OPEN)

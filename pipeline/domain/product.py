@@ -138,7 +138,7 @@ def decide_purchases(
     if product is None:
         return PurchaseOutcome([Code.NEVER_OPENED.value] * len(purchases.users), {}, None, None)
     opening = product.opening
-    off_sale = shut_code(product.state, opening.start_ms, opening.end_ms, time_ms)
+    off_sale = off_sale_code(product.state, opening.start_ms, opening.end_ms, time_ms)
     rule = opening.rate_limit
     allowed, passed = len(purchases.users), 0
     if rule is not None and off_sale is None:
@@ -153,7 +153,7 @@ def decide_purchases(
             win.key,
             stock=product.stock,
             per_user_limit=opening.per_user_limit,
-            shut=off_sale,
+            off_sale=off_sale,
             limited=passed >= allowed,
         )
         if first is not None:
@@ -176,7 +176,7 @@ def decide_purchases(
     return PurchaseOutcome(codes, held, product.stock, product.sold, retry_after_ms, limited)
 
 
-def shut_code(state: SaleState, start_ms: int, end_ms: int, time_ms: int) -> Code | None:
+def off_sale_code(state: SaleState, start_ms: int, end_ms: int, time_ms: int) -> Code | None:
     """The code of every purchase while the product is not on sale; None while it is."""
     if state is SaleState.CLOSED:
         return Code.ENDED
@@ -194,7 +194,7 @@ def decide_one(
     *,
     stock: int,
     per_user_limit: int,
-    shut: Code | None,
+    off_sale: Code | None,
     limited: bool,
 ) -> tuple[Code, Win | None]:
     """The code for a user with these wins, and the win among them that it refers to. `key` is "" if there is none."""
@@ -202,8 +202,8 @@ def decide_one(
         return Code.INVALID_QUANTITY, None
     if key and (first := next((win for win in wins if win.key == key), None)):
         return Code.SUCCESS, first
-    if shut is not None:
-        return shut, None
+    if off_sale is not None:
+        return off_sale, None
     if limited:
         return Code.BUSY, None
     units = sum(win.quantity for win in wins)

@@ -14,7 +14,7 @@ from typing import Any
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError, ProducerFenced
 
-from pipeline.followers.ports import Derived, Fenced, StoodStill, WriteFailed
+from pipeline.followers.ports import Derived, Fenced, Suspended, WriteFailed
 from pipeline.followers.progress import Progress, committed, read_progress
 from pipeline.kafka.producer import BATCH_BYTES_MAX, RECORD_BYTES_MAX, end_producer
 from pipeline.kafka.record_format import record_headers
@@ -27,7 +27,7 @@ TRANSACTION_TIMEOUT_MS = 10_000
 """The longest time for which the open transaction of a killed process blocks `read_committed` consumers."""
 WRITE_TIMEOUT_MS = 9_000
 """Below `TRANSACTION_TIMEOUT_MS`: a write given up here is retried, but a broker's abort ends this process."""
-STILL_MS_MAX = 1_000
+SUSPENDED_AFTER_MS = 1_000
 CLOSE_WITHIN_MS = 500
 
 logger = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ class ExactlyOnce:
         return await read_progress(self._settings.kafka(), self._group, *self._source)
 
     async def write(self, derived: Sequence[Derived], progress: Progress) -> None:
-        """One transaction. Raises Fenced, StoodStill or WriteFailed."""
+        """One transaction. Raises Fenced, Suspended or WriteFailed."""
         if self._producer is None:
             raise WriteFailed("the transactional producer is not open")
         began_s = time.monotonic()
@@ -88,9 +88,9 @@ class ExactlyOnce:
             raise WriteFailed(f"{self._transactional_id}: {error!r}; giving up the transaction") from error
         except TimeoutError:
             took_ms = round(1_000 * (time.monotonic() - began_s))
-            if took_ms > WRITE_TIMEOUT_MS + STILL_MS_MAX:
+            if took_ms > WRITE_TIMEOUT_MS + SUSPENDED_AFTER_MS:
                 # Reopening at once could fence the successor.
-                raise StoodStill(
+                raise Suspended(
                     f"{self._transactional_id}: this process was suspended for {took_ms} ms in a transaction; "
                     "another process may be writing the orders of this partition"
                 ) from None

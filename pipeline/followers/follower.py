@@ -14,7 +14,7 @@ from pipeline.domain.receipts import Receipt
 from pipeline.errors import Fatal, KafkaUnavailable
 from pipeline.followers.derived import derive
 from pipeline.followers.last_order import last_order, without_written
-from pipeline.followers.ports import Derived, Fenced, StoodStill, WriteFailed, Writer
+from pipeline.followers.ports import Derived, Fenced, Suspended, WriteFailed, Writer
 from pipeline.followers.progress import BEGINNING, Progress, group_of
 from pipeline.kafka.log_reader import ReadableLog
 from pipeline.kafka.records import LogRecord, runs
@@ -79,8 +79,8 @@ class Follower:
         self._has_enough = asyncio.Event()
         self._is_ending = False
         self._writing = asyncio.Lock()
-        """Held during `open` and `write`, and from `hold` to `resume`."""
-        self._is_held = False
+        """Held during `open` and `write`, and from `pause` to `resume`."""
+        self._is_paused = False
         self._confirmed_until_s = 0.0
         self._read = self._written = BEGINNING
         """Up to where decisions are processed, and up to where their derived records are written."""
@@ -108,12 +108,12 @@ class Follower:
         self._is_ending = True
         self._was_offered.set()
         self._has_enough.set()
-        if not self._is_held:
+        if not self._is_paused:
             await asyncio.wait({self._task}, timeout=STOP_WITHIN_S)
         await cancel_and_wait(self._task)
         await self._writer.close()
 
-    async def hold(self) -> bool:
+    async def pause(self) -> bool:
         """Finish the current write, then write nothing until `resume`.
 
         Returns False if that takes longer than `STOP_WITHIN_S`; the caller must then `stop`.
@@ -123,13 +123,13 @@ class Follower:
                 await self._writing.acquire()
         except TimeoutError:
             return False
-        self._is_held = True
+        self._is_paused = True
         return True
 
     def resume(self) -> None:
         """Continue: the partition stays here."""
-        if self._is_held:
-            self._is_held = False
+        if self._is_paused:
+            self._is_paused = False
             self._confirmed_until_s = time.monotonic() + CONFIRMED_S
             # An immediate write reveals within `CONFIRMED_S` whether another process had the partition in between.
             self._written_at_s = float("-inf")
@@ -151,7 +151,7 @@ class Follower:
             self._has_enough.set()
 
     @property
-    def is_in_trouble(self) -> bool:
+    def is_failing(self) -> bool:
         """Whether reads or writes fail and are being retried."""
         return bool(self._trouble)
 
@@ -176,7 +176,7 @@ class Follower:
                     raise
                 self._confirmed_until_s = 0.0
                 logger.warning("orders of partition %d: fenced; reopening", self._partition)
-            except StoodStill as fault:
+            except Suspended as fault:
                 self._trouble = str(fault)
                 logger.warning("%s; waiting for the consumer group", fault)
                 await self._writer.close()

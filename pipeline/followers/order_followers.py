@@ -45,13 +45,13 @@ class OrderFollowers:
             follower = self._followers[partition] = self._follower(partition)
             follower.start(die_with)
 
-    async def hold(self) -> None:
+    async def pause(self) -> None:
         """Write nothing from the start of a rebalance until it is known which partitions stay.
 
         The next owner of a revoked partition fences this process. A follower whose write takes too long is stopped.
         """
         followers = list(self._followers.items())
-        held = await asyncio.gather(*(follower.hold() for _, follower in followers))
+        held = await asyncio.gather(*(follower.pause() for _, follower in followers))
         await self.revoke(
             {partition for (partition, _), is_held in zip(followers, held, strict=True) if not is_held}
         )
@@ -72,7 +72,7 @@ class OrderFollowers:
     def work(self) -> dict[int, Work]:
         """By partition, for the watchdog."""
         return {
-            partition: Work(each.position, each.position, each.is_in_trouble)
+            partition: Work(each.position, each.position, each.is_failing)
             for partition, each in self._followers.items()
         }
 

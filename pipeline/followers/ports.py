@@ -21,7 +21,7 @@ class Fenced(Fatal):
     """Another process has taken over writing this partition, so this process must end."""
 
 
-class StoodStill(SeckillError):
+class Suspended(SeckillError):
     """This process was suspended during a write, so another process may have taken over by now."""
 
 
@@ -37,7 +37,7 @@ class Writer(Protocol):
         """
 
     async def write(self, derived: Sequence[Derived], progress: Progress) -> None:
-        """Write these records and this progress. Raises Fenced, StoodStill or WriteFailed.
+        """Write these records and this progress. Raises Fenced, Suspended or WriteFailed.
 
         After any of these, the writer must be reopened.
         """

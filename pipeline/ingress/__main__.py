@@ -13,7 +13,7 @@ from pipeline.kafka.record_format import NewerFormat
 from pipeline.kafka.topics import BadTopics, Topics, load_topics
 from pipeline.process.configuration import BadSettings, load_settings
 from pipeline.process.event_loop import use_uvloop
-from pipeline.process.garbage_collector import freeze_what_stays
+from pipeline.process.garbage_collector import freeze_startup_objects
 from pipeline.process.logs import configure_logging
 from pipeline.process.tasks import cancel_and_wait
 from pipeline.settings import Settings
@@ -32,7 +32,7 @@ def main() -> int:
         use_uvloop()
         return asyncio.run(_serve(settings, topics))
     except (BadSettings, BadTopics, StartFailed) as error:
-        logger.error("the ingress does not start: %s", error)
+        logger.error("the ingress cannot start: %s", error)
         return 2
 
 
@@ -55,7 +55,7 @@ async def _serve(settings: Settings, topics: Topics) -> int:
         await cancel_and_wait(starting)
         return await _end(ingress, 0)
     followed = starting.result()
-    freeze_what_stays()
+    freeze_startup_objects()
     logger.info(
         "%s: purchases on %s:%d, administration on %s:%d",
         *(settings.worker_name, settings.public_host, settings.public_port),

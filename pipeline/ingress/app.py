@@ -47,12 +47,12 @@ from pipeline.process.tasks import cancel_and_wait
 from pipeline.settings import HEALTH_HOST, Settings
 from pipeline.stock.store import StockStore
 
-RUNS_PART = 8
+RUNS_DIVISOR = 8
 """The runs read for old receipts may take up to `results_cache_bytes_max` divided by this, in addition to it."""
 HEALTH_CONNECTIONS_MAX = 64
-SIGNS_CONNECTIONS_MAX = 4
+HEALTH_REDIS_CONNECTIONS_MAX = 4
 """Redis connections for health pings and the samples of the pace keeper."""
-STOP_PATIENCE = 0.4
+STOP_DRAIN_FRACTION = 0.4
 """The fraction of the stop deadline in which purchases may still be decided; then all waiting requests are answered."""
 
 logger = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ class Ingress:
         # Three connection pools: requests for statistics delay neither purchases nor health checks.
         self._store = StockStore.of(settings, settings.redis_connections_max)
         self._snapshots = StockStore.of(settings, SNAPSHOTS_MAX)
-        self._health_store = StockStore.of(settings, SIGNS_CONNECTIONS_MAX)
+        self._health_store = StockStore.of(settings, HEALTH_REDIS_CONNECTIONS_MAX)
         self._producer = LogProducer(settings, settings.worker_name, idempotent=settings.kafka_idempotence)
         self._ends = LogEnds(bootstrap, requests, partitions)
         self._keeper = PaceKeeper(self._health_store, self._ends, partitions)
@@ -111,7 +111,7 @@ class Ingress:
         )
         self._lookup = DecisionLookup(
             *(self._decision_log, settings.lookups_max),
-            min(RUNS_BYTES_MAX, settings.results_cache_bytes_max // RUNS_PART),
+            min(RUNS_BYTES_MAX, settings.results_cache_bytes_max // RUNS_DIVISOR),
         )
         self._decisions = DecisionFinder(
             self._waiters, self._feed, self._lookup, self._commits, self._ends, self._keeper
@@ -169,7 +169,7 @@ class Ingress:
         deadline_s = self._settings.stop_deadline_ms / 1_000
         self._health.is_stopping = True
         self._decisions.stop()
-        release = asyncio.get_running_loop().call_later(STOP_PATIENCE * deadline_s, self._release_all)
+        release = asyncio.get_running_loop().call_later(STOP_DRAIN_FRACTION * deadline_s, self._release_all)
         # Not a timeout around the parts: one of them might swallow the cancellation and never end.
         stopping = asyncio.create_task(self._stop_parts())
         await asyncio.wait({stopping}, timeout=deadline_s)
@@ -197,8 +197,8 @@ class Ingress:
             await store.close()
 
     def _release_all(self) -> None:
-        self._waiters.let_all_go()
-        self._commits.let_all_go()
+        self._waiters.release_all()
+        self._commits.fail_all()
 
     def _public_app(self) -> tuple[web.Application, Callable[[Handler], Handler]]:
         """The application, and the function that puts the purchase shortcut in front of its handler."""
@@ -277,7 +277,7 @@ class Ingress:
             app,
             # A client that disconnects frees its slot at once.
             handler_cancellation=True,
-            shutdown_timeout=settings.stop_deadline_ms / 1_000 * (1 - STOP_PATIENCE) * 0.9,
+            shutdown_timeout=settings.stop_deadline_ms / 1_000 * (1 - STOP_DRAIN_FRACTION) * 0.9,
         )
         self._runners.append(runner)
         await runner.setup()
@@ -309,7 +309,7 @@ class Ingress:
         """Raises TooFewDescriptors."""
         settings = self._settings
         clients = settings.connections_max + settings.admin_connections_max + HEALTH_CONNECTIONS_MAX
-        redis = settings.redis_connections_max + SNAPSHOTS_MAX + SIGNS_CONNECTIONS_MAX
+        redis = settings.redis_connections_max + SNAPSHOTS_MAX + HEALTH_REDIS_CONNECTIONS_MAX
         raise_descriptor_limit(
             clients + 3 * REFUSALS_MAX + redis,
             "SECKILL_CONNECTIONS_MAX, SECKILL_ADMIN_CONNECTIONS_MAX, SECKILL_REDIS_CONNECTIONS_MAX",

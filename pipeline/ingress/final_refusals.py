@@ -180,21 +180,21 @@ class FinalRefusals:
         if final is None:
             _leave_to_the_log(queue.reading)
             return
-        refusal, (_, _, standing, wins_by_buyer) = final
-        remaining, answered = None if standing is None else standing.stock, 0
+        refusal, (_, _, terms, wins_by_buyer) = final
+        remaining, answered = None if terms is None else terms.stock, 0
         # Nearly all buyers want one unit and have none, so they get the same answer.
-        plain = Answer(final_answer(standing, refusal, (), 1, "")[0], remaining, None)
+        plain = Answer(final_answer(terms, refusal, (), 1, "")[0], remaining, None)
         for (future, purchase), wins in zip(queue.reading, wins_by_buyer or repeat(()), strict=False):
             if future.done():
                 continue
             answer = plain
             if wins or purchase.quantity != 1:
-                code, first = final_answer(standing, refusal, wins, purchase.quantity, purchase.key or "")
+                code, first = final_answer(terms, refusal, wins, purchase.quantity, purchase.key or "")
                 answer = Answer(code, remaining, None if first is None else str(first.receipt))
             future.set_result(answer)
             self.by_code[answer.code] += 1
             answered += 1
-        if standing is not None:
+        if terms is not None:
             self._count(queue.product_id, answered)
 
     def _count(self, product_id: str, answered: int) -> None:
@@ -213,14 +213,14 @@ class FinalRefusals:
             # Before the read: a decision that arrives during the read does not make the snapshot old.
             known = max(0, self._reached[partition], self._waiters.last[partition])
             snapshot = await self._snapshot(queue)
-            if snapshot.standing is not None:
+            if snapshot.terms is not None:
                 # Even if Redis is behind: what it has was true once, and a product stays opened.
                 self._on_sale.note_opened(queue.product_id)
             if snapshot.offset < known or not self._feed.is_following(partition):
                 return None
             self._reached[partition] = max(snapshot.offset, self._reached[partition])
-            time_ms, standing = snapshot.time_ms, snapshot.standing
-            refusal = final_code(standing, time_ms, self._latest_ms(partition, snapshot), self._margin_ms)
+            time_ms, terms = snapshot.time_ms, snapshot.terms
+            refusal = final_code(terms, time_ms, self._latest_ms(partition, snapshot), self._margin_ms)
             if refusal is None:
                 await self._learn(queue, snapshot)
                 return None
@@ -265,10 +265,10 @@ class FinalRefusals:
 
     async def _learn(self, queue: _Queue, snapshot: ProductSnapshot) -> None:
         """Note what makes the next snapshot of this product unnecessary or conclusive."""
-        standing = snapshot.standing
-        if standing is None or snapshot.time_ms >= standing.end_ms:
+        terms = snapshot.terms
+        if terms is None or snapshot.time_ms >= terms.end_ms:
             return
-        if standing.state is SaleState.ACTIVE and snapshot.time_ms < standing.start_ms:
+        if terms.state is SaleState.ACTIVE and snapshot.time_ms < terms.start_ms:
             await self._mark(queue.partition, snapshot)
         else:
             self._on_sale.add(queue.product_id)

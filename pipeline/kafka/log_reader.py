@@ -73,7 +73,7 @@ class LogReader:
         """The current bounds of the partition, as `read` sees them. Raises KafkaUnavailable."""
         return (await self.bounds_of(topic, [partition]))[partition]
 
-    async def end_with_open(self, topic: str, partition: int) -> int:
+    async def end_uncommitted(self, topic: str, partition: int) -> int:
         """The current end of the partition, including the records of open transactions. Raises KafkaUnavailable."""
         async with _consumer(self._bootstrap, isolation_level="read_uncommitted") as consumer:
             return (await self._bounds(consumer, topic, [partition]))[partition].end

@@ -9,7 +9,7 @@ from pipeline.kafka.topic_admin import require_topics
 from pipeline.kafka.topics import Topics
 from pipeline.settings import Settings
 
-LOOK_TIMEOUT_MS = 5_000
+CHECK_TIMEOUT_MS = 5_000
 """Timeout of one check, and so about the interval between log lines while waiting for Kafka."""
 
 logger = logging.getLogger(__name__)
@@ -22,7 +22,7 @@ async def wait_for_kafka(settings: Settings, topics: Topics) -> str | None:
     """
     while True:
         try:
-            await require_topics(settings.kafka(), topics, LOOK_TIMEOUT_MS)
+            await require_topics(settings.kafka(), topics, CHECK_TIMEOUT_MS)
             return await log_identity(settings.kafka(), topics)
         except KafkaUnavailable as error:
             logger.warning("waiting for Kafka: %s", error)

@@ -28,11 +28,11 @@ class Broker:
         return settings
 
 
-def choose(settings: Settings) -> BrokerKind:
+def resolve_kind(settings: Settings) -> BrokerKind:
     """Resolves AUTO to APACHE or MEMORY. Raises NoKafka if the setting is APACHE and it cannot run."""
     if settings.broker is BrokerKind.MEMORY:
         return BrokerKind.MEMORY
-    obstacle = kafka.why_no_java() or kafka.why_not_installable(libraries(settings))
+    obstacle = kafka.java_problem() or kafka.install_problem(libraries(settings))
     if obstacle is None:
         return BrokerKind.APACHE
     if settings.broker is BrokerKind.APACHE:
@@ -42,7 +42,7 @@ def choose(settings: Settings) -> BrokerKind:
     return BrokerKind.MEMORY
 
 
-def start_of(kind: BrokerKind, settings: Settings, say: Callable[[str], None]) -> Broker:
+def prepare_broker(kind: BrokerKind, settings: Settings, say: Callable[[str], None]) -> Broker:
     """A broker of this kind on `kafka_port`, installed and formatted but not started yet.
 
     Raises kafka.NoKafka or memory_broker.NoMemoryBroker.

@@ -136,7 +136,7 @@ def is_installed(libraries: Path) -> bool:
     return (libraries / f"kafka_2.13-{KAFKA_VERSION}.jar").exists()
 
 
-def why_no_java() -> str | None:
+def java_problem() -> str | None:
     """Why no Java on this machine can run this Kafka; None if one can."""
     if shutil.which("java") is None:
         return "`java` is not on the PATH"
@@ -149,7 +149,7 @@ def why_no_java() -> str | None:
     return None
 
 
-def why_not_installable(libraries: Path) -> str | None:
+def install_problem(libraries: Path) -> str | None:
     """Why the jars are missing and cannot be downloaded; None if they are installed, or can be."""
     if is_installed(libraries) or shutil.which("mvn") is not None:
         return None

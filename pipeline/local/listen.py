@@ -18,11 +18,11 @@ def free_port() -> int:
     """A port of 127.0.0.1 that was free a moment ago."""
     while True:
         port = random.choice(FREE_PORTS)
-        if why_not("127.0.0.1", port) is None:
+        if bind_error("127.0.0.1", port) is None:
             return port
 
 
-def why_not(host: str, port: int) -> str | None:
+def bind_error(host: str, port: int) -> str | None:
     """Why our processes cannot listen on this address; None if they can."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -36,14 +36,14 @@ def why_not(host: str, port: int) -> str | None:
     return None
 
 
-def near(host: str) -> str:
+def local_host(host: str) -> str:
     """The address at which this machine reaches a listener bound to `host`."""
     return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 -- not bound here
 
 
 def url(host: str, port: int) -> str:
     """The URL at which this machine reaches an HTTP listener bound to this address."""
-    host = near(host)
+    host = local_host(host)
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 

@@ -6,7 +6,7 @@ Every setting that was set, in code or by this process's environment, goes into 
 import sys
 from collections.abc import Mapping
 
-from pipeline.local.listen import answers_ok, near, url
+from pipeline.local.listen import answers_ok, local_host, url
 from pipeline.local.process import Part
 from pipeline.settings import HEALTH_HOST, Settings
 
@@ -25,7 +25,7 @@ def ingress_part(settings: Settings) -> Part:
         name=settings.worker_name,
         address=url(settings.public_host, settings.public_port),
         command=INGRESS_COMMAND,
-        is_ready=lambda: answers_ok(near(host), port, "/health/ready"),
+        is_ready=lambda: answers_ok(local_host(host), port, "/health/ready"),
         environment=environment(_explicit(settings)),
     )
 
@@ -50,7 +50,7 @@ def _agents_part(command: tuple[str, ...], settings: Settings) -> Part:
         name=settings.worker_name,
         address=url(settings.tables_host, settings.tables_port),
         command=command,
-        is_ready=lambda: answers_ok(near(settings.tables_host), settings.tables_port, "/ready"),
+        is_ready=lambda: answers_ok(local_host(settings.tables_host), settings.tables_port, "/ready"),
         environment=environment(_explicit(settings)),
     )
 

@@ -62,7 +62,7 @@ async def check_redis(url: str) -> None:
     except ValueError as error:
         raise NoRedis(f"SECKILL_REDIS_URL: {error}") from None
     try:
-        await store.assert_keeps_keys()
+        await store.require_noeviction()
     except (MayEvict, RedisFault) as error:
         raise NoRedis(f"SECKILL_REDIS_URL: {error}") from None
     except RedisUnavailable as error:

@@ -61,7 +61,7 @@ class Supervisor:
     def wait_ready(self) -> None:
         """Waits until every started part is ready. Raises PartFailed for one that does not become ready."""
         while not all(member.state is PartStatus.READY for member in self._members()):
-            self.look()
+            self.check()
             time.sleep(CHECK_INTERVAL_S)
 
     def watch(self) -> None:
@@ -69,10 +69,10 @@ class Supervisor:
         self._ready = True
         self._write()
         while True:
-            self.look()
+            self.check()
             time.sleep(CHECK_INTERVAL_S)
 
-    def look(self) -> None:
+    def check(self) -> None:
         """Checks each part once: restarts it, marks it ready, rotates its log. Raises PartFailed."""
         for member in self._members():
             self._check(member)

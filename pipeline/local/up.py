@@ -16,7 +16,7 @@ from pipeline.kafka.topics import load_topics
 from pipeline.local import broker, kafka, redis
 from pipeline.local.broker import Broker
 from pipeline.local.kafka import NoKafka
-from pipeline.local.listen import url, why_not
+from pipeline.local.listen import bind_error, url
 from pipeline.local.lock import hold
 from pipeline.local.process import Part
 from pipeline.local.recipe import follower_part, ingress_part, worker_part
@@ -108,7 +108,7 @@ def _begin_servers(settings: Settings, supervisor: Supervisor, say: Say) -> Sett
 
 def _broker(settings: Settings, say: Say) -> Broker:
     if settings.kafka_bootstrap is None:
-        return broker.start_of(broker.choose(settings), settings, say)
+        return broker.prepare_broker(broker.resolve_kind(settings), settings, say)
     if not kafka.serves(settings.kafka_bootstrap):
         raise NoKafka(f"SECKILL_KAFKA_BOOTSTRAP: no broker answers at {settings.kafka_bootstrap}")
     return Broker(settings.kafka_bootstrap, None, "given", is_durable=settings.kafka_idempotence)
@@ -183,7 +183,7 @@ def _taken(settings: Settings, ingresses: int, workers: int) -> Iterator[str]:
         elif each.port > PORT_MAX:
             reason = f"is above {PORT_MAX}"
         else:
-            reason = why_not(each.host, each.port)
+            reason = bind_error(each.host, each.port)
         if reason:
             yield f"{each.setting}: {each.host}:{each.port} (for {each.user}) {reason}"
 

@@ -48,7 +48,7 @@ class OrderBatch(NamedTuple):
 
     orders: list[Order]
     repeats: int
-    strangers: list[str]
+    foreign_records: list[str]
 
 
 class OrdersFeed(AbstractAsyncContextManager["OrdersFeed"]):
@@ -101,7 +101,7 @@ class OrdersFeed(AbstractAsyncContextManager["OrdersFeed"]):
         """Everything that arrives; never ends."""
         while True:
             batch = await self._next()
-            if batch.orders or batch.strangers or batch.repeats:
+            if batch.orders or batch.foreign_records or batch.repeats:
                 yield batch
 
     async def to_end(self) -> AsyncIterator[OrderBatch]:
@@ -124,7 +124,7 @@ class OrdersFeed(AbstractAsyncContextManager["OrdersFeed"]):
                     is_repeat = self._repeats.is_repeat(order)
                 except BadOrder as error:
                     where = f"{tp.topic}/{tp.partition} at {record.offset}"
-                    batch.strangers.append(f"{where}: not an order: {error}")
+                    batch.foreign_records.append(f"{where}: not an order: {error}")
                     continue
                 if is_repeat:
                     repeats += 1
@@ -153,7 +153,7 @@ async def _print(feed: OrdersFeed, *, follow: bool, as_json: bool) -> None:
             for order in batch.orders:
                 sys.stdout.write((_json_line(order) if as_json else order.line()) + "\n")
             sys.stdout.flush()
-            for stranger in batch.strangers:
+            for stranger in batch.foreign_records:
                 sys.stderr.write(stranger + "\n")
 
 

@@ -8,7 +8,7 @@ from pipeline.errors import Fatal
 
 logger = logging.getLogger(__name__)
 
-EXIT_BROKEN_PROMISE = 70
+EXIT_FATAL = 70
 
 
 def die(reason: str) -> None:
@@ -21,7 +21,7 @@ def die(reason: str) -> None:
         for handler in logging.getLogger().handlers:
             handler.flush()
     finally:
-        os._exit(EXIT_BROKEN_PROMISE)
+        os._exit(EXIT_FATAL)
 
 
 def die_with(task: "asyncio.Task[None]") -> None:

@@ -10,7 +10,7 @@ THRESHOLDS = (50_000, 20, 100)
 """Net container allocations before the youngest generation is collected, and how many times before each older one."""
 
 
-def freeze_what_stays() -> None:
+def freeze_startup_objects() -> None:
     """Exclude all existing objects from later collections. Call this once, at the end of startup."""
     gc.collect()
     gc.freeze()

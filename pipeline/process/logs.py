@@ -40,7 +40,7 @@ class CountingHandler(logging.StreamHandler[TextIO]):
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.levelno >= logging.CRITICAL:
-            self.tell_counts()
+            self.print_counts()
             super().emit(record)
             return
         # Some libraries log everything from one source line, so the message is part of the key.
@@ -56,7 +56,7 @@ class CountingHandler(logging.StreamHandler[TextIO]):
         if self._timer is None:
             self._start_timer()
 
-    def tell_counts(self) -> None:
+    def print_counts(self) -> None:
         """Print all counts."""
         self.acquire()
         try:
@@ -65,20 +65,20 @@ class CountingHandler(logging.StreamHandler[TextIO]):
         finally:
             self.release()
 
-    def look(self) -> None:
+    def rotate_counts(self) -> None:
         """Print all counts, and forget the lines that did not repeat."""
         self.acquire()
         try:
             self._repeats = {source: each for source, each in self._repeats.items() if each.count}
             self._timer = None
-            self.tell_counts()
+            self.print_counts()
             if self._repeats:
                 self._start_timer()
         finally:
             self.release()
 
     def close(self) -> None:
-        self.tell_counts()
+        self.print_counts()
         super().close()
 
     def _print_count(self, repeats: _Repeats) -> None:
@@ -97,7 +97,7 @@ class CountingHandler(logging.StreamHandler[TextIO]):
         super().emit(counted)
 
     def _start_timer(self) -> None:
-        timer = threading.Timer(COUNTED_S, self.look)
+        timer = threading.Timer(COUNTED_S, self.rotate_counts)
         timer.daemon = True
         timer.start()
         self._timer = timer

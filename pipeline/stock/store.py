@@ -9,7 +9,7 @@ from typing import Any, Self, cast
 
 from redis.asyncio import Redis
 
-from pipeline.domain.finality import Standing
+from pipeline.domain.finality import SaleTerms
 from pipeline.domain.product import SaleState, Win
 from pipeline.errors import Fatal, SeckillError
 from pipeline.settings import Settings
@@ -83,7 +83,7 @@ class StockStore:
     async def ping(self) -> None:
         await reply_of(self._redis.ping())
 
-    async def assert_keeps_keys(self) -> None:
+    async def require_noeviction(self) -> None:
         """Raises MayEvict unless `maxmemory-policy` is `noeviction`."""
         # INFO, because managed Redis often forbids CONFIG.
         policy = (await reply_of(self._redis.info("memory"))).get("maxmemory_policy")
@@ -261,9 +261,9 @@ class StockStore:
         if not opened:
             return ProductSnapshot(int(offset or -1), int(time_ms or 0), None, [])
         (stock, state, start_ms, end_ms, limit), bought = opened
-        standing = Standing(SaleState(state.decode()), int(stock), int(start_ms), int(end_ms), int(limit))
+        terms = SaleTerms(SaleState(state.decode()), int(stock), int(start_ms), int(end_ms), int(limit))
         wins = [decode_wins(partition, value) if value else [] for value in bought]
-        return ProductSnapshot(int(offset), int(time_ms), standing, wins)
+        return ProductSnapshot(int(offset), int(time_ms), terms, wins)
 
     def _key_names(self, partition: int, product_ids: Iterable[str]) -> list[str]:
         names = [self._keys.cursor(partition), self._keys.products(partition)]

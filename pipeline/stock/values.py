@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from pipeline.domain import limiters
-from pipeline.domain.finality import Standing
+from pipeline.domain.finality import SaleTerms
 from pipeline.domain.product import Win
 from pipeline.domain.receipts import Receipt
 
@@ -46,12 +46,12 @@ class ProductSnapshot(NamedTuple):
     """One atomic read of a product: the cursor at that moment, and what the commands up to it add up to.
 
     `offset` is -1 and `time_ms` 0 if nothing is decided. `wins` has one list for each requested user, in the order of
-    the request. For a product that was never opened, `standing` is None and `wins` is empty.
+    the request. For a product that was never opened, `terms` is None and `wins` is empty.
     """
 
     offset: int
     time_ms: int
-    standing: Standing | None
+    terms: SaleTerms | None
     wins: list[list[Win]]
 
 

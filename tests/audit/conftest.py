@@ -14,7 +14,7 @@ from pipeline.settings import Settings
 
 @pytest.fixture(autouse=True)
 def _look_again_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(redis_checks, "TRY_AGAIN_MS", 30)
+    monkeypatch.setattr(redis_checks, "RETRY_AFTER_MS", 30)
 
 
 @pytest.fixture

@@ -206,7 +206,7 @@ async def test_every_fault_in_redis_is_told_by_its_check_and_no_other(sold: Sale
         findings = fresh_findings()
         audit_of_redis = RedisAudit(audit_of_logs, reader)
         await audit_of_redis.compare_stock(findings[Check.REDIS])
-        await KeyAudit({PARTITION: audit_of_logs}, sold.topics, reader, findings).look_at_all()
+        await KeyAudit({PARTITION: audit_of_logs}, sold.topics, reader, findings).check_all()
         return findings
 
     whole = {key: (sold.redis.dump(key), max(0, sold.redis.pttl(key))) for key in sold.redis.scan_iter()}

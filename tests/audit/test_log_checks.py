@@ -67,7 +67,7 @@ class MemoryLogs:
             end -= 1
         return Bounds(self.beginning, end)
 
-    async def end_with_open(self, topic: str, partition: int) -> int:
+    async def end_uncommitted(self, topic: str, partition: int) -> int:
         return len(self.topics[topic])
 
     async def read(

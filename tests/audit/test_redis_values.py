@@ -57,8 +57,8 @@ def test_a_report_is_clean_without_violations_and_tells_what_was_skipped() -> No
     report = Report(findings, [Cut(1, 5, 0)], 0.5)
     assert report.clean
     assert report.document()["checks"][3]["skipped"] == ["partition 1: Redis is being made again"]
-    findings[Check.NO_TTL].look("wrong", Location("redis", 1, None))
-    findings[Check.NO_TTL].look("also wrong", Location("redis", 1, 7))
+    findings[Check.NO_TTL].examine("wrong", Location("redis", 1, None))
+    findings[Check.NO_TTL].examine("also wrong", Location("redis", 1, 7))
     assert not report.clean
     assert report.failed == [Check.NO_TTL]
     assert findings[Check.NO_TTL].first == (Location("redis", 1, None), "wrong")

@@ -17,7 +17,7 @@ from pipeline.kafka.topics import Topics, load_topics
 from pipeline.local.process import Process
 from pipeline.settings import Profile
 
-EXIT_BROKEN_PROMISE = 70
+EXIT_FATAL = 70
 BEFORE_S = 1.0
 AFTER_S = 0.8
 ARRIVALS_MAX = 12
@@ -118,7 +118,7 @@ async def _supervise(process: Process) -> None:
     while True:
         await asyncio.sleep(0.1)
         if process.pid is None:
-            assert process.exit_status == EXIT_BROKEN_PROMISE, process.describe_end()
+            assert process.exit_status == EXIT_FATAL, process.describe_end()
             await asyncio.to_thread(process.start)
 
 

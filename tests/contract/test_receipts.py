@@ -11,7 +11,7 @@ from servers import Kafka
 
 from contract.serving import REQUESTS, Decider, Reply, Service, StartIngress
 from pipeline.ingress.decisions import lookup
-from pipeline.ingress.decisions.feed import LostPlace
+from pipeline.ingress.decisions.feed import PositionLost
 from pipeline.kafka.log_reader import LogReader
 from pipeline.kafka.producer import LogProducer
 from pipeline.kafka.topics import partition_of
@@ -163,7 +163,7 @@ async def test_a_feed_whose_place_is_no_longer_in_the_log_ends_the_process(servi
     assert feed._task is not None
     await asyncio.wait({feed._task}, timeout=BACK_S_MAX)
     assert not feed.is_alive
-    with pytest.raises(LostPlace):
+    with pytest.raises(PositionLost):
         feed._task.result()
     health = await service.call("GET", "/health/ready")
     assert health.json()["checks"]["results_feed"] != "ok"

@@ -171,7 +171,7 @@ async def failed_checks(plan: Plan, feed: OrdersFeed) -> list[str]:
     sale = Sale(plan, feed)
     async with sale.opened():
         await sale.sell()
-        await sale.look_back()
+        await sale.read_results()
     return [check.name for check in judge(plan, sale.findings) if not check.holds]
 
 

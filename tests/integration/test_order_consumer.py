@@ -96,7 +96,7 @@ async def test_the_feed_drops_repeats_and_names_what_is_no_order(kafka: Kafka, f
     assert [order.order_id for order in orders] == IDS
     assert [order.value for order in orders] == [*FIRST, *SECOND, *THIRD]
     assert sum(batch.repeats for batch in batches) == 3
-    strangers = [stranger for batch in batches for stranger in batch.strangers]
+    strangers = [stranger for batch in batches for stranger in batch.foreign_records]
     assert len(strangers) == 2
     assert strangers[0].startswith(f"{topic}/0 at 0: not an order")
     assert strangers[1] == f"{topic}/0 at 8: not an order: order_id: missing"

@@ -21,7 +21,7 @@ from servers import Kafka
 from pipeline.followers import Follower, Progress, exactly_once, group_of
 from pipeline.followers.exactly_once import ExactlyOnce
 from pipeline.followers.follower import ProgressLost
-from pipeline.followers.ports import Derived, Fenced, StoodStill, WriteFailed
+from pipeline.followers.ports import Derived, Fenced, Suspended, WriteFailed
 from pipeline.followers.progress import BEGINNING, read_progress
 from pipeline.kafka.log_reader import LogReader
 from pipeline.kafka.producer import LogProducer
@@ -32,7 +32,7 @@ from pipeline.settings import Profile, Settings
 
 pytestmark = pytest.mark.durable
 
-EXIT_BROKEN_PROMISE = 70
+EXIT_FATAL = 70
 AMID_S = 0.5
 
 
@@ -141,7 +141,7 @@ async def test_a_zombie_writes_nothing_twice(decisions: DecisionLog, follower: M
     await decisions.leads_to_its_orders()
     assert successor.pid is not None, successor.log_tail()
     # It may hear that it lost its partitions before it tries to write.
-    assert zombie.exit_status in (None, EXIT_BROKEN_PROMISE), zombie.log_tail()
+    assert zombie.exit_status in (None, EXIT_FATAL), zombie.log_tail()
     if zombie.exit_status is not None:
         assert "the orders of this partition; this process ends" in zombie.log_tail()
 
@@ -257,7 +257,7 @@ async def test_a_broker_that_restarts_with_a_transaction_open(
     assert (await decisions.orders())[0] == []
     first.may_continue.set()
     # Committed, or given up because it was open for too long.
-    with suppress(Fenced, StoodStill, WriteFailed):
+    with suppress(Fenced, Suspended, WriteFailed):
         await writing
     assert await second.open() in (None, Progress(1, 0))
     if await progress(settings, decisions, 0) == BEGINNING:
@@ -284,13 +284,13 @@ async def test_a_process_that_stood_still_does_not_fence_its_successor(
     decisions: DecisionLog, writer: MakeWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(exactly_once, "WRITE_TIMEOUT_MS", 200)
-    monkeypatch.setattr(exactly_once, "STILL_MS_MAX", 200)
+    monkeypatch.setattr(exactly_once, "SUSPENDED_AFTER_MS", 200)
     held = writer(HeldWriter)
     await held.open()
     writing = asyncio.create_task(held.write(derived(decisions, "0-0-0"), Progress(1, 0)))
     await held.is_in_transaction.wait()
     time.sleep(0.6)  # noqa: ASYNC251 -- so does SIGSTOP
-    with pytest.raises(StoodStill, match="this process was suspended for"):
+    with pytest.raises(Suspended, match="this process was suspended for"):
         await writing
 
 

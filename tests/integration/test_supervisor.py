@@ -48,7 +48,7 @@ def test_killed_part_is_named_and_comes_back(stack, said, tmp_path):
     stack.wait_ready()
     before = states(tmp_path)
     os.kill(before["a"].pid, signal.SIGKILL)
-    wait_until(lambda: stack.look() or states(tmp_path)["a"].restarts == 1, "a death seen")
+    wait_until(lambda: stack.check() or states(tmp_path)["a"].restarts == 1, "a death seen")
     stack.wait_ready()
     after = states(tmp_path)
     assert (after["a"].state, after["a"].restarts) == (PartStatus.READY, 1)
@@ -76,11 +76,11 @@ def test_a_log_that_has_grown_is_begun_anew_while_its_part_writes_on(stack, said
     program = "import itertools, time\nfor n in itertools.count():\n  print(n, 'x' * 999, flush=True); time.sleep(1e-3)"
     stack.begin([part("a", program)])
     log, older = tmp_path / "logs" / "a.log", tmp_path / "logs" / "a.log.1"
-    wait_until(lambda: stack.look() or older.exists(), "an older log")
+    wait_until(lambda: stack.check() or older.exists(), "an older log")
     first = older.read_bytes()
     assert first.startswith(b"0 x")
     assert len(first) > 100_000
-    wait_until(lambda: stack.look() or older.read_bytes() != first, "the next one")
+    wait_until(lambda: stack.check() or older.read_bytes() != first, "the next one")
     wait_until(lambda: log.stat().st_size > 0, "a line after it")
     stack.stop()
     # Written on from its beginning, not from where it was before.
@@ -97,7 +97,7 @@ def test_a_log_is_cut_off_without_a_copy_where_the_disk_is_full(stack, tmp_path,
     monkeypatch.setattr(process, "LOG_BYTES_MAX", 1_000)
     stack.begin([part("a", f"print('x' * 2_000, flush=True)\n{SLEEPS}")])
     log = tmp_path / "logs" / "a.log"
-    wait_until(lambda: "No space left" in (stack.look() or capsys.readouterr().err), "what happened")
+    wait_until(lambda: "No space left" in (stack.check() or capsys.readouterr().err), "what happened")
     assert log.stat().st_size == 0
     assert not log.with_name("a.log.1").exists()
 
@@ -256,10 +256,10 @@ def test_a_log_that_grows_too_long_is_begun_anew(stack, tmp_path, monkeypatch):
     stack.wait_ready()
     logs = {each.name: Process(each, tmp_path / "logs").log_path for each in (long, short)}
     kept = logs["long"].with_name("long.log.1")
-    wait_until(lambda: stack.look() or kept.exists(), "a log that was begun anew")
+    wait_until(lambda: stack.check() or kept.exists(), "a log that was begun anew")
     assert kept.read_text() == "x" * 1_000 + "\n"
     # The program writes on into the same file, at its new end.
     os.kill(states(tmp_path)["long"].pid, signal.SIGUSR1)
     wait_until(lambda: logs["long"].read_text() == "more\n", "what it says next")
-    wait_until(lambda: stack.look() or logs["short"].stat().st_size == 901, "a log that is short enough")
+    wait_until(lambda: stack.check() or logs["short"].stat().st_size == 901, "a log that is short enough")
     assert not logs["short"].with_name("short.log.1").exists()

@@ -229,5 +229,5 @@ def test_a_worker_does_not_start_on_topics_that_break_a_guarantee(
     )
     assert ended.returncode != 0
     last = ended.stderr.splitlines()[-1]
-    assert last.startswith(f"the {command[-1]} does not start: {topics.orders.name}: retention.ms is ")
+    assert last.startswith(f"the {command[-1]} cannot start: {topics.orders.name}: retention.ms is ")
     assert "--add-config retention.ms=-1" in last

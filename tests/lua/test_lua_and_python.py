@@ -12,7 +12,7 @@ from redis import Redis
 
 from pipeline.audit.fold import PartitionFold
 from pipeline.decider.intake import prepare
-from pipeline.domain.finality import Standing
+from pipeline.domain.finality import SaleTerms
 from pipeline.kafka.records import LogRecord
 from pipeline.messages.decision_peeks import shows_opened, shows_stock
 from pipeline.messages.decisions import (
@@ -101,10 +101,10 @@ def assert_same_look(stack: Stack, fold: PartitionFold, product_id: str) -> None
     assert (look.offset, look.time_ms) == (fold.offset, fold.time_ms)
     product = fold.products.get(product_id)
     if product is None:
-        assert (look.standing, look.wins) == (None, [])
+        assert (look.terms, look.wins) == (None, [])
         return
     terms = product.opening
-    assert look.standing == Standing(
+    assert look.terms == SaleTerms(
         product.state, product.stock, terms.start_ms, terms.end_ms, terms.per_user_limit
     )
     assert look.wins == [product.buyers.get(user, []) for user in USERS]

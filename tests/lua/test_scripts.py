@@ -7,7 +7,7 @@ from redis import Redis
 
 from pipeline.domain import product as rules
 from pipeline.domain.codes import DECIDED_CODES
-from pipeline.domain.finality import Standing
+from pipeline.domain.finality import SaleTerms
 from pipeline.domain.product import Opening, SaleState
 from pipeline.errors import RedisUnavailable
 from pipeline.messages.commands import OpenCommand, encode_close, encode_open, encode_purchases
@@ -133,7 +133,7 @@ async def test_a_look_is_of_one_moment_and_changes_nothing(store: StockStore, re
     before = everything(redis_url)
     look = await store.snapshot(PARTITION, "1001", users)
     assert (look.offset, look.time_ms) == (1, 1_000)
-    assert look.standing == Standing(SaleState.ACTIVE, 9_999, 0, 10**13, 1)
+    assert look.terms == SaleTerms(SaleState.ACTIVE, 9_999, 0, 10**13, 1)
     assert [index for index, wins in enumerate(look.wins) if wins] == [7]
     assert [str(win.receipt) for win in look.wins[7]] == ["1-1-0"]
     assert await store.snapshot(PARTITION, "p-2", ["a"]) == ProductSnapshot(1, 1_000, None, [])
@@ -201,12 +201,12 @@ async def test_no_key_of_the_fold_has_a_time_to_live(store: StockStore, redis_ur
 
 
 async def test_a_redis_that_may_evict_is_refused(store: StockStore, redis_url: str) -> None:
-    await store.assert_keeps_keys()
+    await store.require_noeviction()
     with Redis.from_url(redis_url) as client:
         client.config_set("maxmemory-policy", "allkeys-lru")
         try:
             with pytest.raises(MayEvict, match="allkeys-lru"):
-                await store.assert_keeps_keys()
+                await store.require_noeviction()
         finally:
             client.config_set("maxmemory-policy", "noeviction")
 

@@ -88,7 +88,7 @@ class World:
         return len(log) - 1
 
     def fails(self, probability: float) -> bool:
-        return self.trouble and self.rng.random() < probability
+        return self.fault and self.rng.random() < probability
 
     async def a_while(self) -> None:
         await asyncio.sleep(self.rng.expovariate(50))

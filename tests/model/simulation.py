@@ -100,7 +100,7 @@ class Worker:
 
     async def rebalance(self) -> None:
         """The partition stays here; or it goes and comes back, and gets another decider."""
-        self._deciders.doubt()
+        self._deciders.begin_rebalance()
         await self._world.a_while()
         if self._world.rng.random() < 0.5:
             await self._deciders.assign(set())
@@ -191,7 +191,7 @@ async def schedule(world: World) -> str | None:
         for worker in workers:
             if fault := worker.fault():
                 return f"a decider ended: {fault!r}"
-    world.trouble = False
+    world.fault = False
     try:
         return await settle(world, workers)
     finally:

@@ -1,7 +1,7 @@
 """The ingress of the tests of final refusals."""
 
 import pytest
-from looks import Ingress, sold_out_partition
+from refusal_world import Ingress, sold_out_partition
 
 
 @pytest.fixture

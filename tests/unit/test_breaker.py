@@ -9,7 +9,7 @@ from pipeline.domain.breaker import (
     BreakerState,
     answered,
     failed,
-    look,
+    half_opened,
     succeeded,
     wait_ms,
 )
@@ -28,7 +28,7 @@ class BreakerMachine(RuleBasedStateMachine):
     def time_passes(self, ms: int) -> None:
         before = self.breaker
         self.now_ms += ms
-        self.breaker = look(before, RULE, self.now_ms)
+        self.breaker = half_opened(before, RULE, self.now_ms)
         if before.state is BreakerState.OPEN:
             recovered = self.now_ms - before.opened_at_ms >= RULE.recovery_timeout_ms
             assert (self.breaker.state is BreakerState.HALF_OPEN) == recovered

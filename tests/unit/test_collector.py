@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pipeline.process.garbage_collector import THRESHOLDS, freeze_what_stays
+from pipeline.process.garbage_collector import THRESHOLDS, freeze_startup_objects
 
 
 class Node:
@@ -24,7 +24,7 @@ def collector() -> Iterator[None]:
 
 def test_what_is_there_is_spared_and_later_cycles_are_freed(collector: None) -> None:
     dead_before = weakref.ref(Node())
-    freeze_what_stays()
+    freeze_startup_objects()
     assert dead_before() is None, "what was dead already is not kept for ever"
     frozen = gc.get_freeze_count()
     assert frozen > 1_000

@@ -14,7 +14,7 @@ from aiohttp.http_parser import HttpRequestParserC, HttpRequestParserPy
 
 from pipeline.ingress.http import connections, heads
 from pipeline.ingress.http.connections import (
-    DESCRIPTORS_BESIDE,
+    OTHER_DESCRIPTORS,
     RECEIVE_BUFFER_BYTES,
     Connection,
     Gate,
@@ -53,7 +53,7 @@ def test_the_soft_limit_is_raised_to_what_is_needed_and_never_lowered(limits: li
     for hard in (20_000, UNLIMITED):
         limits[:] = [(1_024, hard)]
         raise_descriptor_limit(10_000, "SETTINGS")
-        assert limits[-1] == (10_000 + DESCRIPTORS_BESIDE, hard)
+        assert limits[-1] == (10_000 + OTHER_DESCRIPTORS, hard)
     for soft in (15_000, UNLIMITED):
         limits[:] = [(soft, UNLIMITED)]
         raise_descriptor_limit(10_000, "SETTINGS")

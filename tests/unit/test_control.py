@@ -29,7 +29,7 @@ def test_news_is_read_back_as_it_was_written_and_other_records_are_none() -> Non
 def test_the_board_refuses_while_open_and_no_longer() -> None:
     board = BreakerBoard()
     assert board.all_closed
-    board.take(news(BreakerState.OPEN, retry_at_ms=9_000))
+    board.apply(news(BreakerState.OPEN, retry_at_ms=9_000))
     assert not board.all_closed
     assert board.state(2) is BreakerState.OPEN
     assert board.retry_after_ms(2, now_ms=8_000) == 1_000
@@ -37,14 +37,14 @@ def test_the_board_refuses_while_open_and_no_longer() -> None:
     assert board.retry_after_ms(2, now_ms=9_001) == 0, (
         "a decider that died with an open breaker blocks nobody"
     )
-    board.take(news(BreakerState.HALF_OPEN))
+    board.apply(news(BreakerState.HALF_OPEN))
     assert board.retry_after_ms(2, now_ms=8_000) == 0
     assert board.all_closed
 
 
 def test_no_record_keeps_buyers_away_for_longer_than_a_decider_would() -> None:
     board = BreakerBoard()
-    board.take(news(BreakerState.OPEN, retry_at_ms=TIME_MS_MAX), retry_at_ms_max=9_000)
+    board.apply(news(BreakerState.OPEN, retry_at_ms=TIME_MS_MAX), retry_at_ms_max=9_000)
     assert board.retry_after_ms(2, now_ms=8_000) == 1_000
     assert board.retry_after_ms(2, now_ms=9_000) == 0
 

@@ -59,7 +59,7 @@ async def test_an_open_breaker_lets_a_chunk_try_as_soon_as_redis_answers(world: 
         await soon(lambda: decider.breaker.state is BreakerState.OPEN)
         await asyncio.sleep(0.1)
         assert decider.breaker.state is BreakerState.OPEN
-        assert decider.trouble == "partition 0: the circuit breaker is open"
+        assert decider.fault == "partition 0: the circuit breaker is open"
         world.is_away = False
         await soon(lambda: len(world.results) == 3)
         assert decider.breaker.state is BreakerState.CLOSED

@@ -141,7 +141,7 @@ async def test_a_decider_goes_on_through_a_rebalance_in_which_its_partition_stay
 ) -> None:
     await deciders.assign({0})
     await deciders.put(Fetched(world, 0, 6).batch)
-    deciders.doubt()
+    deciders.begin_rebalance()
     let(world, ALWAYS)
     await turns()
     assert len(world.results) == 6
@@ -160,7 +160,7 @@ async def test_a_decider_yields_to_another_while_its_partition_may_be_gone(
     await deciders.assign({0})
     await deciders.put(Fetched(world, 0, 2).batch)
     await turns()
-    deciders.doubt()
+    deciders.begin_rebalance()
     Fetched(world, 2, 6)
     world.cursor_at = 3  # another process has decided
     world.results += [b'{"source_offset":2,', b'{"source_offset":3,']

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.ingress.decisions.record import DecisionRecord, RecentlyAsked
+from pipeline.ingress.decisions.record import DecisionRecord, RecentlyRequested
 from pipeline.ingress.decisions.tail import RECORD_OVERHEAD_BYTES, DecisionTail
 
 VALUE_BYTES = 100
@@ -122,7 +122,7 @@ def test_the_youngest_of_a_partition_stays(records: list[tuple[int, int, int]], 
 
 
 def test_decisions_that_were_asked_for_are_kept_by_bytes_the_last_asked_longest() -> None:
-    asked = RecentlyAsked(300, 100)
+    asked = RecentlyRequested(300, 100)
     first, second, third, fourth = (DecisionRecord(0, offset, value(offset)) for offset in range(4))
     for each in (first, second, third):
         asked.add(each)
@@ -135,7 +135,7 @@ def test_decisions_that_were_asked_for_are_kept_by_bytes_the_last_asked_longest(
 
 
 def test_decisions_that_were_asked_for_are_limited_in_number() -> None:
-    asked = RecentlyAsked(1_000_000, 2)
+    asked = RecentlyRequested(1_000_000, 2)
     for offset in range(4):
         asked.add(DecisionRecord(0, offset, value(offset)))
     assert [asked.get(0, offset) is not None for offset in range(4)] == [False, False, True, True]

@@ -140,7 +140,7 @@ def test_orders(value: bytes | None) -> None:
 @given(inputs(NEWS))
 def test_news_of_breakers(value: bytes | None) -> None:
     try:
-        BreakerBoard().take(value)
+        BreakerBoard().apply(value)
     except BadControlRecord:
         return
 

@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from looks import SOLD_OUT, Ingress, Partition, code, opening, purchase
+from refusal_world import SOLD_OUT, Ingress, Partition, code, opening, purchase
 
 from pipeline.domain.limiters import Algorithm, Rule
 from pipeline.domain.product import SaleState

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from looks import PARTITION, Ingress, Moment, Partition
+from refusal_world import PARTITION, Ingress, Moment, Partition
 
 from pipeline.domain.codes import Code
 from pipeline.domain.finality import FINAL_CODES

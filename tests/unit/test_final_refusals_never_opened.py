@@ -1,7 +1,7 @@
 """The final refusal of products that nobody has opened, and of all that a process does not know yet."""
 
 import pytest
-from looks import SOLD_OUT, Ingress, Partition, code, opening, purchase, sold_out_partition
+from refusal_world import SOLD_OUT, Ingress, Partition, code, opening, purchase, sold_out_partition
 
 from pipeline.errors import KafkaUnavailable
 from pipeline.ingress.final_refusals import PAUSE_MS

@@ -4,8 +4,8 @@ import asyncio
 import logging
 
 import pytest
-from looks import SOLD_OUT, Ingress, code, purchase
 from records import opened
+from refusal_world import SOLD_OUT, Ingress, code, purchase
 
 from pipeline.errors import RedisUnavailable
 from pipeline.ingress import final_refusals

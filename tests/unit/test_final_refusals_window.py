@@ -1,6 +1,6 @@
 """Final refusals before the start and after the end of a sale: the time is the broker's."""
 
-from looks import Ingress, Partition, code, opening, purchase
+from refusal_world import Ingress, Partition, code, opening, purchase
 
 from pipeline.ingress.final_refusals import MARK_MS_MAX
 

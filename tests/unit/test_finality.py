@@ -10,18 +10,18 @@ from hypothesis import strategies as st
 
 from pipeline.audit.fold import PartitionFold
 from pipeline.domain.codes import Code
-from pipeline.domain.finality import FINAL_CODES, Standing, final_answer, final_code
+from pipeline.domain.finality import FINAL_CODES, SaleTerms, final_answer, final_code
 from pipeline.domain.product import WINS_PER_USER_MAX, Product, Purchases, SaleState, Win, decide_purchases
 from pipeline.domain.receipts import Receipt
 from pipeline.messages.commands import OpenCommand, encode_open
 
-SALE = Standing(SaleState.ACTIVE, 0, start_ms=1_000, end_ms=2_000, per_user_limit=5)
+SALE = SaleTerms(SaleState.ACTIVE, 0, start_ms=1_000, end_ms=2_000, per_user_limit=5)
 MARGIN_MS = 100
 PARTITION = 3
 
 
-def code(standing: Standing | None, time_ms: int, latest_ms: int | None = None) -> Code | None:
-    return final_code(standing, time_ms, latest_ms, MARGIN_MS)
+def code(terms: SaleTerms | None, time_ms: int, latest_ms: int | None = None) -> Code | None:
+    return final_code(terms, time_ms, latest_ms, MARGIN_MS)
 
 
 def test_what_was_never_opened_is_refused_at_any_time() -> None:
@@ -90,18 +90,18 @@ def test_a_winner_hears_of_his_order_where_the_decider_would_tell_him(
     assert first == (wins[0] if wins and expected in (Code.SUCCESS, Code.ALREADY_BOUGHT) else None)
 
 
-@pytest.mark.parametrize("shut", [Code.ENDED, Code.NOT_STARTED])
-def test_a_key_is_honoured_while_the_sale_is_shut_and_nothing_else_is(shut: Code) -> None:
+@pytest.mark.parametrize("off_sale", [Code.ENDED, Code.NOT_STARTED])
+def test_a_key_is_honoured_while_the_sale_is_shut_and_nothing_else_is(off_sale: Code) -> None:
     wins = won(5, key="k")
-    assert final_answer(SALE, shut, wins, 1, "k") == (Code.SUCCESS, wins[0])
-    assert final_answer(SALE, shut, wins, 1, "") == (shut, None)
+    assert final_answer(SALE, off_sale, wins, 1, "k") == (Code.SUCCESS, wins[0])
+    assert final_answer(SALE, off_sale, wins, 1, "") == (off_sale, None)
 
 
-def standing(product: Product | None) -> Standing | None:
+def terms_of(product: Product | None) -> SaleTerms | None:
     if product is None:
         return None
-    terms = product.opening
-    return Standing(product.state, product.stock, terms.start_ms, terms.end_ms, terms.per_user_limit)
+    opening = product.opening
+    return SaleTerms(product.state, product.stock, opening.start_ms, opening.end_ms, opening.per_user_limit)
 
 
 def decided(
@@ -151,7 +151,7 @@ def test_a_final_answer_is_what_the_log_would_answer(
     product_id, log = sale
     fold = folded(log)
     product = fold.products.get(product_id)
-    state, latest_ms = standing(product), fold.time_ms + later_ms
+    state, latest_ms = terms_of(product), fold.time_ms + later_ms
     refusal = final_code(state, fold.time_ms, latest_ms, 0)
     next_ms = latest_ms if refusal is Code.NOT_STARTED else fold.time_ms
     if refusal is None:
@@ -178,7 +178,7 @@ def test_nobody_wins_after_a_final_refusal(sale: Sale, after: list[tuple[int, Ke
     product_id, before = sale
     fold = folded(before)
     product = fold.products.get(product_id)
-    refusal = final_code(standing(product), fold.time_ms, fold.time_ms + later_ms, 0)
+    refusal = final_code(terms_of(product), fold.time_ms, fold.time_ms + later_ms, 0)
     assume(refusal not in (None, Code.NOT_STARTED))
     assert product is not None
     sold, at_ms = product.sold, fold.time_ms

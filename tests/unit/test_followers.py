@@ -53,15 +53,15 @@ class FakeTables:
         self.true.set()
         self.kept: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    def are_true(self) -> bool:
+    def are_current(self) -> bool:
         return self.true.is_set()
 
-    async def become_true(self) -> None:
+    async def wait_until_current(self) -> None:
         await self.true.wait()
 
-    def take_in(self, partition: int, records: Sequence[Positioned]) -> list[Any]:
+    def count(self, partition: int, records: Sequence[Positioned]) -> list[Any]:
         assert self.true.is_set()
-        self.tally.take_in(partition, records)
+        self.tally.count(partition, records)
         return [self.kept]
 
 
@@ -188,7 +188,7 @@ async def test_a_changelog_that_stays_unacknowledged_is_given_up_only_while_kafk
     bench: Bench, monkeypatch: pytest.MonkeyPatch, is_away: bool
 ) -> None:
     monkeypatch.setattr(follower, "CHANGELOG_SLOW_AFTER_S", 0.001)
-    monkeypatch.setattr(follower, "CHANGELOG_STUCK_AFTER_LOOKS", 2)
+    monkeypatch.setattr(follower, "CHANGELOG_STUCK_AFTER_CHECKS", 2)
     bench.log.is_away = is_away
     fetched = Fetched(0)
     following = asyncio.create_task(bench.followers.follow(fetched.batch))
@@ -215,7 +215,7 @@ async def test_a_gap_within_a_batch_is_counted(bench: Bench) -> None:
 
 async def test_a_kafka_that_is_back_has_as_long_as_any(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(follower, "CHANGELOG_SLOW_AFTER_S", 0.001)
-    monkeypatch.setattr(follower, "CHANGELOG_STUCK_AFTER_LOOKS", 3)
+    monkeypatch.setattr(follower, "CHANGELOG_STUCK_AFTER_CHECKS", 3)
     bench.log.is_away = True
     following = asyncio.create_task(bench.followers.follow(Fetched(0).batch))
     while bench.log.bounds_asked < 6:

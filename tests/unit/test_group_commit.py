@@ -106,7 +106,7 @@ async def test_a_time_out_tells_who_was_sent_from_who_was_not() -> None:
     gathered = submit(commits, "b")
     told = await asyncio.gather(*sent, *gathered, return_exceptions=True)
     assert [type(each) for each in told] == [NotAcknowledged, NotSent]
-    assert commits.is_away(partition)
+    assert commits.is_overdue(partition)
     with pytest.raises(NotSent):
         await commits.submit(Purchase("5", "c", 1, None))
     same = next(str(each) for each in range(6, 100) if partition_of(str(each), 4) == partition)
@@ -115,7 +115,7 @@ async def test_a_time_out_tells_who_was_sent_from_who_was_not() -> None:
     assert commits.waiting == 0
     # The acknowledgement comes after all, and the partition is back; who was told "not sent" never was.
     await producer.acknowledge()
-    assert not commits.is_away(partition)
+    assert not commits.is_overdue(partition)
     (again,) = submit(commits, "d")
     await turns()
     await producer.acknowledge()
@@ -165,7 +165,7 @@ async def test_no_more_wait_than_may_and_all_can_be_let_go() -> None:
     await turns()
     with pytest.raises(TooManyPurchases):
         await commits.submit(Purchase("6", "c", 1, None))
-    commits.let_all_go()
+    commits.fail_all()
     told = await asyncio.gather(*waiting, return_exceptions=True)
     assert [type(each) for each in told] == [NotAcknowledged, NotSent]
     assert commits.waiting == 0
@@ -283,7 +283,7 @@ async def test_who_gathers_can_go_away_and_be_let_go(clock: Clock) -> None:
     await turns()
     (told,) = submit(commits, "b")
     await turns()
-    commits.let_all_go()
+    commits.fail_all()
     with pytest.raises(NotSent):
         await told
     assert commits.waiting == 0
@@ -320,7 +320,7 @@ async def test_no_more_products_are_remembered_than_may(
     )
     await clock.move(0.1)
     assert producer.users()[sent + 1 :] == [["alone-6"], ["alone-8"]]
-    commits.let_all_go()
+    commits.fail_all()
     await asyncio.gather(*alone, return_exceptions=True)
 
 

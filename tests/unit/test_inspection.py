@@ -57,7 +57,7 @@ class Others:
     def other_with(self, partition: int) -> str | None:
         return next((url for url, partitions in self.told.items() if partition in partitions), None)
 
-    async def ask(self, url: str, path: str) -> OwnerResponse | None:
+    async def fetch(self, url: str, path: str) -> OwnerResponse | None:
         self.asked.append(url + path)
         if (process := self.processes.get(url)) is None:
             return None

@@ -7,13 +7,13 @@ import pytest
 from dying import Died, on_clock
 
 from agents import joining as module
-from agents.joining import LOOK_INTERVAL_S, Joining
+from agents.joining import CHECK_INTERVAL_S, Joining
 from agents.watchdog import LATE_AFTER_S
 from pipeline.errors import KafkaUnavailable
 from pipeline.process.assignment import Assignment
 
 TIMEOUT_MS = 30_000
-LOOKS = int(TIMEOUT_MS / 1_000 / LOOK_INTERVAL_S)
+LOOKS = int(TIMEOUT_MS / 1_000 / CHECK_INTERVAL_S)
 
 
 class Bench:
@@ -30,8 +30,8 @@ class Bench:
 
     async def looks(self, count: int) -> None:
         for _ in range(count):
-            await self.joining.look()
-            self.now_s += LOOK_INTERVAL_S
+            await self.joining.check_once()
+            self.now_s += CHECK_INTERVAL_S
 
 
 @pytest.fixture

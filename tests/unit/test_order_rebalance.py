@@ -8,7 +8,7 @@ from eventually import soon
 from order_world import World, decisions, look_often, order_ids
 
 from pipeline.followers import Progress, follower
-from pipeline.followers.ports import Derived, Fenced, StoodStill
+from pipeline.followers.ports import Derived, Fenced, Suspended
 
 
 @pytest.fixture(autouse=True)
@@ -21,7 +21,7 @@ async def test_a_follower_writes_and_opens_nothing_while_it_is_held_and_goes_on_
     each = world.follower()
     world.start(each)
     await soon(lambda: world.position == 3)
-    assert await each.hold()
+    assert await each.pause()
     world.results = World(decisions(6)).results
     world.faults = [True]
     await asyncio.sleep(0.1)
@@ -39,7 +39,7 @@ async def test_a_follower_that_is_held_ends_at_once(monkeypatch: pytest.MonkeyPa
     each = world.follower()
     world.start(each)
     await soon(lambda: world.position == 3)
-    assert await each.hold()
+    assert await each.pause()
     world.results = World(decisions(6)).results
     async with asyncio.timeout(5):
         await world.stop(each)
@@ -59,7 +59,7 @@ async def test_a_write_that_takes_too_long_is_not_waited_for(monkeypatch: pytest
     each = world.follower()
     world.start(each)
     await is_writing.wait()
-    assert not await each.hold()
+    assert not await each.pause()
     await world.stop(each)
     assert world.orders == []
 
@@ -81,7 +81,7 @@ async def test_a_follower_that_was_fenced_while_nothing_is_decided_opens_again_a
     each = world.follower()
     world.start(each)
     await soon(lambda: world.position == 3)
-    assert await each.hold()
+    assert await each.pause()
     world.is_fenced = True
     each.resume()
     await soon(lambda: world.opened == 2)
@@ -98,7 +98,7 @@ async def test_a_follower_that_is_fenced_opens_again_only_if_its_partition_has_j
     each.start(ended.append)
     await soon(lambda: world.position == 3)
     if confirmed:
-        await each.hold()
+        await each.pause()
         each.resume()
     world.is_fenced = True
     world.results = World(decisions(6)).results
@@ -121,7 +121,7 @@ async def test_a_follower_that_stood_still_opens_again_when_the_group_has_had_ti
 
     async def stand_still(derived: Sequence[Derived], progress: Progress) -> None:
         asleep.set()
-        raise StoodStill("for long")
+        raise Suspended("for long")
 
     monkeypatch.setattr(world, "write", stand_still)
     monkeypatch.setattr(follower, "OWNER_KNOWN_AFTER_S", 0.2)
@@ -130,7 +130,7 @@ async def test_a_follower_that_stood_still_opens_again_when_the_group_has_had_ti
     await asleep.wait()
     monkeypatch.setattr(world, "write", write)
     # The partition is gone: what the group tells meanwhile holds the follower back.
-    assert await each.hold()
+    assert await each.pause()
     await asyncio.sleep(0.4)
     assert world.opened == 1
     each.resume()

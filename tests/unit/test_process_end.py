@@ -7,7 +7,7 @@ import os
 import pytest
 
 from pipeline.decider import LogsDisagree
-from pipeline.process.exit import EXIT_BROKEN_PROMISE, die_with
+from pipeline.process.exit import EXIT_FATAL, die_with
 from pipeline.stock.client import RedisFault
 
 
@@ -18,7 +18,7 @@ class Ended(BaseException):
 @pytest.fixture
 def _ends(monkeypatch: pytest.MonkeyPatch) -> None:
     def end(status: int) -> None:
-        assert status == EXIT_BROKEN_PROMISE
+        assert status == EXIT_FATAL
         raise Ended
 
     monkeypatch.setattr(os, "_exit", end)

@@ -12,7 +12,7 @@ PARTITION = 3
 
 
 def take(tally: Tally, *records: bytes | None, start: int = 0) -> None:
-    tally.take_in(PARTITION, [Positioned(start + at, record) for at, record in enumerate(records)])
+    tally.count(PARTITION, [Positioned(start + at, record) for at, record in enumerate(records)])
 
 
 LOG = (

@@ -39,12 +39,12 @@ def test_a_line_that_repeats_is_printed_once_and_then_counted(handler: CountingH
         away(number)
     logger.warning("something else")
     assert said(handler) == ["WARNING partition 0 is away", "WARNING something else"]
-    handler.look()
+    handler.rotate_counts()
     assert said(handler)[2:] == ["WARNING partition 999 is away (999 more of this line)"]
     # Nothing came since, so it is forgotten, and the next one is printed at once.
-    handler.look()
+    handler.rotate_counts()
     away(5)
-    handler.look()
+    handler.rotate_counts()
     for number in range(2):
         away(number)
     assert said(handler)[3:] == ["WARNING partition 5 is away", "WARNING partition 0 is away"]
@@ -56,7 +56,7 @@ def test_tracebacks_are_counted_too(handler: CountingHandler) -> None:
             raise KeyError("x")
         except KeyError:
             logger.exception("it failed")
-    handler.look()
+    handler.rotate_counts()
     lines = said(handler)
     assert sum("Traceback" in line for line in lines) == 1
     assert lines[-1] == "ERROR it failed (99 more of this line)"
@@ -111,4 +111,4 @@ def test_a_line_whose_arguments_do_not_fit_breaks_nothing(
         "CRITICAL the end",
     ]
     assert len(faults) == 2
-    handler.look()
+    handler.rotate_counts()

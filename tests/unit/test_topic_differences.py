@@ -45,7 +45,7 @@ def test_what_breaks_a_guarantee_is_refused_and_no_more(
             "partitions",
             "3",
             "4",
-            "put the number in topics.yaml back to 3: with another one products would move",
+            "put the number in topics.yaml back to 3: otherwise products change partitions",
         ),
         (
             "replication",

@@ -12,7 +12,7 @@ times = st.lists(st.integers(0, 3_000), max_size=300).map(sorted)
 
 def passed(limit: UnknownProducts) -> bool:
     try:
-        limit.take()
+        limit.count()
     except TooManyUnknownProducts:
         return False
     return True
@@ -40,7 +40,7 @@ def test_who_is_refused_is_told_when_the_next_one_is_taken() -> None:
     limit = UnknownProducts(2, clock=lambda: now_s)
     assert [passed(limit) for _ in range(4)] == [True, True, False, False]
     with pytest.raises(TooManyUnknownProducts) as refused:
-        limit.take()
+        limit.count()
     assert refused.value.wait_ms == 500
     now_s += 0.499
     assert not passed(limit)

@@ -57,7 +57,7 @@ async def test_a_record_wakes_all_who_wait_for_it_and_nobody_else() -> None:
     assert await second is found
     assert not other.done()
     assert not elsewhere.done()
-    waiters.let_all_go()
+    waiters.release_all()
     assert await asyncio.gather(other, elsewhere) == [None, None]
     assert waiters.count == 0
 
@@ -156,7 +156,7 @@ async def test_who_waits_for_what_the_feed_passes_over_is_let_go() -> None:
     await turns()
     assert [each.done() for each in waiting] == [True, True, False]
     assert waiting[0].result() is None
-    waiters.let_all_go()
+    waiters.release_all()
     await waiting[2]
 
 
@@ -164,7 +164,7 @@ async def test_a_decision_that_was_read_elsewhere_is_kept_for_the_next_who_asks(
     waiters = Waiters(1, 10, CACHE_BYTES_MAX)
     waiters.deliver(0, record(8))
     old = DecisionRecord(0, 2, record(2))
-    waiters.note_asked(old)
+    waiters.remember(old)
     assert waiters.recent(0, 2) is old
 
 
@@ -189,7 +189,7 @@ async def test_pollers_are_let_go_first() -> None:
     waiters = Waiters(1, 10, CACHE_BYTES_MAX)
     buyer, poller = wait(waiters, 1), wait(waiters, 1, poller=True)
     await turns()
-    waiters.let_pollers_go()
+    waiters.release_pollers()
     assert await poller is None
     assert not buyer.done()
     waiters.deliver(0, record(1))

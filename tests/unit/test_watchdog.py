@@ -7,12 +7,12 @@ import pytest
 from dying import Died, on_clock
 
 from agents import watchdog as module
-from agents.watchdog import LATE_AFTER_S, LOOK_INTERVAL_S, Watchdog
+from agents.watchdog import CHECK_INTERVAL_S, LATE_AFTER_S, Watchdog
 from pipeline.domain.liveness import Work
 from pipeline.errors import KafkaUnavailable, RedisUnavailable
 
 TIMEOUT_MS = 30_000
-LOOKS = int(TIMEOUT_MS / 1_000 / LOOK_INTERVAL_S)
+LOOKS = int(TIMEOUT_MS / 1_000 / CHECK_INTERVAL_S)
 
 
 class Bench:
@@ -28,7 +28,7 @@ class Bench:
     def end(self, partition: int) -> int | None:
         return self.ends.get(partition)
 
-    async def is_void(self, partition: int, start: int, end: int) -> bool:
+    async def is_empty(self, partition: int, start: int, end: int) -> bool:
         return start >= self.records_end
 
     async def ask(self, partitions: Collection[int]) -> None:
@@ -39,10 +39,10 @@ class Bench:
         if self.redis_is_away:
             raise RedisUnavailable("away")
 
-    async def looks(self, count: int, interval_s: float = LOOK_INTERVAL_S) -> None:
+    async def looks(self, count: int, interval_s: float = CHECK_INTERVAL_S) -> None:
         for _ in range(count):
             self.now_s += interval_s
-            await self.watchdog.look()
+            await self.watchdog.check_once()
 
 
 @pytest.fixture

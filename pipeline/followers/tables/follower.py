@@ -17,7 +17,7 @@ from pipeline.settings import Settings
 logger = logging.getLogger(__name__)
 
 CHANGELOG_SLOW_AFTER_S = 2.0
-CHANGELOG_STUCK_AFTER_LOOKS = 5
+CHANGELOG_STUCK_AFTER_CHECKS = 5
 """After a start that created the changelog topic, Faust's producer once never sent a row."""
 
 
@@ -34,9 +34,9 @@ class Tables(Protocol):
 
     tally: Tally
 
-    def are_true(self) -> bool: ...
-    async def become_true(self) -> None: ...
-    def take_in(self, partition: int, records: Sequence[Positioned]) -> Sent: ...
+    def are_current(self) -> bool: ...
+    async def wait_until_current(self) -> None: ...
+    def count(self, partition: int, records: Sequence[Positioned]) -> Sent: ...
     def mirror_breaker(self, partition: int, state: str) -> None: ...
 
 
@@ -63,7 +63,7 @@ class TableFollowers:
     @property
     def partitions(self) -> frozenset[int]:
         """The partitions that are followed here and whose table rows are current."""
-        return self._followed if self._tables.are_true() else frozenset()
+        return self._followed if self._tables.are_current() else frozenset()
 
     def assign(self, partitions: set[int]) -> None:
         self._followed = frozenset(partitions)
@@ -86,7 +86,7 @@ class TableFollowers:
         """Returns whether these records, and all before them, are in the tables and their changelog."""
         filled_to = None
         while True:
-            await self._tables.become_true()
+            await self._tables.wait_until_current()
             if partition not in self._followed:
                 return False
             position = self._tables.tally.next_position(partition)
@@ -94,7 +94,7 @@ class TableFollowers:
             if position in (records[0].position, filled_to) or position > records[0].position:
                 break
             filled_to = await self._fill_gap(partition, position, records[0].position)
-        await self._wait_for_changelog(partition, self._tables.take_in(partition, records))
+        await self._wait_for_changelog(partition, self._tables.count(partition, records))
         return True
 
     async def _fill_gap(self, partition: int, start: int, end: int) -> int | None:
@@ -106,12 +106,12 @@ class TableFollowers:
         position = start
         try:
             async for batch in self._log.read(self._topics.results.name, partition, start, end):
-                await self._tables.become_true()
+                await self._tables.wait_until_current()
                 # During the read the partition may have been revoked, or its rows reset to older ones.
                 if partition not in self._followed or self._tables.tally.next_position(partition) != position:
                     return None
                 missed = [Positioned(record.offset, record.value) for record in batch]
-                await self._wait_for_changelog(partition, self._tables.take_in(partition, missed))
+                await self._wait_for_changelog(partition, self._tables.count(partition, missed))
                 position = missed[-1].position + 1
         except KafkaUnavailable as fault:
             self._report(partition, str(fault))
@@ -138,7 +138,7 @@ class TableFollowers:
             if waiting and not done:
                 self._report(partition, "Kafka does not acknowledge the changelog of the tables")
                 checks_answered = checks_answered + 1 if await self._kafka_responds(partition) else 0
-                if checks_answered >= CHANGELOG_STUCK_AFTER_LOOKS:
+                if checks_answered >= CHANGELOG_STUCK_AFTER_CHECKS:
                     raise ChangelogStuck(
                         "Kafka responds, but has not acknowledged the changelog of the tables "
                         f"for {checks_answered * CHANGELOG_SLOW_AFTER_S:.0f} s"
@@ -158,7 +158,7 @@ class TableFollowers:
 
     def work(self) -> dict[int, Work]:
         """By partition, for the watchdog. Empty while the tables recover: their positions are unknown then."""
-        if not self._tables.are_true():
+        if not self._tables.are_current():
             return {}
         positions = {each: self._tables.tally.next_position(each) for each in self._followed}
         return {partition: Work(position, position) for partition, position in positions.items()}
@@ -167,7 +167,7 @@ class TableFollowers:
         """By partition, "ok" or what is wrong."""
         checks = {
             "assignment": "ok" if self.assignment.count else "no partitions yet",
-            "tables": "ok" if self._tables.are_true() else "recovering",
+            "tables": "ok" if self._tables.are_current() else "recovering",
         }
         checks |= {f"partition {p}": self._trouble.get(p, "ok") for p in sorted(self._followed)}
         return checks

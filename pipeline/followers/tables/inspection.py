@@ -40,7 +40,7 @@ class OtherFollowers(Protocol):
     def own(self) -> str: ...
     def others(self) -> dict[str, frozenset[int]]: ...
     def other_with(self, partition: int) -> str | None: ...
-    async def ask(self, url: str, path: str) -> OwnerResponse | None: ...
+    async def fetch(self, url: str, path: str) -> OwnerResponse | None: ...
 
 
 class Lag(Protocol):
@@ -171,7 +171,7 @@ class Inspection:
         others = {
             url: partitions - owned for url, partitions in self._owners.others().items() if partitions - owned
         }
-        answers = await asyncio.gather(*(self._owners.ask(url, path) for url in others))
+        answers = await asyncio.gather(*(self._owners.fetch(url, path) for url in others))
         return [
             (url, partitions, answer.document if answer is not None and answer.status == 200 else None)
             for (url, partitions), answer in zip(others.items(), answers, strict=True)
@@ -202,7 +202,7 @@ class Inspection:
             raise InspectionRefused(
                 503, f"partition {number} has no follower right now, or is being taken over"
             )
-        answer = await self._owners.ask(url, path)
+        answer = await self._owners.fetch(url, path)
         if answer is None:
             raise InspectionRefused(503, f"partition {number}: its follower at {url} does not respond")
         if answer.status != 200:

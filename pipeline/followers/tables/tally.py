@@ -32,7 +32,7 @@ class Tally:
         self.products = products
         self.partitions = partitions
 
-    def take_in(self, partition: int, records: Sequence[Positioned]) -> None:
+    def count(self, partition: int, records: Sequence[Positioned]) -> None:
         """Count decision records of one partition, in log order."""
         totals = self.partition_row(partition)
         rows: dict[str, Row] = {}

@@ -117,11 +117,11 @@ class GroupCommit:
         queue = self._queues.get(product_id)
         return queue is not None and len(queue.gathered) % self._batch_max > 0
 
-    def is_away(self, partition: int) -> bool:
+    def is_overdue(self, partition: int) -> bool:
         """Whether a record of this partition is overdue: not acknowledged in time, and not failed yet."""
         return self._overdue[partition] > 0
 
-    def let_all_go(self) -> None:
+    def fail_all(self) -> None:
         """Fail all waiting purchases: this process stops, and every client must get an answer."""
         for queue in self._queues.values():
             _give_up(queue)

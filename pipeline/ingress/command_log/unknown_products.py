@@ -28,7 +28,7 @@ class UnknownProducts:
         self._state = limiters.FRESH
         self._clock = clock
 
-    def take(self) -> None:
+    def count(self) -> None:
         """Count one record. Raises TooManyUnknownProducts if it exceeds the limit."""
         now_ms = int(self._clock() * 1_000)
         allowed, state = limiters.admissible(self._rule, self._state, now_ms)

@@ -34,7 +34,7 @@ SILENT_MS_MAX = 3_000
 logger = logging.getLogger(__name__)
 
 
-class LostPlace(Fatal):
+class PositionLost(Fatal):
     """The decision log was truncated past the position of the feed, at its beginning or its end."""
 
 
@@ -116,7 +116,7 @@ class ResultsFeed:
                 batches: dict[Any, list[Any]] = await self._consumer.getmany(timeout_ms=POLL_MS)
             except OffsetOutOfRangeError as error:
                 # Requests whose decision was missed would stay "queued" for ever; a restarted process finds it.
-                raise LostPlace(
+                raise PositionLost(
                     f"the position of the feed is no longer in the decision log: {error}"
                 ) from error
             except KafkaError as error:

@@ -49,7 +49,7 @@ class DecisionFinder:
     def stop(self) -> None:
         """Release pollers without a decision: they can ask another process."""
         self.is_stopping = True
-        self._waiters.let_pollers_go()
+        self._waiters.release_pollers()
 
     def check_room(self) -> None:
         """Raises TooManyWaiters if a purchase that waits for its decision should not be accepted now."""
@@ -110,7 +110,7 @@ class DecisionFinder:
             raise DecisionDeleted(f"the decision on {receipt} is no longer in the log")
         if isinstance(older, NotFound):
             return None
-        self._waiters.note_asked(older)
+        self._waiters.remember(older)
         return older
 
     def estimate(self, receipt: Receipt) -> Estimate:

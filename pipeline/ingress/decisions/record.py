@@ -35,7 +35,7 @@ class DecisionRecord:
         return result.answer(self.partition, index, self._remaining)
 
 
-class RecentlyAsked:
+class RecentlyRequested:
     """The decisions requested most recently, so that each record is parsed once for all of its buyers.
 
     Limited in number and in bytes of unparsed records; a parsed one takes several times its bytes.

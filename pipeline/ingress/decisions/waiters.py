@@ -9,14 +9,14 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from pipeline.ingress.decisions.record import DecisionRecord, RecentlyAsked
+from pipeline.ingress.decisions.record import DecisionRecord, RecentlyRequested
 from pipeline.ingress.decisions.tail import DecisionTail
 from pipeline.ingress.errors import TooManyWaiters
 from pipeline.messages.decisions import decode_decision
 
-ASKED_BYTES_MAX = 2 * 1024 * 1024
+REQUESTED_BYTES_MAX = 2 * 1024 * 1024
 """Requested records stay parsed: up to this many bytes of records, which take about six times that in memory."""
-ASKED_RECORDS_MAX = 2_000
+REQUESTED_RECORDS_MAX = 2_000
 """And up to this many records: a short one takes 1 KiB, but is parsed again quickly."""
 
 logger = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ class Waiters:
             {} for _ in range(partitions)
         ]
         self._tail = DecisionTail(partitions, cache_bytes_max)
-        self._asked = RecentlyAsked(ASKED_BYTES_MAX, ASKED_RECORDS_MAX)
+        self._asked = RecentlyRequested(REQUESTED_BYTES_MAX, REQUESTED_RECORDS_MAX)
         self._pollers: set[asyncio.Future[DecisionRecord | None]] = set()
         self._undecided_from = [sys.maxsize] * partitions
         """By partition: commands from this offset on and above `last` had no decision yet when the feed began."""
@@ -102,7 +102,7 @@ class Waiters:
         self._asked.add(found)
         return found
 
-    def note_asked(self, decided: DecisionRecord) -> None:
+    def remember(self, decided: DecisionRecord) -> None:
         """Keep a decision read from the log, in case it is requested again."""
         self._asked.add(decided)
 
@@ -139,11 +139,11 @@ class Waiters:
             self._pollers.discard(future)
             self._forget(partition, offset, future)
 
-    def let_pollers_go(self) -> None:
+    def release_pollers(self) -> None:
         for future in self._pollers:
             _release(future)
 
-    def let_all_go(self) -> None:
+    def release_all(self) -> None:
         for by_offset in self._waiting:
             for futures in by_offset.values():
                 for future in futures:

@@ -103,7 +103,7 @@ class AdministrationRoutes:
 
     async def _send(self, product_id: str, value: bytes) -> Receipt:
         partition = partition_of(product_id, self._commits.partitions)
-        if self._commits.is_away(partition) or len(self._sending) >= COMMANDS_UNSENT_MAX:
+        if self._commits.is_overdue(partition) or len(self._sending) >= COMMANDS_UNSENT_MAX:
             raise self._admission.unavailable("the log takes no commands at this time; this one was not sent")
         # A task of its own: neither a client that hangs up nor the time-out takes a record back.
         sending = asyncio.create_task(self._producer.send(self._topic, partition, product_id.encode(), value))

@@ -28,7 +28,7 @@ from pipeline.settings import Settings
 from pipeline.stock.client import RedisFault
 from pipeline.stock.store import OtherLog
 
-NEVER_REFUSED = ("/health",)
+ALWAYS_SERVED = ("/health",)
 """Paths that are served even at the limit: supervisors use them to decide whether this process lives."""
 
 logger = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ class Admission:
     async def admit(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """The response of `handler`, or the problem document for what it raised; a 429 at the limit."""
         in_flight_max = self._settings.requests_in_flight_max
-        if self.in_flight >= in_flight_max and not request.path.startswith(NEVER_REFUSED):
+        if self.in_flight >= in_flight_max and not request.path.startswith(ALWAYS_SERVED):
             return self._refuse(self.busy(in_flight_max))
         self.in_flight += 1
         try:

@@ -28,13 +28,13 @@ from pipeline.ingress.http.problems import CONTENT_TYPE, Kind, Problem
 SEND_TIMEOUT_MS = 30_000
 REFUSALS_MAX = 256
 """Refused connections open at a time, until their clients close them; any further one is aborted."""
-REFUSAL_MS_MAX = 1_000
+REFUSAL_TIMEOUT_MS = 1_000
 FULL_LOG_INTERVAL_MS = 10_000
 """Minimum time between two log lines that say that a listener is full."""
 RECEIVE_BUFFER_BYTES = 32_768
 """Per connection, in the kernel, which doubles it. One read may return all of it, to be kept until it is parsed."""
 BACKLOG_CONNECTIONS_MAX = 4_096
-DESCRIPTORS_BESIDE = 256
+OTHER_DESCRIPTORS = 256
 """For everything except connections from clients and to Redis: Kafka, listeners, files."""
 
 logger = logging.getLogger(__name__)
@@ -45,11 +45,11 @@ class TooFewDescriptors(OperatorError):
 
 
 def raise_descriptor_limit(wanted: int, settings: str) -> None:
-    """Let this process open `wanted` descriptors plus `DESCRIPTORS_BESIDE`. Raises TooFewDescriptors.
+    """Let this process open `wanted` descriptors plus `OTHER_DESCRIPTORS`. Raises TooFewDescriptors.
 
     `settings` are the names of the settings whose sum is `wanted`.
     """
-    needed = wanted + DESCRIPTORS_BESIDE
+    needed = wanted + OTHER_DESCRIPTORS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= needed:
         return
@@ -218,8 +218,8 @@ class Connection(web.RequestHandler):
 class _Refused(asyncio.Protocol):
     """A connection above the limit: it gets a 503, then it is closed.
 
-    It stays open until the client closes it, for `REFUSAL_MS_MAX` at most: closing with unread bytes would discard the
-    response.
+    It stays open until the client closes it, for `REFUSAL_TIMEOUT_MS` at most: closing with unread bytes would discard
+    the response.
     """
 
     def __init__(self, gate: Gate, loop: asyncio.AbstractEventLoop) -> None:
@@ -235,7 +235,7 @@ class _Refused(asyncio.Protocol):
         if gate.refusing > REFUSALS_MAX:
             stream.abort()
             return
-        self._timer = self._loop.call_later(REFUSAL_MS_MAX / 1_000, stream.abort)
+        self._timer = self._loop.call_later(REFUSAL_TIMEOUT_MS / 1_000, stream.abort)
         stream.write(gate.refusal)
         stream.write_eof()
 

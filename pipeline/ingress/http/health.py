@@ -77,7 +77,9 @@ class HealthRoutes:
         return json_answer(document, 503, {"Retry-After": str(self._retry_after_s)})
 
     def _kafka(self) -> str:
-        if overdue := [str(each) for each in range(self._commits.partitions) if self._commits.is_away(each)]:
+        if overdue := [
+            str(each) for each in range(self._commits.partitions) if self._commits.is_overdue(each)
+        ]:
             return f"records of partition {', '.join(overdue)} are not acknowledged"
         silent_ms = int((time.monotonic() - self._ends.answered_at_s) * 1_000)
         return "ok" if silent_ms <= KAFKA_SILENT_MS_MAX else f"no answer for {silent_ms} ms"

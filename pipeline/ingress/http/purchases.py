@@ -108,7 +108,7 @@ class PurchaseRoutes:
     def _limit_unknown(self, product_id: str) -> None:
         """Raises TooManyUnknownProducts. Nothing may be awaited between this and `submit`."""
         if not self._refusals.is_known(product_id) and not self._commits.is_gathering(product_id):
-            self._unknown.take()
+            self._unknown.count()
 
     def _refuse_while_open(self, partition: int) -> None:
         """Raises BreakerOpen for a purchase that would not be decided for a while."""

@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 from pipeline.audit.fold import PartitionFold
-from pipeline.domain.finality import Standing
+from pipeline.domain.finality import SaleTerms
 from pipeline.domain.product import Opening, Product, Purchase
 from pipeline.ingress.final_refusals import FinalRefusals
 from pipeline.ingress.on_sale import OnSale
@@ -38,10 +38,10 @@ class Moment:
         product = self.products.get(product_id)
         if product is None:
             return ProductSnapshot(self.offset, self.time_ms, None, [])
-        terms = product.opening
-        standing = Standing(product.state, product.stock, terms.start_ms, terms.end_ms, terms.per_user_limit)
+        opened = product.opening
+        terms = SaleTerms(product.state, product.stock, opened.start_ms, opened.end_ms, opened.per_user_limit)
         return ProductSnapshot(
-            self.offset, self.time_ms, standing, [product.buyers.get(user, []) for user in users]
+            self.offset, self.time_ms, terms, [product.buyers.get(user, []) for user in users]
         )
 
 
