@@ -59,7 +59,7 @@ logger.server.level = info
 """
 
 # Where it differs from Kafka's defaults, and why.
-_PROPERTIES = """\
+SERVER_PROPERTIES = """\
 process.roles=broker,controller
 node.id=1
 listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}
@@ -104,7 +104,7 @@ def kafka_part(directory: Path, libraries: Path, port: int) -> Part:
     log_directory = directory / "log"
     properties = directory / "server.properties"
     properties.write_text(
-        _PROPERTIES.format(port=port, controller_port=free_port(), log_directory=log_directory)
+        SERVER_PROPERTIES.format(port=port, controller_port=free_port(), log_directory=log_directory)
     )
     log4j = directory / "log4j2.properties"
     log4j.write_text(_LOG4J)

@@ -5,6 +5,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from servers import Kafka
 
 from contract.serving import Decider, Service, StartIngress
 from pipeline.ingress.app import Ingress
@@ -14,7 +15,7 @@ from pipeline.settings import Settings
 
 
 @pytest.fixture
-async def start_ingress(kafka: Any, redis_url: str, fresh_topics: Topics) -> AsyncIterator[StartIngress]:
+async def start_ingress(kafka: Kafka, redis_url: str, fresh_topics: Topics) -> AsyncIterator[StartIngress]:
     """A function that starts an ingress with these settings changed; all are stopped at the end.
 
     With `cache_bytes_max` it keeps less in memory than its settings allow, so that few decisions are old ones.
@@ -36,10 +37,10 @@ async def start_ingress(kafka: Any, redis_url: str, fresh_topics: Topics) -> Asy
         if cache_bytes_max is not None:
             settings = settings.model_copy(update={"results_cache_bytes_max": cache_bytes_max})
         ingress = Ingress(settings, topics)
-        await ingress.start()
+        followed = await ingress.start()
         public = aiohttp.ClientSession(f"http://127.0.0.1:{settings.public_port}")
         admin = aiohttp.ClientSession(f"http://127.0.0.1:{settings.admin_port}")
-        services.append(Service(settings, topics, ingress, public, admin))
+        services.append(Service(settings, topics, ingress, followed, public, admin))
         return services[-1]
 
     yield start

@@ -12,9 +12,10 @@ from jsonschema import Draft202012Validator
 
 from pipeline.ingress.app import Ingress
 from pipeline.ingress.http.openapi import describe
+from pipeline.kafka.log_reader import LogReader
 from pipeline.kafka.producer import LogProducer
 from pipeline.kafka.topics import Topics
-from pipeline.messages.commands import MalformedCommand, RawCommand, decode_command
+from pipeline.messages.commands import Command, MalformedCommand, RawCommand, decode_command
 from pipeline.messages.decisions import malformed_members
 from pipeline.process.tasks import cancel_and_wait
 from pipeline.settings import Settings
@@ -111,13 +112,19 @@ class Reply:
 
 @dataclass
 class Service:
-    """An ingress that runs, and a client for each of its listeners."""
+    """A running ingress, and a client for each of its listeners."""
 
     settings: Settings
     topics: Topics
     ingress: Ingress
+    followed: asyncio.Task[None]
+    """Ends if what the ingress follows fails."""
     public: aiohttp.ClientSession
     admin: aiohttp.ClientSession
+
+    @property
+    def public_url(self) -> str:
+        return f"http://127.0.0.1:{self.settings.public_port}"
 
     async def call(
         self, method: str, path: str, *, admin: bool = False, template: str | None = None, **request: Any
@@ -150,8 +157,23 @@ class Service:
         template = PURCHASED + "{product_id}/{user_id}"
         return await self.call("GET", f"{PURCHASED}{product_id}/{user_id}", template=template)
 
+    async def figures(self) -> dict[str, Any]:
+        """What the process counts."""
+        found: dict[str, Any] = (await self.call("GET", SYSTEM)).json()["service_stats"]
+        return found
+
     async def prewarm(self, product_id: int | str = 1001, **more: Any) -> Reply:
         return await self.call("POST", PREWARM, admin=True, json=opening(product_id, **more))
+
+
+async def commands_in_log(service: Service) -> list[Command]:
+    log = LogReader(service.settings.kafka(), ends_are_exact=service.settings.kafka_idempotence)
+    return [
+        decode_command(record.key, record.value)
+        for partition in range(service.topics.requests.partitions)
+        async for batch in log.read(service.topics.requests.name, partition, 0)
+        for record in batch
+    ]
 
 
 StartIngress = Callable[..., Awaitable[Service]]

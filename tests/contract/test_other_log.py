@@ -7,6 +7,7 @@ import pytest
 from redis.asyncio import Redis
 
 from contract.serving import SYSTEM, Decider, Service, StartIngress
+from pipeline.kafka.log_identity import log_identity
 from pipeline.stock.keys import Keys
 
 OTHER = "cluster/a/b"
@@ -68,7 +69,7 @@ async def test_nothing_is_answered_from_another_logs_redis(start_ingress: StartI
 @pytest.mark.durable
 async def test_a_redis_that_our_log_has_claimed_is_as_good_as_before(start_ingress: StartIngress) -> None:
     service = await start_ingress()
-    identity = service.ingress._snapshots.log_identity
+    identity = await log_identity(service.settings.kafka(), service.topics)
     assert identity is not None
     async with Decider(service.settings, service.topics), Redis.from_url(service.settings.redis()) as client:
         await claim(client, service, identity)

@@ -4,8 +4,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from aiokafka import TopicPartition
-from kafka_admin import make_topics, trim
+from kafka_admin import admin_client, make_topics, trim
 from redis import Redis
 from servers import Kafka
 
@@ -14,6 +13,7 @@ from pipeline.ingress.decisions import lookup
 from pipeline.ingress.decisions.feed import PositionLost
 from pipeline.kafka.log_reader import LogReader
 from pipeline.kafka.producer import LogProducer
+from pipeline.kafka.topic_admin import create_topics
 from pipeline.kafka.topics import partition_of
 
 PRODUCT = 5
@@ -156,17 +156,17 @@ async def test_only_what_the_log_no_longer_holds_is_gone(
 
 
 @pytest.mark.durable
-async def test_a_feed_whose_place_is_no_longer_in_the_log_ends_the_process(service: Service) -> None:
-    feed = service.ingress._feed
-    assert feed.is_alive
-    feed._consumer.seek(TopicPartition(service.topics.results.name, 0), 1_000_000)
-    assert feed._task is not None
-    await asyncio.wait({feed._task}, timeout=BACK_S_MAX)
-    assert not feed.is_alive
+async def test_a_feed_whose_place_is_no_longer_in_the_log_ends_the_process(sold: Sold) -> None:
+    service = sold.service
+    assert not service.followed.done()
+    # The feed is past the decisions, and a recreated log has none.
+    async with admin_client(service.settings.kafka()) as admin:
+        await admin.delete_topics([sold.results])
+    await create_topics(service.settings.kafka(), service.topics)
     with pytest.raises(PositionLost):
-        feed._task.result()
+        await asyncio.wait_for(service.followed, BACK_S_MAX)
     health = await service.call("GET", "/health/ready")
-    assert health.json()["checks"]["results_feed"] != "ok"
+    assert health.json()["checks"]["results_feed"] == "the results feed has ended"
 
 
 @pytest.mark.durable

@@ -2,7 +2,9 @@
 
 import asyncio
 
-from contract.serving import PURCHASED, STATS, SYSTEM, Decider, Service
+from servers import RedisServer
+
+from contract.serving import PURCHASED, STATS, SYSTEM, Decider, Service, StartIngress
 from pipeline.kafka.topics import partition_of
 
 
@@ -121,12 +123,21 @@ async def test_health_and_the_document(service: Service) -> None:
     assert (wrong.status, wrong.headers["Allow"]) == (405, "GET, HEAD")
 
 
-async def test_ready_says_that_the_process_stops(service: Service) -> None:
-    sale = asyncio.create_task(service.public.get("/health/live"))
-    assert (await sale).status == 200
-    service.ingress._health.is_stopping = True
-    reply = await service.call("GET", "/health/ready")
+async def test_ready_says_that_the_process_stops(
+    start_ingress: StartIngress, private_redis: RedisServer
+) -> None:
+    service = await start_ingress(redis_url=private_redis.url)
+    assert (await service.call("GET", "/health/live")).status == 200
+    # It waits for Redis, and so is still to be answered when the stop begins.
+    private_redis.process.pause()
+    try:
+        asking = asyncio.create_task(service.call("GET", "/health/ready"))
+        await asyncio.sleep(0.2)
+        stopping = asyncio.create_task(service.ingress.stop())
+        reply = await asking
+    finally:
+        private_redis.process.resume()
     assert (reply.status, reply.json()["status"]) == (503, "unavailable")
     assert reply.json()["checks"]["listener"] == "stopping"
     assert int(reply.headers["Retry-After"]) >= 1
-    assert (await service.call("GET", "/health/live")).status == 200
+    assert await stopping

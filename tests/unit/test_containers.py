@@ -1,15 +1,17 @@
 """The container files against what they start: settings, topics, commands, the broker of the local stack.
 
-No daemon is asked. The schema below is of those parts of the compose format that our file uses.
+No daemon is asked.
 """
 
 import importlib.util
+import json
 import re
 import shlex
 import subprocess
 import sys
 import tomllib
 from fnmatch import fnmatch
+from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
@@ -31,77 +33,13 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 OURS = sorted(name for name, service in SERVICES.items() if "build" in service)
 LASTING = sorted(name for name in SERVICES if name != "topics")
 
-DURATION = {"type": "string", "pattern": "^[1-9][0-9]*s$"}
-SCHEMA: dict[str, Any] = {
-    "type": "object",
-    "required": ["name", "services", "volumes"],
-    "properties": {
-        "name": {"type": "string", "pattern": "^[a-z0-9][a-z0-9_-]*$"},
-        "services": {"type": "object", "additionalProperties": {"$ref": "#/$defs/service"}},
-        "volumes": {"type": "object", "additionalProperties": {"const": {}}},
-    },
-    "patternProperties": {"^x-": {"type": "object"}},
-    "additionalProperties": False,
-    "$defs": {
-        "service": {
-            "type": "object",
-            "required": ["image", "restart"],
-            "properties": {
-                "image": {"type": "string"},
-                "build": {
-                    "type": "object",
-                    "properties": {"context": {"type": "string"}, "dockerfile": {"type": "string"}},
-                    "required": ["context", "dockerfile"],
-                    "additionalProperties": False,
-                },
-                "restart": {"enum": ["no", "always", "on-failure", "unless-stopped"]},
-                "user": {"type": "string"},
-                "init": {"type": "boolean"},
-                "cap_drop": {"$ref": "#/$defs/words"},
-                "security_opt": {"$ref": "#/$defs/words"},
-                "stop_grace_period": DURATION,
-                "command": {"$ref": "#/$defs/words"},
-                # A number or a yes would reach the process in a form that YAML chose.
-                "environment": {"type": "object", "additionalProperties": {"type": "string"}},
-                "ports": {"type": "array", "items": {"type": "string", "pattern": "^[0-9]+:[0-9]+$"}},
-                "volumes": {
-                    "type": "array",
-                    "items": {"type": "string", "pattern": "^[a-z][a-z-]*:/[a-z/]+$"},
-                },
-                "depends_on": {
-                    "type": "object",
-                    "additionalProperties": {
-                        "type": "object",
-                        "properties": {
-                            "condition": {"enum": ["service_healthy", "service_completed_successfully"]}
-                        },
-                        "required": ["condition"],
-                        "additionalProperties": False,
-                    },
-                },
-                "healthcheck": {
-                    "type": "object",
-                    "properties": {
-                        "test": {
-                            "type": "array",
-                            "prefixItems": [{"const": "CMD"}],
-                            "items": {"type": "string"},
-                            "minItems": 2,
-                        },
-                        "interval": DURATION,
-                        "timeout": DURATION,
-                        "retries": {"type": "integer", "minimum": 1},
-                        "start_period": DURATION,
-                    },
-                    "required": ["test", "interval", "timeout", "retries", "start_period"],
-                    "additionalProperties": False,
-                },
-            },
-            "additionalProperties": False,
-        },
-        "words": {"type": "array", "items": {"type": "string"}, "minItems": 1},
-    },
-}
+_CHECK = distribution("check-jsonschema")
+SCHEMA = json.loads(
+    Path(str(_CHECK.locate_file("check_jsonschema/builtin_schemas/vendor/compose-spec.json"))).read_text(
+        "utf-8"
+    )
+)
+"""Of the compose specification, as that package brings it."""
 
 
 def settings_of(name: str, monkeypatch: pytest.MonkeyPatch) -> Settings:
@@ -115,9 +53,30 @@ def settings_of(name: str, monkeypatch: pytest.MonkeyPatch) -> Settings:
 
 
 def test_the_file_has_the_form_of_compose() -> None:
-    Draft202012Validator.check_schema(SCHEMA)
+    assert SCHEMA["title"] == "Compose Specification"
     Draft202012Validator(SCHEMA).validate(COMPOSE)
     assert sorted(SERVICES) == ["follower", "ingress", "kafka", "redis", "topics", "worker"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("restart", False),
+        ("comand", ["x"]),
+        ("depends_on", {"redis": {"condition": "ready"}}),
+        ("cap_drop", "ALL"),
+    ],
+)
+def test_what_compose_does_not_know_has_not_its_form(field: str, value: object) -> None:
+    services = {**SERVICES, "ingress": {**SERVICES["ingress"], field: value}}
+    assert not Draft202012Validator(SCHEMA).is_valid({**COMPOSE, "services": services})
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_every_variable_is_a_string(name: str) -> None:
+    """A number or a yes would reach the process in a form that YAML chose."""
+    environment = SERVICES[name].get("environment", {})
+    assert {key: value for key, value in environment.items() if not isinstance(value, str)} == {}
 
 
 @pytest.mark.parametrize("name", SERVICES)
@@ -131,8 +90,11 @@ def test_the_versions_are_those_of_the_rest() -> None:
 
 
 @pytest.mark.parametrize("name", LASTING)
-def test_what_stays_has_a_health_check(name: str) -> None:
-    assert SERVICES[name]["healthcheck"]["test"]
+def test_what_stays_has_a_health_check_with_limits(name: str) -> None:
+    check = SERVICES[name]["healthcheck"]
+    assert check.keys() == {"test", "interval", "timeout", "retries", "start_period"}
+    assert check["test"][0] == "CMD"
+    assert len(check["test"]) > 1
 
 
 @pytest.mark.parametrize("name", SERVICES)
@@ -145,13 +107,19 @@ def test_nobody_is_root(name: str) -> None:
         assert service["user"] not in ("", "root", "0", "0:0")
 
 
-@pytest.mark.parametrize("name", SERVICES)
-def test_what_a_service_waits_for_can_come(name: str) -> None:
-    for other, wish in SERVICES[name].get("depends_on", {}).items():
-        if wish["condition"] == "service_healthy":
-            assert "healthcheck" in SERVICES[other]
-        else:
-            assert SERVICES[other]["restart"] in ("no", "on-failure")
+WAITS = [
+    (name, other, wish["condition"])
+    for name, service in SERVICES.items()
+    for other, wish in service.get("depends_on", {}).items()
+]
+
+
+@pytest.mark.parametrize(("name", "other", "condition"), WAITS)
+def test_what_a_service_waits_for_can_come(name: str, other: str, condition: str) -> None:
+    if condition == "service_healthy":
+        assert "healthcheck" in SERVICES[other]
+    else:
+        assert (condition, SERVICES[other]["restart"]) == ("service_completed_successfully", "on-failure")
 
 
 def test_nothing_is_started_before_the_topics_are_there() -> None:
@@ -238,7 +206,7 @@ def test_the_health_check_asks_where_the_process_answers(name: str, monkeypatch:
 
 def test_the_broker_is_the_one_of_the_local_stack() -> None:
     environment = SERVICES["kafka"]["environment"]
-    lines = [line for line in kafka._PROPERTIES.splitlines() if line and not line.startswith("#")]
+    lines = [line for line in kafka.SERVER_PROPERTIES.splitlines() if line and not line.startswith("#")]
     shared = [line.split("=", 1) for line in lines if "{" not in line]
     assert {"auto.create.topics.enable", "group.initial.rebalance.delay.ms"} <= {name for name, _ in shared}
     for name, value in shared:
