@@ -10,13 +10,13 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from system import System, is_running, request, wait_until
 
-from pipeline.local.broker import choose
+from pipeline.local.broker import resolve_kind
 from pipeline.settings import BrokerKind, Settings
 
 pytestmark = [
     pytest.mark.durable,
     pytest.mark.skipif(
-        choose(Settings()) is not BrokerKind.APACHE,
+        resolve_kind(Settings()) is not BrokerKind.APACHE,
         reason="needs the local stack's own durable broker: Java and Maven",
     ),
 ]
