@@ -19,7 +19,7 @@ def run(kafka: Kafka, file: Path, *arguments: str, **environment: str) -> tuple[
     return outcome.exit_code, outcome.output
 
 
-def test_the_command_line_creates_and_checks(kafka: Kafka, topics_file: Path) -> None:
+def test_the_command_creates_and_checks(kafka: Kafka, topics_file: Path) -> None:
     orders = load_topics(Profile.LOCAL, topics_file).orders.name
     status, output = run(kafka, topics_file, "check")
     assert (status, output.count(": missing")) == (1, 5)
@@ -33,7 +33,7 @@ def test_the_command_line_creates_and_checks(kafka: Kafka, topics_file: Path) ->
 
 
 @pytest.mark.parametrize("command", ["create", "check"])
-def test_the_command_line_says_in_a_line_what_is_wrong(kafka: Kafka, topics_file: Path, command: str) -> None:
+def test_the_command_reports_an_error_in_one_line(kafka: Kafka, topics_file: Path, command: str) -> None:
     nowhere = f"127.0.0.1:{free_port()}"
     assert run(kafka, topics_file, command, "--timeout-ms", "500", SECKILL_KAFKA_BOOTSTRAP=nowhere) == (
         1,
