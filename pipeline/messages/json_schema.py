@@ -1,4 +1,4 @@
-"""From pydantic models to JSON Schema (2020-12), for the messages and for the bodies of the HTTP interface."""
+"""JSON Schema (2020-12) from pydantic models, for the messages and the HTTP bodies."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,10 +12,10 @@ Schema = dict[str, Any]
 
 
 def json_schemas(types: Mapping[str, Any], reference: str) -> tuple[dict[str, Schema], dict[str, Schema]]:
-    """The schema of each of these types by its name, and the definitions that they refer to, in order of their names.
+    """The schema of each type by its name, and the definitions that they refer to, sorted by name.
 
-    `reference` is how one refers to the definition `{model}`. Standard keywords only, and no titles. A union becomes
-    `oneOf`: in each of ours the alternatives exclude one another.
+    `reference` is the template of a `$ref`, with `{model}` for the name of the definition. The schemas have standard
+    keywords only, and no titles. A union becomes `oneOf`, because the alternatives of each of ours are exclusive.
     """
     schemas, shared = TypeAdapter.json_schemas(
         [(name, "validation", TypeAdapter(type_)) for name, type_ in types.items()],
@@ -30,7 +30,7 @@ def json_schemas(types: Mapping[str, Any], reference: str) -> tuple[dict[str, Sc
 
 
 class _InOrder(GenerateJsonSchema):
-    """Keeps the members in the order in which the model has them."""
+    """Keeps the fields in the order of the model."""
 
     def sort(self, value: JsonSchemaValue, parent_key: str | None = None) -> JsonSchemaValue:
         return value
@@ -44,14 +44,14 @@ def _plain(node: Any) -> Any:
     return {
         "oneOf" if name == "anyOf" else name: _plain(value)
         for name, value in node.items()
-        # A title that is no text is a property of that name.
+        # A title that is not a string is a property of that name.
         if name != "discriminator" and not (name == "title" and isinstance(value, str))
     }
 
 
 @dataclass(frozen=True)
 class Among:
-    """Annotates an int that is one of these. A Literal would also take true and 1.0 for 1."""
+    """Annotates an int that must be one of `values`. A Literal would also accept true and 1.0 as 1."""
 
     values: tuple[int, ...]
 

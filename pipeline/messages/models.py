@@ -1,6 +1,6 @@
-"""The value of each topic's records: the one description, from which `make schemas` makes those in `topics.yaml`.
+"""The values of all topics' records. `make schemas` generates the schemas in `topics.yaml` from these models.
 
-The decoders of this package are written by hand, because they read hundreds of thousands of records per second.
+The decoders of this package are handwritten, because they read hundreds of thousands of records per second.
 `tests/unit/test_message_models.py` compares them with these models.
 """
 
@@ -46,7 +46,7 @@ def _bytes(text: object) -> bytes:
     return base64.b64decode(text, validate=True)
 
 
-# Strict one by one: what a model says of itself does not reach into a named type.
+# Each is strict on its own: the `strict` of a model does not apply inside a named type.
 Id = TypeAliasType("Id", Annotated[StrictStr, _pattern(ID)])
 Receipt = TypeAliasType(
     "Receipt",
@@ -88,7 +88,7 @@ class _Value(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True)
 
     required_together: ClassVar[dict[str, list[str]]] = {}
-    """By field, the fields that have to be present where it is."""
+    """By field, the fields that must be present if it is."""
 
     @model_validator(mode="after")
     def _check_required_together(self) -> Self:
@@ -101,10 +101,10 @@ class _Value(BaseModel):
     def __get_pydantic_json_schema__(
         cls, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
-        found = handler(schema)
+        json_schema = handler(schema)
         if cls.required_together:
-            handler.resolve_ref_schema(found)["dependentRequired"] = cls.required_together
-        return found
+            handler.resolve_ref_schema(json_schema)["dependentRequired"] = cls.required_together
+        return json_schema
 
 
 # --- requests: the command log ----------------------------------------------------------------------------------
@@ -119,9 +119,9 @@ class PurchaseCommandValue(_Value):
     quantities: Annotated[list[int], Field(min_length=1, max_length=PURCHASES_PER_RECORD_MAX)] | MISSING = (
         MISSING
     )
-    """As many as users; left out if all are 1. Any integer: the decision on one out of 1 to 1,000,000 is code -7"""
+    """One for each user; left out if all are 1. Any integer: one outside 1 to 1,000,000 is decided with code -7"""
     keys: dict[Index, Annotated[str, _pattern(IDEMPOTENCY_KEY)]] | MISSING = MISSING
-    """Idempotency keys by index of the purchase"""
+    """Idempotency keys, by index of the purchase"""
 
     @model_validator(mode="after")
     def _check_counts(self) -> Self:
@@ -139,7 +139,7 @@ class RateLimitValue(_Value):
 
 
 class OpenCommandValue(_Value):
-    """A product goes on sale in [start_ms, end_ms)"""
+    """Opens a product for sale in [start_ms, end_ms)"""
 
     type: Literal["open"]
     product_id: Id
@@ -161,7 +161,7 @@ class OpenCommandValue(_Value):
 
 
 class CloseCommandValue(_Value):
-    """A product's sale ends for good"""
+    """Ends the sale of a product for good"""
 
     type: Literal["close"]
     product_id: Id
@@ -181,7 +181,7 @@ CommandValue = TypeAliasType(
 
 class _DecisionValue(_Value):
     source_offset: Offset
-    """Of the command in the command log. Always the first field"""
+    """Offset of the command in the command log. Always the first field"""
     type: str
     time_ms: TimeMs
     """Broker time of the command, but never below that of the previous decision"""
@@ -190,15 +190,15 @@ class _DecisionValue(_Value):
 class PurchaseDecisionValue(_DecisionValue):
     type: Literal["purchase"]
     codes: Annotated[list[DecidedCode], Field(min_length=1, max_length=PURCHASES_PER_RECORD_MAX)]
-    """One for each purchase, in its order"""
+    """One for each purchase, in order"""
     held: dict[Index, Receipt] | MISSING = MISSING
-    """By index: the order id of an earlier win, beside -3, or beside a 1 that repeats that win"""
+    """By index of the purchase: the order id of an earlier win, with code -3, or with code 1 if it repeats that win"""
     stock: Stock | MISSING = MISSING
-    """After the record; left out if the product was never opened"""
+    """Stock left after the record; absent if the product was never opened"""
     sold: Stock | MISSING = MISSING
-    """After the record"""
+    """Units sold after the record"""
     price: Price | MISSING = MISSING
-    """Of one unit"""
+    """Per unit"""
     limiter: Annotated[str, Field(pattern="^[0-9]+:[0-9]+:[0-9]+$")] | MISSING = MISSING
     """State after the record, as level:before:at"""
     retry_after_ms: Annotated[int, Field(ge=1)] | MISSING = MISSING
@@ -236,14 +236,14 @@ class CloseDecisionValue(_DecisionValue):
 
 
 class MalformedDecisionValue(_DecisionValue):
-    """The record is no command. Key and value are those of that record; format version 1 has neither"""
+    """The record is not a command. Key and value are those of that record; format version 1 has neither"""
 
     type: Literal["malformed"]
     error: Annotated[str, Field(min_length=1)]
     key: Base64 | MISSING | None = MISSING
-    """null: the record has none, or is too large to be repeated here"""
+    """null: the record has none, or is too large to be copied here"""
     value: Base64 | MISSING | None = MISSING
-    """null: the record has none, or is too large to be repeated here"""
+    """null: the record has none, or is too large to be copied here"""
 
     required_together = {"key": ["value"], "value": ["key"]}
 
@@ -274,12 +274,12 @@ class OrderValue(_Value):
     user_id: Id
     quantity: Quantity
     price: Money
-    """Of one unit"""
+    """Per unit"""
     amount: Money
     """price times quantity"""
     at_ms: TimeMs
     pay_before_ms: TimeMs | None
-    """null: the order is final as it is"""
+    """null: no payment is awaited, the order is final"""
 
 
 class BreakerValue(_Value):
@@ -289,12 +289,12 @@ class BreakerValue(_Value):
     partition: Annotated[int, Field(ge=0, le=PARTITIONS_MAX - 1)]
     state: Annotated[BreakerState, Field(strict=False)]
     at_ms: TimeMs
-    """Since when it is in this state, by the decider's clock"""
+    """When it entered this state, by the decider's clock"""
     retry_at_ms: TimeMs
     """When an open breaker is tried again, by the decider's clock; 0 in any other state"""
 
 
 DeadLetterValue = TypeAliasType(
     "DeadLetterValue",
-    Annotated[Any, Field(description="Any bytes: the value of the malformed command, empty if it has none")],
+    Annotated[Any, Field(description="Any bytes: the value of the malformed command; empty if it has none")],
 )

@@ -1,4 +1,4 @@
-"""A crowd that buys while something breaks: its receipts, and the answers that it got in the end."""
+"""A crowd that buys during a fault: its receipts, and the answers that it gets in the end."""
 
 import asyncio
 import itertools
@@ -33,7 +33,7 @@ class Wish(NamedTuple):
 
 
 class AtOnce(NamedTuple):
-    """An answer to a purchase that came without a receipt, because it cannot change any more."""
+    """An answer to a purchase without a receipt, because it can never change."""
 
     wish: Wish
     answer: FinalAnswer
@@ -41,10 +41,10 @@ class AtOnce(NamedTuple):
 
 @dataclass
 class Crowd:
-    """Buyers of a product that is soon sold out, and of one that never is.
+    """Buyers of a product that soon sells out, and of one that never does.
 
-    The second one lies in the same partition and has a new buyer each time: so there is always something to decide.
-    `accepted` has the wish behind each receipt; `refused` counts calls that came to nothing.
+    The second is in the same partition and gets a new buyer each time, so there is always something to decide.
+    `accepted` has the wish behind each receipt; `refused` counts calls without an answer and those with a 503.
     """
 
     public: Listener
@@ -74,7 +74,7 @@ class Crowd:
 
     async def _open(self, product_id: str, stock: int) -> None:
         answer = await self._ask(self.admin, calls.opening(self.admin, product_id, "chaos", stock))
-        # The fault of the try before may not be over: who left without a word is missed for its session.
+        # The previous fault may still have effects: a killed member stays in its group until its session expires.
         assert answer.status in (200, 504), answer
         deadline = time.monotonic() + DECIDED_WITHIN_S
         while (await self._ask(self.public, calls.stats(self.public, product_id))).status != 200:
@@ -82,17 +82,17 @@ class Crowd:
             await asyncio.sleep(0.1)
 
     async def buy(self) -> None:
-        """Buy until told to stop, several buyers at once."""
+        """Buy with several buyers at once, until `stop` is set."""
         await calls.with_connections(self.public, self.buyers, self._buyer, CALL_TIMEOUT_S)
 
     async def _buyer(self, connection: ClientConnection) -> None:
         while not self.stop.is_set():
             wish = self._wish()
             try:
-                is_taken = self._take(wish, await connection.ask(calls.purchase(self.public, *wish)))
+                is_answered = self._take(wish, await connection.ask(calls.purchase(self.public, *wish)))
             except NoResponse:
-                is_taken = False
-            if not is_taken:
+                is_answered = False
+            if not is_answered:
                 self.refused += 1
                 await asyncio.sleep(0.1)
             await asyncio.sleep(self.rng.random() * self.pause_s_max)
@@ -103,7 +103,7 @@ class Crowd:
         return Wish(self.product_id, f"u{self.rng.randrange(3 * self.stock)}")
 
     def _take(self, wish: Wish, response: Response) -> bool:
-        """False for a call that came to nothing."""
+        """Record the answer; False for a 503."""
         if response.status == 503:
             return False
         document = orjson.loads(response.body)
@@ -122,7 +122,7 @@ class Crowd:
         return receipt
 
     async def poll(self, within_s: float = DECIDED_WITHIN_S) -> None:
-        """Poll every receipt until it is decided; those that are not in time are missing from `answers`."""
+        """Poll every receipt until it is decided; those not decided in time are missing from `answers`."""
         await calls.poll_all(
             self.public,
             self.accepted,
@@ -148,7 +148,7 @@ class Crowd:
         }
 
     async def sell_out(self, left: int) -> None:
-        """What is still there goes to new buyers, so that `sold` has to be exactly the stock."""
+        """Sell the remaining stock to new buyers, so that `sold` must equal the initial stock."""
         for number in range(left):
             wish = Wish(self.product_id, f"late-{number}")
             response = await self._ask(self.public, calls.purchase(self.public, *wish, waits=True))

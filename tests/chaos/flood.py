@@ -1,4 +1,4 @@
-"""Connections that cost their owner nothing: idle ones, requests that never end, and many that ask all the time."""
+"""Connections that cost a client nothing: idle ones, requests that never end, and many that call without a pause."""
 
 import asyncio
 import resource
@@ -24,7 +24,7 @@ _HALF_HEAD = b"GET /health HTTP/1.1\r\nHost: fl"
 
 
 async def flood(listener: Listener, product_id: str, seconds: float) -> None:
-    """All of it at once, for so long. Asserts that readiness stays 200."""
+    """All kinds at once, for this many seconds. Asserts that readiness stays 200."""
     _allow_files()
     async with (
         _connections(listener, IDLE, b""),
@@ -38,7 +38,7 @@ async def flood(listener: Listener, product_id: str, seconds: float) -> None:
             await _ask(connection, listener.get("/health/ready"), {200}, ends_at, PROBE_EVERY_S)
 
         async def ask(connection: ClientConnection) -> None:
-            # These may be put off; who buys, and readiness, may not.
+            # Stats may get a 503; purchases and readiness must not.
             await _ask(connection, stats(listener, product_id), {200, 503}, ends_at, 0.0)
 
         async with asyncio.TaskGroup() as group:

@@ -1,4 +1,4 @@
-"""Runs one fault once, in the middle of a sale, and says what came of it."""
+"""Injects one fault once, during a sale, and returns the outcome."""
 
 import asyncio
 import random
@@ -25,7 +25,7 @@ ARRIVALS_MAX = 12
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One try. `violations` is what must be empty. `at_once` counts answers without a receipt.
+    """One try. `violations` must be empty. `at_once` counts answers without a receipt.
 
     `pause_ms` is the longest time without a decision between the fault and the last of the crowd's answers.
     """
@@ -45,7 +45,7 @@ class Outcome:
 
 
 def attempt(stage: Stage, fault: Fault, tries: int, outcomes: list[Outcome]) -> None:
-    """Run this fault so many times, each time with another seed. What came of it is added to `outcomes`."""
+    """Inject this fault `tries` times, each time with another seed, and append to `outcomes`."""
     topics = load_topics(Profile.LOCAL)
     for seed in range(tries):
         outcome = asyncio.run(run_fault(stage, topics, fault, seed))
@@ -114,7 +114,7 @@ def _prepare(stage: Stage, fault: Fault, rng: random.Random) -> None:
 
 
 async def _supervise(process: Process) -> None:
-    """Start this process again when it ends because it cannot keep its promise, as the local stack does."""
+    """Restart this process when it ends because it cannot keep its guarantees, as the local stack does."""
     while True:
         await asyncio.sleep(0.1)
         if process.pid is None:
@@ -123,6 +123,6 @@ async def _supervise(process: Process) -> None:
 
 
 def _longest_pause_s(decision_times: list[float], began: float, ended: float) -> float | None:
-    """The longest time from one decision to the next that came after `began`; None if none came."""
+    """The longest time from one decision to the next, for those from `began` to `ended`; None without any."""
     pairs = pairwise(decision_times)
     return max((after - before for before, after in pairs if began < after <= ended), default=None)

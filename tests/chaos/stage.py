@@ -1,4 +1,4 @@
-"""The whole system, each process under the runner's thumb: our own processes beside a given broker and Redis."""
+"""The whole system under the runner's control: our own processes with a given broker and Redis."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -17,7 +17,7 @@ START_TIMEOUT_S = 90.0
 
 
 class Stage:
-    """As a context manager: everything runs inside. `kafka` and `redis` have kill(), start(), pause(), resume()."""
+    """A context manager that runs the system. `kafka` and `redis` have kill(), start(), pause(), resume()."""
 
     def __init__(self, directory: Path, kafka: Any, redis: Any) -> None:
         self.kafka, self.redis = kafka, redis
@@ -28,7 +28,7 @@ class Stage:
             redis_url=redis.url,
             public_port=self.public.port,
             admin_port=self.admin.port,
-            # A stock that is sold at once would be a single transaction.
+            # Without a pause, a stock that sells at once would be a single transaction.
             orders_pace_ms=20,
         )
         self.ingress = self._process(ingress_part, "ingress-1", health_port=free_port())
@@ -39,16 +39,16 @@ class Stage:
         self._plain_workers = [(worker, worker.part) for worker in (self.worker, self.second_worker)]
         self._worker_settings: Mapping[str, object] = {}
         self.foreign: Counter[tuple[Check, int]] = Counter()
-        """By check and partition: records in its log that a fault wrote, and that the audit has to report."""
+        """By check and partition: the number of foreign records that a fault wrote and the audit must report."""
 
     def pair(self, victim: str) -> tuple[Process, Process]:
-        """The "worker" or the "follower", and the one that can take over from it."""
+        """The "worker" or the "follower", and the process that can take over from it."""
         if victim == "worker":
             return self.worker, self.second_worker
         return self.follower, self.second_follower
 
     def tell_workers(self, settings: Mapping[str, object]) -> None:
-        """Let the workers have these settings, and no others of before; the one that runs is started again."""
+        """Replace the workers' additional settings with these; restarts the running worker if they change."""
         if settings == self._worker_settings:
             return
         for process, plain in self._plain_workers:
@@ -58,7 +58,7 @@ class Stage:
         self.worker.start()
 
     def arm(self, victim: str, point: str, arrivals: int) -> None:
-        """Start this process again, such that it ends itself at this fault point."""
+        """Restart this process such that it kills itself at this fault point, on the given arrival there."""
         process, _ = self.pair(victim)
         armed = replace(
             process.part,

@@ -1,8 +1,8 @@
-"""A storm over the local stack as `seckill up` runs it: random faults, two at a time, while crowds buy.
+"""Random faults in the local stack as `seckill up` runs it, two at a time, while crowds buy.
 
     python tests/chaos/storm.py [--seconds 150] [--seed 2]
 
-The exit status is 0 if every accepted purchase was decided, the audit is clean, and no part ended but by the storm.
+The exit status is 0 if every accepted purchase was decided, the audit is clean, and only the storm ended parts.
 """
 
 import argparse
@@ -51,10 +51,10 @@ FLUSH_TIMEOUT_S = 10.0
 
 
 class Storm:
-    """The faults, printed as they come: so many `together`, then a calm.
+    """Injects and prints the faults: `together` at a time, then a pause.
 
-    Nobody is killed after `kills_end_s`. `deaths_of_second` tells how the worker that comes and goes has ended, where
-    it did by itself.
+    No process is killed after `kills_end_s`. `deaths_of_second` has a line for each time that the second worker ended
+    by itself.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Storm:
         return Counter({name: len(times) for name, times in self._killed_at.items()})
 
     async def blow(self, seconds: float) -> None:
-        """Faults every few seconds, whether those before are over or not. In the end all are."""
+        """Inject faults every few seconds, even while earlier ones last. Returns when all are over."""
         async with asyncio.TaskGroup() as faults:
             while time.monotonic() - self._began < seconds and self._system.runs():
                 for fault in self._rng.sample(self._faults(), self._together):
@@ -155,7 +155,7 @@ def second_worker(system: System) -> Part:
 
 
 def _signal(pid: int, number: signal.Signals) -> bool:
-    """Whether there is still somebody to hear it."""
+    """Send the signal; False if the process has ended."""
     try:
         os.kill(pid, number)
     except ProcessLookupError:
@@ -164,7 +164,7 @@ def _signal(pid: int, number: signal.Signals) -> bool:
 
 
 async def storm_over(system: System, seconds: float, seed: int) -> list[str]:
-    """What is wrong in the end, a line each."""
+    """All violations, one line each."""
     rng = random.Random(seed)
     topics, settings = load_topics(Profile.LOCAL), settings_of(system)
     crowds = crowds_of(
@@ -198,7 +198,7 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", type=float, default=150.0)
     parser.add_argument("--seed", type=int, default=2)
-    parser.add_argument("--keep", type=Path, help="a directory for data and logs, which stay")
+    parser.add_argument("--keep", type=Path, help="directory that keeps data and logs")
     parser.add_argument("--workers", type=int, default=1)
     options = parser.parse_args()
     configure_logging("storm", logging.WARNING)

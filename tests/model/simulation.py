@@ -191,7 +191,7 @@ async def schedule(world: World) -> str | None:
         for worker in workers:
             if fault := worker.fault():
                 return f"a decider ended: {fault!r}"
-    world.fault = False
+    world.calls_may_fail = False
     try:
         return await settle(world, workers)
     finally:

@@ -63,7 +63,7 @@ def test_the_topics_are_those_of_the_api() -> None:
         "seckill.purchase-results.v1": ("product_id", "delete"),
         "seckill.orders.v1": ("product_id", "delete"),
         "seckill.control.v1": ("breaker:{partition}", "compact"),
-        "seckill.dead-letters.v1": ("the malformed command's own", "delete"),
+        "seckill.dead-letters.v1": ("key of the malformed command", "delete"),
     }
 
 

@@ -1,4 +1,4 @@
-"""Numbers of a request body as the client wrote them: as int or Decimal, never as a float."""
+"""Numbers of a request body exactly as the client wrote them: int or Decimal, never float."""
 
 import json
 from decimal import Decimal, InvalidOperation
@@ -8,7 +8,7 @@ from pipeline.domain.ids import INTEGER_ID_MAX
 
 
 def parse_exactly(body: bytes) -> dict[str, Any]:
-    """What `parse_object` has found to be an object, with its numbers as int or Decimal: no float rounds them."""
+    """The JSON object in a body that `parse_object` has accepted, with numbers as int or Decimal, so never rounded."""
     return cast("dict[str, Any]", json.loads(body, parse_float=_decimal))
 
 
@@ -16,16 +16,16 @@ def _decimal(text: str) -> Decimal:
     try:
         return Decimal(text)
     except InvalidOperation:
-        # Its exponent is beyond what a Decimal holds. No field takes NaN, so the refusal names the field.
+        # The exponent is too large for a Decimal. No field accepts NaN, so the refusal names the field.
         return Decimal("NaN")
 
 
 def as_integer(value: Any) -> Any:
-    """The int of a number without a fraction, such as 5.0 or 5e0, which JSON Schema counts as integers.
+    """The int of a number without a fraction, such as 5.0 or 5e0, which are integers to JSON Schema.
 
-    Anything else is returned as it is.
+    Returns anything else unchanged.
     """
-    # The range first: an exponent may stand for more digits than memory holds.
+    # Check the range first: with a large exponent, the digits may not fit in memory.
     is_whole = (
         type(value) is Decimal
         and value.is_finite()

@@ -1,6 +1,6 @@
-"""The fields of request bodies: how each is read, its JSON schema, and what a problem document says of it.
+"""The fields of request bodies: how each is parsed, its JSON schema, and its text in a problem document.
 
-Numbers come from `parse_exactly`, as int or Decimal: no float is between a client and what the log gets.
+Numbers come from `parse_exactly` as int or Decimal, so the log gets them exactly as the client sent them.
 """
 
 import re
@@ -30,7 +30,7 @@ _PRICE_FORM = (
 
 
 class NotSupportedYet(ValueError):
-    """A value that a later version will take. `limit` is the one that is taken now."""
+    """A value that only a later version will accept. `limit` is the only value that is accepted now."""
 
     def __init__(self, reason: str, limit: int | str) -> None:
         super().__init__(reason)
@@ -38,9 +38,9 @@ class NotSupportedYet(ValueError):
 
 
 class Form:
-    """Annotates a field with what it must be, in words, and with the limit that a problem document names.
+    """Annotates a field with a description of valid values, and with the limit for a problem document.
 
-    A validator that raises a ValueError without words leaves them to the Form.
+    If a validator raises a ValueError without a message, the problem document gets this description.
     """
 
     def __init__(self, words: str, limit: int | str | None = None, if_missing: str = "must be") -> None:
@@ -61,7 +61,7 @@ class Whole(Form):
 
 
 class Text(Form):
-    """Annotates a str of `low` to `high` characters; `more` follows in the words of a problem."""
+    """Annotates a str of `low` to `high` characters; `more` is appended to the text of a problem."""
 
     def __init__(self, low: int, high: int, more: str = "") -> None:
         super().__init__(f"a string of {low} to {high} characters{more}", high)
@@ -79,9 +79,9 @@ def _id(value: object) -> str:
 
 
 def _price(price: object) -> str:
-    """The price as a decimal string, digit for digit."""
+    """The price as a decimal string, digit for digit. Raises ValueError."""
     if type(price) is Decimal and price.is_finite():
-        # A large exponent would be a long string; what has one is out of form in any case.
+        # With a large exponent the string would be long, and such a price is invalid in any case.
         _, digits, exponent = price.as_tuple()
         in_form = len(digits) + abs(cast("int", exponent)) <= 4 * PRICE_WHOLE_DIGITS_MAX
         price = format(price, "f") if in_form else None
@@ -101,16 +101,16 @@ def _time_ms(text: object) -> int:
         raise ValueError(f"must be {_TIME_FORM} ({error})") from None
     time_ms = (moment - _EPOCH) // timedelta(milliseconds=1)
     if not 0 <= time_ms <= TIME_MS_MAX:
-        raise ValueError("must be in the years 1970 to 9999")
+        raise ValueError("must be between the years 1970 and 9999")
     return time_ms
 
 
 def _payment_timeout_ms(value: object) -> int:
     timeout_ms = as_integer(value)
     if type(timeout_ms) is not int or timeout_ms < 0:
-        raise ValueError("must be a whole number from 0 (0: final)")
+        raise ValueError("must be a whole number, 0 or greater")
     if timeout_ms != 0:
-        raise NotSupportedYet("not supported yet, only 0 (a purchase is final)", 0)
+        raise NotSupportedYet("not supported yet; only 0, which means that a purchase is final", 0)
     return timeout_ms
 
 
@@ -118,7 +118,7 @@ def _waitlist(value: object) -> bool:
     if type(value) is not bool:
         raise ValueError("must be true or false")
     if value:
-        raise NotSupportedYet("not supported yet, only false", "false")
+        raise NotSupportedYet("not supported yet; only false", "false")
     return value
 
 
@@ -132,8 +132,8 @@ Id = TypeAliasType(
             | Annotated[str, Field(pattern=f"^{ID.pattern}$")],
         ),
         Field(
-            description='1001, 1001.0 and "1001" are the same.'
-            " Answers have a number where every client can hold it exactly."
+            description='1001, 1001.0 and "1001" are the same id.'
+            " In answers it is a number if every client can represent it exactly."
         ),
     ],
 )
@@ -149,6 +149,6 @@ Rfc3339 = Annotated[int, PlainValidator(_time_ms, json_schema_input_type=datetim
 PaymentTimeoutMs = Annotated[int, PlainValidator(_payment_timeout_ms, json_schema_input_type=Literal[0])]
 Waitlist = Annotated[bool, PlainValidator(_waitlist, json_schema_input_type=Literal[False])]
 
-ID_REQUIRED: Final = Form(ID_FORM, if_missing="is missing; it is")
+ID_REQUIRED: Final = Form(ID_FORM, if_missing="missing; must be")
 PRICE_REQUIRED: Final = Form(_PRICE_FORM, PRICE_DECIMALS_MAX)
 TIME_REQUIRED: Final = Form(_TIME_FORM)

@@ -1,7 +1,7 @@
-"""The body of every HTTP request and answer: the one description, from which `/openapi.json` is made.
+"""The bodies of all HTTP requests and answers. `/openapi.json` is generated from these models.
 
-The calls of the administration read their bodies with these models. A purchase is parsed by hand, because there are
-many of them, and answers are made by hand; tests hold both against the models.
+Administration calls parse their bodies with them. Purchases have a handwritten parser, because there are many, and
+answers are built by hand; tests check both against the models.
 """
 
 from datetime import datetime
@@ -46,7 +46,7 @@ from pipeline.messages.json_schema import Among
 STATUS_LENGTH_MAX = 32
 _BUCKET, _WINDOW = "(bucket)", "(window)"
 RATE_LIMIT_KINDS = (_BUCKET, _WINDOW)
-"""One of these follows `rate_limit` in the location of a validation error."""
+"""Tags of the union: one of them follows `rate_limit` in the location of a validation error."""
 
 RequestId = TypeAliasType("RequestId", Annotated[str, Field(pattern="^[0-9]+-[0-9]+-[0-9]+$")])
 Count = TypeAliasType("Count", Annotated[int, Field(ge=0)])
@@ -61,10 +61,10 @@ class _Body(BaseModel):
 
 
 class UnknownField(ValueError):
-    """A body has a field that its call does not know; `known` are those that it does."""
+    """A body has a field that its call does not know; `known` are the fields that it knows."""
 
     def __init__(self, name: str, known: list[str]) -> None:
-        super().__init__(f"unknown; the fields here are {', '.join(known)}")
+        super().__init__(f"unknown field; the known fields are {', '.join(known)}")
         self.name = name
 
 
@@ -93,7 +93,7 @@ class TokenBucket(_Administration):
     algorithm: Annotated[Literal[Algorithm.TOKEN_BUCKET], _ALGORITHMS] = Algorithm.TOKEN_BUCKET
     requests_per_second: _RequestsPerSecond
     burst: Annotated[int | MISSING, Whole(1, BURST_MAX)] = MISSING
-    """By default as many as requests_per_second"""
+    """By default equal to requests_per_second"""
 
 
 class Window(_Administration):
@@ -113,7 +113,7 @@ def _kind_of_rate_limit(document: Any) -> str:
 
 
 class Prewarm(_Administration):
-    # The first field that is wrong, in this order, is the one that the problem document names.
+    # The problem document names the first invalid field in this order.
     product_id: Annotated[Id, ID_REQUIRED]
     payment_timeout_ms: PaymentTimeoutMs = 0
     waitlist: Waitlist = False
@@ -123,9 +123,9 @@ class Prewarm(_Administration):
     price: Annotated[Price, PRICE_REQUIRED]
     """Exact, with up to 4 decimals"""
     stock: Annotated[int, Whole(0, STOCK_MAX)]
-    status: Annotated[
-        str, Text(1, STATUS_LENGTH_MAX, "; any value other than 'active' keeps the sale closed")
-    ] = "active"
+    status: Annotated[str, Text(1, STATUS_LENGTH_MAX, "; any value other than 'active' means paused")] = (
+        "active"
+    )
     per_user_limit: Annotated[int, Whole(1, PER_USER_LIMIT_MAX)] = 1
     rate_limit: Annotated[
         Annotated[
@@ -166,7 +166,7 @@ class PurchaseAnswer(_Decision):
 
 
 class FinalAnswer(_Decision):
-    """The answer cannot change any more, so it was given without the log: no request id."""
+    """An answer that can never change. It is given without the log, so it has no request id."""
 
     code: Annotated[int, Among(FINAL_CODES)]
     product_id: Id
@@ -254,10 +254,10 @@ class ProductStats(_Body):
     """By code"""
     decided: Count
     queued: Count
-    """In the product's partition, an estimate"""
+    """Purchases queued in the product's partition, an estimate"""
     answered_without_log: Count
-    """Purchases that this process answered because the answer could not change; none of them is in the log, or among
-    those that were decided"""
+    """Purchases that this process answered at once because the answer could not change; they are not in the log and
+    not counted in `decided`"""
 
 
 class Purchased(_Body):
@@ -275,8 +275,8 @@ class SystemStats(_Body):
     circuit_breaker_state: dict[str, BreakerState]
     """By partition"""
     limiter_tokens: dict[str, int] | None
-    """By product with a rate limit, among up to 200 products of each partition; up to a second old; null while they
-    cannot be read"""
+    """By product, for those with a rate limit among up to 200 products of each partition. Up to a second old; null
+    while unavailable"""
 
 
 class Service(_Body):

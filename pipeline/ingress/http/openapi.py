@@ -1,5 +1,6 @@
-"""The OpenAPI document of both listeners: the paths by hand, the bodies from `models.py`. Contract tests hold every
-route and every answer against it.
+"""The OpenAPI document of both listeners: handwritten paths, bodies from `models.py`.
+
+Contract tests check every route and every answer against it.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -26,7 +27,7 @@ _BODIES = (
 
 
 def openapi_document(settings: Settings) -> Callable[[web.Request], Awaitable[web.Response]]:
-    """A handler that answers with the document, made once."""
+    """A handler that answers with the document, which is built only once."""
     body = orjson.dumps(describe(settings), option=orjson.OPT_INDENT_2)
 
     async def openapi(_: web.Request) -> web.Response:
@@ -41,8 +42,8 @@ def describe(settings: Settings) -> Schema:
         "info": {
             "title": "Seckill Pipeline",
             "version": __version__,
-            "description": "A flash sale: purchases go into a log, and are decided in its order, once each."
-            " A connection that is one too many for its listener is answered 503 whatever it asks.",
+            "description": "A flash sale: purchases go into a log and are decided in its order, each exactly once."
+            " If all connections of a listener are in use, it answers any request on a new connection with 503.",
         },
         "servers": [{"url": f"http://{settings.public_host}:{settings.public_port}"}],
         "paths": {
@@ -66,7 +67,7 @@ def _reference(body: Any) -> Schema:
 
 
 def _answers(problems: tuple[int, ...], answers: Mapping[int, Any] | None = None) -> Schema:
-    """Responses: the body by status, and the statuses that come with a problem document."""
+    """The responses of a call: `answers` has the body by status, `problems` the statuses with a problem document."""
     responses: Schema = {}
     for status, body in (answers or {}).items():
         responses[str(status)] = {
@@ -95,8 +96,8 @@ def _purchase_paths() -> Schema:
     key = {
         "name": "Idempotency-Key",
         "in": "header",
-        "description": "The same key of the same user for the same product gets the first win again."
-        " Without a key a repeat may buy again, up to the product's limit per user.",
+        "description": "The same key of the same user for the same product returns the first win again."
+        " Without a key, a repeat may buy again, up to the product's limit per user.",
         "schema": {"type": "string", "pattern": f"^{IDEMPOTENCY_KEY.pattern}$"},
     }
     final = dict.fromkeys((200, 400, 404, 409), models.FinalAnswer)
@@ -105,7 +106,7 @@ def _purchase_paths() -> Schema:
     return {
         "/api/v1/seckill/purchase": {
             "post": {
-                "summary": "Buy, and wait for the decision",
+                "summary": "Buy and wait for the decision",
                 "parameters": [key],
                 "requestBody": _body(models.PurchaseRequest),
                 "responses": _answers(refusals, {**either, **decided}),
@@ -113,7 +114,7 @@ def _purchase_paths() -> Schema:
         },
         "/api/v1/seckill/purchase/async": {
             "post": {
-                "summary": "Buy; answered once the log has it, or at once if the answer cannot change",
+                "summary": "Buy and get a receipt once the purchase is in the log, or an answer that cannot change",
                 "parameters": [key],
                 "requestBody": _body(models.PurchaseRequest),
                 "responses": _answers(refusals, {202: models.Accepted, **final}),
@@ -126,28 +127,32 @@ def _request_paths(settings: Settings) -> Schema:
     wait = {
         "name": "wait_ms",
         "in": "query",
-        "description": "Long poll: wait this long for the decision.",
+        "description": "Long poll: wait up to this long for the decision.",
         "schema": {"type": "integer", "minimum": 0, "maximum": settings.poll_wait_ms_max, "default": 0},
     }
     request_id = _path_parameter("request_id", models.RequestId)
     events = _answers((404, 410, 429, 503))
     events["200"] = {
-        "description": "Events `queued`, with a comment each second in which nothing has changed, and last `decided`"
-        " or `problem`; a stream that ends without one of these two was cut short, ask again."
-        " The schema is that of each event.",
+        "description": "Events `queued`, and last `decided` or `problem`; a comment each second while nothing changes."
+        " If the stream ends without one of the last two, it was interrupted: reconnect."
+        " The schema is that of one event.",
         "content": {"text/event-stream": {"schema": _reference(models.Event)}},
     }
     return {
         "/api/v1/seckill/requests/{request_id}": {
             "get": {
-                "summary": "What became of a request",
-                "description": "Answered from the decision log, as long as that is kept; after that 410.",
+                "summary": "The outcome of a request",
+                "description": "Answered from the decision log while the decision is retained there; after that, 410.",
                 "parameters": [request_id, wait],
                 "responses": _answers((400, 404, 410, 429, 503), {200: models.RequestStatus}),
             }
         },
         "/api/v1/seckill/requests/{request_id}/events": {
-            "get": {"summary": "The same as events", "parameters": [request_id], "responses": events}
+            "get": {
+                "summary": "The outcome as server-sent events",
+                "parameters": [request_id],
+                "responses": events,
+            }
         },
     }
 
@@ -160,20 +165,23 @@ def _reading_paths() -> Schema:
     return {
         "/api/v1/seckill/stats/{product_id}": {
             "get": {
-                "summary": "A product's figures",
+                "summary": "Statistics of a product",
                 "parameters": [product_id],
                 "responses": _answers((400, 404, 429, 503), {200: models.ProductStats}),
             }
         },
         "/api/v1/seckill/purchased/{product_id}/{user_id}": {
             "get": {
-                "summary": "Whether a user has the product",
+                "summary": "Whether a user has bought the product",
                 "parameters": [product_id, user_id],
                 "responses": _answers((400, 429, 503), {200: models.Purchased}),
             }
         },
         "/api/v1/system/stats": {
-            "get": {"summary": "This process", "responses": _answers((429, 503), {200: models.SystemStats})}
+            "get": {
+                "summary": "Statistics of this process",
+                "responses": _answers((429, 503), {200: models.SystemStats}),
+            }
         },
         "/health": health,
         "/health/live": health,

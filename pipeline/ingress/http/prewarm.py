@@ -1,4 +1,4 @@
-"""The bodies of the administration calls: from what an operator writes to what the decider takes, or to a problem."""
+"""The bodies of the administration calls: an operator's JSON becomes a valid command, or a problem."""
 
 from typing import Final, TypeVar
 
@@ -22,13 +22,13 @@ from pipeline.ingress.http.problems import Kind, Problem, invalid
 from pipeline.messages.commands import OpenCommand
 
 _NAME_LENGTH_MAX = 100
-"""Of an unknown field in a problem document."""
+"""Limit for the name of an unknown field in a problem document."""
 
 Body = TypeVar("Body", bound=BaseModel)
 
 
 def parse_opening(body: bytes, depth_max: int) -> OpenCommand:
-    """The open command in the body of a prewarm. Raises Problem for anything that the decider would not take."""
+    """The open command in the body of a prewarm. Raises Problem for anything that the decider would not accept."""
     prewarm = _parsed(Prewarm, body, depth_max)
     opening = Opening(
         name=prewarm.product_name,
@@ -58,7 +58,7 @@ def _rule(limit: TokenBucket | Window) -> limiters.Rule:
 def _parsed(model: type[Body], body: bytes, depth_max: int) -> Body:
     parse_object(body, depth_max)
     try:
-        # Parsed once more, for the sake of the price: a float between the operator and the buyer could change it.
+        # Parsed again because of the price, which a float could change between operator and buyer.
         return model.model_validate(parse_exactly(body))
     except ValidationError as error:
         raise _problem(error.errors(include_url=False)[0]) from None
