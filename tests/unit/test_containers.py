@@ -115,7 +115,7 @@ WAITS = [
 
 
 @pytest.mark.parametrize(("name", "other", "condition"), WAITS)
-def test_a_service_waits_only_for_what_can_happen(name: str, other: str, condition: str) -> None:
+def test_the_condition_of_each_dependency_can_be_met(name: str, other: str, condition: str) -> None:
     if condition == "service_healthy":
         assert "healthcheck" in SERVICES[other]
     else:
@@ -145,7 +145,7 @@ def test_every_variable_is_a_setting(name: str, monkeypatch: pytest.MonkeyPatch)
     assert settings.redis() == "redis://redis:6379/0"
 
 
-def test_the_command_that_is_called_exists() -> None:
+def test_the_command_of_the_topics_service_exists() -> None:
     assert PROJECT["scripts"]["seckill"] == "pipeline.cli:main"
     program, *words = SERVICES["topics"]["command"]
     assert program == "seckill"

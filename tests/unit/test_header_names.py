@@ -34,7 +34,7 @@ def test_a_consumer_reads_each_record_once_from_its_position(start: int) -> None
     assert names == [["v", NAME], ["v", NAME], *odd_names, ["v", NAME]][start:]
 
 
-def test_each_of_many_odd_batches_is_read_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_odd_batch_is_read_once_by_each_reader(monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[bytes] = []
     lenient = header_names.lenient_records
     monkeypatch.setattr(header_names, "lenient_records", lambda batch: read.append(batch) or lenient(batch))
@@ -48,7 +48,7 @@ def test_each_of_many_odd_batches_is_read_alone(monkeypatch: pytest.MonkeyPatch)
     assert read == 2 * batches
 
 
-def test_the_results_feed_reads_them() -> None:
+def test_the_results_feed_reads_odd_header_names() -> None:
     run = fetcher._run("t", 0, batch_of(7, [b"a"], odd=False) + batch_of(8, [b"b", b"c"]))
     assert run is not None
     assert (run.first, run.values) == (7, [b"a", b"b", b"c"])

@@ -17,7 +17,7 @@ def test_without_samples_only_the_index_and_the_records_ahead_are_known() -> Non
     assert Pace().decided_offset == -1
 
 
-def test_records_count_as_their_recent_average_of_purchases() -> None:
+def test_a_record_ahead_counts_as_the_recent_average() -> None:
     pace = Pace()
     pace.add(Sample(1.0, 99, 1_000))
     assert pace.purchases_per_record() == 10, "the average since the beginning, before any progress"

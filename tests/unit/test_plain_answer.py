@@ -23,7 +23,7 @@ class Wire(asyncio.Transport):
         return self._is_closing
 
 
-async def test_an_answer_is_written_at_once() -> None:
+async def test_an_answer_is_a_single_write() -> None:
     wire = Wire()
     request = make_mocked_request("POST", "/", version=HttpVersion11, transport=wire)
     answer = PlainAnswer({"code": -9}, 429, {"Retry-After": "2"})

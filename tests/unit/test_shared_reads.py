@@ -74,7 +74,7 @@ async def test_a_cancelled_caller_does_not_affect_the_others() -> None:
     assert store.begun[1] == ("p", ["d"])
 
 
-async def test_a_read_has_a_limited_number_of_questions(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_read_answers_a_limited_number_of_questions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shared_reads, "QUESTIONS_PER_READ_MAX", 2)
     store = Store()
     store.gate.set()
