@@ -1,4 +1,4 @@
-"""The parser of purchases takes what `PurchaseRequest` describes; `/openapi.json` has all bodies that it refers to."""
+"""The purchase parser accepts what `PurchaseRequest` describes; `/openapi.json` defines all bodies it references."""
 
 import json
 from typing import Any
@@ -48,26 +48,26 @@ def described(body: bytes) -> Purchase | None:
 @settings(max_examples=500, deadline=None)
 @given(nearly(st.just(FULL) | st.just({**FULL, "more": {"quantity": 1.5}}), ["more"]))
 def test_a_purchase_is_parsed_if_and_only_if_the_model_describes_it(made: Any) -> None:
-    """No difference within a JSON object that is not nested too deeply.
+    """They agree on every JSON object that is not nested too deeply.
 
-    `read_body` has checked its size. The Idempotency-Key is a header, which no body describes.
+    `read_body` has already checked the size. The Idempotency-Key is a header, so no body describes it.
     """
     compare(json.dumps(made).encode())
 
 
-def test_so_is_a_purchase_with_any_one_thing_changed() -> None:
+def test_parser_and_model_agree_on_a_purchase_with_one_change() -> None:
     for made in changed_once(FULL, ["more"]):
         compare(json.dumps(made).encode())
 
 
 @pytest.mark.parametrize("field", FULL)
-def test_so_is_a_purchase_with_any_number_as_it_may_be_written(field: str) -> None:
+def test_parser_and_model_agree_on_every_notation_of_a_number(field: str) -> None:
     for number in NUMBERS:
         members = {name: json.dumps(value) for name, value in FULL.items()} | {field: number}
         compare(("{" + ", ".join(f'"{name}": {text}' for name, text in members.items()) + "}").encode())
 
 
-def test_every_body_of_the_document_is_there_and_used() -> None:
+def test_every_schema_of_the_document_is_defined_and_used() -> None:
     document = describe(Settings())
     schemas = document["components"]["schemas"]
     assert {each.removeprefix("#/components/schemas/") for each in references(document)} == schemas.keys()

@@ -1,4 +1,4 @@
-"""The packages of the optional dependencies `local`: nothing else needs them, and `seckill up` says that it does."""
+"""The packages of the `local` extra: only the local stack needs them, and `seckill up` names the missing ones."""
 
 import subprocess
 import sys
@@ -11,7 +11,7 @@ from pipeline.local import PACKAGES
 
 ROOT = Path(__file__).parents[2]
 WITHOUT = f"import sys; sys.modules.update(dict.fromkeys({sorted(PACKAGES)}))\n"
-"""Makes these packages look as if they were not installed."""
+"""Simulates that these packages are not installed."""
 ALL_ELSE = """
 import pkgutil, importlib, agents, pipeline
 for package in (agents, pipeline):
@@ -28,12 +28,12 @@ def python(program: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
 
 
-def test_they_are_the_ones_that_pyproject_names() -> None:
+def test_the_packages_are_those_of_pyproject() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
     assert sorted(PACKAGES.values()) == sorted(each.partition(">")[0] for each in extras["local"])
 
 
-def test_everything_outside_the_local_stack_does_without() -> None:
+def test_everything_outside_the_local_stack_works_without_them() -> None:
     outcome = python(ALL_ELSE)
     assert outcome.returncode == 0, outcome.stdout + outcome.stderr
 
@@ -48,6 +48,6 @@ def test_the_local_stack_names_what_to_install(command: str) -> None:
     )
 
 
-def test_the_rest_of_the_command_line_does_without() -> None:
+def test_the_other_commands_work_without_them() -> None:
     outcome = python(COMMAND_LINE, "topics", "check", "--help")
     assert (outcome.returncode, outcome.stderr) == (0, "")

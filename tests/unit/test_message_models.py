@@ -1,7 +1,7 @@
-"""The decoders that are written by hand take what the models of `pipeline/messages/models.py` describe.
+"""The hand-written decoders accept what the models of `pipeline/messages/models.py` describe.
 
-Both get the same parsed JSON. What only the text shows is the decoder's own: its size, how deeply it is nested, and
-whether it is JSON at all. An integer beyond 64 bits is a float to our parser, so both refuse it.
+Both get the same parsed JSON. Only the decoders check the text: its size, how deeply it is nested, and whether it is
+JSON at all. Our parser reads an integer beyond 64 bits as a float, so both refuse it.
 """
 
 import json
@@ -104,7 +104,7 @@ many = settings(max_examples=300, deadline=None)
 
 
 def described(adapter: TypeAdapter[Any], document: object) -> Any:
-    """The model of this document; None if it does not describe it."""
+    """This document as its model; None if the model does not describe it."""
     try:
         return adapter.validate_python(document)
     except ValidationError:
@@ -170,18 +170,18 @@ def compare_command(made: Any) -> None:
 @many
 @given(nearly(valid_commands.map(orjson.loads), COMMAND_FIELDS))
 def test_a_command_is_decoded_if_and_only_if_the_model_describes_it(made: Any) -> None:
-    """No difference beside those of the module's docstring. The record's key is the product id, as it has to be."""
+    """They agree except as the module's docstring says. The record's key is the product id, as required."""
     compare_command(made)
 
 
 @pytest.mark.parametrize("valid", COMMANDS, ids=range(len(COMMANDS)))
-def test_so_is_a_command_with_any_one_thing_changed(valid: bytes) -> None:
+def test_decoder_and_model_agree_on_a_command_with_one_change(valid: bytes) -> None:
     for made in changed_once(orjson.loads(valid), COMMAND_FIELDS):
         compare_command(made)
 
 
 @pytest.mark.parametrize("count", [0, 1, PURCHASES_PER_RECORD_MAX, PURCHASES_PER_RECORD_MAX + 1])
-def test_both_limit_the_purchases_of_a_record(count: int) -> None:
+def test_decoder_and_model_limit_the_purchases_of_a_record(count: int) -> None:
     document = {"type": "purchase", "product_id": "1", "users": ["a"] * count, "quantities": [1] * count}
     is_right = 1 <= count <= PURCHASES_PER_RECORD_MAX
     assert (described(as_command, document) is not None) == is_right
@@ -199,7 +199,7 @@ KNOWN = {
 
 
 def as_a_decider_writes_it(document: dict[str, Any]) -> dict[str, Any]:
-    """This document without what a decoder forgives, and a decider never writes."""
+    """This document without what a decoder tolerates but no decider writes."""
     kind = document.get("type")
     known = KNOWN.get(kind, ()) if isinstance(kind, str) else ()
     kept = {
@@ -218,7 +218,7 @@ def as_a_decider_writes_it(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def is_beyond_the_decoder(document: dict[str, Any]) -> bool:
-    """Whether a number is longer than a decoder takes; no decider comes near."""
+    """Whether a number exceeds a limit of the decoder; no decider writes one that large."""
     if document.get("type") != "purchase":
         return False
     limiter, retry_after_ms = document.get("limiter"), document.get("retry_after_ms")
@@ -228,7 +228,7 @@ def is_beyond_the_decoder(document: dict[str, Any]) -> bool:
 
 
 def decision_of(model: Any, document: dict[str, Any]) -> Decision:
-    """The decision of a model, with the document's own values where `as_a_decider_writes_it` may have changed them."""
+    """The decision of a model, with the document's own values where `as_a_decider_writes_it` may differ."""
     if isinstance(model, MalformedDecisionValue):
         raw = None if model.key is MISSING else RawCommand(model.key, model.value)
         return MalformedDecision(model.source_offset, model.time_ms, document["error"], raw)
@@ -275,20 +275,20 @@ def compare_decision(made: dict[str, Any]) -> None:
 @many
 @given(nearly(st.sampled_from(DECISIONS).map(orjson.loads), DECISION_FIELDS))
 def test_a_decision_is_decoded_if_and_only_if_the_model_describes_it(made: Any) -> None:
-    """Beside the differences of the module's docstring, the decoder
+    """Apart from the differences in the module's docstring, the decoder
 
-    - wants `source_offset` first, without spaces, in up to 18 digits (`peek_source_offset`);
-    - takes limiter states of up to 15 digits a number, and a `retry_after_ms` of up to `TIME_MS_MAX`;
-    - ignores fields that it does not know, unless they hold an object or an array;
-    - takes a stock and a sold below 0, which the audit then reports;
-    - takes any refusal for an open and a close, an empty error, and a `retry_after_ms` without a limiter.
+    - requires `source_offset` first, without spaces, in up to 18 digits (`peek_source_offset`);
+    - accepts limiter states of up to 15 digits per number, and a `retry_after_ms` of up to `TIME_MS_MAX`;
+    - ignores fields that it does not know, unless they contain an object or an array;
+    - accepts a stock and a sold below 0, which the audit then reports;
+    - accepts any refusal for an open and a close, an empty error, and a `retry_after_ms` without a limiter.
     """
     assume(isinstance(made, dict))
     compare_decision(made)
 
 
 @pytest.mark.parametrize("valid", DECISIONS, ids=range(len(DECISIONS)))
-def test_so_is_a_decision_with_any_one_thing_changed(valid: bytes) -> None:
+def test_decoder_and_model_agree_on_a_decision_with_one_change(valid: bytes) -> None:
     for made in changed_once(orjson.loads(valid), DECISION_FIELDS):
         if isinstance(made, dict):
             compare_decision(made)
@@ -326,19 +326,19 @@ def compare_order(made: Any) -> None:
 @given(nearly(st.just(ORDER), ["more"]))
 @example({**ORDER, "event": "REFUNDED"})
 def test_an_order_is_decoded_if_and_only_if_the_model_describes_it(made: Any) -> None:
-    """The decoder reads only the fields of `Order`: it ignores `pay_before_ms` and fields that it does not know. It
-    takes any event in capital letters, and money with up to 21 digits before the point.
+    """The decoder reads only the fields of `Order`: it ignores `pay_before_ms` and unknown fields. It
+    accepts any event in capital letters, and money with up to 21 digits before the point.
     """
     compare_order(made)
 
 
-def test_so_is_an_order_with_any_one_thing_changed() -> None:
+def test_decoder_and_model_agree_on_an_order_with_one_change() -> None:
     for made in changed_once(ORDER, ["more"]):
         compare_order(made)
 
 
 @pytest.mark.parametrize("event", ["CREATED", "PAID", "RELEASED", "REFUNDED"])
-def test_the_model_of_an_order_names_every_event_that_there_is(event: str) -> None:
+def test_the_model_of_an_order_lists_every_event(event: str) -> None:
     assert (described(as_order, {**ORDER, "event": event}) is not None) == (event != "REFUNDED")
 
 
@@ -362,17 +362,17 @@ def compare_breaker(made: Any) -> None:
 @many
 @given(nearly(st.just(BREAKER), ["more"]))
 def test_the_state_of_a_breaker_is_decoded_if_and_only_if_the_model_describes_it(made: Any) -> None:
-    """The decoder ignores fields that it does not know, and takes a record of another type for none at all."""
+    """The decoder ignores unknown fields, and returns None for a record of another type."""
     compare_breaker(made)
 
 
-def test_so_is_the_state_of_a_breaker_with_any_one_thing_changed() -> None:
+def test_decoder_and_model_agree_on_a_breaker_state_with_one_change() -> None:
     for made in changed_once(BREAKER, ["more"]):
         compare_breaker(made)
 
 
 @given(st.integers(0, 999), st.sampled_from(BreakerState), st.integers(0, TIME_MS_MAX), st.integers(0, 9))
-def test_what_a_decider_writes_of_its_breakers_has_the_form_of_the_topic(
+def test_breaker_changes_match_the_schema_of_their_topic(
     partition: int, state: BreakerState, at_ms: int, retry_at_ms: int
 ) -> None:
     _, value = encode_breaker(BreakerChange(partition, state, at_ms, retry_at_ms))
@@ -389,8 +389,8 @@ def test_what_a_decider_writes_of_its_breakers_has_the_form_of_the_topic(
         lambda made: ("results", made)
     )
 )
-def test_what_a_model_describes_its_schema_describes_too(made: tuple[str, Any]) -> None:
-    """Not the other way round: no schema says that counts agree, that text is base64, or that 1.0 is no integer."""
+def test_a_schema_accepts_whatever_its_model_accepts(made: tuple[str, Any]) -> None:
+    """Not vice versa: no schema says that counts agree, that text is base64, or that 1.0 is not an integer."""
     topic, document = made
     if described(as_command if topic == "requests" else as_decision, document) is not None:
         SCHEMAS[topic].validate(document)

@@ -1,4 +1,4 @@
-"""The partition of a product is the one that any Kafka client gives its id."""
+"""A product is in the partition that any Kafka client assigns to its id."""
 
 import re
 
@@ -11,8 +11,8 @@ from pipeline.kafka.topics import partition_of
 ids = st.from_regex(re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII), fullmatch=True)
 
 
-def test_places_are_those_of_kafkas_own_client() -> None:
-    # The vectors of the Java client's test of murmur2, with its sign bit taken off.
+def test_partitions_are_those_of_kafkas_own_client() -> None:
+    # The test vectors of the Java client's murmur2; the sign bit is cleared below.
     hashes = {
         "21": -973932308,
         "foobar": -790332482,
@@ -25,5 +25,5 @@ def test_places_are_those_of_kafkas_own_client() -> None:
 
 @given(ids, st.integers(1, 64))
 def test_any_client_finds_the_product(product_id: str, partitions: int) -> None:
-    place = DefaultPartitioner()(product_id.encode(), list(range(partitions)), [])
-    assert partition_of(product_id, partitions) == place
+    partition = DefaultPartitioner()(product_id.encode(), list(range(partitions)), [])
+    assert partition_of(product_id, partitions) == partition

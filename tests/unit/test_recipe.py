@@ -1,4 +1,4 @@
-"""How our processes are started: with the settings that were set, and no others."""
+"""Our processes are started with the settings that were set, and no others."""
 
 from pathlib import Path
 
@@ -36,7 +36,7 @@ def test_a_process_gets_the_settings_that_were_set(monkeypatch: pytest.MonkeyPat
     ("host", "address"),
     [("0.0.0.0", "127.0.0.1"), ("::", "[::1]"), ("10.0.0.7", "10.0.0.7")],  # noqa: S104 -- not bound
 )
-def test_a_part_is_found_where_this_machine_reaches_it(host: str, address: str) -> None:
+def test_a_part_has_an_address_that_this_machine_can_reach(host: str, address: str) -> None:
     settings = Settings(public_host=host, public_port=8, tables_host=host, tables_port=9)
     assert ingress_part(settings).address == f"http://{address}:8"
     assert follower_part(settings).address == worker_part(settings).address == f"http://{address}:9"

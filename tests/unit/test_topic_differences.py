@@ -25,12 +25,12 @@ from pipeline.settings import Profile
         ("results", "retention.ms", str(2**63 - 1), "-1", False),
         ("results", "retention.bytes", "1000000000", "-1", True),
         ("dead_letters", "retention.bytes", "1000000000", "-1", False),
-        # A decision that is larger than the broker takes could never be written.
+        # A decision larger than the broker accepts could never be written.
         ("results", "max.message.bytes", "1", "2", True),
         ("results", "max.message.bytes", "2", "1", False),
     ],
 )
-def test_what_breaks_a_guarantee_is_refused_and_no_more(
+def test_only_differences_that_break_a_guarantee_are_refused(
     topic: str, field: str, found: str, wanted: str, is_refused: bool
 ) -> None:
     topics = load_topics(Profile.LOCAL)

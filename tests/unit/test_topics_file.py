@@ -1,4 +1,4 @@
-"""`topics.yaml`: what it says, what is refused, and that its schemas are those of the records we write."""
+"""`topics.yaml`: what it defines, which faults are refused, and that its schemas match the records we write."""
 
 import copy
 import re
@@ -67,17 +67,17 @@ def test_the_topics_are_those_of_the_api() -> None:
     }
 
 
-def test_the_profile_says_how_many_copies() -> None:
+def test_the_profile_sets_the_number_of_replicas() -> None:
     cluster = load_topics(Profile.CLUSTER)
     assert {(topic.replication, topic.min_insync_replicas) for topic in TOPICS.all()} == {(1, 1)}
     assert {(topic.replication, topic.min_insync_replicas) for topic in cluster.all()} == {(3, 2)}
 
 
-def test_what_decides_by_time_has_the_time_of_the_broker() -> None:
+def test_topics_whose_time_matters_have_the_time_of_the_broker() -> None:
     assert [topic.log_append_time for topic in (TOPICS.requests, TOPICS.results, TOPICS.orders)] == [True] * 3
 
 
-def test_what_redis_is_made_of_again_is_kept_for_ever() -> None:
+def test_the_log_that_redis_is_rebuilt_from_is_kept_forever() -> None:
     assert TOPICS.results.retention_ms == -1
 
 
@@ -89,7 +89,7 @@ def test_the_largest_command_fits_into_a_result_and_a_dead_letter() -> None:
     assert all(topic.record_bytes_max >= producer.BATCH_BYTES_MAX for topic in TOPICS.all())
 
 
-def test_every_header_that_we_write_is_named() -> None:
+def test_every_header_that_we_write_is_documented() -> None:
     assert dict(record_headers("x")).keys() <= DOCUMENT["headers"].keys()
     assert dict(dead_letter_headers("t", 0, 0, "e")).keys() == TOPICS.dead_letters.headers.keys()
 
@@ -148,7 +148,7 @@ def put(value: object, *path: str) -> Callable[[dict[str, Any]], None]:
         (drop("definitions"), ["definitions"]),
     ],
 )
-def test_a_fault_is_named_with_topic_and_field(
+def test_a_fault_is_reported_with_topic_and_field(
     tmp_path: Path, change: Callable[[dict[str, Any]], None], words: list[str]
 ) -> None:
     document = copy.deepcopy(DOCUMENT)
@@ -171,14 +171,14 @@ def test_a_fault_is_named_with_topic_and_field(
         ("", "mine.yaml"),
     ],
 )
-def test_what_is_no_such_file_is_refused(tmp_path: Path, text: str, word: str) -> None:
+def test_an_invalid_file_is_refused(tmp_path: Path, text: str, word: str) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text(text)
     with pytest.raises(BadTopics, match=word):
         load_topics(Profile.LOCAL, file)
 
 
-def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(BadTopics, match=r"nowhere\.yaml"):
         load_topics(Profile.LOCAL, tmp_path / "nowhere.yaml")
 
@@ -200,7 +200,7 @@ def test_every_payload_is_a_json_schema() -> None:
         Draft202012Validator.check_schema(topic.payload)
 
 
-def test_every_definition_is_there_and_used() -> None:
+def test_every_definition_exists_and_is_used() -> None:
     used = {reference.removeprefix("#/$defs/") for reference in references(DOCUMENT)}
     assert used == DOCUMENT["definitions"].keys()
 
@@ -231,10 +231,10 @@ def test_the_limits_are_those_of_the_domain() -> None:
 
 
 @given(st.text(max_size=70))
-def test_ids_and_receipts_have_the_form_of_the_domain(text: str) -> None:
+def test_the_schemas_of_ids_and_receipts_match_the_domain(text: str) -> None:
     for name, in_domain in (("Id", canonical_id), ("Receipt", parse_receipt)):
         fits = Draft202012Validator(DOCUMENT["definitions"][name]).is_valid(text)
-        # Python's `$` also matches before a last newline, which ECMA's, the standard's, does not.
+        # Python's `$` also matches before a final newline; that of ECMAScript, the standard, does not.
         assert fits == (in_domain(text) is not None) or text.endswith("\n")
 
 
@@ -268,9 +268,7 @@ def openings(draw: st.DrawFn) -> Opening:
 
 
 @given(ids, purchases(), openings())
-def test_commands_have_the_form_that_the_file_tells(
-    product_id: str, wanted: Purchases, opening: Opening
-) -> None:
+def test_commands_match_their_schema(product_id: str, wanted: Purchases, opening: Opening) -> None:
     quantities = None if wanted.quantities is None else list(wanted.quantities)
     for value in (
         encode_purchases(product_id, list(wanted.users), quantities, wanted.keys),
@@ -289,8 +287,8 @@ COMMANDS = [
 ]
 
 
-def strangers(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """This document with one thing wrong, for every field that it has."""
+def corrupted(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Copies of this document, each with one fault in one field."""
     for name in document:
         yield {**document, name: None}
         yield {**document, name: ["\u00e9"]}
@@ -300,12 +298,12 @@ def strangers(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("value", COMMANDS, ids=["purchase", "open", "close"])
-def test_a_command_that_no_decider_takes_has_not_the_form(value: bytes) -> None:
-    for stranger in strangers(orjson.loads(value)):
+def test_a_malformed_command_does_not_match_its_schema(value: bytes) -> None:
+    for invalid in corrupted(orjson.loads(value)):
         with pytest.raises(MalformedCommand):
-            decode_command(b"1001", orjson.dumps(stranger))
+            decode_command(b"1001", orjson.dumps(invalid))
         with pytest.raises(ValidationError):
-            validate(TOPICS.requests, orjson.dumps(stranger))
+            validate(TOPICS.requests, orjson.dumps(invalid))
 
 
 def result(kind: str, **fields: Any) -> dict[str, Any]:
@@ -336,7 +334,7 @@ RESULTS = [
 
 
 @pytest.mark.parametrize("document", RESULTS, ids=lambda document: document["type"])
-def test_results_have_the_form_that_the_file_tells(document: dict[str, Any]) -> None:
+def test_decisions_match_their_schema(document: dict[str, Any]) -> None:
     value = orjson.dumps(document)
     decode_decision(value)
     assert peek_source_offset(value) == 12
@@ -347,14 +345,14 @@ def test_results_have_the_form_that_the_file_tells(document: dict[str, Any]) -> 
 
 
 @pytest.mark.parametrize("name", ["stock", "sold", "price", "limiter"])
-def test_what_belongs_together_in_a_result_stands_together(name: str) -> None:
+def test_fields_of_a_decision_that_belong_together_are_required_together(name: str) -> None:
     lacking = {key: content for key, content in RESULTS[2].items() if key != name}
     with pytest.raises(ValidationError):
         validate(TOPICS.results, orjson.dumps(lacking))
 
 
 @given(ids, st.lists(st.tuples(ids, st.integers(1, 1_000_000)), min_size=1, max_size=20), prices, moments)
-def test_orders_have_the_form_that_the_file_tells(
+def test_orders_match_their_schema(
     product_id: str, buyers: list[tuple[str, int]], price: str, time_ms: int
 ) -> None:
     users, quantities = [user for user, _ in buyers], [quantity for _, quantity in buyers]
