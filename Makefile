@@ -1,6 +1,6 @@
-# `make` alone lists the targets: every line here with `##` is one.
+# `make` without a target lists the targets: every line here with `##`.
 .DEFAULT_GOAL := help
-.PHONY: help run test chaos storm soak fuzz simulate bench lint format lock clean demo
+.PHONY: help run test chaos storm soak fuzz simulate bench lint format schemas lock clean demo
 
 BIN := .venv/bin
 IS_NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
@@ -16,66 +16,70 @@ help: ## List the targets
 run: .venv/.run-stamp ## Set up what is missing and run the whole system until Ctrl-C
 	@exec $(BIN)/seckill up
 
-demo: .venv/.run-stamp ## Send a crowd to the running system and show what it got
+demo: .venv/.run-stamp ## Sell a product to a crowd on the running system and check the outcome
 	@exec $(BIN)/seckill demo
 
-test: .venv/.dev-stamp ## Set up what is missing and run all tests (TESTS="tests/unit -x" for some, JOBS=1 for one after the other)
-	@# A fault is mostly waited for: what breaks things runs beside what computes.
+test: .venv/.dev-stamp ## Set up what is missing and run all tests (TESTS="tests/unit -x" for some, JOBS=1 to run them serially)
+	@# Fault tests mostly wait, so they run in parallel with tests that compute.
 	@$(BIN)/python -m pytest --numprocesses $(or $(JOBS),2) --dist loadfile $(TESTS)
 
-chaos: .venv/.dev-stamp ## Every fault 50 times (TRIES=5 for fewer), and the table of docs/reliability.md
+chaos: .venv/.dev-stamp ## Inject every fault 50 times (TRIES=5 for fewer) and write docs/reliability.md
 	@$(BIN)/python -m pytest tests/chaos --chaos-tries $(or $(TRIES),50) --chaos-report tests/chaos/outcomes.json
 	@$(BIN)/python tests/chaos/report.py tests/chaos/outcomes.json docs/reliability.md
 
-storm: .venv/.dev-stamp ## Random faults, two at a time, on the local stack (SECONDS=150 SEED=2); fails if a part ends by itself
+storm: .venv/.dev-stamp ## Inject random faults, two at a time, into the local stack (SECONDS=150 SEED=2); fails if a part dies by itself
 	@$(BIN)/python tests/chaos/storm.py --seconds $(or $(SECONDS),150) --seed $(or $(SEED),2)
 
-soak: .venv/.dev-stamp ## A mixed load and milder faults, and how much memory each process has in the end (MINUTES=20)
+soak: .venv/.dev-stamp ## Run a mixed load with milder faults and measure the memory of every process (MINUTES=20)
 	@$(BIN)/python tests/chaos/soak.py --minutes $(or $(MINUTES),20)
 
-fuzz: .venv/.dev-stamp ## Requests made from the specification, to both listeners (CASES=20000 of each call, SEED=1)
+fuzz: .venv/.dev-stamp ## Send requests generated from the specification to both listeners (CASES=20000 per call, SEED=1)
 	@$(BIN)/python -m pytest --numprocesses $(or $(JOBS),2) --dist worksteal -vv tests/e2e/test_fuzz.py --fuzz-cases $(or $(CASES),20000) --fuzz-seed $(or $(SEED),1)
 
-bench: .venv/.dev-stamp ## Costs and floors in one run of 16 minutes, into docs/benchmark.md (PARTS="sync --rounds 1" prints some)
+bench: .venv/.dev-stamp ## Measure costs and floors in 16 minutes and write docs/benchmark.md (PARTS="sync --rounds 1" only prints some)
 	@$(BIN)/python bench/run.py $(PARTS)
 
-simulate: .venv/.dev-stamp ## The real decider through 20,000 random schedules (SCHEDULES=500 for fewer)
+simulate: .venv/.dev-stamp ## Run the real decider through 20,000 random schedules (SCHEDULES=500 for fewer)
 	@$(BIN)/python tests/model/simulation.py $(or $(SCHEDULES),20000)
 
-lint: .venv/.dev-stamp ## Check style, types and who imports whom
+lint: .venv/.dev-stamp ## Check style, types and imports
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-format: .venv/.dev-stamp ## Put the code into the one format
+format: .venv/.dev-stamp ## Format the code and fix what the linter can fix
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-lock: ## Pin all versions anew, with hashes (LOCK_OPTIONS=--upgrade for the newest); needs uv
+schemas: .venv/.dev-stamp ## Write the JSON schemas of pipeline/messages/models.py into topics.yaml
+	@$(BIN)/python -m pipeline.messages.schemas
+
+lock: ## Rewrite the lock files, with hashes (LOCK_OPTIONS=--upgrade for the newest versions); needs uv
 	@command -v uv >/dev/null || { echo "make lock needs uv on the PATH" >&2; exit 1; }
 	$(COMPILE) --extra build --output-file requirements.lock
-	$(COMPILE) --all-extras --constraints requirements.lock --output-file requirements-dev.lock
-	@! grep -n '://' requirements.lock requirements-dev.lock
+	$(COMPILE) --extra build --extra local --constraints requirements.lock --output-file requirements-local.lock
+	$(COMPILE) --all-extras --constraints requirements-local.lock --output-file requirements-dev.lock
+	@! grep -n '://' requirements.lock requirements-local.lock requirements-dev.lock
 
-clean: ## Remove the virtual environment and all caches; the data of the system stays
+clean: ## Remove the virtual environment and all caches, but not the system's data
 	rm -rf .venv dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# The stamps make the second run instant: nothing is asked of pip until a lock file changes.
-.venv/.run-stamp: requirements.lock pyproject.toml
+# The stamps make the second run instant: pip runs only after a lock file has changed.
+.venv/.run-stamp: requirements-local.lock pyproject.toml
 	@"$(or $(PYTHON),false)" -c '$(IS_NEW_ENOUGH)' 2>/dev/null || \
-		{ echo "Python 3.11 or newer is needed (found: $(or $(PYTHON),none)); PYTHON=/path/to/it names one" >&2; exit 1; }
+		{ echo "Python 3.11 or newer is needed (found: $(or $(PYTHON),none)); set PYTHON=/path/to/python" >&2; exit 1; }
 	@$(BIN)/python -c '$(IS_NEW_ENOUGH)' 2>/dev/null || $(PYTHON) -m venv --clear .venv || \
-		{ echo "$(PYTHON) can not make a virtual environment; its package python3-venv may be missing" >&2; exit 1; }
+		{ echo "$(PYTHON) cannot create a virtual environment; the package python3-venv may be missing" >&2; exit 1; }
 	@echo "setting up .venv ..."
-	@$(PIP) --require-hashes -r requirements.lock
+	@$(PIP) --require-hashes -r requirements-local.lock
 	@$(PIP) --no-deps --no-build-isolation --editable .
-	@# Here and not at the first start: where Python is told to write no bytecode, each start would compile anew.
+	@# Not left to the first start: with PYTHONDONTWRITEBYTECODE set, every start would compile again.
 	@$(BIN)/python -m compileall -q pipeline agents
 	@touch $@
 
 .venv/.dev-stamp: .venv/.run-stamp requirements-dev.lock
-	@echo "setting up what the tests need ..."
+	@echo "installing what the tests need ..."
 	@$(PIP) --require-hashes -r requirements-dev.lock
 	@touch $@

@@ -1,1 +1,1 @@
-"""The stream processors: thin Faust bodies that call `pipeline`. One file an agent, named for what it consumes."""
+"""The stream processors: thin Faust agents that call `pipeline`. One file per agent, named after what it consumes."""

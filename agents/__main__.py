@@ -1,11 +1,11 @@
-"""`python -m agents decider|follower`: one process of the stream side, configured by the environment alone."""
+"""`python -m agents decider|follower`: one stream-processing process, configured by environment variables only."""
 
 import asyncio
 import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-from agents import orders, purchases, results
+from agents import purchases, results
 from agents.app import create_app
 from agents.joining import Joining
 from agents.known_ends import KnownEnds
@@ -35,20 +35,20 @@ from pipeline.stock.store import StockStore
 
 
 def decider(settings: Settings, topics: Topics, log_identity: str | None) -> NoReturn:
-    """Decide a share of the partitions of purchase-requests."""
+    """Decide this process's share of the partitions of purchase-requests."""
     app = create_app(settings, f"{settings.group_prefix}-deciders", settings.tables_port)
-    # A decider has one call at a time, and the watchdog a connection that no decider can take.
+    # Each decider makes one Redis call at a time; the watchdog has a connection of its own.
     store = StockStore.of(settings, topics.requests.partitions)
-    signs = StockStore.of(settings, 1)
+    watchdog_store = StockStore.of(settings, 1)
     store.log_identity = log_identity
-    # Not idempotent: whatever the producer repeats, the protocol makes harmless, and it can not get stuck.
+    # Not idempotent: the protocol tolerates repeats, and without sequence numbers the producer cannot get stuck.
     producer = LogProducer(settings, settings.worker_name, idempotent=False)
     log = LogReader.of(settings, topics)
     breakers = BreakerReporter(topics.control, producer, settings)
     ends = KnownEnds(app, topics.requests.name, log)
     deciders = Deciders(settings, topics, store, log, producer, ends.end, breakers.report)
     purchases.attach(app, topics, deciders)
-    watchdog = Watchdog("purchases", ends, deciders.work, signs.ping, settings.progress_timeout_ms)
+    watchdog = Watchdog("purchases", ends, deciders.work, watchdog_store.ping, settings.progress_timeout_ms)
     watchdog.attach(app)
     Joining(log, topics.requests.name, deciders.assignment, settings.progress_timeout_ms).attach(app)
     attach_ready(
@@ -66,7 +66,7 @@ def decider(settings: Settings, topics: Topics, log_identity: str | None) -> NoR
 
 
 def follower(settings: Settings, topics: Topics, _: str | None) -> NoReturn:
-    """Follow the decision log: the tables, orders and dead letters."""
+    """Follow the decision log: tables, orders and dead letters."""
     group, replication = f"{settings.group_prefix}-followers", topics.results.replication
     app = create_app(settings, group, settings.tables_port, replication)
     app.fetch_bytes_min = results.FETCH_BYTES_MIN
@@ -78,11 +78,10 @@ def follower(settings: Settings, topics: Topics, _: str | None) -> NoReturn:
     ends = KnownEnds(app, topics.results.name, log)
     order_followers = OrderFollowers(settings, topics, log, ends.end)
     results.attach(app, topics, followers, order_followers)
-    orders.attach(app, topics, order_followers)
     timeout_ms = settings.progress_timeout_ms
     watchdogs = {
-        "orders": Watchdog("orders", ends, order_followers.work, _nothing_else, timeout_ms),
-        "tables": Watchdog("tables", ends, followers.work, _nothing_else, timeout_ms),
+        "orders": Watchdog("orders", ends, order_followers.work, _no_other_dependency, timeout_ms),
+        "tables": Watchdog("tables", ends, followers.work, _no_other_dependency, timeout_ms),
     }
     for watchdog in watchdogs.values():
         watchdog.attach(app)
@@ -116,8 +115,8 @@ def follower(settings: Settings, topics: Topics, _: str | None) -> NoReturn:
     run(app, settings)
 
 
-async def _nothing_else() -> None:
-    """A follower needs nothing but Kafka."""
+async def _no_other_dependency() -> None:
+    """A follower depends only on Kafka."""
 
 
 ROLES: dict[str, Callable[[Settings, Topics, str | None], NoReturn]] = {
@@ -135,7 +134,7 @@ def main() -> NoReturn:
         topics = load_topics(settings.kafka_profile, settings.topics_file)
         log_identity = asyncio.run(wait_for_kafka(settings, topics))
     except (BadSettings, BadTopics, TopicsRefused) as error:
-        sys.exit(f"the {sys.argv[1]} does not start: {error}")
+        sys.exit(f"the {sys.argv[1]} cannot start: {error}")
     except KeyboardInterrupt:
         sys.exit()
     ROLES[sys.argv[1]](settings, topics, log_identity)

@@ -1,4 +1,4 @@
-"""Builds the Faust application of a process, with what Faust was measured to need (docs/faust.md)."""
+"""Builds the Faust application of a process, configured according to measurements (docs/faust.md)."""
 
 import re
 from collections.abc import Awaitable, Callable
@@ -10,27 +10,28 @@ from faust.tables.manager import TableManager
 from mode.utils.queues import FlowControlEvent
 
 from agents.transport import Transport
+from pipeline.kafka.topics import Topic
 from pipeline.settings import Settings
 
 STREAM_BUFFER_RECORDS_MAX = 65_536
-"""Of what is not consumed in batches, which is the changelogs of tables."""
+"""For topics that are not consumed in batches: the tables' changelogs."""
 FETCH_BYTES_MAX = 4 * 1024 * 1024
-"""Of one partition."""
+"""Per partition."""
 FETCH_RECORDS_MAX = 512
-"""What the consumer hands over at once. A fetch that holds more is handed over in parts."""
+"""The most records that the consumer delivers at once; a larger fetch is delivered in parts."""
 SESSION_TIMEOUT_S = 6.0
 HEARTBEAT_INTERVAL_S = 0.3
-"""Members learn by their next heartbeat that one joins or leaves; until then the partitions that move stand still."""
+"""Members learn of a join or leave with their next heartbeat; until then, partitions that move are stalled."""
 COMMIT_INTERVAL_S = 0.5
 REBALANCE_TIMEOUT_S = 15.0
-"""A member that takes longer to give up its partitions is left out; the others stand still until then."""
+"""A member that takes longer to give up its partitions is removed; until then, the other members are stalled."""
 
 
 class _FlowControl(FlowControlEvent):
-    """Empties the streams' queues when they are let go again, but not when they were not held.
+    """Empties the streams' queues when a suspended flow resumes, but not when it was not suspended.
 
-    At the end of a rebalance Faust lets them go a second time. What they had got since the first would be lost: it
-    has been read, so it does not come again, and no offset behind it is ever committed.
+    At the end of a rebalance Faust resumes a second time. Records received since the first time would be lost: they are
+    already fetched, so they are not fetched again, and no offset beyond them is ever committed.
     """
 
     def resume(self) -> None:
@@ -39,10 +40,10 @@ class _FlowControl(FlowControlEvent):
 
 
 class _TableManager(TableManager):
-    """Starts at once.
+    """Starts without delay.
 
-    Faust sleeps here, for tables that a module imported later may add. All of ours are there, and it would be a second
-    in which, after each restart, nothing is decided.
+    Faust sleeps here for tables that a later import may add. All our tables already exist, and the sleep would mean a
+    second without decisions after each restart.
     """
 
     async def on_start(self) -> None:
@@ -51,23 +52,42 @@ class _TableManager(TableManager):
 
 
 class App(faust.App):
-    """Faust's application, for consumers of logs."""
+    """A Faust application that consumes logs."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.batched_topics: set[str] = set()
-        """The names of the topics whose records come as they were fetched (agents/batches.py)."""
+        """The names of the topics whose records are delivered in batches, as fetched (agents/batches.py)."""
         self.leaves_group = False
-        """Whether a consumer that stops gives its partitions up at once, though its membership is static."""
+        """Whether a stopping consumer gives up its partitions at once, despite its static membership."""
         self.fetch_bytes_min = 1
-        """A fetch that brings less waits for more, but no longer than any other (agents/transport.py)."""
+        """A smaller fetch waits for more, but at most `FETCH_WAIT_MS_MAX` (agents/transport.py)."""
         self.on_start_tasks: list[Callable[[], Awaitable[None]]] = []
-        """Run from the start on. Faust's own tasks and timers begin after the first rebalance."""
+        """Started with the application, unlike Faust's own tasks and timers, which start after the first rebalance."""
 
     async def on_start(self) -> None:
         await super().on_start()
         for task in self.on_start_tasks:
             self.add_future(task())
+
+    def on_rebalance(
+        self,
+        topic: Topic,
+        begins: Callable[[], Awaitable[None]],
+        assigned: Callable[[set[int]], Awaitable[None]],
+    ) -> None:
+        """Call `begins` when a rebalance begins, and `assigned` with this process's partitions of `topic` at its end.
+
+        Faust first revokes all partitions, then assigns most of them here again.
+        """
+
+        @self.on_partitions_revoked.connect
+        async def _begins(_app: faust.App, _revoked: set[Any], **_: Any) -> None:
+            await begins()
+
+        @self.on_partitions_assigned.connect
+        async def _assigned(_app: faust.App, tps: set[Any], **_: Any) -> None:
+            await assigned({tp.partition for tp in tps if tp.topic == topic.name})
 
     @cached_property
     def flow_control(self) -> FlowControlEvent:
@@ -78,25 +98,25 @@ class App(faust.App):
 
 
 def _instance(settings: Settings, web_port: int) -> str:
-    """The name of a process in its group, which is another one where its web pages have moved.
+    """The process's instance id in its consumer group; it changes with the address of its web pages.
 
-    Kafka gives a member that comes back its old assignment. In it Faust has noted where the pages were, and refuses to
-    start if they are elsewhere now.
+    Kafka gives a returning static member its old assignment. Faust has stored the address of the pages in it, and
+    refuses to start if that has changed.
     """
     return re.sub(r"[^a-zA-Z0-9._-]", "_", f"{settings.worker_name}-{settings.tables_host}-{web_port}")
 
 
 def create_app(settings: Settings, group: str, web_port: int, replication: int = 1) -> App:
-    """A Faust application that is the consumer group `group`, with its web pages on `web_port` of `tables_host`.
+    """A Faust application in the consumer group `group`, with its web pages on `web_port` of `tables_host`.
 
-    `replication` is that of the topics which Faust makes itself, the changelogs of tables.
+    `replication` applies to the topics that Faust creates itself: the tables' changelogs.
     """
     datadir = settings.data_dir / "faust" / settings.worker_name
-    datadir.mkdir(parents=True, exist_ok=True)  # Faust makes the last folder only
+    datadir.mkdir(parents=True, exist_ok=True)  # Faust creates only the last folder
     app = App(
         group,
         broker=[f"kafka://{address}" for address in settings.kafka().split(",")],
-        # A worker that comes back under its old name has its partitions back in 2 s, not in 6.
+        # A worker restarted under its old name gets its partitions back in 2 s instead of 6 s.
         consumer_group_instance_id=_instance(settings, web_port)
         if settings.kafka_static_membership
         else None,
@@ -108,7 +128,7 @@ def create_app(settings: Settings, group: str, web_port: int, replication: int =
         consumer_max_fetch_size=FETCH_BYTES_MAX,
         broker_max_poll_records=FETCH_RECORDS_MAX,
         stream_buffer_maxsize=STREAM_BUFFER_RECORDS_MAX,
-        # What is not acknowledged at a rebalance comes again, and the decider knows it; waiting would only stall it.
+        # Records not acknowledged at a rebalance are redelivered, and the decider skips them; waiting would only stall.
         stream_wait_empty=False,
         key_serializer="raw",
         value_serializer="raw",
@@ -117,7 +137,7 @@ def create_app(settings: Settings, group: str, web_port: int, replication: int =
         topic_disable_leader=True,
         topic_allow_declare=True,
         topic_replication_factor=replication,
-        # Tables in memory read their whole changelog when they are taken over, whether they stood by or not.
+        # In-memory tables read their whole changelog on takeover, even with standby replicas.
         table_standby_replicas=0,
         web_bind=settings.tables_host,
         web_host=settings.tables_host,

@@ -1,4 +1,4 @@
-"""What was fetched of a partition of a log, as one batch: how the agents consume the logs."""
+"""How the agents consume the logs: the records fetched from one partition arrive as one batch."""
 
 import asyncio
 import logging
@@ -18,20 +18,19 @@ from pipeline.process.exit import die
 logger = logging.getLogger(__name__)
 
 BATCHES_WAITING_MAX = 20
-"""Of one partition, for its agent. With 16 of them Faust reads it no further, and one or two may be on their way.
+"""Batches per partition that wait for its agent. At 16 Faust pauses the partition; one or two more may be in flight.
 
-Each holds up to `FETCH_RECORDS_MAX` records and `FETCH_BYTES_MAX` bytes (agents/app.py).
+Each has up to `FETCH_RECORDS_MAX` records and `FETCH_BYTES_MAX` bytes (agents/app.py).
 """
-
 
 _Stream: TypeAlias = "faust.Stream[tuple[LogRecord, ...]]"
 
 
 class BatchPolicy(NamedTuple):
-    """Small batches are joined until there are `records_enough`.
+    """Small batches are merged until they have `records_enough` records.
 
-    One with fewer comes at the earliest `pace_s` after the work on the one before, and holds all that has come
-    meanwhile; the first after a calm is not held up.
+    A batch with fewer is delivered no sooner than `pace_s` after the previous batch was processed, together with all
+    records that have arrived by then. The first batch after an idle phase is not delayed.
     """
 
     pace_s: float
@@ -46,28 +45,28 @@ def consume(
     topic: Topic,
     name: str,
     take: Callable[[Batch], Awaitable[None]],
-    gathering: BatchPolicy = AT_ONCE,
+    policy: BatchPolicy = AT_ONCE,
 ) -> None:
-    """Have `take` called with every batch of this log: those of a partition one after the other, in order.
+    """Call `take` with every batch of this log: per partition one after the other, in order.
 
-    What it raises ends the process: Faust would start another agent after the batch, and take that for done. It is
-    cancelled where its partition goes to another process.
+    An exception from `take` ends the process: Faust would restart the agent after the batch, as if the batch were done.
+    `take` is cancelled when its partition is revoked.
     """
     app.batched_topics.add(topic.name)
     channel = app.topic(topic.name, partitions=topic.partitions, key_serializer="raw", value_serializer="raw")
-    channel.maxsize = BATCHES_WAITING_MAX  # `app.topic` takes it as an argument, and forgets it
+    channel.maxsize = BATCHES_WAITING_MAX  # `app.topic` ignores its argument of this name
 
     @app.agent(channel, name=name, isolated_partitions=True)
     async def agent(stream: _Stream) -> None:
         try:
-            async with aclosing(batches(stream, gathering)) as source:
+            async with aclosing(batches(stream, policy)) as source:
                 async for batch in source:
                     await take(batch)
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is None or not task.cancelling():
-                die(f"{name} agent: cancelled by what it waited for")
-            # Raised, Faust would take it for a crash and start the agent again, for a partition that is not here.
+                die(f"{name} agent: cancelled by an operation that it awaited")
+            # If re-raised, Faust would see a crash and restart the agent, for a partition that is not assigned here.
             logger.debug("the %s agent was cancelled", name)
         except Exception as error:
             if not isinstance(error, Fatal):
@@ -76,23 +75,23 @@ def consume(
             raise
 
 
-async def batches(stream: _Stream, gathering: BatchPolicy = AT_ONCE) -> AsyncGenerator[Batch, None]:
-    """The batches of a stream. Nothing of it is acknowledged but by `acknowledge`."""
-    # Faust acknowledges in a `finally`, so also what failed.
+async def batches(stream: _Stream, policy: BatchPolicy = AT_ONCE) -> AsyncGenerator[Batch, None]:
+    """The batches of a stream. Only `Batch.acknowledge` acknowledges them."""
+    # Faust acknowledges in a `finally`, hence also failed events.
     stream.enable_acks = False
     records: tuple[LogRecord, ...] = ()
     next_at_s = 0.0
 
-    def is_whole() -> bool:
-        return len(records) >= gathering.records_enough or bool(stream.channel.queue.empty())
+    def is_complete() -> bool:
+        return len(records) >= policy.records_enough or bool(stream.channel.queue.empty())
 
-    # Closed at once: Faust forgets the channel when its iterator ends, and trips over one of a partition that is gone.
+    # Faust drops the channel when its iterator is closed, and fails on a leftover channel of a revoked partition.
     async with aclosing(aiter(stream)) as events:
         async for fetched in events:
             records += fetched
             event = stream.current_event
-            if len(records) < gathering.records_enough and is_whole():
+            if len(records) < policy.records_enough and is_complete():
                 await asyncio.sleep(next_at_s - time.monotonic())
-            if is_whole():
+            if is_complete():
                 yield Batch(event.message.partition, records, event.ack)
-                records, next_at_s = (), time.monotonic() + gathering.pace_s
+                records, next_at_s = (), time.monotonic() + policy.pace_s

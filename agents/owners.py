@@ -1,7 +1,7 @@
-"""Which follower has which partitions, and what the others answer.
+"""Which follower has which partitions, and requests to the other followers.
 
-Only the owners of partitions are taken from Faust, which tells them with the assignment. Its own way from a key to its
-owner does not know how our keys are placed; `partition_of` does.
+Faust supplies only the owner of each partition, as part of the assignment. Its own routing from keys to owners does not
+know how our keys are partitioned; `partition_of` does.
 """
 
 import logging
@@ -20,7 +20,7 @@ ANSWER_BYTES_MAX = 16_000_000
 
 
 class Owners:
-    """The followers of the partitions of one topic, by the address of their pages."""
+    """The followers of one topic's partitions, by the address of their pages."""
 
     def __init__(self, app: faust.App, topic: str) -> None:
         self._app = app
@@ -32,18 +32,18 @@ class Owners:
         return str(self._app.conf.canonical_url).rstrip("/")
 
     def others(self) -> dict[str, frozenset[int]]:
-        """The partitions of every other follower that has some."""
-        told: Mapping[str, Mapping[str, list[int]]] = self._app.router.external_topics_metadata()
-        found = {url.rstrip("/"): frozenset(topics.get(self._topic, [])) for url, topics in told.items()}
+        """By address, the partitions of every other follower that has any."""
+        metadata: Mapping[str, Mapping[str, list[int]]] = self._app.router.external_topics_metadata()
+        found = {url.rstrip("/"): frozenset(topics.get(self._topic, [])) for url, topics in metadata.items()}
         return {url: partitions for url, partitions in found.items() if partitions and url != self.own}
 
     def other_with(self, partition: int) -> str | None:
-        """The address of the other follower that has this partition, if one has."""
+        """The address of the other follower that has this partition, None if there is none."""
         return next((url for url, partitions in self.others().items() if partition in partitions), None)
 
-    async def ask(self, url: str, path: str) -> OwnerResponse | None:
-        """What that follower knows by itself; None if it gives no proper answer within `ANSWER_TIMEOUT_S`."""
-        # With the marker whoever is asked never asks on: owners that disagree make no loop.
+    async def fetch(self, url: str, path: str) -> OwnerResponse | None:
+        """That follower's answer from its own rows; None without a valid answer within `ANSWER_TIMEOUT_S`."""
+        # A follower never forwards a local request, so followers that disagree about owners cannot form a loop.
         parameters = {"local": "1", "format": "json"}
         timeout = aiohttp.ClientTimeout(total=ANSWER_TIMEOUT_S)
         try:

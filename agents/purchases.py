@@ -1,28 +1,16 @@
-"""Consumes purchase-requests: one decider a partition, fed by the stream of that partition."""
-
-import logging
-from typing import Any
-
-import faust
+"""Consumes purchase-requests: each partition's stream feeds the decider of that partition."""
 
 from agents.app import App
 from agents.batches import consume
 from pipeline.decider.deciders import Deciders
 from pipeline.kafka.topics import Topics
 
-logger = logging.getLogger(__name__)
-
 
 def attach(app: App, topics: Topics, deciders: Deciders) -> None:
-    """Let this application's share of the partitions of purchase-requests be decided."""
-    name = topics.requests.name
+    """Decide the partitions of purchase-requests that are assigned to this application."""
 
-    @app.on_partitions_assigned.connect
-    async def start_deciding(_app: faust.App, assigned: set[Any], **_: Any) -> None:
-        await deciders.assign({place.partition for place in assigned if place.topic == name})
+    async def rebalance_begins() -> None:
+        deciders.begin_rebalance()
 
-    @app.on_partitions_revoked.connect
-    async def doubt(_app: faust.App, _revoked: set[Any], **_: Any) -> None:
-        deciders.doubt()
-
+    app.on_rebalance(topics.requests, rebalance_begins, deciders.assign)
     consume(app, topics.requests, "purchases", deciders.put)

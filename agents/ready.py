@@ -1,4 +1,4 @@
-"""GET /ready on the web port of an agents process: 200 while it keeps its promise, 503 with the reasons if not."""
+"""GET /ready on the web port of an agents process: 200 if all checks pass, otherwise 503 with the reasons."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -9,7 +9,7 @@ import faust
 def attach_ready(
     app: faust.App, checks: Callable[[], Mapping[str, str]], report: Callable[[], Mapping[str, Any]]
 ) -> None:
-    """`checks` returns by name "ok" or what is wrong, `report` what else to show: lag and progress by partition."""
+    """`checks` returns "ok" or the problem by name, `report` further fields: lag and progress by partition."""
 
     @app.page("/ready")
     async def ready(web: Any, request: Any) -> Any:

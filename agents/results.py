@@ -1,9 +1,9 @@
-"""Consumes purchase-results: keeps the tables that operators look into.
+"""Consumes purchase-results: keeps the tables that operators inspect, and feeds the followers that write the orders.
 
-What it consumes it also offers to the followers that write the orders (agents/orders.py).
+One agent does both, because a second agent on the same topic costs 40 to 70 µs per event. The order followers need
+neither a stream nor acknowledgements: they keep their own progress.
 """
 
-import logging
 from typing import Any
 
 import faust
@@ -15,33 +15,35 @@ from pipeline.followers.tables.follower import TableFollowers
 from pipeline.kafka.records import Batch
 from pipeline.kafka.topics import Topics
 
-logger = logging.getLogger(__name__)
-
-GATHERING = BatchPolicy(pace_s=0.1, records_enough=500)
-"""Each batch costs three writes to Kafka, and nobody waits for it."""
+BATCHES = BatchPolicy(pace_s=0.1, records_enough=500)
+"""Each batch costs three writes to Kafka, and no client waits for it."""
 FETCH_BYTES_MIN = 65_536
-"""Some 1,000 decisions: so few fetches as that makes are also less work for the broker."""
-LOOK_INTERVAL_S = 1.0
+"""About 1,000 decisions; fewer fetches also cost the broker less."""
+BREAKERS_INTERVAL_S = 1.0
 
 
-def attach(app: App, topics: Topics, followers: TableFollowers, orders: OrderFollowers) -> None:
-    """Let this application follow its share of the partitions of purchase-results."""
-    name = topics.results.name
+def attach(app: App, topics: Topics, tables: TableFollowers, orders: OrderFollowers) -> None:
+    """Follow the partitions of purchase-results that are assigned to this application."""
 
-    @app.on_partitions_assigned.connect
-    async def start_following(_app: faust.App, assigned: set[Any], **_: Any) -> None:
-        followers.assign({place.partition for place in assigned if place.topic == name})
+    async def rebalance_begins() -> None:
+        tables.assignment.begin()
+        await orders.pause()
 
-    @app.on_partitions_revoked.connect
-    async def doubt(_app: faust.App, _revoked: set[Any], **_: Any) -> None:
-        followers.assignment.begin()
-
-    @app.timer(LOOK_INTERVAL_S)
-    async def look() -> None:
-        followers.mirror_breakers()
+    async def assigned(partitions: set[int]) -> None:
+        tables.assign(partitions)
+        await orders.assign(partitions)
 
     async def take(batch: Batch) -> None:
         orders.offer(batch.partition, batch.records)
-        await followers.follow(batch)
+        await tables.follow(batch)
 
-    consume(app, topics.results, "results", take, GATHERING)
+    @app.timer(BREAKERS_INTERVAL_S)
+    async def mirror_breakers() -> None:
+        tables.mirror_breakers()
+
+    @app.on_before_shutdown.connect
+    async def stop(_app: faust.App, **_: Any) -> None:
+        await orders.stop()
+
+    app.on_rebalance(topics.results, rebalance_begins, assigned)
+    consume(app, topics.results, "results", take, BATCHES)

@@ -56,13 +56,13 @@ async def _answer(view: Any, request: Any, ask: Callable[[bool], Awaitable[Docum
 
 
 def _wants_html(request: Any) -> bool:
-    """Raises InspectionRefused for a format that there is not."""
-    asked = request.query.get("format")
-    if asked is None:
+    """Raises InspectionRefused for an unknown format."""
+    format_name = request.query.get("format")
+    if format_name is None:
         return "text/html" in request.headers.get("Accept", "")
-    if asked not in ("json", "html"):
+    if format_name not in ("json", "html"):
         raise InspectionRefused(HTTPStatus.BAD_REQUEST, "format: not json or html")
-    return bool(asked == "html")
+    return bool(format_name == "html")
 
 
 def _refused(view: Any, refusal: InspectionRefused, wants_html: bool) -> Any:

@@ -1,4 +1,4 @@
-"""The Faust tables of a follower, which Kafka keeps in changelog topics (rows: pipeline/followers/tables/tally.py)."""
+"""The Faust tables of a follower, stored in changelog topics (rows: pipeline/followers/tables/tally.py)."""
 
 import asyncio
 from collections.abc import Sequence
@@ -10,39 +10,39 @@ from pipeline.followers.tables.follower import Sent
 from pipeline.followers.tables.tally import Positioned, Row, Tally
 from pipeline.kafka.topics import Topics
 
-RECOVERY_LOOK_INTERVAL_S = 0.05
+RECOVERY_CHECK_INTERVAL_S = 0.05
 
-# A restart and each rebalance read the changelog again. It has a row for each batch of results, and only what lies in
-# closed segments is compacted: with Kafka's segments of 1 GiB that would be a day's rows.
+# Each restart and each rebalance rereads the changelog. Every batch of results adds records to it, and Kafka compacts
+# only closed segments: with the default segments of 1 GiB, a day's records would pile up.
 _CHANGELOG = {"segment.bytes": str(4 * 1024 * 1024), "min.cleanable.dirty.ratio": "0.1"}
 
 
 class _Table(faust.Table):
-    """A table that tells which of its rows are on their way into the changelog."""
+    """A table that exposes its changelog records in flight."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.on_the_way: Sent = []
+        self.in_flight: Sent = []
 
     def send_changelog(self, *args: Any, **options: Any) -> Any:
         sent = super().send_changelog(*args, **options)
-        self.on_the_way.append(sent)
+        self.in_flight.append(sent)
         return sent
 
     def _verify_source_topic_partitions(self, source_topic: str) -> None:
-        # The consumer may not know a changelog yet that was made at this start. Then Faust counts 0 partitions, and
+        # The consumer may not know yet a changelog that was created at this start. Faust then counts 0 partitions and
         # raises.
         if self.app.consumer.topic_partitions(self.changelog_topic_name) != 0:
             super()._verify_source_topic_partitions(source_topic)
 
     def put(self, partition: int, key: str, row: Row) -> None:
-        """Set a row outside the stream's events, for which Faust would ask the partition."""
+        """Set a row outside the stream's events, from which Faust would derive the partition."""
         self.send_changelog(partition, key, row)
         self.data[key] = row
 
 
 class Tables:
-    """`products` and `partitions`, counted inside the stream's own events; the breakers come from elsewhere."""
+    """`products` and `partitions`, counted within the stream's events; breaker states are set from outside."""
 
     def __init__(self, app: faust.App, topics: Topics) -> None:
         self._app = app
@@ -50,28 +50,27 @@ class Tables:
         self._partitions = _table(app, topics, "partitions")
         self.tally = Tally(self._products, self._partitions)
 
-    def are_true(self) -> bool:
-        """Whether the rows are as this process left them: not while partitions move or the changelog is read.
+    def are_current(self) -> bool:
+        """Whether the rows are current: not while partitions move or the changelog is read.
 
-        Reading the changelog again puts older rows in the place of newer ones for a while, also those of partitions
-        that stay here.
+        While the changelog is reread, older rows temporarily replace newer ones, even in partitions that stay here.
         """
         return bool(self._app.tables.actives_ready) and not self._app.rebalancing
 
-    async def become_true(self) -> None:
-        """Wait until they are."""
-        while not self.are_true():  # noqa: ASYNC110 -- Faust has events for parts of this, none for all of it
-            await asyncio.sleep(RECOVERY_LOOK_INTERVAL_S)
+    async def wait_until_current(self) -> None:
+        """Wait until the rows are current."""
+        while not self.are_current():  # noqa: ASYNC110 -- Faust has events for parts of this, none for all of it
+            await asyncio.sleep(RECOVERY_CHECK_INTERVAL_S)
 
-    def take_in(self, partition: int, records: Sequence[Positioned]) -> Sent:
-        """Count these records. Their events may be acknowledged when all that this returns is done."""
-        self.tally.take_in(partition, records)
-        sent: Sent = self._products.on_the_way + self._partitions.on_the_way
-        self._products.on_the_way, self._partitions.on_the_way = [], []
+    def count(self, partition: int, records: Sequence[Positioned]) -> Sent:
+        """Count these records. Their events may be acknowledged once all returned futures are done."""
+        self.tally.count(partition, records)
+        sent: Sent = self._products.in_flight + self._partitions.in_flight
+        self._products.in_flight, self._partitions.in_flight = [], []
         return sent
 
     def mirror_breaker(self, partition: int, state: str) -> None:
-        """Note the state of the partition's breaker in its row. Only while the rows are true."""
+        """Record the state of the partition's breaker in its row. Call only while the rows are current."""
         row = self.tally.partition_row(partition)
         if row["breaker"] != state:
             row["breaker"] = state
@@ -79,7 +78,7 @@ class Tables:
 
 
 def _table(app: faust.App, topics: Topics, name: str) -> _Table:
-    # Without types, both sides are JSON. With `value_type=dict` Faust writes rows that it can not read back.
+    # Without types, keys and values are JSON. With `value_type=dict` Faust writes rows that it cannot read back.
     table = _Table(
         app,
         name=name,

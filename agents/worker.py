@@ -1,4 +1,4 @@
-"""Runs a Faust application until it is told to stop, and sees to it that it then does."""
+"""Runs a Faust application until it is stopped, and enforces a deadline for the stop."""
 
 import asyncio
 import threading
@@ -10,13 +10,13 @@ from pipeline.process.event_loop import use_uvloop
 from pipeline.process.exit import die
 from pipeline.settings import Settings
 
-LAST_WORDS_S = 0.05
+FINAL_PAUSE_S = 0.05
 
 
 class _Worker(faust.Worker):
-    """Faust's worker, with a deadline for its stop: it was once seen to hang in it for ever.
+    """Faust's worker with a deadline for its stop, which once hung for ever.
 
-    And when all of its services have stopped, it does not sleep another two seconds for tasks that wait for nothing.
+    Once all its services have stopped, it also skips Faust's two seconds of sleep for leftover tasks.
     """
 
     deadline_s: float
@@ -31,7 +31,7 @@ class _Worker(faust.Worker):
         await super().stop()
 
     def _limit_stop(self) -> None:
-        # A stop by a signal comes by both ways, one after a crash only by the second.
+        # A signal triggers both `_schedule_shutdown` and `stop`, a crash only `stop`.
         if self._is_stop_limited:
             return
         self._is_stop_limited = True
@@ -44,12 +44,12 @@ class _Worker(faust.Worker):
             task.cancel()
 
     async def _sentinel_task(self) -> None:
-        await asyncio.sleep(LAST_WORDS_S)
+        await asyncio.sleep(FINAL_PAUSE_S)
 
 
 def run(app: faust.App, settings: Settings) -> NoReturn:
     """Run this application in the foreground; never returns."""
-    # Also for the loop that Faust makes for the thread of its consumer: it takes a third less CPU time.
+    # Also applies to the event loop of Faust's consumer thread, which then needs a third less CPU time.
     use_uvloop()
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)

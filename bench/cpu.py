@@ -1,4 +1,4 @@
-"""CPU time of processes, as the kernel counts it: user and system, of all their threads. Linux only."""
+"""CPU time of processes as the kernel counts it: user and system time of all threads. Linux only."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -10,19 +10,19 @@ TOTAL = "total"
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _USER, _SYSTEM = 11, 12
-"""Places in /proc/PID/stat after the program's name, which may hold spaces."""
+"""Field indexes in /proc/PID/stat, counted after the program's name, which may contain spaces."""
 
 
 class Meter:
-    """What the processes of each role spend from now on; a role is a name such as "ingress", with its process ids."""
+    """CPU time of each role from now on. `roles` maps a name such as "ingress" to the ids of its processes."""
 
     def __init__(self, roles: Mapping[str, Sequence[int]]) -> None:
         self._roles = roles
-        self._began = self._read()
+        self._at_start = self._read()
 
     def spent_s(self) -> dict[str, float]:
         """CPU seconds by role since this meter was made; `TOTAL` is their sum."""
-        spent = {role: now - self._began[role] for role, now in self._read().items()}
+        spent = {role: now - self._at_start[role] for role, now in self._read().items()}
         return {**spent, TOTAL: sum(spent.values())}
 
     def _read(self) -> dict[str, float]:
@@ -30,12 +30,12 @@ class Meter:
 
 
 def pid_of(process: Process) -> int:
-    """Raises AssertionError for one that does not run."""
-    assert process.pid is not None, f"{process.part.name} does not run"
+    """Raises AssertionError if it is not running."""
+    assert process.pid is not None, f"{process.part.name} is not running"
     return process.pid
 
 
 def _cpu_s(pid: int) -> float:
-    """CPU seconds of a process since it was started, in steps of 10 ms."""
+    """CPU seconds of a process since its start, in steps of 10 ms."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[_USER]) + int(fields[_SYSTEM])) / _TICKS_PER_S

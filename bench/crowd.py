@@ -1,4 +1,4 @@
-"""What clients who buy nothing take from those who buy: silent and slow connections, and a crowd that reads stats."""
+"""What clients that buy nothing cost those that buy: silent and slow connections, and a crowd that reads stats."""
 
 import asyncio
 from collections import Counter
@@ -9,7 +9,7 @@ from statistics import median
 from urllib.parse import urlsplit
 
 import aiohttp
-from parts import a_product_in_each
+from parts import product_per_partition
 from stage import Stage
 from web import ENOUGH, System, open_product, system
 from wrk import Answered, wrk
@@ -18,11 +18,11 @@ CONNECTIONS = 64
 SECONDS = 5
 ROUNDS = 5
 SILENT = 1_000
-"""Connections on which nothing is sent."""
+"""Connections that send nothing."""
 HALF_OPEN = 900
-"""Connections on which a request is begun and not ended."""
+"""Connections that send an unfinished request."""
 SLOW = 100
-"""Connections on which a body comes a byte at a time."""
+"""Connections that send a body byte by byte."""
 READERS = 400
 HEAD = b"POST /api/v1/seckill/purchase HTTP/1.1\r\nHost: x\r\n"
 SLOW_HEAD = HEAD + b"Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n"
@@ -30,7 +30,7 @@ SLOW_HEAD = HEAD + b"Content-Type: application/json\r\nContent-Length: 1000\r\n\
 
 @dataclass(frozen=True, slots=True)
 class Silent:
-    """Synchronous purchases beside idle, half-open and slow connections; ratios to the same purchases alone."""
+    """Synchronous purchases next to idle, half-open and slow connections, as ratios to the same purchases alone."""
 
     connections: int
     per_s_ratio: float
@@ -39,7 +39,7 @@ class Silent:
 
 @dataclass(frozen=True, slots=True)
 class Readers:
-    """Answers by HTTP status to `connections` that read the stats of a product, and to readiness meanwhile."""
+    """Responses by HTTP status: to `connections` that read a product's stats, and to readiness checks meanwhile."""
 
     connections: int
     stats: dict[int, int]
@@ -52,15 +52,15 @@ def measure(stage: Stage) -> tuple[Silent, Readers]:
 
 
 async def _measure(ours: System) -> tuple[Silent, Readers]:
-    product = a_product_in_each(ours.stage.topics.requests.partitions, "crowd-")[0]
+    product = product_per_partition(ours.stage.topics.requests.partitions, "crowd-")[0]
     open_product(ours.admin_url, product, ENOUGH)
     await _buy(ours.url, product)
     ratios = []
     for _ in range(ROUNDS):
         alone = await _buy(ours.url, product)
         async with _silent(ours.url):
-            beside = await _buy(ours.url, product)
-        ratios.append((beside.per_s / alone.per_s, beside.p50_ms / alone.p50_ms))
+            crowded = await _buy(ours.url, product)
+        ratios.append((crowded.per_s / alone.per_s, crowded.p50_ms / alone.p50_ms))
     silent = Silent(
         SILENT + HALF_OPEN + SLOW, median(each for each, _ in ratios), median(each for _, each in ratios)
     )
@@ -73,12 +73,12 @@ async def _buy(url: str, product_id: str) -> Answered:
 
 @asynccontextmanager
 async def _silent(url: str) -> AsyncIterator[None]:
-    where = urlsplit(url)
-    begun = [b""] * SILENT + [HEAD] * HALF_OPEN + [SLOW_HEAD] * SLOW
+    address = urlsplit(url)
+    heads = [b""] * SILENT + [HEAD] * HALF_OPEN + [SLOW_HEAD] * SLOW
     writers = []
-    for begin in begun:
-        _, writer = await asyncio.open_connection(where.hostname, where.port)
-        writer.write(begin)
+    for head in heads:
+        _, writer = await asyncio.open_connection(address.hostname, address.port)
+        writer.write(head)
         writers.append(writer)
     trickle = asyncio.create_task(_trickle(writers[-SLOW:]))
     try:

@@ -1,6 +1,7 @@
-"""The engine: how fast a full command log is decided, beside a bare loop that does no more than it must.
+"""The engine: how fast a backlog of commands is decided, next to a bare loop that does only what it must.
 
-The floor is one consumer, the same Lua, one producer: no Faust, no groups, no offsets kept, no fault thought of.
+The bare loop, the floor, is one consumer, the same Lua and one producer: no Faust, no consumer group, no committed
+offsets, no fault handling.
 """
 
 import asyncio
@@ -31,12 +32,12 @@ FAR_MS = 10**13
 CHUNK_PURCHASES_MAX = 2_000
 RECORDS_PER_SEND = 5_000
 DECIDED_WITHIN_S = 300.0
-FOLLOWING_WITHIN_S = 0.5
+FOLLOWER_START_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """`limit` gives the product a rate limit that lets everybody through, so that only its cost shows."""
+    """`limit` gives the product a rate limit that is never reached, to measure its cost."""
 
     purchases: int
     per_record: int
@@ -46,7 +47,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Drain:
-    """`cpu_us` is CPU time for each decision by role, with the sum as "total"."""
+    """`cpu_us` is CPU time per decision by role, with the sum as "total"."""
 
     decided_per_s: float
     cpu_us: dict[str, float]
@@ -54,7 +55,7 @@ class Drain:
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """A load, how fast the floor and a worker decided it, and what CPU time a decision took in each run."""
+    """A load, how fast the floor and a worker decided it, and the CPU time per decision of each."""
 
     purchases: int
     per_record: int
@@ -77,11 +78,11 @@ LOADS = (
     Load(200_000, 10, 4_000),
     Load(100_000, 10, 100_000),
 )
-"""As many of each as are decided in a few seconds."""
+"""Each takes a few seconds."""
 
 
 def commands(load: Load, product_id: str) -> list[Keyed]:
-    """The commands of one sale: the opening, and all purchases."""
+    """The commands of one sale: the opening and all purchases."""
     key = product_id.encode()
     rule = Rule(Algorithm.TOKEN_BUCKET, 1_000_000, 1_000_000) if load.limit else None
     opening = Opening("bench", "9.90", load.winners, 0, FAR_MS, rate_limit=rule)
@@ -96,7 +97,7 @@ def commands(load: Load, product_id: str) -> list[Keyed]:
 
 
 async def fill(stage: Stage, load: Load, product_id: str) -> tuple[int, int, int]:
-    """Puts the commands of one sale into the log; returns their partition, first and last offset."""
+    """Writes the commands of one sale to the log; returns their partition, first and last offset."""
     partition = partition_of(product_id, stage.topics.requests.partitions)
     producer = LogProducer(stage.settings, "bench", idempotent=False)
     await producer.start()
@@ -116,7 +117,7 @@ async def drain(stage: Stage, load: Load, product_id: str, **settings: object) -
     partition, first, last = await fill(stage, load, product_id)
     worker = stage.worker(**settings)
     following = asyncio.create_task(_follow(stage, worker, partition, first, last))
-    await asyncio.sleep(FOLLOWING_WITHIN_S)
+    await asyncio.sleep(FOLLOWER_START_S)
     await asyncio.to_thread(worker.spawn)
     try:
         async with asyncio.timeout(DECIDED_WITHIN_S):
@@ -129,15 +130,15 @@ async def drain(stage: Stage, load: Load, product_id: str, **settings: object) -
 async def _follow(
     stage: Stage, worker: Process, partition: int, first: int, last: int
 ) -> tuple[float, dict[str, float]]:
-    """The seconds from the first decision to the last, and the CPU seconds of all who worked meanwhile."""
-    began, meter = 0.0, None
+    """The seconds from the first decision to the last, and the CPU seconds by role meanwhile."""
+    started, meter = 0.0, None
     async for source_offset in _decided(stage, partition):
         if source_offset >= first and meter is None:
-            began = time.perf_counter()
+            started = time.perf_counter()
             meter = Meter({"decider": [pid_of(worker)], **stage.servers()})
         if source_offset >= last:
             assert meter is not None
-            return time.perf_counter() - began, meter.spent_s()
+            return time.perf_counter() - started, meter.spent_s()
     raise AssertionError("the decision log ended")
 
 
@@ -148,16 +149,16 @@ def _drain(load: Load, seconds: float, spent_s: dict[str, float]) -> Drain:
 
 
 async def _decided(stage: Stage, partition: int) -> AsyncIterator[int]:
-    """The last source offset of each batch of decisions, as a follower sees them from now on."""
-    place = TopicPartition(stage.topics.results.name, partition)
+    """The first and last source offset of each new batch of decisions, as a follower sees them."""
+    topic_partition = TopicPartition(stage.topics.results.name, partition)
     async with AIOKafkaConsumer(
         bootstrap_servers=stage.settings.kafka(), group_id=None, enable_auto_commit=False
     ) as consumer:
-        consumer.assign([place])
-        end = (await consumer.end_offsets([place]))[place]
-        consumer.seek(place, end)
+        consumer.assign([topic_partition])
+        end = (await consumer.end_offsets([topic_partition]))[topic_partition]
+        consumer.seek(topic_partition, end)
         while True:
-            batches = await consumer.getmany(place, timeout_ms=1_000)
+            batches = await consumer.getmany(topic_partition, timeout_ms=1_000)
             for records in batches.values():
                 if records:
                     yield peek_source_offset(records[0].value)
@@ -165,15 +166,15 @@ async def _decided(stage: Stage, partition: int) -> AsyncIterator[int]:
 
 
 async def floor(stage: Stage, load: Load, product_id: str) -> Drain:
-    """The same sale through the bare loop, in this process."""
+    """Runs the same sale through the bare loop, in this process."""
     partition, first, last = await fill(stage, load, product_id)
     store = StockStore(stage.settings.redis(), 60_000)
     producer = LogProducer(stage.settings, "floor", idempotent=False)
     await producer.start()
-    place = TopicPartition(stage.topics.requests.name, partition)
+    topic_partition = TopicPartition(stage.topics.requests.name, partition)
     position = await store.cursor_offset(partition)
-    # Without it the next worker would read these decisions again, and its CPU time count.
-    results_position, began, meter = 0, 0.0, None
+    # Kept up to date: otherwise the next worker would read these decisions again, on its own CPU time.
+    results_position, started, meter = 0, 0.0, None
     try:
         async with AIOKafkaConsumer(
             bootstrap_servers=stage.settings.kafka(),
@@ -181,19 +182,19 @@ async def floor(stage: Stage, load: Load, product_id: str) -> Drain:
             enable_auto_commit=False,
             max_partition_fetch_bytes=4 * 1024 * 1024,
         ) as consumer:
-            consumer.assign([place])
-            consumer.seek(place, first)
+            consumer.assign([topic_partition])
+            consumer.seek(topic_partition, first)
             records_max = max(1, CHUNK_PURCHASES_MAX // load.per_record)
             while position < last:
-                batches = await consumer.getmany(place, timeout_ms=1_000, max_records=records_max)
+                batches = await consumer.getmany(topic_partition, timeout_ms=1_000, max_records=records_max)
                 chunk = [
                     prepare(LogRecord(each.offset, each.timestamp, each.key, each.value))
-                    for each in batches.get(place, [])
+                    for each in batches.get(topic_partition, [])
                 ]
                 if not chunk:
                     continue
                 if meter is None:
-                    began, meter = time.perf_counter(), Meter({"loop": [os.getpid()], **stage.servers()})
+                    started, meter = time.perf_counter(), Meter({"loop": [os.getpid()], **stage.servers()})
                 records = await store.decide(partition, position, results_position, chunk)
                 decisions = [
                     (each.product_id and each.product_id.encode(), record)
@@ -202,14 +203,14 @@ async def floor(stage: Stage, load: Load, product_id: str) -> Drain:
                 results_position = await commit(producer, stage.topics.results.name, partition, decisions)
                 position = chunk[-1].offset
         assert meter is not None
-        return _drain(load, time.perf_counter() - began, meter.spent_s())
+        return _drain(load, time.perf_counter() - started, meter.spent_s())
     finally:
         await producer.stop()
         await store.close()
 
 
 def measure(stage: Stage, load: Load, number: int) -> Engine:
-    """A load through the floor and through a worker, one after the other on the same broker and Redis."""
+    """Runs a load through the floor, then through a worker, on the same broker and Redis."""
     name = f"{load.per_record}-{load.winners}-{number}"
     bare = asyncio.run(floor(stage, load, f"floor-{name}"))
     engine = asyncio.run(drain(stage, load, f"engine-{name}"))
@@ -225,7 +226,7 @@ def measure(stage: Stage, load: Load, number: int) -> Engine:
 
 
 def medians(rounds: Sequence[Engine]) -> Engine:
-    """The median of each figure by itself."""
+    """The median of each figure on its own."""
     first = rounds[0]
     return Engine(
         first.purchases,

@@ -1,6 +1,6 @@
 """The floor of the ingress: a bare aiohttp server that reads the body of a POST and says hello.
 
-`python bench/hello.py PORT`; as many processes as are started share the port.
+`python bench/hello.py PORT`; several processes can share the port.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""The floor of a synchronous purchase: the hops that it must make, one after the other, each by itself and bare."""
+"""The floor of a synchronous purchase: the hops that it must make, each measured on its own, without our code."""
 
 import asyncio
 import time
@@ -14,7 +14,7 @@ from stage import Stage
 from pipeline.kafka.producer import LogProducer
 
 TOPIC = "bench.hops"
-"""A topic of its own: what goes into the command log is decided."""
+"""A separate topic: records in the command log would be decided."""
 ROUNDS = 400
 PAUSE_S = 0.002
 BODY = b"x" * 200
@@ -22,20 +22,15 @@ BODY = b"x" * 200
 
 @dataclass(frozen=True, slots=True)
 class Hops:
-    """Medians, in milliseconds: a record acknowledged; a record seen by who follows; a question to Redis."""
+    """Medians: a record is sent and acknowledged; a record is sent and seen by a consumer; Redis answers a PING."""
 
     acknowledged_ms: float
     followed_ms: float
     redis_ms: float
 
-    @property
-    def purchase_ms(self) -> float:
-        """The way of a purchase: command seen by the decider, Redis, decision seen by the ingress."""
-        return 2 * self.followed_ms + self.redis_ms
-
 
 def medians(rounds: Sequence[Hops]) -> Hops:
-    """The median of each figure by itself."""
+    """The median of each figure on its own."""
     return Hops(
         median(each.acknowledged_ms for each in rounds),
         median(each.followed_ms for each in rounds),
@@ -48,7 +43,7 @@ def measure(stage: Stage) -> Hops:
 
 
 async def _measure(stage: Stage) -> Hops:
-    place = TopicPartition(TOPIC, 0)
+    partition = TopicPartition(TOPIC, 0)
     await _create_topic(stage)
     producer = LogProducer(stage.settings, "bench", idempotent=False)
     await producer.start()
@@ -70,8 +65,8 @@ async def _measure(stage: Stage) -> Hops:
         async with AIOKafkaConsumer(
             bootstrap_servers=stage.settings.kafka(), group_id=None, enable_auto_commit=False
         ) as consumer:
-            consumer.assign([place])
-            await consumer.seek_to_end(place)
+            consumer.assign([partition])
+            await consumer.seek_to_end(partition)
             following = asyncio.create_task(follow(consumer))
             followed_ms = await _median_ms(send_and_see)
             following.cancel()
@@ -91,11 +86,11 @@ async def _create_topic(stage: Stage) -> None:
         await admin.close()
 
 
-async def _median_ms(act: Callable[[], Awaitable[object]]) -> float:
+async def _median_ms(call: Callable[[], Awaitable[object]]) -> float:
     times = []
     for _ in range(ROUNDS):
-        began = time.perf_counter()
-        await act()
-        times.append((time.perf_counter() - began) * 1_000)
+        started = time.perf_counter()
+        await call()
+        times.append((time.perf_counter() - started) * 1_000)
         await asyncio.sleep(PAUSE_S)
     return sorted(times)[ROUNDS // 2]

@@ -1,4 +1,4 @@
-"""The results of `make bench` as a page with a picture. A part that was not measured is left out."""
+"""The results of `make bench` as a page with a picture. Parts that were not measured are left out."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
@@ -12,55 +12,56 @@ Row = dict[str, Any]
 HEAD = """\
 # How fast
 
-`make bench` wrote this page from one run, on {cpus} cores, with broker, Redis, all our processes and the load
-generator on them, Python {python}; every figure is a median. It has its floor beside it, measured in the same run:
-what the same machine does with the least code that could do it. Take the ratios along; the figures are those of the
-machine.
+`make bench` wrote this page from a single run with Python {python} on {cpus} cores, shared by broker, Redis, all our
+processes and the load generator. Figures from several rounds are medians. The floors next to the figures are from the
+same run: what this machine does with the least code that could do the job. Compare the ratios; the absolute figures
+depend on the machine.
 """
 
 CALLS = """\
 ## What a purchase costs
 
-CPU time (user and system) of every process but the load generator, in microseconds for each answer. One *hello* is
-what a bare aiohttp server takes to read the body of a POST and say hello, at {connections} connections,
-{hello_us:.0f} µs here; it is measured again right before each figure. `sync` and `async` purchases win, the `refused`
-ones are decided against the buyer, `sold-out` finds no stock left.
+CPU time (user and system) of every process except the load generator, in microseconds per answer. One *hello* is the
+CPU time that a bare aiohttp server needs to read the body of a POST and say hello, at {connections} connections:
+{hello_us:.0f} µs here, measured again right before each figure. `sync` and `async` purchases win, `refused` ones are
+decided against the buyer, `sold-out` ones find no stock left.
 """
 
 HOPS = """\
-A bare send takes {acknowledged_ms:.1f} ms until it is acknowledged (p50, one at a time); a synchronous purchase with
-one connection {sync_ms}. It makes these hops, here each by itself and bare: its command is seen by the decider
-({followed_ms:.1f} ms), Redis answers ({redis_ms:.1f} ms), its decision is seen by the ingress: {purchase_ms:.1f} ms.
+The p50 of a synchronous purchase over one connection: {sync_ms}. Its floor is {purchase_ms:.1f} ms, the sum of the hops
+that it must make, each measured on its own without our code: the decider sees the command ({followed_ms:.1f} ms), Redis
+answers ({redis_ms:.1f} ms), the ingress sees the decision ({followed_ms:.1f} ms). A single record is acknowledged after
+{acknowledged_ms:.1f} ms.
 """
 
 ENGINE = """\
 ## Engine
 
-One worker drains a log that is full. The floor is one consumer, the same Lua, one producer.
+One worker drains a backlog of commands. The floor is one consumer, the same Lua and one producer.
 """
 
 POLLS = f"""\
 ## Polls of old receipts
 
-Synchronous purchases over {CONNECTIONS} connections, alone and beside {POLLS_PER_S} polls a second. A malformed
-receipt is refused at once, and shows what any such call takes from the machine; an old one is read from the decision
-log, or refused with 503 while too many wait.
+Synchronous purchases over {CONNECTIONS} connections, alone and during {POLLS_PER_S} polls per second. A malformed
+receipt is refused at once, so it shows what the HTTP call alone costs; the decision on an old one is read from the
+decision log, or the poll is refused with 503 while too many others wait. The ratio is to the same purchases alone.
 """
-POLLS_HEAD = ("beside", "purchases/s", "of those alone", "p50 ms", "answers to the polls")
+POLLS_HEAD = ("polls of", "purchases/s", "ratio", "p50 ms", "answers to the polls")
 
 PAUSES = """\
 ## Pauses
 
-The longest that a command waited for its decision, in a trickle to all partitions, by the broker's clock: while nothing
-happens, while a second worker starts and joins, while it leaves.
+The longest time from a command to its decision, by the broker's clock, under a light load on all partitions: while
+nothing happens, while a second worker starts and joins, while it leaves.
 """
 PAUSES_HEAD = ("partitions", "calm", "join", "leave")
 CROWD = """\
 ## A crowd that buys nothing
 
-Synchronous purchases beside {connections:,} idle, half-open and slow connections: {rate:.2f} of the rate alone,
-{p50:.2f} times its p50. Answers to {readers} connections that read a product's stats, by status: {stats}; to
-readiness meanwhile: {readiness}.
+Next to {connections:,} idle, half-open and slow connections, synchronous purchases have {rate:.2f} times the rate and
+{p50:.2f} times the p50 that they have alone. Answers to {readers} connections that read a product's stats, by status:
+{stats}; to readiness checks meanwhile: {readiness}.
 """
 
 COLOURS = {
@@ -77,7 +78,7 @@ BAR_WIDTH, ROW_HEIGHT, LABEL_WIDTH = 420, 44, 250
 
 
 def write(results: Row, directory: Path) -> None:
-    """Writes benchmark.md and benchmark.svg there."""
+    """Writes benchmark.md and benchmark.svg into this directory."""
     (directory / "benchmark.md").write_text(text(results, with_picture=True))
     (directory / "benchmark.svg").write_text(picture(results))
 
@@ -91,7 +92,7 @@ def text(results: Row, *, with_picture: bool = False) -> str:
         sections += [ENGINE, _table(ENGINE_HEAD, map(_drain, engine))]
     sections += _guards(results)
     if polls := results.get("polls"):
-        sections += [POLLS, _table(POLLS_HEAD, map(_beside, polls))]
+        sections += [POLLS, _table(POLLS_HEAD, map(_polls, polls))]
     if pauses := results.get("pauses"):
         sections += [PAUSES, _table(PAUSES_HEAD, map(_pause, pauses)), _outages(results["outages"])]
     if crowd := results.get("crowd"):
@@ -104,8 +105,10 @@ def _pause(each: Row) -> tuple[str, ...]:
 
 
 def _outages(outages: Sequence[Row]) -> str:
-    told = ", ".join(f"{each['redis_away_s']:.0f} s: {each['first_decision_ms']:,.0f} ms" for each in outages)
-    return f"From the return of Redis to the next decision, after it stood still for {told}.\n"
+    delays = ", ".join(
+        f"{each['redis_away_s']:.0f} s: {each['first_decision_ms']:,.0f} ms" for each in outages
+    )
+    return f"From the return of Redis to the next decision, after it hung for {delays}.\n"
 
 
 def _crowd(silent: Row, readers: Row) -> str:
@@ -132,10 +135,17 @@ def _calls(results: Row) -> Iterator[str]:
         roles = list(dict.fromkeys(role for each in calls for role in each["cpu_us"] if role != "hello"))
         roles.remove("total")
         yield CALLS.format(connections=unit["connections"], hello_us=unit["cpu_us"]["total"])
-        head = ("call", "connections", *(f"{role} µs" for role in roles), "total µs", "hellos", "a record")
+        head = (
+            "call",
+            "connections",
+            *(f"{role} µs" for role in roles),
+            "total µs",
+            "hellos",
+            "purchases/record",
+        )
         yield _table((*head, "answers/s", "p50 ms", "p99 ms"), (_call(each, roles) for each in calls))
         idle = ", ".join(f"{role} {spent:.0f}" for role, spent in results["idle"].items())
-        yield f"While nobody calls, they take so many milliseconds of CPU a second: {idle}.\n"
+        yield f"CPU time without any calls, in milliseconds per second: {idle}.\n"
     if two := results.get("two_ingresses"):
         rates = ", ".join(f"{each['per_s']:,.0f} {each['mode']} answers/s" for each in two)
         yield f"Two ingresses with {two[0]['connections']} connections, on the same cores: {rates}.\n"
@@ -166,21 +176,21 @@ def _call(each: Row, roles: Sequence[str]) -> tuple[str, ...]:
 
 def _sync_alone(calls: Sequence[Row]) -> str:
     alone = [each["p50_ms"] for each in calls if (each["mode"], each["connections"]) == ("sync", 1)]
-    return f"{alone[0]:.1f} ms" if alone else "was not measured"
+    return f"{alone[0]:.1f} ms" if alone else "not measured"
 
 
 # --- engine and the rest -------------------------------------------------------------------------
 
 ENGINE_HEAD = (
-    "a record",
+    "purchases/record",
     "winners",
-    "of",
+    "purchases",
     "decided/s",
     "floor/s",
     "ratio",
-    "CPU µs each",
+    "CPU µs",
     "of which",
-    "floor's",
+    "floor CPU µs",
 )
 
 
@@ -203,18 +213,18 @@ def _drain(each: Row) -> tuple[str, ...]:
 def _guards(results: Row) -> Iterator[str]:
     if guards := results.get("guards"):
         yield (
-            f"Limiter and breaker together add {guards['cost']:.1%} to the CPU time of decider and Redis for a decision"
+            f"Limiter and breaker together add {guards['cost']:.1%} to the CPU time of decider and Redis per decision"
             " (median of pairs of runs; below zero is noise).\n"
         )
     if workers := results.get("workers"):
         one, two = (each["decided_per_s"] for each in workers)
-        yield f"Two workers decide {two:,.0f} purchases/s of four products while they arrive, one {one:,.0f}.\n"
+        yield f"Two workers decide {two:,.0f} purchases/s of four products as they arrive; one decides {one:,.0f}.\n"
     if rebuild := results.get("rebuild"):
-        head = ("rebuild of", "winners", "seconds", "bytes a winner (10-byte ids)")
-        yield f"## Redis\n\n{_table(head, map(_rebuilt, rebuild))}"
+        head = ("purchases", "winners", "seconds", "bytes per winner (10-byte ids)")
+        yield f"## Rebuild of Redis\n\n{_table(head, map(_rebuilt, rebuild))}"
 
 
-def _beside(each: Row) -> tuple[str, ...]:
+def _polls(each: Row) -> tuple[str, ...]:
     answers = ", ".join(f"{count:,} x {status}" for status, count in sorted(each["statuses"].items()))
     return each["beside"], f"{each['per_s']:,.0f}", f"{each['ratio']:.2f}", f"{each['p50_ms']:.1f}", answers
 
@@ -238,7 +248,7 @@ def _table(head: Sequence[str], rows: Any) -> str:
 
 
 def picture(results: Row) -> str:
-    """Horizontal bars: each call in hellos, by process; each engine beside its floor, scaled to the larger."""
+    """Horizontal bars: each call in hellos, by process; each engine load next to its floor, scaled to the larger."""
     calls, unit = results["calls"], _hello(results["calls"])
     shown = [each for each in calls if each["connections"] == unit["connections"]]
     most = max(each["hellos"] for each in shown)
@@ -255,7 +265,7 @@ def picture(results: Row) -> str:
 
 def _legend(roles: Sequence[str]) -> str:
     step = (LABEL_WIDTH + BAR_WIDTH) // len(roles)
-    return "".join(_bar(step * place, 2, 12, COLOURS[role], role) for place, role in enumerate(roles))
+    return "".join(_bar(step * index, 2, 12, COLOURS[role], role) for index, role in enumerate(roles))
 
 
 def _spent_bar(each: Row, most: float) -> str:
@@ -271,8 +281,8 @@ def _spent_bar(each: Row, most: float) -> str:
 
 def _pair_of_bars(each: Row) -> str:
     most = max(each["engine_per_s"], each["floor_per_s"])
-    who = "all" if each["winners"] == each["purchases"] else f"{each['winners']:,}"
-    parts = [_label(f"engine, {each['per_record']} a record, {who} win")]
+    winners = "all" if each["winners"] == each["purchases"] else f"{each['winners']:,}"
+    parts = [_label(f"engine, {each['per_record']} per record, {winners} win")]
     for y, name, value, colour in (
         (0, "ours", each["engine_per_s"], OURS),
         (15, "floor", each["floor_per_s"], FLOOR),

@@ -1,4 +1,4 @@
-"""The rest: rebuild of a million decisions, memory a buyer, one worker against two, the limiter and the breaker."""
+"""Further parts: rebuild of a million decisions, memory per buyer, one worker or two, the limiter and the breaker."""
 
 import asyncio
 import time
@@ -21,15 +21,15 @@ PURCHASES = 1_000_000
 PER_RECORD = 200
 LIMITER_ROUNDS = 5
 BREAKER_CALLS = 200_000
-CHUNKS_A_PURCHASE = 1 / 2_000
+CHUNKS_PER_PURCHASE = 1 / 2_000
 DECIDED_WITHIN_S = 300.0
 SESSION_S = 7.0
-"""A worker that was stopped counts as a member until its session ends, and rebuild refuses beside it."""
+"""A worker that was killed counts as a group member until its session ends; until then, rebuild refuses to run."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rebuild:
-    """Of a log with so many decisions. `bytes_per_winner` is what one buyer's place costs Redis, at 10-byte ids."""
+    """Of a log with this many purchases. `bytes_per_winner` is the memory in Redis per winner, with 10-byte ids."""
 
     purchases: int
     winners: int
@@ -38,7 +38,7 @@ class Rebuild:
 
 
 def measure_rebuild(stage_of: Any, winners: int) -> Rebuild:
-    """On a stage of its own: a rebuild reads the whole log."""
+    """Uses its own stage, because a rebuild reads the whole log."""
     with stage_of() as stage, Redis.from_url(stage.settings.redis()) as client:
         before = client.info("memory")["used_memory"]
         asyncio.run(drain(stage, Load(PURCHASES, PER_RECORD, winners), "rebuilt"))
@@ -52,7 +52,7 @@ def measure_rebuild(stage_of: Any, winners: int) -> Rebuild:
 
 @dataclass(frozen=True, slots=True)
 class Workers:
-    """Purchases of four products in four partitions, while they arrive."""
+    """The rate for purchases of four products in four partitions, decided as they arrive."""
 
     workers: int
     decided_per_s: float
@@ -60,7 +60,7 @@ class Workers:
 
 def measure_workers(stage: Stage, workers: int) -> Workers:
     partitions = stage.topics.requests.partitions
-    products = a_product_in_each(partitions, f"workers-{workers}-")
+    products = product_per_partition(partitions, f"workers-{workers}-")
     with ExitStack() as stack:
         for number in range(1, workers + 1):
             stack.enter_context(stage.worker(number))
@@ -68,7 +68,7 @@ def measure_workers(stage: Stage, workers: int) -> Workers:
     return Workers(workers, len(products) * (PURCHASES // partitions) / seconds)
 
 
-def a_product_in_each(partitions: int, prefix: str) -> list[str]:
+def product_per_partition(partitions: int, prefix: str) -> list[str]:
     products: dict[int, str] = {}
     number = 0
     while len(products) < partitions:
@@ -78,7 +78,7 @@ def a_product_in_each(partitions: int, prefix: str) -> list[str]:
 
 
 async def _decide_all(stage: Stage, products: list[str]) -> float:
-    """The time from the first record sent to the last decision, of all products at once."""
+    """The seconds from the first record sent to the last decision, all products concurrently."""
     store = StockStore(stage.settings.redis(), 10_000)
     producer = LogProducer(stage.settings, "bench", idempotent=False)
     await producer.start()
@@ -89,15 +89,15 @@ async def _decide_all(stage: Stage, products: list[str]) -> float:
         for product_id in products
     }
     try:
-        began = time.perf_counter()
+        started = time.perf_counter()
         lasts = await asyncio.gather(
             *(producer.send_all(name, partition, batch) for (partition, _), batch in batches.items())
         )
         for (partition, _), last in zip(batches, lasts, strict=True):
             while await store.cursor_offset(partition) < last:
-                assert time.perf_counter() - began < DECIDED_WITHIN_S, "not decided in time"
+                assert time.perf_counter() - started < DECIDED_WITHIN_S, "not decided in time"
                 await asyncio.sleep(0.01)
-        return time.perf_counter() - began
+        return time.perf_counter() - started
     finally:
         await producer.stop()
         await store.close()
@@ -105,10 +105,10 @@ async def _decide_all(stage: Stage, products: list[str]) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Guards:
-    """What a decision costs without the limiter, in CPU time of decider and Redis, and what the guards add to it.
+    """The CPU time of decider and Redis per decision without a limiter, and what limiter and breaker add to it.
 
-    `limiter` is the median of the ratios of neighbouring runs, less 1: the machine is not as fast in one minute as in
-    the next. The breaker's calls are measured by themselves.
+    `limiter` is the median ratio of consecutive runs with and without it, minus 1: the machine's speed changes from
+    minute to minute. The breaker's calls are measured on their own.
     """
 
     decision_us: float
@@ -117,8 +117,8 @@ class Guards:
 
     @property
     def cost(self) -> float:
-        """What limiter and breaker add together, as a part of the cost of a decision."""
-        return self.limiter + self.breaker_ns_a_chunk / 1_000 * CHUNKS_A_PURCHASE / self.decision_us
+        """What limiter and breaker add together, as a fraction of the cost of a decision."""
+        return self.limiter + self.breaker_ns_a_chunk / 1_000 * CHUNKS_PER_PURCHASE / self.decision_us
 
 
 def measure_guards(stage: Stage) -> Guards:
@@ -139,9 +139,9 @@ def _decision_us(stage: Stage, product_id: str, *, limit: bool) -> float:
 
 
 def _breaker_ns() -> float:
-    """What the decider does with the breaker at each chunk, at its dearest: a failure before."""
+    """The nanoseconds that the breaker takes per chunk, in the most expensive case: after a failure."""
     rule, breaker = BreakerRule(10, 60_000), Breaker()
-    began = time.perf_counter_ns()
+    started = time.perf_counter_ns()
     for moment in range(BREAKER_CALLS):
         breaker = succeeded(failed(breaker, rule, moment))
-    return (time.perf_counter_ns() - began) / BREAKER_CALLS
+    return (time.perf_counter_ns() - started) / BREAKER_CALLS

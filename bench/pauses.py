@@ -1,7 +1,7 @@
-"""How long commands wait for their decisions when a worker joins or leaves, and when Redis comes back.
+"""How long commands wait for their decisions when a worker joins or leaves, and when Redis returns after an outage.
 
-A trickle of commands goes to every partition. A pause is the longest time from a command's append to the append of its
-decision, by the broker's clock; after an outage, the time from the return of Redis to the next decision.
+All partitions are under a light load. A pause is the longest time from the append of a command to that of its decision,
+by the broker's clock; after an outage, it is the time from the return of Redis to the next decision.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import yaml
-from parts import a_product_in_each
+from parts import product_per_partition
 from stage import Stage
 
 from pipeline.kafka.log_reader import LogReader
@@ -27,14 +27,14 @@ from pipeline.settings import Profile
 
 ROOT = Path(__file__).parents[1]
 COMMANDS_PER_S = 200
-"""Of all partitions together."""
+"""For all partitions together."""
 CALM_S = 4.0
 OUTAGES_S = (10.0, 30.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Pauses:
-    """In milliseconds. `calm_ms` is the longest wait while nothing happens: the floor of the others."""
+    """`calm_ms` is the longest wait while nothing happens: the floor of the others."""
 
     partitions: int
     calm_ms: float
@@ -44,14 +44,14 @@ class Pauses:
 
 @dataclass(frozen=True, slots=True)
 class Outage:
-    """Redis stood still, and the first decision came so long after its return."""
+    """How long Redis hung, and the time from its return to the first decision."""
 
     redis_away_s: float
     first_decision_ms: float
 
 
 def measure(stage: Stage, partitions: int) -> Pauses:
-    """What a second worker costs that joins and leaves, with so many partitions."""
+    """The pauses while a second worker joins and leaves, with this many partitions."""
     return asyncio.run(_measure(_with_partitions(stage, partitions)))
 
 
@@ -60,7 +60,7 @@ def measure_outages(stage: Stage) -> list[Outage]:
 
 
 def _with_partitions(stage: Stage, partitions: int) -> tuple[Stage, Topics, dict[str, object]]:
-    """Topics of their own, with so many partitions."""
+    """Separate topics with this many partitions, and the settings of the workers that use them."""
     document = yaml.safe_load((ROOT / "topics.yaml").read_text("utf-8"))
     for topic in document["topics"].values():
         topic["name"] += f".{partitions}"
@@ -73,8 +73,8 @@ def _with_partitions(stage: Stage, partitions: int) -> tuple[Stage, Topics, dict
     return stage, load_topics(Profile.LOCAL, path), settings
 
 
-async def _measure(on: tuple[Stage, Topics, dict[str, object]]) -> Pauses:
-    stage, topics, settings = on
+async def _measure(prepared: tuple[Stage, Topics, dict[str, object]]) -> Pauses:
+    stage, topics, settings = prepared
     await create_topics(stage.settings.kafka(), topics)
     first, second = (stage.worker(number, **settings) for number in (1, 2))
     with first:
@@ -105,21 +105,23 @@ async def _measure_outages(stage: Stage) -> list[Outage]:
                 outages.append((seconds, await _outage(stage.redis, seconds)))
             await asyncio.sleep(2 * CALM_S)
         decided = sorted(at + wait for at, wait in await _waits(stage, stage.topics))
-    return [Outage(seconds, next(at for at in decided if at >= back) - back) for seconds, back in outages]
+    return [
+        Outage(seconds, next(at for at in decided if at >= resumed) - resumed) for seconds, resumed in outages
+    ]
 
 
 async def _outage(redis: Process, seconds: float) -> float:
-    """When Redis was back, in milliseconds."""
+    """Pauses Redis for this long; returns when it resumed, in milliseconds since the epoch."""
     redis.pause()
     await asyncio.sleep(seconds)
-    back = _now_ms()
+    resumed_ms = _now_ms()
     redis.resume()
-    return back
+    return resumed_ms
 
 
 @asynccontextmanager
 async def _trickle(stage: Stage, topics: Topics) -> AsyncIterator[None]:
-    """Inside, each partition gets a command now and then."""
+    """Inside the context, sends commands to all partitions in turn."""
     producer = LogProducer(stage.settings, "pauses", idempotent=False)
     await producer.start()
     task = asyncio.create_task(_send(producer, topics))
@@ -136,7 +138,7 @@ async def _trickle(stage: Stage, topics: Topics) -> AsyncIterator[None]:
 
 async def _send(producer: LogProducer, topics: Topics) -> None:
     name, count = topics.requests.name, topics.requests.partitions
-    products = a_product_in_each(count, "pauses-")
+    products = product_per_partition(count, "pauses-")
     number = 0
     while True:
         partition = number % count
@@ -148,7 +150,7 @@ async def _send(producer: LogProducer, topics: Topics) -> None:
 
 
 async def _waits(stage: Stage, topics: Topics) -> Sequence[tuple[float, float]]:
-    """Of each command: when it was appended, and how long it waited for its decision, in milliseconds."""
+    """For each command, when it was appended and how long it waited for its decision, in milliseconds."""
     log = LogReader.of(stage.settings, topics)
     waits = []
     for partition in range(topics.results.partitions):

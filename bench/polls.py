@@ -1,7 +1,7 @@
-"""A burst of polls of old receipts, and what it leaves to the purchases.
+"""What a burst of polls of old receipts costs the purchases.
 
-Each poll is an HTTP call, and takes its share of the machine whatever is asked. So the same burst is sent twice: once
-for receipts that are refused by their form, and once for receipts whose decisions are no longer in memory.
+Every poll is an HTTP call, and costs something whatever its receipt. So the same burst is sent twice: once with
+malformed receipts, and once with receipts whose decisions are no longer in memory.
 """
 
 import asyncio
@@ -15,13 +15,13 @@ from statistics import median
 
 import aiohttp
 from engine import Load, fill
-from parts import a_product_in_each
+from parts import product_per_partition
 from stage import Stage
 from web import ENOUGH, System, drained, open_product, system
 from wrk import Answered, wrk
 
 DECIDED = Load(1_000_000, 200, 4_000)
-"""Their decisions are more than the ingress keeps in memory, of the youngest and of those that were read last."""
+"""More decisions than the ingress keeps in memory, counting the latest ones and those read for receipts."""
 RESULTS_CACHE_BYTES = 1024 * 1024
 CONNECTIONS = 64
 POLLS_PER_S = 300
@@ -35,9 +35,9 @@ Receipts = Callable[[], str]
 
 @dataclass(frozen=True, slots=True)
 class Polls:
-    """Synchronous purchases beside polls of `beside`; `statuses` counts the answers to the polls by HTTP status.
+    """Synchronous purchases during polls of `beside`; `statuses` counts the answers to the polls by HTTP status.
 
-    `ratio` is the median of the rounds' ratios to the same purchases beside nothing, right before.
+    `ratio` is the median ratio, over the rounds, to the same purchases without polls right before.
     """
 
     beside: str
@@ -53,14 +53,14 @@ def measure(stage: Stage) -> list[Polls]:
 
 
 async def _measure(ours: System) -> list[Polls]:
-    old, bought = a_product_in_each(ours.stage.topics.requests.partitions, "polled-")[:2]
+    old, bought = product_per_partition(ours.stage.topics.requests.partitions, "polled-")[:2]
     partition, first, last = await fill(ours.stage, DECIDED, old)
     await drained(ours.stage, old)
     open_product(ours.admin_url, bought, ENOUGH)
     url, middle = ours.url, (first + last) // 2
     receipts: dict[str, Receipts] = {
         MALFORMED: lambda: "9-x-0",
-        # Of the older half: the younger one may be in memory.
+        # From the older half: the newer one may be in memory.
         OLD: lambda: f"{partition}-{random.randrange(first + 1, middle)}-0",
     }
     rounds: dict[str, list[tuple[Answered, float]]] = {}
@@ -71,8 +71,8 @@ async def _measure(ours: System) -> list[Polls]:
             alone = await _buy(url, bought)
             rounds.setdefault(NOTHING, []).append((alone, 1.0))
             async with _polling(url, receipt, statuses[name]):
-                beside = await _buy(url, bought)
-            rounds.setdefault(name, []).append((beside, beside.per_s / alone.per_s))
+                polled = await _buy(url, bought)
+            rounds.setdefault(name, []).append((polled, polled.per_s / alone.per_s))
     return [
         Polls(
             name,
@@ -91,7 +91,7 @@ async def _buy(url: str, product_id: str) -> Answered:
 
 @asynccontextmanager
 async def _polling(url: str, receipt: Receipts, statuses: Counter[int]) -> AsyncIterator[None]:
-    """Inside, `POLLS_PER_S` polls a second are sent, as long as fewer than `POLLERS` of them wait for their answer."""
+    """Inside the context, sends `POLLS_PER_S` polls per second, of which at most `POLLERS` wait for their answers."""
     async with (
         aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session,
         asyncio.TaskGroup() as tasks,

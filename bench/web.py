@@ -1,7 +1,7 @@
-"""The calls: what a purchase costs, in CPU time of every process that has a part in it, beside a bare server.
+"""The calls: what a purchase costs, in CPU time of every process involved, next to a bare server.
 
-The bare server takes its turn right before each measurement: a second of CPU time buys less while others use the
-machine, and a minute later they may not.
+The bare server is measured right before each call: a second of CPU time achieves less while others use the machine,
+and that changes from minute to minute.
 """
 
 import asyncio
@@ -29,15 +29,15 @@ CONNECTIONS = (1, 64, 256)
 WARM_UP_S = 4
 IDLE_S = 3
 SETTLED_S = 0.3
-"""After the last decision, until those who follow the decision log have seen it too."""
+"""From the last decision until all followers of the decision log have seen it."""
 DRAINED_WITHIN_S = 300.0
-LOOK_INTERVAL_S = 0.1
+POLL_INTERVAL_S = 0.1
 ENOUGH = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Mode:
-    """A call (of `tests/load/seckill.lua`) on a product with so many pieces, and the answers that are expected."""
+    """A call of `tests/load/seckill.lua`, the stock of its product, and the expected HTTP statuses."""
 
     name: str
     call: str
@@ -52,7 +52,7 @@ HELLO = Mode("hello", "async", frozenset({200}))
 MODES = (
     Mode("async", "async", frozenset({202})),
     Mode("sync", "sync", frozenset({200})),
-    # A paused product: each purchase goes through the log, and is decided against the buyer.
+    # On a paused product, each purchase goes through the log and is decided against the buyer.
     Mode("async-refused", "async", frozenset({202}), is_paused=True),
     Mode("sync-refused", "sync", frozenset({404}), is_paused=True),
     Mode("sold-out", "sync", frozenset({409}), stock=1),
@@ -61,9 +61,9 @@ MODES = (
 
 @dataclass(frozen=True, slots=True)
 class Calls:
-    """One mode with so many connections. `cpu_us` is CPU time by role for each answer, with the sum as "total".
+    """One mode with this many connections. `cpu_us` is CPU time per answer by role, with the sum as "total".
 
-    `hellos` is that sum in units of the hello right before; `purchases_per_record` is None where no record was written.
+    `hellos` is that sum in units of the hello right before; `purchases_per_record` is None if no record was written.
     """
 
     mode: str
@@ -79,7 +79,7 @@ class Calls:
 
 @dataclass(frozen=True, slots=True)
 class System:
-    """Our processes, running; `roles` are the process ids of all whose CPU time counts."""
+    """Our running processes; `roles` are the ids of all processes whose CPU time counts."""
 
     stage: Stage
     url: str
@@ -89,7 +89,7 @@ class System:
 
 
 class Bench:
-    """A system and bare servers, as many as there are ingresses, side by side; the one that is not called is idle."""
+    """A system and as many bare servers as it has ingresses, on one machine; whichever is not called is idle."""
 
     def __init__(self, system: System, hello_url: str, hellos: Sequence[Process], seconds: int) -> None:
         self._system = system
@@ -103,13 +103,13 @@ class Bench:
             self._purchases(mode, max(CONNECTIONS), WARM_UP_S)
 
     def measure(self, mode: Mode, connections: int) -> tuple[Calls, Calls]:
-        """The bare server, and right after it this mode."""
+        """Measures the bare server and, right after it, this mode."""
         hello = self._hello()
         calls = self._purchases(mode, connections, self._seconds)
         return hello, replace(calls, hellos=calls.cpu_us[TOTAL] / hello.cpu_us[TOTAL])
 
     def idle_ms_per_s(self) -> dict[str, float]:
-        """CPU milliseconds a second of each role while nobody calls."""
+        """CPU milliseconds per second of each role without any calls."""
         meter = Meter(self._system.roles)
         time.sleep(IDLE_S)
         return {role: spent * 1_000 / IDLE_S for role, spent in meter.spent_s().items()}
@@ -137,7 +137,7 @@ class Bench:
     ) -> Calls:
         spent_s = meter.spent_s()
         if unexpected := set(answered.statuses) - mode.statuses:
-            raise WrkFailed(f"{mode.name}: answers with status {unexpected}: {answered}")
+            raise WrkFailed(f"{mode.name}: unexpected statuses {unexpected}: {answered}")
         return Calls(
             mode.name,
             self._system.ingresses,
@@ -158,7 +158,7 @@ class Bench:
 
 
 def medians(rounds: Sequence[Calls]) -> Calls:
-    """The median of each figure by itself."""
+    """The median of each figure on its own."""
     first = rounds[0]
     per_record = [each.purchases_per_record for each in rounds if each.purchases_per_record is not None]
     return Calls(
@@ -195,12 +195,11 @@ def _hello(stage: Stage, count: int) -> Iterator[tuple[str, Sequence[Process]]]:
 
 @contextmanager
 def system(stage: Stage, ingresses: int, **settings: object) -> Iterator[System]:
-    """A worker, a follower, and so many ingresses with these settings."""
+    """A worker, a follower and this many ingresses with these settings."""
     port, admin_port = free_port(), free_port()
+    listeners = {"public_port": port, "admin_port": admin_port}
     ours = {
-        "ingress": [
-            stage.ingress(number, port, admin_port, **settings) for number in range(1, ingresses + 1)
-        ],
+        "ingress": [stage.ingress(number, **listeners, **settings) for number in range(1, ingresses + 1)],
         "decider": [stage.worker()],
         "follower": [stage.follower()],
     }
@@ -231,10 +230,10 @@ def open_product(admin_url: str, product_id: str, stock: int, *, is_paused: bool
 
 
 def _post(url: str, document: dict[str, object]) -> None:
-    request = urllib.request.Request(  # noqa: S310 -- a URL of our own
+    request = urllib.request.Request(  # noqa: S310 -- our own URL
         url, json.dumps(document).encode(), {"Content-Type": "application/json"}
     )
-    with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310 -- a URL of our own
+    with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310 -- our own URL
         assert answer.status == 200
 
 
@@ -244,7 +243,7 @@ async def _log_end(stage: Stage, product_id: str) -> int:
 
 
 async def drained(stage: Stage, product_id: str) -> None:
-    """Until all that was said yes to is decided: the next measurement is not to pay for this one."""
+    """Waits until every accepted purchase is decided, so that the next measurement does not pay for this one."""
     partition = partition_of(product_id, stage.topics.requests.partitions)
     store = StockStore(stage.settings.redis(), 10_000)
     deadline = time.monotonic() + DRAINED_WITHIN_S
@@ -252,6 +251,6 @@ async def drained(stage: Stage, product_id: str) -> None:
         end = await _log_end(stage, product_id)
         while await store.cursor_offset(partition) < end - 1:
             assert time.monotonic() < deadline, f"{product_id} was not decided within {DRAINED_WITHIN_S} s"
-            await asyncio.sleep(LOOK_INTERVAL_S)
+            await asyncio.sleep(POLL_INTERVAL_S)
     finally:
         await store.close()

@@ -8,13 +8,13 @@ from pathlib import Path
 SCRIPT = Path(__file__).parents[1] / "tests" / "load" / "seckill.lua"
 SLACK_S = 30.0
 USERS = 1_000_000_000_000
-"""So many that none comes twice: a user who has bought already is another case than one who has not."""
+"""So many that none repeats: a user who has already bought is a different case."""
 
 _UNITS_MS = {"us": 0.001, "ms": 1.0, "s": 1_000.0, "m": 60_000.0}
 
 
 class WrkFailed(Exception):
-    """wrk is not there, or did not print what it should."""
+    """wrk is not installed, failed, or printed something unexpected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Answered:
 
 
 def wrk(url: str, product_id: str, mode: str, connections: int, seconds: int) -> Answered:
-    """Purchases of new users, as fast as `connections` get their answers. Raises WrkFailed."""
+    """Purchases by new users; each connection sends the next one as soon as it has its answer. Raises WrkFailed."""
     threads = min(connections, 2)
     command = [
         *("wrk", f"-t{threads}", f"-c{connections}", f"-d{seconds}s", "--timeout", "30s", "--latency"),
@@ -48,13 +48,13 @@ def wrk(url: str, product_id: str, mode: str, connections: int, seconds: int) ->
 
 
 def read(printed: str) -> Answered:
-    """What wrk and the script printed. Raises WrkFailed."""
+    """Parses what wrk and the script printed. Raises WrkFailed."""
     rate = re.search(r"^Requests/sec: +([\d.]+)$", printed, re.MULTILINE)
     p50, p99 = (
         re.search(rf"^ +{percent}% +([\d.]+)(us|ms|s|m) *$", printed, re.MULTILINE) for percent in (50, 99)
     )
     if rate is None or p50 is None or p99 is None:
-        raise WrkFailed(f"not what wrk prints:\n{printed}")
+        raise WrkFailed(f"unexpected output of wrk:\n{printed}")
     statuses = re.findall(r"^ +statuses +(\d+) +(\d+)$", printed, re.MULTILINE)
     return Answered(
         float(rate[1]),

@@ -13,7 +13,7 @@ BOOTSTRAP = os.environ.get("SECKILL_KAFKA_BOOTSTRAP") or "127.0.0.1:9092"
 
 
 async def main() -> None:
-    seen = set()  # a shop would ask its database: insert the order id, on conflict do nothing
+    seen = set()  # a shop would use its database: insert the order id, on conflict do nothing
     async with AIOKafkaConsumer(
         TOPIC, bootstrap_servers=BOOTSTRAP, auto_offset_reset="earliest", isolation_level="read_committed"
     ) as consumer:

@@ -1,3 +1,3 @@
-"""Everything of the flash sale but the stream processors: rules, wire formats, stock, ingress, local stack."""
+"""The flash sale without its stream processors: rules, wire formats, stock, ingress, local stack."""
 
 __version__ = "0.1.0"

@@ -1,8 +1,8 @@
-"""`seckill rebuild`: makes Redis again from the decision log, every partition from nothing.
+"""`seckill rebuild`: rebuilds Redis from the decision log, every partition from scratch.
 
-Not for a running sale: deciders mend Redis by themselves. So it refuses while the deciders' group has members; and
-each of its writes is fenced like a decider's, so that one which nobody could see (a zombie, one that starts now) ends
-the rebuild, and then makes the rest of Redis itself.
+Not for a running sale: deciders repair Redis themselves. So it refuses to run while the deciders' group has members.
+And each of its writes is fenced like a decider's: a decider that is not a visible member (a zombie, or one that is just
+starting) ends the rebuild, and then rebuilds the rest of Redis itself.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ from pipeline.stock.store import Stale, StockStore
 BROKER_TIMEOUT_MS = 10_000
 COORDINATOR_TRIES_MAX = 40
 COORDINATOR_PAUSE_MS = 250
-"""A broker that never had a consumer group first makes the topic for them."""
+"""A broker that never had a consumer group must first create the topic for group offsets."""
 _NO_COORDINATOR_YET = (
     GroupCoordinatorNotAvailableError,
     GroupLoadInProgressError,
@@ -46,11 +46,11 @@ _NO_COORDINATOR_YET = (
 
 
 class CannotRebuild(OperatorError):
-    """Redis was left as it was, or, if the message says so, partly made again."""
+    """Redis is unchanged or, if the message says so, partly rebuilt."""
 
 
 class RebuildProgress(NamedTuple):
-    """Positions in the decision log, of all partitions together."""
+    """Positions in the decision log, summed over all partitions."""
 
     done: int
     total: int
@@ -66,17 +66,17 @@ class Rebuilt(NamedTuple):
 async def rebuild(
     settings: Settings, topics: Topics, on_progress: Callable[[RebuildProgress], None] = lambda _: None
 ) -> Rebuilt:
-    """Wipe the stock in Redis and make it again from the decision log. Raises CannotRebuild."""
+    """Wipe the stock in Redis and rebuild it from the decision log. Raises CannotRebuild."""
     store = StockStore.of(settings)
     try:
         await require_topics(settings.kafka(), topics, BROKER_TIMEOUT_MS)
         await _refuse_under_deciders(settings)
-        await store.assert_keeps_keys()
+        await store.require_noeviction()
         store.log_identity = await log_identity(settings.kafka(), topics)
         return await _Rebuild(settings, topics, store, on_progress).run()
     except Stale as stale:
         raise CannotRebuild(
-            f"{stale}: a decider is at work. It makes again what it misses; Redis is partly made again"
+            f"{stale}: a decider is running. It rebuilds what it needs; Redis is partly rebuilt"
         ) from stale
     except (Unavailable, OperatorError, Fatal) as error:
         raise CannotRebuild(str(error)) from error
@@ -106,8 +106,8 @@ class _Rebuild:
         for partition, each in enumerate(bounds):
             if each.beginning > 0:
                 raise CannotRebuild(
-                    f"{self._topic.name}/{partition} begins at {each.beginning}: without what stood before, "
-                    "Redis can not be made again; nothing was changed"
+                    f"{self._topic.name}/{partition} begins at {each.beginning}: without the earlier records, "
+                    "Redis cannot be rebuilt; nothing was changed"
                 )
         self._total = sum(each.end for each in bounds)
         try:
@@ -127,7 +127,7 @@ class _Rebuild:
         )
 
     async def _partition(self, partition: int, bounds: Bounds) -> int:
-        """The number of decisions that this partition has now."""
+        """Rebuild this partition. Returns the number of its decisions."""
         await self._store.wipe(partition, await self._store.cursor_offset(partition))
         await self._store.take_over(partition)
         replay = Replay(self._store, partition, -1)
@@ -146,13 +146,13 @@ async def _refuse_under_deciders(settings: Settings) -> None:
     members = await _members(settings.kafka(), group)
     if members:
         raise CannotRebuild(
-            f"the group {group} has {members} member(s): stop the deciders first (one that was killed counts "
-            "until its session ends, some 6 s). Nothing was changed"
+            f"the group {group} has {members} member(s): stop the deciders first (a killed one counts "
+            "until its session ends, about 6 s). Nothing was changed"
         )
 
 
 async def _members(bootstrap: str, group: str) -> int:
-    """How many deciders the broker knows of. 0 from the in-memory broker, which does not tell: the fence is left."""
+    """How many deciders the broker reports. The in-memory broker reports none (0); then only the fence protects."""
     admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap, request_timeout_ms=BROKER_TIMEOUT_MS)
     try:
         await admin.start()
@@ -177,5 +177,5 @@ async def _described_members(admin: AIOKafkaAdminClient, group: str) -> int:
     if error is GroupIdNotFound:
         return 0
     if error is not NoError:
-        raise error(f"the group {group} can not be described")
+        raise error(f"the group {group} cannot be described")
     return len(described["members"])

@@ -1,6 +1,6 @@
-"""Every setting, its default and its limits. Read from the environment: `SECKILL_` and the name in capitals.
+"""Every setting, its default and its limits. Read from the environment: `SECKILL_` plus the name in capitals.
 
-A value that does not fit is a refusal to start that names the setting; there is no other place for configuration.
+An invalid value prevents the start, with a message that names the setting. There is no other source of configuration.
 """
 
 import re
@@ -17,7 +17,7 @@ Milliseconds = Annotated[int, Field(ge=1, le=7 * 24 * 3_600_000)]
 Limit = Annotated[int, Field(ge=1, le=10_000_000)]
 
 HEALTH_HOST = "127.0.0.1"
-"""Where `health_port` is listened on."""
+"""The address that `health_port` is opened on."""
 
 _ADDRESS = r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}"
 _REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
@@ -26,14 +26,14 @@ _ADDRESSES = re.compile(rf"{_ADDRESS}(,{_ADDRESS})*")
 
 
 class Profile(StrEnum):
-    """Which column of `topics.yaml` holds: one broker on this machine, or a cluster."""
+    """Which profile of `topics.yaml` applies: one broker on this machine, or a cluster."""
 
     LOCAL = "local"
     CLUSTER = "cluster"
 
 
 class BrokerKind(StrEnum):
-    """Which broker the local stack starts where none is given. AUTO: Apache Kafka with Java at hand, else MEMORY."""
+    """The broker that the local stack starts if none is given. AUTO: APACHE if it can run here, else MEMORY."""
 
     AUTO = "auto"
     APACHE = "apache"
@@ -43,29 +43,29 @@ class BrokerKind(StrEnum):
 class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="SECKILL_", extra="ignore", frozen=True)
 
-    # Where things are.
+    # Locations.
     data_dir: Path = Path("data")
     broker: BrokerKind = BrokerKind.AUTO
     kafka_libs_dir: Path | None = None
-    """Where Maven puts Apache Kafka's jars, once; unset, `kafka/libs` in the data directory."""
+    """Where Maven downloads Apache Kafka's jars, once; if unset, `kafka/libs` in the data directory."""
     kafka_bootstrap: str | None = None
-    """host:port[,host:port]. Unset, `seckill up` starts a broker and tells the other processes."""
+    """host:port[,host:port]. If unset, `seckill up` starts a broker and passes its address to the other processes."""
     kafka_profile: Profile = Profile.LOCAL
     kafka_idempotence: bool = True
-    """Off for the in-memory broker only, which does not know idempotent producers."""
+    """Off for the in-memory broker only, which does not support idempotent producers."""
     kafka_static_membership: bool = True
-    """Off for the in-memory broker only. On, a restarted worker has its partitions back within 3 s."""
+    """Off for the in-memory broker only. If on, a restarted worker gets its partitions back within 3 s."""
     kafka_leave_on_stop: bool = True
-    """A worker that is told to stop gives its partitions up at once. Off, it keeps them for a session, 6 s, in which
-    the next process of the same name takes its place: for a restart. One that is killed always keeps them that long."""
+    """If on, a worker that stops gives up its partitions at once. If off, it keeps them for one session (6 s), in which
+    the next process with its name can take over: for a restart. A killed worker always keeps them that long."""
     topics_file: Path | None = None
-    """Another `topics.yaml` than the one that came with this package."""
+    """A `topics.yaml` to use instead of the packaged one."""
     redis_url: str | None = None
-    """redis://host:port/database, or rediss:// or unix:// as redis-py takes them."""
+    """redis://host:port/database, or rediss:// or unix:// as redis-py accepts them."""
     key_prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")] = "seckill"
-    """Begins the names of all keys in Redis: systems that share a Redis need one each."""
+    """Prefix of all keys in Redis; systems that share a Redis need different ones."""
     group_prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,100}$")] = "seckill"
-    """Begins the names of the consumer groups, and so of the followers' changelog topics."""
+    """Prefix of the consumer groups, and so of the followers' changelog topics."""
 
     # Listeners.
     public_host: str = "127.0.0.1"
@@ -73,52 +73,52 @@ class Settings(BaseSettings):
     admin_host: str = "127.0.0.1"
     admin_port: Port = 8084
     health_port: Port | None = None
-    """Of `HEALTH_HOST`: `/health` of this process alone, also while the public listener is full or shared by others."""
+    """On `HEALTH_HOST`: `/health` of this process alone, even while the public listener is full or shared by others."""
     tables_host: str = "127.0.0.1"
     tables_port: Port = 6066
-    """The web pages of the followers' Faust tables; the first decider's pages have the next port, and so on."""
+    """The web pages of the followers' Faust tables; the first worker's pages are on the next port, and so on."""
     kafka_port: Port = 9092
     redis_port: Port = 6379
 
     # Ingress.
     connections_max: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
-    """Open connections of the public listener; one that is too many gets a 503."""
+    """Open connections of the public listener; any further one gets a 503."""
     admin_connections_max: Annotated[int, Field(ge=1, le=1_000_000)] = 500
     header_timeout_ms: Milliseconds = 15_000
-    """A connection whose first request has not come by then is closed."""
+    """A connection is closed if its first request has not arrived within this time."""
     keep_alive_timeout_ms: Milliseconds = 75_000
-    """An idle connection is closed after this long; let a proxy in front close its own earlier."""
+    """An idle connection is closed after this time; a proxy in front should close its own earlier."""
     body_bytes_max: Limit = 16_384
     json_depth_max: Limit = 16
     purchases_per_record_max: Annotated[int, Field(ge=1, le=1_000)] = 1_000
     unknown_product_records_per_second_max: Annotated[int, Field(ge=1, le=1_000_000)] = 200
-    """Log records for products that this process does not know as opened; further purchases of such are refused."""
+    """Log records for products not known to be opened; further purchases of such products are refused."""
     requests_in_flight_max: Limit = 20_000
     purchases_waiting_max: Limit = 20_000
     waiters_max: Limit = 20_000
     event_streams_max: Limit = 2_000
     send_timeout_ms: Annotated[int, Field(ge=100, le=60_000)] = 4_500
     gather_ms_max: Annotated[int, Field(ge=0, le=50)] = 40
-    """Purchases wait for others at most this long, and never longer than it took to answer the record before."""
+    """Purchases wait at most this long for others, and never longer than the previous record took to be answered."""
     wait_timeout_ms: Annotated[int, Field(ge=1, le=30_000)] = 5_000
     window_margin_ms: Annotated[int, Field(ge=0, le=3_600_000)] = 2_000
-    """This near to the start and the end of a sale, purchases are decided by the log even if it looks shut."""
+    """This close to the start or end of a sale, purchases go into the log even if the sale seems not to be open."""
     poll_wait_ms_max: Annotated[int, Field(ge=1, le=30_000)] = 30_000
     results_cache_bytes_max: Annotated[int, Field(ge=1_048_576, le=64 * 1024**3)] = 64 * 1024**2
-    """The youngest decisions, which each ingress keeps in memory; older ones are read from the decision log, and of
-    those an eighth of this is kept.
+    """Each ingress keeps the latest decisions in memory; older ones are read from the decision log, and of those an
+    eighth of this is kept.
 
-    With next to none, whoever's decision comes before the acknowledgement of their command would have to look it up."""
+    With very little, a decision that arrives before the acknowledgement of its command would have to be looked up."""
     lookups_max: Limit = 32
-    """So many decisions may wait to be looked up in the log, one after the other; further polls are answered 503."""
+    """How many decisions may wait to be looked up in the log, one after the other; further polls get a 503."""
     redis_connections_max: Annotated[int, Field(ge=1, le=10_000)] = 64
-    """For what is read of stock and buyers; a read that finds them all in use waits up to `redis_timeout_ms`."""
+    """For reads of stock and buyers; a read that finds all of them in use waits up to `redis_timeout_ms`."""
     retry_after_s: Annotated[int, Field(ge=1, le=3_600)] = 1
     busy_message: str = "系统繁忙，请稍后重试"
 
     # Decider.
     chunk_purchases_max: Annotated[int, Field(ge=1, le=2_000)] = 2_000
-    """One Lua call decides at most this many: Redis serves nobody else in the meantime."""
+    """One Lua call decides at most this many: during the call Redis serves no other client."""
     chunk_pace_ms: Annotated[int, Field(ge=0, le=1_000)] = 2
     decider_buffer_records_max: Limit = 8_192
     decider_buffer_bytes_max: Annotated[int, Field(ge=1_048_576)] = 16_777_216
@@ -127,23 +127,23 @@ class Settings(BaseSettings):
     backoff_ms_max: Milliseconds = 2_000
     redis_timeout_ms: Milliseconds = 5_000
     breaker_failure_threshold: Annotated[int, Field(ge=1, le=1_000)] = 10
-    """A partition is not consumed after this many consecutive failures of Redis or the producer."""
+    """The breaker opens after this many consecutive failures of Redis or the producer."""
     breaker_recovery_timeout_ms: Milliseconds = 60_000
-    """An open breaker lets one chunk try after this long at the latest, and as soon as Redis and Kafka answer."""
+    """An open breaker lets one chunk through as soon as Redis and Kafka answer, and after this time at the latest."""
     slow_chunk_ms: Milliseconds = 1_000
-    """A chunk that takes longer is reported as slow; it does not count as a failure."""
+    """A chunk that takes longer is reported as slow, but is not a failure."""
     orders_pace_ms: Annotated[int, Field(ge=1, le=10_000)] = 200
-    """At least this long from one transaction of a partition's orders to the next: each costs as much as 4,000 orders.
+    """Minimum time between two transactions of a partition's orders, because each costs as much as 4,000 orders.
 
-    The first after a calm waits for nothing, and no buyer waits for any."""
+    The first after a quiet period starts at once, and no buyer waits for any."""
     progress_timeout_ms: Annotated[int, Field(ge=20_000, le=3_600_000)] = 30_000
-    """A worker or follower ends itself if records of a partition wait this long without any progress.
+    """A worker or follower ends itself if records of a partition wait this long without progress.
 
     Time in which Redis or Kafka does not answer does not count."""
     stop_deadline_ms: Milliseconds = 5_000
-    """A worker that is still there after this long from being told to stop ends itself."""
+    """A worker that is still running this long after a request to stop ends itself."""
 
-    # Names of this process, set by the local stack or the deployment.
+    # The name of this process, set by the local stack or the deployment.
     worker_name: str = "worker-1"
 
     @field_validator("kafka_bootstrap", "redis_url", "topics_file", "health_port", mode="before")
@@ -163,7 +163,7 @@ class Settings(BaseSettings):
     def _has_scheme(cls, value: str | None) -> str | None:
         if value is not None:
             if not value.startswith(_REDIS_SCHEMES):
-                raise ValueError(f"begins with none of {', '.join(_REDIS_SCHEMES)}")
+                raise ValueError(f"does not begin with one of {', '.join(_REDIS_SCHEMES)}")
             if not _is_redis_address(value):
                 raise ValueError(
                     "not redis://[user:password@]host[:port][/number]; percent-encode special characters"

@@ -19,7 +19,7 @@ from kafka_admin import make_topics  # noqa: E402
 from servers import Kafka, RedisServer, run_broker, run_redis  # noqa: E402
 
 from pipeline.kafka.topics import Topics  # noqa: E402
-from pipeline.local.broker import choose  # noqa: E402
+from pipeline.local.broker import resolve_kind  # noqa: E402
 from pipeline.settings import BrokerKind, Settings  # noqa: E402
 
 _KIND = pytest.StashKey[str]()
@@ -48,7 +48,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     kind = config.getoption("--broker")
     if kind == "auto":
-        local = "local" if choose(Settings()) is BrokerKind.APACHE else "memory"
+        local = "local" if resolve_kind(Settings()) is BrokerKind.APACHE else "memory"
         kind = "container" if docker_answers() else local
     config.stash[_KIND] = kind
 

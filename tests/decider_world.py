@@ -9,33 +9,34 @@ from pipeline.errors import KafkaUnavailable, RedisUnavailable
 from pipeline.kafka.log_reader import ReadableLog
 from pipeline.kafka.records import Batch, Bounds, LogRecord
 from pipeline.messages.commands import encode_purchases
-from pipeline.stock.store import Cursor, PreparedCommand, Stale
+from pipeline.stock.store import Stale
+from pipeline.stock.values import Cursor, PreparedCommand
 
 ALWAYS = 1_000
 
 
 class World(DecidingStore, ReadableLog, Producer):
-    """Redis and Kafka; Redis decides as often as `answers` lets it, and not at all while it `is_away`."""
+    """Fake Redis and Kafka. Redis decides once per permit in `answers`, and never while it `is_down`."""
 
     def __init__(self) -> None:
         self.cursor_at = -1
         self.results: list[bytes] = []
         self.commands: list[LogRecord] = []
         self.answers = asyncio.Semaphore(0)
-        self.is_away = False
+        self.is_down = False
         self.decide_s = 0.0
         self.readable: int | None = None
-        """Where the command log ends for who reads it, if not at its end."""
+        """End of the command log as readers see it, if not its real end."""
         self.beginning = 0
-        """Where the command log begins."""
+        """First offset of the command log."""
         self.end: int | None = None
-        """Where the command log ends as far as the process knows."""
+        """End of the command log, if the process knows it."""
 
     async def ping(self) -> None:
-        if self.is_away:
-            raise RedisUnavailable("away")
+        if self.is_down:
+            raise RedisUnavailable("down")
 
-    async def assert_keeps_keys(self) -> None: ...
+    async def require_noeviction(self) -> None: ...
 
     async def cursor(self, partition: int) -> Cursor:
         return Cursor(self.cursor_at, 0, 0, self.cursor_at, len(self.results), [])
@@ -89,6 +90,6 @@ class Fetched:
         self.acknowledged = True
 
 
-def let(world: World, answers: int) -> None:
+def allow_answers(world: World, answers: int) -> None:
     for _ in range(answers):
         world.answers.release()

@@ -1,7 +1,6 @@
 """Followers as processes of their own, and true decisions for them to follow, without a decider."""
 
 import json
-import sys
 import time
 import uuid
 from pathlib import Path
@@ -16,11 +15,14 @@ from pipeline.breakers import CONTROL_PARTITION
 from pipeline.domain.product import Opening
 from pipeline.kafka.producer import LogProducer
 from pipeline.kafka.topics import Topics, partition_of
-from pipeline.local.listen import answers_ok, free_port
-from pipeline.local.process import Part, Process
+from pipeline.local.listen import free_port
+from pipeline.local.process import Process
+from pipeline.local.recipe import follower_part
 from pipeline.messages.breakers import BreakerChange, encode_breaker
 from pipeline.messages.commands import OpenCommand, decode_command, encode_open
-from pipeline.stock.store import PreparedCommand, StockStore
+from pipeline.settings import Settings
+from pipeline.stock.store import StockStore
+from pipeline.stock.values import PreparedCommand
 
 NO_REDIS = "redis://127.0.0.1:1/0"
 
@@ -40,25 +42,17 @@ class Follower(Process):
     """A follower that is started, killed and asked. As a context manager: ready inside."""
 
     def __init__(self, name: str, kafka: Kafka, topics_file: Path, group_prefix: str) -> None:
-        self.port = free_port()
         directory = topics_file.parent
-        settings = {
+        settings = Settings(
             **kafka.settings(),
-            "redis_url": NO_REDIS,
-            "topics_file": topics_file,
-            "group_prefix": group_prefix,
-            "worker_name": name,
-            "tables_port": self.port,
-            "data_dir": directory / "data",
-        }
-        part = Part(
-            name=name,
-            address=f"http://127.0.0.1:{self.port}",
-            command=(sys.executable, "-m", "agents", "follower"),
-            is_ready=lambda: answers_ok("127.0.0.1", self.port, "/ready"),
-            environment={f"SECKILL_{key.upper()}": str(value) for key, value in settings.items()},
+            redis_url=NO_REDIS,
+            topics_file=topics_file,
+            group_prefix=group_prefix,
+            worker_name=name,
+            tables_port=free_port(),
+            data_dir=directory / "data",
         )
-        super().__init__(part, directory / "logs")
+        super().__init__(follower_part(settings), directory / "logs")
 
     def get(self, path: str, accept: str = "*/*") -> tuple[int, str, str]:
         """Status, media type and body."""

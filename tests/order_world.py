@@ -1,4 +1,4 @@
-"""Decision log, orders topic and writer in memory, for tests of the follower that has orders written."""
+"""Decision log, orders topic and writer in memory, for tests of the order follower."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
@@ -29,14 +29,17 @@ def decisions(count: int) -> list[bytes]:
     return [bought(offset, "p", [1, -2, 1], **PRODUCT) for offset in range(count)]
 
 
-def look_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have followers look for work, and write their progress, every few milliseconds."""
+def check_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make followers check for work and write their progress every few milliseconds."""
     monkeypatch.setattr(follower, "LOOK_INTERVAL_S", 0.01)
     monkeypatch.setattr(follower, "PROGRESS_INTERVAL_S", 0.02)
 
 
 class World:
-    """Decision log and orders topic in memory; `faults` are raised by the next writes, before or after their effect."""
+    """Decision log and orders topic in memory.
+
+    Each of `faults` makes one of the next writes fail: after its effect if True, before it if False.
+    """
 
     def __init__(self, results: Sequence[bytes]) -> None:
         self.results = [LogRecord(at, 0, b"p", value) for at, value in enumerate(results)]
@@ -45,22 +48,22 @@ class World:
         self.beginnings: dict[str, int] = {}
         self.faults: list[bool] = []
         self.writes: list[int] = []
-        self.is_away = False
+        self.is_down = False
         self.opened = 0
         self.markers = 0
-        """Of transactions, after the last record of the decision log."""
+        """The number of transaction markers after the last record of the decision log."""
         self.is_fenced = False
         """Whether another process has opened the partition since."""
         self.reads: list[tuple[int, int | None]] = []
-        self._deaths: list[BaseException] = []
+        self._errors: list[BaseException] = []
 
     @property
     def position(self) -> int:
         return self.progress.position if self.progress else 0
 
     async def open(self) -> Progress | None:
-        if self.is_away:
-            raise KafkaUnavailable("away")
+        if self.is_down:
+            raise KafkaUnavailable("down")
         self.opened += 1
         self.is_fenced = False
         return self.progress
@@ -108,13 +111,13 @@ class World:
         follower.start(self._note_end)
 
     async def stop(self, follower: Follower) -> None:
-        """Raises what it ended with, if it ended before."""
+        """Stops the follower; raises the error that it had already ended with, if any."""
         await follower.stop()
-        for death in self._deaths:
-            raise death
+        for error in self._errors:
+            raise error
 
     async def follow_to(self, position: int) -> None:
-        """A follower's life, from its start until its progress is there."""
+        """Runs a follower until its progress reaches this position."""
         follower = self.follower()
         self.start(follower)
         await soon(lambda: self.position == position)
@@ -122,10 +125,10 @@ class World:
 
     def _note_end(self, task: "asyncio.Task[None]") -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
-            self._deaths.append(error)
+            self._errors.append(error)
 
     def wins(self) -> list[str]:
-        """The order ids that the decisions lead to."""
+        """The order ids that follow from the decisions."""
         high, wins = -1, []
         for record in self.results:
             document = orjson.loads(record.value or b"")

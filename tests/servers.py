@@ -7,7 +7,7 @@ from typing import Any
 
 from brokers import ContainerBroker
 
-from pipeline.local.broker import choose, start_of
+from pipeline.local.broker import Broker, prepare_broker, resolve_kind
 from pipeline.local.listen import free_port
 from pipeline.local.process import Process
 from pipeline.local.redis import redis_part
@@ -18,22 +18,25 @@ from pipeline.settings import BrokerKind, Settings
 class Kafka:
     """A running broker. `process` has kill(), start(), pause(), resume(): for tests that own it."""
 
-    bootstrap: str
-    durable: bool
+    broker: Broker
     process: Process | ContainerBroker
+
+    @property
+    def bootstrap(self) -> str:
+        return self.broker.bootstrap
+
+    @property
+    def durable(self) -> bool:
+        return self.broker.is_durable
 
     @property
     def idempotent(self) -> bool:
         """Whether it knows idempotent producers, and static membership."""
-        return self.durable
+        return self.broker.is_durable
 
     def settings(self) -> dict[str, Any]:
         """The settings that every process of ours needs for it."""
-        return {
-            "kafka_bootstrap": self.bootstrap,
-            "kafka_idempotence": self.idempotent,
-            "kafka_static_membership": self.idempotent,
-        }
+        return self.broker.settings()
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +51,15 @@ def run_broker(kind: str, directory: Path) -> Iterator[Kafka]:
     """`kind` is "container", "local" or "memory"."""
     if kind == "container":
         with ContainerBroker() as container:
-            yield Kafka(container.address, True, container)
+            broker = Broker(container.address, None, "a container", is_durable=True)
+            yield Kafka(broker, container)
         return
     local = BrokerKind.MEMORY if kind == "memory" else BrokerKind.APACHE
     settings = Settings(broker=local, data_dir=directory, kafka_port=free_port())
-    broker = start_of(choose(settings), settings, say=print)
+    broker = prepare_broker(resolve_kind(settings), settings, say=print)
     assert broker.part is not None
     with Process(broker.part, directory / "logs") as process:
-        yield Kafka(broker.bootstrap, broker.is_durable, process)
+        yield Kafka(broker, process)
 
 
 def run_redis(directory: Path) -> Iterator[RedisServer]:

@@ -13,8 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
-from pipeline.local.listen import free_port, why_not
+from pipeline.local.listen import bind_error, free_port
 from pipeline.local.process import tail
+from pipeline.local.recipe import environment
 from pipeline.local.state import read_state
 
 SECKILL = (sys.executable, "-c", "from pipeline.cli import main; main(prog_name='seckill')")
@@ -32,16 +33,16 @@ class System:
         self.public_port, self.kafka_port, self.redis_port = (free_port() for _ in range(3))
         # Behind it the health ports of the ingresses.
         self.admin_port = _free_row(4)
-        self.environment = {
-            **os.environ,
-            "SECKILL_DATA_DIR": str(data_dir),
-            "SECKILL_PUBLIC_PORT": str(self.public_port),
-            "SECKILL_ADMIN_PORT": str(self.admin_port),
-            "SECKILL_TABLES_PORT": str(_free_row(4)),
-            "SECKILL_KAFKA_PORT": str(self.kafka_port),
-            "SECKILL_REDIS_PORT": str(self.redis_port),
-            **{f"SECKILL_{name.upper()}": str(value) for name, value in settings.items()},
+        own = {
+            "data_dir": data_dir,
+            "public_port": self.public_port,
+            "admin_port": self.admin_port,
+            "tables_port": _free_row(4),
+            "kafka_port": self.kafka_port,
+            "redis_port": self.redis_port,
+            **settings,
         }
+        self.environment = {**os.environ, **environment(own)}
         self._output_path = data_dir.parent / f"{data_dir.name}.out"
         self._child: subprocess.Popen[bytes] | None = None
 
@@ -174,5 +175,5 @@ def _free_row(count: int) -> int:
     """The first of so many free ports in a row."""
     while True:
         port = free_port()
-        if all(why_not("127.0.0.1", port + step) is None for step in range(count)):
+        if all(bind_error("127.0.0.1", port + step) is None for step in range(count)):
             return port

@@ -1,4 +1,4 @@
-"""Recomputing what the system says of itself from its logs."""
+"""Recomputes every decision from the logs and cross-checks topics, Redis and orders."""
 
 from pipeline.audit.report import Check, Report
 from pipeline.audit.run import CannotAudit, audit

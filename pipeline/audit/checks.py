@@ -1,9 +1,9 @@
-"""The invariants, one function each: plain values in, what is wrong in words out, or None.
+"""The invariants, one function each: takes plain values, returns what is wrong or None.
 
-Two have an accumulator of their own, because two logs are read side by side: orders.py and dead_letters.py.
+Two of the checks need state, because they read two logs side by side: orders.py and dead_letters.py.
 
-A fault is charged once, to the check that says most about it: a decision that breaks the rule of stock, limit or window
-is not charged by `outcome` a second time. All that comes after a wrong outcome may differ from what is recomputed, too.
+A fault is reported once, by the check that describes it best: a decision that violates stock, limit or window is not
+reported by `outcome` again. Everything after a wrong outcome may differ from the recomputed decisions, too.
 """
 
 import base64
@@ -24,35 +24,35 @@ from pipeline.messages.decisions import (
     PurchaseDecision,
     decode_decision,
 )
-from pipeline.stock.store import decode_wins
+from pipeline.stock.values import decode_wins
 
 CURSOR_EXTRAS = frozenset({"settled", "results_position", "last_answer"})
-"""Fields of the cursor that tell how the decisions came about, not what they are."""
+"""Cursor fields that depend on how the decisions were made, not on the decisions themselves."""
 
 # --- the decision log ------------------------------------------------------------------------------------------------
 
 
-def decision_place(offset: int | None, last: int, commands_end: int) -> str | None:
-    """Whether the log may hold a decision on this command, after one on `last` (repeats are not asked about)."""
+def misplaced_decision(offset: int | None, last: int, commands_end: int) -> str | None:
+    """A first decision on command `offset` that may not follow the decision on `last`."""
     if offset is None:
         return "not a decision record"
     if offset >= commands_end:
         return f"a decision on command {offset}, but the commands end at {commands_end}"
     if offset <= last:
-        return f"the decision on command {offset} comes after that on {last}"
+        return f"the decision on command {offset} follows the one on {last}"
     return None
 
 
 def repeat(first: int, value: bytes) -> str | None:
-    """`first` is the digest of the first decision on the same command."""
+    """A repeat that differs from the first decision on its command, whose digest is `first`."""
     return None if digest(value) == first else "differs from the first decision on this command"
 
 
 def outcome(expected: Decision, command: bytes | None, key: bytes | None, recorded: bytes) -> str | None:
-    """Whether the recorded bytes are those of the recomputed decision on this command; `key` is the record's."""
-    wanted = encode_result(expected, command)
-    if recorded != wanted:
-        return _difference(wanted, recorded)
+    """Compares the recorded bytes with the recomputed decision on this command; `key` is the record's key."""
+    expected_bytes = encode_result(expected, command)
+    if recorded != expected_bytes:
+        return _difference(expected_bytes, recorded)
     product_id = None if isinstance(expected, MalformedDecision) else expected.product_id.encode()
     if product_id is not None and key != product_id:
         return f"key: {key!r} instead of {product_id!r}"
@@ -60,7 +60,7 @@ def outcome(expected: Decision, command: bytes | None, key: bytes | None, record
 
 
 def stock_conserved(product: StockedProduct, result: PurchaseDecision) -> str | None:
-    """What this decision says of stock and sold, against what was opened."""
+    """Checks this decision's stock and sold units against the opening."""
     if result.stock is None or result.sold is None:
         return None
     if result.stock < 0 or result.sold < 0 or result.stock + result.sold != product.opening.stock:
@@ -71,7 +71,7 @@ def stock_conserved(product: StockedProduct, result: PurchaseDecision) -> str | 
 
 
 def over_the_limit(product: StockedProduct, result: PurchaseDecision, partition: int) -> str | None:
-    """The users who win in this decision, which `product` has taken in, against the limit per user."""
+    """Checks this decision's winners against the limit per user; `product` already includes the decision."""
     limit = product.opening.per_user_limit
     for user in {result.purchases.users[index] for index in result.winners()}:
         units = _units(partition, product.buyers[user])
@@ -81,7 +81,7 @@ def over_the_limit(product: StockedProduct, result: PurchaseDecision, partition:
 
 
 def outside_the_window(product: StockedProduct, result: PurchaseDecision) -> str | None:
-    """Wins in this decision, against the state of the sale and its window."""
+    """Checks this decision's wins against the state of the sale and its window."""
     opening = product.opening
     is_open = product.state is SaleState.ACTIVE and opening.start_ms <= result.time_ms < opening.end_ms
     if is_open or next(result.winners(), None) is None:
@@ -93,7 +93,7 @@ def outside_the_window(product: StockedProduct, result: PurchaseDecision) -> str
 
 
 def read_result(value: bytes, offset: int) -> Decision | None:
-    """The decision on this command if the record is one that a decider could have written, true or not."""
+    """The decision on this command, right or wrong; None if no decider could have written this record."""
     try:
         document = orjson.loads(value)
         result = decode_decision(value)
@@ -111,14 +111,14 @@ def read_result(value: bytes, offset: int) -> Decision | None:
 
 
 def in_version_of(recorded: bytes, expected: Decision) -> Decision:
-    """The recomputed decision in the format version of the recorded one: version 1 kept no malformed command."""
+    """The recomputed decision in the recorded format version: version 1 does not contain malformed commands."""
     if isinstance(expected, MalformedDecision) and b'"value":' not in recorded:
         return replace(expected, command=None)
     return expected
 
 
 def encode_result(result: Decision, command: bytes | None) -> bytes:
-    """The bytes of a decision record, written by nothing that the deciders use."""
+    """The bytes of a decision record; shares no code with the deciders."""
     document: dict[str, Any] = {"source_offset": result.source_offset, "type": "", "time_ms": result.time_ms}
     if isinstance(result, MalformedDecision):
         document |= {"type": "malformed", "error": result.error}
@@ -142,10 +142,10 @@ def encode_result(result: Decision, command: bytes | None) -> bytes:
     return orjson.dumps(document)[:-1] + b',"command":' + (command or b"") + b"}"
 
 
-def _difference(wanted: bytes, recorded: bytes) -> str:
+def _difference(expected_bytes: bytes, recorded: bytes) -> str:
     """The first field that differs."""
     try:
-        expected, found = orjson.loads(wanted), orjson.loads(recorded)
+        expected, found = orjson.loads(expected_bytes), orjson.loads(recorded)
     except orjson.JSONDecodeError:
         return "not JSON"
     if type(found) is not dict:
@@ -153,7 +153,7 @@ def _difference(wanted: bytes, recorded: bytes) -> str:
     for name in [*expected, *(found.keys() - expected.keys())]:
         if expected.get(name) != found.get(name):
             return f"{name}: {_json(found.get(name))} instead of {_json(expected.get(name))}"
-    return "the same values in other bytes (a command stands in its decision as it came)"
+    return "the same values in different bytes (a decision must contain its command byte for byte)"
 
 
 def _json(value: object) -> str:
@@ -170,7 +170,7 @@ def _units(partition: int, wins: bytes) -> int:
 
 
 def fields_differ(name: str, expected: Mapping[str, str], found: Mapping[str, str]) -> str | None:
-    """A hash in Redis against what the decisions add up to; no field more, none less."""
+    """Compares a Redis hash with the fold of the decisions; missing and extra fields count."""
     for field in [*expected, *(found.keys() - expected.keys())]:
         if expected.get(field) != found.get(field):
             return f"{name}: {field} is {found.get(field)!r} instead of {expected.get(field)!r}"
@@ -178,7 +178,7 @@ def fields_differ(name: str, expected: Mapping[str, str], found: Mapping[str, st
 
 
 def cursor_differs(fold: StockFold, found: Mapping[str, str]) -> str | None:
-    """The cursor's fields; of an untouched partition there is none."""
+    """Compares the cursor's fields; a partition without decisions must have no cursor."""
     if fold.records == 0:
         return None if not found else f"cursor: {found} although nothing was decided"
     return fields_differ("cursor", fold.cursor(), {k: v for k, v in found.items() if k not in CURSOR_EXTRAS})
@@ -187,7 +187,7 @@ def cursor_differs(fold: StockFold, found: Mapping[str, str]) -> str | None:
 def buyers_differ(
     expected: Mapping[str, bytes], users: Sequence[str], values: Sequence[bytes | None], offset: int
 ) -> Iterator[str]:
-    """These users' values in Redis against their wins up to `offset`; what they won later is not looked at."""
+    """Compares these users' values in Redis with their wins up to `offset`; later wins are ignored."""
     for user, value in zip(users, values, strict=True):
         wins = expected.get(user)
         if value == wins:
@@ -198,11 +198,11 @@ def buyers_differ(
 
 
 def _wins_up_to(value: bytes, offset: int) -> bytes | None:
-    """The lines of a buyers value that are wins up to `offset` (or no wins at all); None if there are none."""
+    """The lines of a buyer's value that are wins up to `offset`, or malformed; None if there are none."""
     lines = [
         line
         for line in value.split(b"\n")
-        if not (place := line.partition(b":")[0]).isdigit() or int(place) <= offset
+        if not (won_at := line.partition(b":")[0]).isdigit() or int(won_at) <= offset
     ]
     return b"\n".join(lines) if lines else None
 
@@ -212,5 +212,5 @@ def _text(value: bytes | None) -> str:
 
 
 def expires(key: str, ttl_ms: int) -> str | None:
-    """`ttl_ms` as PTTL says it: -1 for none, -2 for a key that is gone."""
+    """`ttl_ms` is Redis's PTTL: -1 for no expiry, -2 for a key that does not exist."""
     return f"{key} expires in {ttl_ms} ms" if ttl_ms >= 0 else None

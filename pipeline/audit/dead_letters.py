@@ -1,8 +1,8 @@
-"""Dead letters against malformed commands: each has one, as it came, and nothing else has.
+"""Checks dead letters against malformed commands: exactly one unchanged copy of each, and nothing else.
 
-A broker without transactions may hold a letter more than once.
+On a broker without transactions, dead letters may repeat.
 
-Kept for each malformed command: one digest, some 150 bytes. (No process of this system makes malformed commands.)
+Memory: one digest per malformed command, about 150 bytes. (No process of this system writes malformed commands.)
 """
 
 import re
@@ -16,14 +16,17 @@ _NUMBER = re.compile(rb"[0-9]{1,18}")
 
 
 class DeadLetterBook:
-    """The letters of one partition. Partitions share a grave (a partition of dead letters) if there are fewer."""
+    """The dead letters of one partition's commands.
+
+    If the dead-letters topic has fewer partitions (`letter_partitions`), several command partitions share one.
+    """
 
     def __init__(
-        self, finding: Finding, requests: Topic, graves: int, partition: int, repeats_allowed: bool
+        self, finding: Finding, requests: Topic, letter_partitions: int, partition: int, repeats_allowed: bool
     ) -> None:
         self._finding = finding
         self._requests = requests
-        self._graves = graves
+        self._letter_partitions = letter_partitions
         self._partition = partition
         self._repeats_allowed = repeats_allowed
         self._expected: dict[int, int] = {}
@@ -34,7 +37,7 @@ class DeadLetterBook:
         return len(self._expected)
 
     def decided(self, offset: int) -> None:
-        """Everything up to this command is decided."""
+        """All commands up to this offset are decided."""
         self._decided = offset
 
     def malformed(self, offset: int, key: bytes | None, value: bytes | None, error: str) -> None:
@@ -47,44 +50,45 @@ class DeadLetterBook:
         key: bytes | None,
         value: bytes | None,
         headers: Mapping[str, bytes | None],
-        place: Location,
+        location: Location,
         commands_end: int,
     ) -> None:
-        """A record of this partition's grave. One of another partition that shares it is passed over."""
+        """A record of the partition of dead letters. Letters of other command partitions that share it are skipped."""
         source = self._source(headers)
-        if source is None and self._partition == place.partition:
-            self._finding.look("a letter whose headers name no partition that is buried here", place)
+        if source is None and self._partition == location.partition:
+            self._finding.examine("the headers name no partition whose dead letters belong here", location)
         if source != self._partition:
             return
         self._finding.examined += 1
         at = _number(headers.get("offset"))
         if at in self._expected:
             if _digest(key, value or b"", headers.get("error") or b"") != self._expected[at]:
-                self._finding.charge(f"the letter of command {at} is not the command as it came", place)
+                self._finding.charge(f"the dead letter of command {at} differs from the command", location)
             elif at in self._seen and not self._repeats_allowed:
-                self._finding.charge(f"a second letter of command {at}", place)
+                self._finding.charge(f"a second dead letter for command {at}", location)
             self._seen.add(at)
         elif at <= self._decided or at >= commands_end:
             self._finding.charge(
-                f"a letter of command {headers.get('offset')!r}, which is not malformed", place
+                f"a dead letter for command {headers.get('offset')!r}, which is not malformed", location
             )
 
     def finish(self) -> None:
+        """Charge malformed commands without a dead letter."""
         for offset in sorted(self._expected.keys() - self._seen):
-            place = Location(self._requests.name, self._partition, offset)
-            self._finding.charge("a malformed command without a dead letter", place)
+            location = Location(self._requests.name, self._partition, offset)
+            self._finding.charge("a malformed command without a dead letter", location)
 
     def _source(self, headers: Mapping[str, bytes | None]) -> int | None:
-        """The partition that the letter names, if it is one whose letters lie in the same grave."""
+        """The command partition that the headers name; None unless its dead letters belong here."""
         source = _number(headers.get("partition"))
         if headers.get("topic") != self._requests.name.encode() or source < 0:
             return None
-        same_grave = source % self._graves == self._partition % self._graves
-        return source if source < self._requests.partitions and same_grave else None
+        belongs_here = source % self._letter_partitions == self._partition % self._letter_partitions
+        return source if source < self._requests.partitions and belongs_here else None
 
 
 def _number(header: bytes | None) -> int:
-    """-1 if this header is no number that Kafka could mean."""
+    """The offset or partition in this header; -1 if it is neither."""
     return int(header) if header and _NUMBER.fullmatch(header) else -1
 
 

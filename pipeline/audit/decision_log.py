@@ -1,7 +1,7 @@
-"""The first decision on each command of a partition, as a digest: so that repeats can be held against it.
+"""Digests of the first decision on each command of a partition, to check repeats against.
 
-Kept for each command: 16 bytes, a digest of the decision record and its time. 160 MB for 10M commands of one purchase
-each; commands of 200 purchases need a two-hundredth of that.
+Memory: 16 bytes per command, a digest of the decision record and its time. That is 160 MB for 10M commands of one
+purchase each; commands of 200 purchases need a two-hundredth of that.
 """
 
 from array import array
@@ -9,19 +9,19 @@ from hashlib import blake2b
 
 
 def digest(value: bytes) -> int:
-    """64 bits that tell this value from others; never 0."""
+    """A 64-bit digest; never 0."""
     return int.from_bytes(blake2b(value, digest_size=8).digest()) or 1
 
 
 class FirstDecisions:
-    """By offset of the command; rising offsets only."""
+    """Digest and time of first decisions, by command offset; `add` takes ascending offsets only."""
 
     def __init__(self) -> None:
         self._digests = array("Q")
         self._times = array("q")
 
     def __len__(self) -> int:
-        """One more than the offset of the last command."""
+        """One more than the last command's offset."""
         return len(self._digests)
 
     def add(self, offset: int, value: bytes, time_ms: int) -> None:
@@ -32,9 +32,9 @@ class FirstDecisions:
         self._times.append(time_ms)
 
     def digest(self, offset: int) -> int:
-        """0 for a command without a decision."""
+        """The digest of the first decision; 0 for a command without one."""
         return self._digests[offset] if 0 <= offset < len(self._digests) else 0
 
     def time_ms(self, offset: int) -> int:
-        """The time of this decision; without one, that of the one before."""
+        """The time of the first decision; for a command without one, the time of the previous decision."""
         return self._times[offset]

@@ -1,6 +1,6 @@
-"""The fold of one partition's commands in plain Python: what every decision must have been.
+"""The fold of one partition's commands in plain Python: recomputes every decision.
 
-It shares the rules of `pipeline.domain` with nobody at run time: the live decisions are made by Lua in Redis.
+It applies the rules in `pipeline.domain`. Live decisions are made by Lua in Redis, so the two share no code.
 """
 
 from dataclasses import dataclass, field
@@ -26,7 +26,7 @@ from pipeline.messages.fields import TIME_MS_MAX
 
 @dataclass(slots=True)
 class PartitionFold:
-    """Give it every command record of a partition, in order; it tells the decision and keeps what they add up to."""
+    """Takes every command record of a partition, in order; returns the decisions and keeps the resulting state."""
 
     partition: int
     products: dict[str, Product] = field(default_factory=dict)
@@ -36,7 +36,7 @@ class PartitionFold:
     records: int = 0
 
     def decide(self, offset: int, time_ms: int, key: bytes | None, value: bytes | None) -> Decision:
-        """The decision that belongs to this command record."""
+        """The decision on this command record."""
         self.offset, self.records = offset, self.records + 1
         self.time_ms = max(self.time_ms, min(max(time_ms, 0), TIME_MS_MAX))
         try:

@@ -1,8 +1,8 @@
-"""Orders against wins: every win has its CREATED order, once, in the order of the decisions, and no order is without.
+"""Checks orders against wins: one CREATED order per win, in the order of the decisions, and no order without a win.
 
-The orders of a partition are read beside its decisions, at most one ahead of them. So hardly more is kept than the wins
-of one decision. A broker without transactions may hold an order more than once: then the repeat is made again from
-the win that the fold of the decisions holds, and has to be the same bytes.
+The orders of a partition are read side by side with its decisions, at most one ahead, so memory holds little more than
+the wins of one decision. On a broker without transactions orders may repeat: a repeat is then recomputed from the win
+in the fold of the decisions, and must be byte-identical.
 """
 
 from collections import deque
@@ -16,26 +16,29 @@ from pipeline.audit.report import Finding, Location
 from pipeline.audit.stock_fold import StockFold
 from pipeline.domain.receipts import Receipt, parse_receipt
 from pipeline.messages.decisions import PurchaseDecision
-from pipeline.stock.store import decode_wins
+from pipeline.stock.values import decode_wins
 
 OUTSTANDING_MAX = 10_000
+"""The most wins that wait for their orders; beyond that, the oldest is reported as missing its order."""
 
 
 class _Win(NamedTuple):
     receipt: Receipt
     key: bytes
     order: bytes
-    place: Location
+    location: Location
 
 
 class _Order(NamedTuple):
     receipt: Receipt
     key: bytes | None
     value: bytes
-    place: Location
+    location: Location
 
 
 class OrderBook:
+    """The wins and orders of one partition. `stock` and `first_decisions` must include each decision on `decided`."""
+
     def __init__(
         self,
         finding: Finding,
@@ -55,15 +58,15 @@ class OrderBook:
 
     @property
     def wants_orders(self) -> bool:
-        """Whether a win waits for its order, and the next order is not one of a later decision."""
+        """Whether a win waits for its order, and no order of a later decision has been read."""
         return bool(self._outstanding) and self._ahead is None
 
     def __len__(self) -> int:
-        """How many wins and orders wait here for each other."""
+        """How many wins and orders wait for each other."""
         return len(self._outstanding) + (self._ahead is not None)
 
-    def decided(self, offset: int, result: PurchaseDecision | None, place: Location) -> None:
-        """The decision at this offset, which the fold has taken in; `result` is None for one without purchases."""
+    def decided(self, offset: int, result: PurchaseDecision | None, location: Location) -> None:
+        """A decision that the fold already includes; `result` is None if it has no purchases."""
         if result is not None and result.price is not None:
             key, price = result.product_id.encode(), Decimal(result.price)
             for index in result.winners():
@@ -71,57 +74,55 @@ class OrderBook:
                 receipt = Receipt(self._partition, offset, index)
                 user, quantity = result.purchases.users[index], result.purchases.quantity(index)
                 order = _order(receipt, result.product_id, user, quantity, price, result.time_ms)
-                self._outstanding.append(_Win(receipt, key, order, place))
+                self._outstanding.append(_Win(receipt, key, order, location))
         if self._ahead is not None and self._ahead.receipt.offset <= self._stock.offset:
             order_ahead, self._ahead = self._ahead, None
-            self._take(order_ahead)
+            self._match(order_ahead)
         while len(self._outstanding) > OUTSTANDING_MAX:
             self._charge_missing(self._outstanding.popleft())
 
-    def order(self, key: bytes | None, value: bytes | None, place: Location, commands_end: int) -> None:
-        """The next record of the orders topic. One of a command above the last decision is not judged."""
+    def order(self, key: bytes | None, value: bytes | None, location: Location, commands_end: int) -> None:
+        """The next record of the orders topic. Orders of commands above the last decision are not checked."""
         self._finding.examined += 1
         receipt = parse_receipt(str(_document(value or b"").get("order_id")))
         if receipt is None or receipt.partition != self._partition:
-            self._finding.charge(f"not an order of this partition: {(value or b'')[:100]!r}", place)
+            self._finding.charge(f"not an order of this partition: {(value or b'')[:100]!r}", location)
         elif receipt.offset >= commands_end:
-            self._finding.charge(f"order {receipt}: there is no such command", place)
+            self._finding.charge(f"order {receipt}: there is no such command", location)
         elif receipt.offset > self._stock.offset:
-            self._ahead = _Order(receipt, key, value or b"", place)
+            self._ahead = _Order(receipt, key, value or b"", location)
         else:
-            self._take(_Order(receipt, key, value or b"", place))
+            self._match(_Order(receipt, key, value or b"", location))
 
     def finish(self) -> None:
-        """No more is to come."""
+        """Charge the remaining wins as missing their orders. Call after the last decision and order."""
         while self._outstanding:
             self._charge_missing(self._outstanding.popleft())
         self._ahead = None
 
-    def _take(self, order: _Order) -> None:
-        """An order of a decision that was taken in: that of the next win, or a repeat."""
+    def _match(self, order: _Order) -> None:
+        """Check an order of a processed decision: it must be that of the next win, or a repeat."""
         if order.receipt <= self._last:
             if wrong := self._wrong_repeat(order):
-                self._finding.charge(f"order {order.receipt}: {wrong}", order.place)
+                self._finding.charge(f"order {order.receipt}: {wrong}", order.location)
             return
         self._last = order.receipt
         while self._outstanding and self._outstanding[0].receipt < order.receipt:
             self._charge_missing(self._outstanding.popleft(), f" before {order.receipt}")
         if not self._outstanding or self._outstanding[0].receipt != order.receipt:
-            self._finding.charge(f"order {order.receipt}: there is no such win", order.place)
+            self._finding.charge(f"order {order.receipt}: there is no such win", order.location)
             return
         win = self._outstanding.popleft()
         if order.value != win.order:
             wrong = f"{order.value[:200]!r} instead of {win.order[:200]!r}"
-            self._finding.charge(f"order {order.receipt}: {wrong}", order.place)
+            self._finding.charge(f"order {order.receipt}: {wrong}", order.location)
         elif order.key != win.key:
             wrong = f"key {order.key!r} instead of {win.key!r}"
-            self._finding.charge(f"order {order.receipt}: {wrong}", order.place)
+            self._finding.charge(f"order {order.receipt}: {wrong}", order.location)
 
     def _wrong_repeat(self, order: _Order) -> str | None:
         if not self._repeats_allowed:
-            return (
-                f"stands there a second time, or behind its place: orders up to {self._last} stand before it"
-            )
+            return f"is a repeat or out of order: orders up to {self._last} precede it"
         document = _document(order.value)
         product_id, user = str(document.get("product_id")), str(document.get("user_id"))
         product = self._stock.products.get(product_id)
@@ -137,14 +138,14 @@ class OrderBook:
                 return None if is_same else "a repeat that differs"
         return "there is no such win"
 
-    def _charge_missing(self, win: _Win, where: str = "") -> None:
-        self._finding.charge(f"the win {win.receipt} has no order{where}", win.place)
+    def _charge_missing(self, win: _Win, suffix: str = "") -> None:
+        self._finding.charge(f"the win {win.receipt} has no order{suffix}", win.location)
 
 
 def _order(
     receipt: Receipt, product_id: str, user_id: str, quantity: int, price: Decimal, time_ms: int
 ) -> bytes:
-    """The bytes of a CREATED order, written by nothing that the followers use."""
+    """The bytes of a CREATED order; shares no code with the followers."""
     return orjson.dumps(
         {
             "event": "CREATED",

@@ -1,4 +1,4 @@
-"""The logs of one partition, read side by side up to its cut, and what they must have left in Redis."""
+"""Reads the logs of one partition side by side up to its cut, and computes the expected state in Redis."""
 
 import asyncio
 import time
@@ -20,23 +20,23 @@ from pipeline.messages.commands import NOTHING_KEPT, RawCommand
 from pipeline.messages.decisions import Decision, MalformedDecision, PurchaseDecision, peek_source_offset
 
 FOLLOWED_WITHIN_MS = 15_000
-"""Orders come up to a second after their decisions; where the process that writes them died, a restart later."""
-LOOK_INTERVAL_MS = 100
+"""Orders follow their decisions within a second; if the process that writes them crashed, after its restart."""
+POLL_INTERVAL_MS = 100
 
 Followed = Callable[[int], Awaitable[int]]
-"""By partition, the position in the decision log up to which orders and dead letters are written."""
+"""Returns the position in a partition's decision log up to which orders and dead letters are written."""
 
 
 class LogsTruncated(OperatorError):
-    """A log no longer has its beginning: what it led to can not be recomputed."""
+    """The beginning of a log was deleted, so its results cannot be recomputed."""
 
 
 class PartitionAudit:
-    """Reads the logs of one partition once. `stock` and `first_decisions` are for those who look at Redis then.
+    """Reads the logs of one partition once. Afterwards Redis can be compared with `stock`.
 
-    The cut is the highest command that the decision log answers at the start; its end is read before the other
-    logs' ends, so that all that its decisions follow from, and all that follows from them, lies before those.
-    Without transactions (`repeats_allowed`) orders and dead letters may be there more than once.
+    The cut is the highest command that is decided at the start. The end of the decision log is read before the ends of
+    the other logs, so all commands of its decisions, and all records derived from them, lie before those ends.
+    Without transactions (`repeats_allowed`), orders and dead letters may repeat.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class PartitionAudit:
         self._topics = topics
         self._log = log
         self._findings = findings
-        self._grave = partition % topics.dead_letters.partitions
+        self._letter_partition = partition % topics.dead_letters.partitions
         self._commands = PartitionFold(partition)
         self._followed = followed
         self._orders = OrderBook(
@@ -71,34 +71,36 @@ class PartitionAudit:
 
     @property
     def entries(self) -> int:
-        """How many entries wait here for something that is still to come: bounded, however long the logs are."""
+        """How many wins and orders wait for each other: bounded, however long the logs are."""
         return len(self._orders)
 
     def summary(self) -> Cut:
         return Cut(self.partition, self.cut, self.commands_end - 1 - self.cut)
 
     def forget_buyers(self) -> None:
-        """Redis was compared: of all partitions only the ids of the products are kept."""
+        """Free memory after the comparison with Redis; only the product ids are still needed."""
         self._commands.products.clear()
         for product in self.stock.products.values():
             product.buyers.clear()
 
     async def read_logs(self) -> None:
-        """Every check that needs no Redis. Raises KafkaUnavailable or LogsTruncated."""
-        results = await self._whole(self._topics.results, self.partition)
+        """Run every check that does not need Redis. Raises KafkaUnavailable or LogsTruncated."""
+        results = await self._complete_bounds(self._topics.results, self.partition)
         await self._wait_for_orders(results.end)
         orders, letters, requests = await asyncio.gather(
-            self._whole(self._topics.orders, self.partition),
-            self._whole(self._topics.dead_letters, self._grave),
-            self._whole(self._topics.requests, self.partition),
+            self._complete_bounds(self._topics.orders, self.partition),
+            self._complete_bounds(self._topics.dead_letters, self._letter_partition),
+            self._complete_bounds(self._topics.requests, self.partition),
         )
         self.results_end, self.commands_end = results.end, requests.end
         async with AsyncExitStack() as reads:
-            self._command_stream = CommandStream(await self._opened(reads, self._topics.requests, requests))
-            self._order_stream = Stream(await self._opened(reads, self._topics.orders, orders))
-            decisions = Stream(await self._opened(reads, self._topics.results, results))
+            self._command_stream = CommandStream(
+                await self._open_stream(reads, self._topics.requests, requests)
+            )
+            self._order_stream = Stream(await self._open_stream(reads, self._topics.orders, orders))
+            decisions = Stream(await self._open_stream(reads, self._topics.results, results))
             while (record := await decisions.take()) is not None:
-                await self._result(record)
+                await self._check_record(record)
             while await self._next_order():
                 pass
         self.cut = self.stock.offset
@@ -106,42 +108,42 @@ class PartitionAudit:
         await self._dead_letters(letters)
 
     async def _wait_for_orders(self, results_end: int) -> None:
-        """Wait until all that follows from the decisions below that position can be read, and say if it cannot."""
+        """Wait until all records derived from the decisions below this position are readable; charge a time-out."""
         deadline_s = time.monotonic() + FOLLOWED_WITHIN_MS / 1_000
         while results_end > 0 and (position := await self._followed(self.partition)) < results_end:
             if time.monotonic() > deadline_s:
                 self._findings[Check.ORDERS].charge(
-                    f"orders and dead letters are written up to the decision at {position} only, of {results_end}, "
-                    f"and were not in {FOLLOWED_WITHIN_MS} ms",
+                    f"orders and dead letters are written only up to position {position} of {results_end}, "
+                    f"even after {FOLLOWED_WITHIN_MS} ms",
                     Location(self._topics.results.name, self.partition, position),
                 )
                 return
-            await asyncio.sleep(LOOK_INTERVAL_MS / 1_000)
-        # A commit comes to each partition by itself: the progress may be there before the orders.
+            await asyncio.sleep(POLL_INTERVAL_MS / 1_000)
+        # A transaction commits each partition separately: the progress may become visible before the orders.
         for name, partition in (
             (self._topics.orders.name, self.partition),
-            (self._topics.dead_letters.name, self._grave),
+            (self._topics.dead_letters.name, self._letter_partition),
         ):
-            end = await self._log.end_with_open(name, partition)
+            end = await self._log.end_uncommitted(name, partition)
             while time.monotonic() < deadline_s:
                 if (await self._log.bounds(name, partition)).end >= end:
                     break
-                await asyncio.sleep(LOOK_INTERVAL_MS / 1_000)
+                await asyncio.sleep(POLL_INTERVAL_MS / 1_000)
 
     def results_since(self, start: int) -> AsyncGenerator[list[LogRecord], None]:
-        """What the decision log holds from this position on, up to where it ends now."""
+        """The decision log from this position to its current end."""
         return self._log.read(self._topics.results.name, self.partition, start)
 
-    async def _whole(self, topic: Topic, partition: int) -> Bounds:
+    async def _complete_bounds(self, topic: Topic, partition: int) -> Bounds:
         bounds = await self._log.bounds(topic.name, partition)
         if bounds.beginning > 0:
             raise LogsTruncated(
-                f"{topic.name}/{partition} begins at {bounds.beginning}: what stood before was deleted by "
-                "retention, and nothing can be recomputed without it"
+                f"{topic.name}/{partition} begins at {bounds.beginning}: retention has deleted earlier records, "
+                "and nothing can be recomputed without them"
             )
         return bounds
 
-    async def _opened(
+    async def _open_stream(
         self, reads: AsyncExitStack, topic: Topic, bounds: Bounds
     ) -> AsyncIterator[list[LogRecord]]:
         batches = self._log.read(topic.name, self.partition, 0, bounds.end)
@@ -149,59 +151,62 @@ class PartitionAudit:
 
     # --- one record of the decision log ------------------------------------------------------------------------------
 
-    async def _result(self, record: LogRecord) -> None:
-        place = Location(self._topics.results.name, self.partition, record.offset)
+    async def _check_record(self, record: LogRecord) -> None:
+        location = Location(self._topics.results.name, self.partition, record.offset)
         value = record.value or b""
         offset = _source_offset(value)
         first = self.first_decisions.digest(offset) if offset is not None else 0
         if first:
-            self._findings[Check.REPEATS].look(checks.repeat(first, value), place)
+            self._findings[Check.REPEATS].examine(checks.repeat(first, value), location)
             return
-        wrong = checks.decision_place(offset, self.stock.offset, self.commands_end)
+        wrong = checks.misplaced_decision(offset, self.stock.offset, self.commands_end)
         if offset is None or wrong:
-            self._findings[Check.DECISIONS].look(wrong, place)
+            self._findings[Check.DECISIONS].examine(wrong, location)
             return
         request = await self._command(offset)
         if request is None:
-            self._findings[Check.DECISIONS].look(f"the log has no command {offset}", place)
+            self._findings[Check.DECISIONS].examine(f"the command log has no command {offset}", location)
             return
-        self._findings[Check.DECISIONS].look(None, place)
-        await self._decision(request, record, place)
+        self._findings[Check.DECISIONS].examine(None, location)
+        await self._check_outcome(request, record, location)
 
     async def _command(self, offset: int) -> LogRecord | None:
-        """The command at this offset. Those before it that nobody decided are charged, and count as recomputed."""
+        """The command at this offset, None if there is none.
+
+        Charges undecided commands before it; the recomputed decisions stand in for theirs.
+        """
         while (request := await self._command_stream.take_up_to(offset)) is not None:
             if request.offset == offset:
                 return request
-            place = Location(self._topics.requests.name, self.partition, request.offset)
-            self._findings[Check.DECISIONS].look(
-                f"no decision on this command before that on {offset}", place
+            location = Location(self._topics.requests.name, self.partition, request.offset)
+            self._findings[Check.DECISIONS].examine(
+                f"no decision on this command before that on {offset}", location
             )
-            self._settle(request, self._commands.decide(*request), place)
+            self._apply(request, self._commands.decide(*request), location)
         return None
 
-    async def _decision(self, request: LogRecord, record: LogRecord, place: Location) -> None:
+    async def _check_outcome(self, request: LogRecord, record: LogRecord, location: Location) -> None:
         value = record.value or b""
         expected = checks.in_version_of(value, self._commands.decide(*request))
         is_expected = value == checks.encode_result(expected, request.value)
         result = expected if is_expected else checks.read_result(value, request.offset) or expected
         self.first_decisions.add(request.offset, value, result.time_ms)
-        broken = self._settle(request, result, place)
-        # A fault is charged once: what breaks a rule is not also charged for being another outcome.
+        broken = self._apply(request, result, location)
+        # A fault is charged once: a decision that violates a rule is not also charged as a wrong outcome.
         wrong = None if broken else checks.outcome(expected, request.value, record.key, value)
-        self._findings[Check.OUTCOMES].look(wrong, place)
+        self._findings[Check.OUTCOMES].examine(wrong, location)
         while self._orders.wants_orders and await self._next_order():
             pass
 
-    def _settle(self, request: LogRecord, result: Decision, place: Location) -> bool:
-        """Take a decision in, and whether it broke one of the rules that have a check of their own."""
+    def _apply(self, request: LogRecord, result: Decision, location: Location) -> bool:
+        """Apply a decision; returns whether it violates a rule that has its own check."""
         self.stock.apply(result)
         if isinstance(result, MalformedDecision):
             kept = NOTHING_KEPT if result.command == NOTHING_KEPT else RawCommand(request.key, request.value)
             self._letters.malformed(request.offset, *kept, result.error)
         self._letters.decided(request.offset)
         purchases = result if isinstance(result, PurchaseDecision) else None
-        self._orders.decided(request.offset, purchases, place)
+        self._orders.decided(request.offset, purchases, location)
         product = self.stock.products.get(purchases.product_id) if purchases else None
         if purchases is None or product is None:
             return False
@@ -211,24 +216,24 @@ class PartitionAudit:
             Check.WINDOW: checks.outside_the_window(product, purchases),
         }
         for check, wrong in verdicts.items():
-            self._findings[check].look(wrong, place)
+            self._findings[check].examine(wrong, location)
         return any(verdicts.values())
 
-    # --- what follows from the decisions -----------------------------------------------------------------------------
+    # --- derived records ---------------------------------------------------------------------------------------------
 
     async def _next_order(self) -> bool:
         record = await self._order_stream.take()
         if record is not None:
-            place = Location(self._topics.orders.name, self.partition, record.offset)
-            self._orders.order(record.key, record.value, place, self.commands_end)
+            location = Location(self._topics.orders.name, self.partition, record.offset)
+            self._orders.order(record.key, record.value, location, self.commands_end)
         return record is not None
 
     async def _dead_letters(self, bounds: Bounds) -> None:
         topic = self._topics.dead_letters.name
-        async for batch in self._log.read_with_headers(topic, self._grave, 0, bounds.end):
+        async for batch in self._log.read_with_headers(topic, self._letter_partition, 0, bounds.end):
             for record, headers in batch:
-                place = Location(topic, self._grave, record.offset)
-                self._letters.letter(record.key, record.value, headers, place, self.commands_end)
+                location = Location(topic, self._letter_partition, record.offset)
+                self._letters.letter(record.key, record.value, headers, location, self.commands_end)
         self._letters.finish()
 
 

@@ -1,4 +1,4 @@
-"""All that the audit asks of Kafka and Redis. It only reads."""
+"""The audit's access to Kafka and Redis; read-only."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterable, Sequence
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar, cast
@@ -9,7 +9,7 @@ from redis.exceptions import RedisError
 from pipeline.errors import RedisUnavailable
 from pipeline.kafka.records import Bounds, LogRecord, RecordWithHeaders
 from pipeline.stock.keys import Keys
-from pipeline.stock.store import decode_last_answer
+from pipeline.stock.values import decode_last_answer
 
 SNAPSHOT_TRIES_MAX = 10
 KEYS_PER_STEP = 1_000
@@ -18,10 +18,10 @@ R = TypeVar("R")
 
 
 class Logs(Protocol):
-    """What `PartitionLog` is to the audit."""
+    """The logs that the audit reads."""
 
     async def bounds(self, topic: str, partition: int) -> Bounds: ...
-    async def end_with_open(self, topic: str, partition: int) -> int: ...
+    async def end_uncommitted(self, topic: str, partition: int) -> int: ...
     def read(
         self, topic: str, partition: int, start: int, end: int | None = None
     ) -> AsyncGenerator[list[LogRecord], None]: ...
@@ -31,7 +31,7 @@ class Logs(Protocol):
 
 
 class Stream(Generic[R]):
-    """The records of a range, one at a time."""
+    """Returns the records of batches one at a time."""
 
     def __init__(self, batches: AsyncIterator[list[R]]) -> None:
         self._batches = batches
@@ -50,14 +50,14 @@ class Stream(Generic[R]):
 
 
 class CommandStream:
-    """The command log of a partition, with a look at the next record."""
+    """The command log of a partition, with a lookahead of one record."""
 
     def __init__(self, batches: AsyncIterator[list[LogRecord]]) -> None:
         self._stream = Stream(batches)
         self._ahead: LogRecord | None = None
 
     async def take_up_to(self, offset: int) -> LogRecord | None:
-        """The next record if it stands at or below `offset`."""
+        """The next record if its offset is at most `offset`, else None."""
         if self._ahead is None:
             self._ahead = await self._stream.take()
         record = self._ahead
@@ -68,14 +68,14 @@ class CommandStream:
 
 
 class Snapshot(NamedTuple):
-    """The stock of one partition at one moment: all of it belongs to the cursor."""
+    """The stock of one partition, read atomically: everything matches the cursor."""
 
     cursor: dict[str, str]
     last_answer: list[bytes]
     products: dict[str, dict[str, str]]
-    """The fields of each product, of those in `members` and of those that were asked for."""
+    """The fields of each product that is in `members` or was requested."""
     buyer_counts: dict[str, int]
-    """-1 where there is something else than a hash."""
+    """By product; -1 if the key is not a hash."""
     members: set[str]
 
     @property
@@ -102,26 +102,26 @@ class StockReader:
         """Cursor, products and the numbers of buyers, read in one transaction."""
         members: set[str] = set()
         for _ in range(SNAPSHOT_TRIES_MAX):
-            wanted = sorted(members.union(product_ids))
+            requested = sorted(members.union(product_ids))
             pipe = self._redis.pipeline(transaction=True)
             pipe.hgetall(self.key_names.cursor(partition))
             pipe.smembers(self.key_names.products(partition))
-            for product_id in wanted:
+            for product_id in requested:
                 pipe.hgetall(self.key_names.product(partition, product_id))
                 pipe.hlen(self.key_names.buyers(partition, product_id))
             found = await _answer(pipe.execute(raise_on_error=False))
-            # A key of another type is an error to these commands; here it is a key that holds nothing right.
+            # These commands fail on a key of another type; here it counts as a key with wrong content.
             cursor, members_found, *rest = [None if isinstance(each, Exception) else each for each in found]
             members = {_text(member) for member in members_found or ()}
-            if members.issubset(wanted):
+            if members.issubset(requested):
                 return Snapshot(
                     _texts(cursor),
                     decode_last_answer((cursor or {}).get(b"last_answer", b"")),
-                    {each: _texts(fields) for each, fields in zip(wanted, rest[::2], strict=True)},
-                    {each: -1 if n is None else n for each, n in zip(wanted, rest[1::2], strict=True)},
+                    {each: _texts(fields) for each, fields in zip(requested, rest[::2], strict=True)},
+                    {each: -1 if n is None else n for each, n in zip(requested, rest[1::2], strict=True)},
                     members,
                 )
-        raise RedisUnavailable(f"products of partition {partition} keep coming faster than they can be read")
+        raise RedisUnavailable(f"products of partition {partition} are added faster than they can be read")
 
     async def cursor_offset(self, partition: int) -> int:
         return int(await _answer(self._redis.hget(self.key_names.cursor(partition), "offset")) or -1)
@@ -130,14 +130,14 @@ class StockReader:
         return bool(await _answer(self._redis.sismember(self.key_names.products(partition), product_id)))
 
     async def buyers(self, partition: int, product_id: str, users: Sequence[str]) -> list[bytes | None]:
-        """The values of these users."""
+        """The buyers-hash values of these users, None for users without one."""
         return cast(
             "list[bytes | None]",
             await _answer(self._redis.hmget(self.key_names.buyers(partition, product_id), list(users))),
         )
 
     async def all_buyers(self, partition: int, product_id: str) -> AsyncIterator[dict[str, bytes]]:
-        """The buyers hash in steps; one that is changed meanwhile may come twice."""
+        """The buyers hash in parts; a user may appear twice if the hash changes during the scan."""
         cursor = 0
         while True:
             cursor, found = await _answer(
@@ -148,14 +148,14 @@ class StockReader:
                 return
 
     async def ttls_ms(self, names: Sequence[str]) -> list[int]:
-        """As PTTL says it: -1 for none, -2 for a key that is gone."""
+        """Redis's PTTL of each key: -1 for no expiry, -2 for a key that does not exist."""
         pipe = self._redis.pipeline(transaction=False)
         for name in names:
             pipe.pttl(name)
         return cast("list[int]", await _answer(pipe.execute()))
 
     async def keys(self) -> AsyncIterator[list[str]]:
-        """The names of all keys of all partitions, in steps; one may come twice."""
+        """The names of all keys of all partitions, in parts; a name may appear twice."""
         cursor = 0
         while True:
             cursor, found = await _answer(

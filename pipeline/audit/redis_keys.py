@@ -1,4 +1,4 @@
-"""Every key of the partitions in Redis, by its name: what must not be there, and what must not expire."""
+"""Checks the names of all keys of the partitions in Redis: none may be unexpected, none may expire."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ class _Key(NamedTuple):
 
 
 class KeyAudit:
-    """Of the partitions whose logs were read. Raises RedisUnavailable."""
+    """Checks the keys of the partitions whose logs have been read. Raises RedisUnavailable."""
 
     def __init__(
         self,
@@ -38,38 +38,38 @@ class KeyAudit:
         self._reader = reader
         self._findings = findings
 
-    async def look_at_all(self) -> None:
+    async def check_all(self) -> None:
         async for names in self._reader.keys():
-            await self._look_at([key for name in names if (key := self._own(name))])
+            await self._check([key for name in names if (key := self._own(name))])
 
     def _own(self, name: str) -> _Key | None:
-        """The key's parts, if it is one of an audited partition; one that nobody writes is charged."""
+        """The key's parts if it belongs to an audited partition. Charges a key that no process writes."""
         match = _KEY.fullmatch(name, len(self._reader.key_names.prefix))
         partition = int(match[1]) if match else None
         if match is None or partition is None or partition >= self._topics.requests.partitions:
-            self._findings[Check.REDIS].look(
-                f"{name}: nobody writes such a key", Location("redis", None, None)
+            self._findings[Check.REDIS].examine(
+                f"{name}: no process writes such a key", Location("redis", None, None)
             )
             return None
         if partition not in self._audited:
             return None
         key = _Key(name, partition, match[2], match[3])
         if (key.rest is None) is not (key.kind in _NAMELESS):
-            place = Location("redis", partition, None)
-            self._findings[Check.REDIS].look(f"{name}: nobody writes such a key", place)
+            location = Location("redis", partition, None)
+            self._findings[Check.REDIS].examine(f"{name}: no process writes such a key", location)
             return None
         return key
 
-    async def _look_at(self, keys: Sequence[_Key]) -> None:
+    async def _check(self, keys: Sequence[_Key]) -> None:
         ttls_ms = await self._reader.ttls_ms([key.name for key in keys])
         for key, ttl_ms in zip(keys, ttls_ms, strict=True):
-            place = Location("redis", key.partition, None)
-            self._findings[Check.NO_TTL].look(checks.expires(key.name, ttl_ms), place)
-            if key.rest is not None and await self._is_stranger(key, key.rest):
-                self._findings[Check.REDIS].charge(f"{key.name}: no such product was opened", place)
+            location = Location("redis", key.partition, None)
+            self._findings[Check.NO_TTL].examine(checks.expires(key.name, ttl_ms), location)
+            if key.rest is not None and await self._is_unexpected(key, key.rest):
+                self._findings[Check.REDIS].charge(f"{key.name}: no such product was opened", location)
 
-    async def _is_stranger(self, key: _Key, product_id: str) -> bool:
-        """Whether this product's key is one that the decisions do not lead to (and not those since the cut)."""
+    async def _is_unexpected(self, key: _Key, product_id: str) -> bool:
+        """Whether neither the decisions nor, possibly, decisions since the cut explain this product's key."""
         fold = self._audited[key.partition].stock
         if product_id in fold.products:
             return False

@@ -6,11 +6,11 @@ from enum import StrEnum
 from typing import Any, NamedTuple
 
 WHAT_LENGTH_MAX = 300
-"""An example is a line for people; a decision record may have megabytes."""
+"""Examples are for people; a decision record may have megabytes."""
 
 
 class Check(StrEnum):
-    """The checks, by the names that `--json` gives them."""
+    """The checks, by their names in `--json`."""
 
     DECISIONS = "decisions"
     REPEATS = "repeats"
@@ -25,21 +25,21 @@ class Check(StrEnum):
 
 
 PROMISES: Mapping[Check, str] = {
-    Check.DECISIONS: "one decision for each command, in order",
-    Check.REPEATS: "repeated decisions are the same bytes",
-    Check.OUTCOMES: "each outcome is what the commands alone lead to",
-    Check.REDIS: "Redis holds what the decisions add up to",
+    Check.DECISIONS: "one decision per command, in order",
+    Check.REPEATS: "repeated decisions are byte-identical",
+    Check.OUTCOMES: "outcomes follow from the commands alone",
+    Check.REDIS: "Redis matches the decisions",
     Check.STOCK: "remaining + sold = opened, never below 0",
-    Check.USER_LIMIT: "no user over his limit",
-    Check.ORDERS: "orders are the wins, each once, in order",
-    Check.WINDOW: "no win while the sale is shut",
-    Check.NO_TTL: "nothing of the stock expires",
-    Check.DEAD_LETTERS: "dead letters are the malformed commands",
+    Check.USER_LIMIT: "no user exceeds the limit",
+    Check.ORDERS: "one order per win, in order",
+    Check.WINDOW: "no win while the product is not on sale",
+    Check.NO_TTL: "no stock key expires",
+    Check.DEAD_LETTERS: "one dead letter per malformed command",
 }
 
 
 class Location(NamedTuple):
-    """Where something stands. In Redis (`topic` is then "redis") `offset` is the cursor's, None without one."""
+    """Where a finding is. In Redis (`topic` is then "redis") `offset` is the cursor's, None without one."""
 
     topic: str
     partition: int | None
@@ -51,26 +51,31 @@ class Location(NamedTuple):
 
 @dataclass(slots=True)
 class Finding:
-    """What one check has seen so far: a count, and the first example of what it must not see."""
+    """The results of one check so far: counts, and the first violation as an example."""
 
     examined: int = 0
     violations: int = 0
     first: tuple[Location, str] | None = None
     skipped: list[str] = field(default_factory=list)
-    """What could not be examined, and why. Never silent: the report shows it."""
+    """What could not be examined, and why; the report always shows it."""
 
-    def look(self, wrong: str | None, place: Location) -> None:
-        """One thing was examined; `wrong` says what is wrong with it, if anything."""
+    def examine(self, wrong: str | None, location: Location) -> None:
+        """Count one examined item; `wrong` says what is wrong with it, if anything."""
         self.examined += 1
         if wrong is not None:
-            self.charge(wrong, place)
+            self.charge(wrong, location)
 
-    def charge(self, wrong: str, place: Location) -> None:
+    def charge(self, wrong: str, location: Location) -> None:
+        """Count a violation, but no examined item."""
         self.violations += 1
         if self.first is None:
-            self.first = place, wrong if len(wrong) <= WHAT_LENGTH_MAX else wrong[:WHAT_LENGTH_MAX] + " ..."
+            self.first = (
+                location,
+                wrong if len(wrong) <= WHAT_LENGTH_MAX else wrong[:WHAT_LENGTH_MAX] + " ...",
+            )
 
-    def take_over(self, other: "Finding") -> None:
+    def merge(self, other: "Finding") -> None:
+        """Add the results of `other`."""
         self.examined += other.examined
         self.violations += other.violations
         self.first = self.first or other.first
@@ -82,7 +87,7 @@ Findings = dict[Check, Finding]
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """Up to which command a partition was examined (-1: none), and how many commands above it were not."""
+    """The last command examined in a partition (-1: none), and how many commands above it were not examined."""
 
     partition: int
     offset: int
@@ -97,7 +102,7 @@ class Report:
 
     @property
     def clean(self) -> bool:
-        """Whether no check found a violation. What was skipped is in the findings."""
+        """Whether no check found a violation. Skipped items do not count."""
         return not any(finding.violations for finding in self.findings.values())
 
     @property
@@ -105,7 +110,7 @@ class Report:
         return [check for check, finding in self.findings.items() if finding.violations]
 
     def document(self) -> dict[str, Any]:
-        """For `--json`."""
+        """The JSON object of `--json`."""
         return {
             "clean": self.clean,
             "seconds": round(self.seconds, 3),
@@ -119,8 +124,8 @@ class Report:
 def _document(check: Check, finding: Finding) -> dict[str, Any]:
     first = None
     if finding.first is not None:
-        place, what = finding.first
-        first = {**place._asdict(), "what": what}
+        location, what = finding.first
+        first = {**location._asdict(), "what": what}
     return {
         "check": check.value,
         "promise": PROMISES[check],

@@ -1,8 +1,8 @@
-"""The audit from beginning to end: the logs of each partition, then Redis, then a report.
+"""Runs the audit: the logs of each partition, then Redis, then a report.
 
-It runs beside a live sale and stops nothing. What it keeps, of one partition after the other: products and buyers
-(some 700 bytes a winner), twice, because the fold of the commands and that of the decisions know nothing of each
-other. Of all partitions: 16 bytes a command (decision_log.py) and the ids of the products.
+It runs alongside a live sale and stops nothing. Memory, for one partition at a time: products and buyers (some 700
+bytes per winner), twice, because the fold of the commands and that of the decisions are independent. For all
+partitions: 16 bytes per command (decision_log.py) and the product ids.
 """
 
 import time
@@ -24,7 +24,7 @@ BROKER_TIMEOUT_MS = 10_000
 
 
 class CannotAudit(OperatorError):
-    """Kafka or Redis is away, or a log has lost its beginning: nothing can be said about the sale."""
+    """Kafka or Redis is unavailable, or the beginning of a log was deleted: the sale cannot be audited."""
 
 
 async def audit(
@@ -33,19 +33,19 @@ async def audit(
     products: Iterable[str] | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Report:
-    """Recompute everything, and say what does not agree. Raises CannotAudit.
+    """Recompute everything and report the differences. Raises CannotAudit.
 
-    `products` limits it to the partitions of these products; such a partition is examined whole. `say` hears, in a
-    line, what is being examined.
+    `products` limits the audit to the partitions of these products, which are examined completely. `say` receives one
+    line for each step.
     """
     count = topics.requests.partitions
     partitions = range(count)
-    wanted = partitions if products is None else sorted({partition_of(each, count) for each in products})
+    selected = partitions if products is None else sorted({partition_of(each, count) for each in products})
     reader = StockReader(settings.redis(), settings.redis_timeout_ms, settings.key_prefix)
     try:
         await require_topics(settings.kafka(), topics, BROKER_TIMEOUT_MS)
         await reader.ping()
-        return await _audit(settings, topics, wanted, reader, say)
+        return await _audit(settings, topics, selected, reader, say)
     except (Unavailable, OperatorError, Fatal) as error:
         raise CannotAudit(str(error)) from error
     finally:
@@ -79,7 +79,7 @@ async def _audit(
         audit_of_redis = RedisAudit(audit_of_logs, reader)
         await audit_of_redis.compare_stock(findings[Check.REDIS])
         audit_of_logs.forget_buyers()
-    say("the keys in Redis")
-    await KeyAudit(audited, topics, reader, findings).look_at_all()
+    say("keys in Redis")
+    await KeyAudit(audited, topics, reader, findings).check_all()
     cuts = [each.summary() for each in audited.values()]
     return Report(findings, cuts, time.monotonic() - started_s)

@@ -1,7 +1,7 @@
-"""The fold of one partition's recorded decisions: what Redis must hold after them.
+"""The fold of one partition's recorded decisions: the state that Redis must have after them.
 
-Kept for each product: its terms and counters; for each buyer: his name and one value, some 150 bytes. Nothing is kept
-of a decision itself.
+Memory: per product its terms and counters, per buyer their id and one value, some 150 bytes. Decisions themselves are
+not kept.
 """
 
 from collections import Counter
@@ -13,7 +13,7 @@ from pipeline.messages.decisions import CloseDecision, Decision, OpenDecision, P
 
 @dataclass(slots=True)
 class StockedProduct:
-    """A product as Redis must hold it. `buyers` has the values of the buyers hash (see `lua/includes/wins.lua`)."""
+    """A product as it must be in Redis. `buyers` has the values of the buyers hash (see `lua/includes/wins.lua`)."""
 
     opening: Opening
     state: SaleState
@@ -44,7 +44,7 @@ class StockedProduct:
 
 @dataclass(slots=True)
 class StockFold:
-    """Give it the decisions of a partition, each once, in order."""
+    """Takes the decisions of a partition, each once, in order."""
 
     products: dict[str, StockedProduct] = field(default_factory=dict)
     offset: int = -1

@@ -1,4 +1,4 @@
-"""The report of an audit as a table, for people."""
+"""Prints the report of an audit as a table."""
 
 from collections.abc import Iterable
 
@@ -9,7 +9,7 @@ from pipeline.audit.report import PROMISES, Check, Cut, Finding, Report
 
 
 def print_report(report: Report, console: Console) -> None:
-    """Check by check; below, what was left out and how far it went."""
+    """Print a row per check, then what was skipped, the last command checked in each partition, and the verdict."""
     table = Table("check", "what must hold", box=None, pad_edge=False)
     table.add_column("examined", justify="right")
     table.add_column("violations", justify="right")
@@ -26,7 +26,7 @@ def print_report(report: Report, console: Console) -> None:
 
 
 def print_verdict(report: Report, console: Console) -> None:
-    """One line."""
+    """Print the verdict on one line."""
     verdict = "no violations" if report.clean else f"VIOLATIONS: {', '.join(report.failed)}"
     console.print(
         f"{verdict} ({report.seconds:.1f} s)",
@@ -38,9 +38,9 @@ def print_verdict(report: Report, console: Console) -> None:
 def _row(check: Check, finding: Finding) -> Iterable[str]:
     example = ""
     if finding.first is not None:
-        place, what = finding.first
-        example = f"{place}: {what}"
-    # Brackets are rich's own markup.
+        location, what = finding.first
+        example = f"{location}: {what}"
+    # Brackets are markup to rich.
     cells = (check.value, PROMISES[check], f"{finding.examined:,}", f"{finding.violations:,}", example)
     return (cell.replace("[", r"\[") for cell in cells)
 
@@ -52,4 +52,4 @@ def _cuts(cuts: Iterable[Cut]) -> str:
         parts.append(
             f"{cut.partition}: {cut.offset}{above}" if cut.offset >= 0 else f"{cut.partition}: -{above}"
         )
-    return "up to command, by partition: " + ", ".join(parts)
+    return "last command checked, by partition: " + ", ".join(parts)

@@ -1,4 +1,4 @@
-"""Writing decision records into the decision log: the commit, and the only effect that a decider has."""
+"""Appends decisions to the decision log. This is the commit, and the only effect of a decider."""
 
 from collections.abc import Sequence
 
@@ -7,10 +7,10 @@ from pipeline.process import fault_points
 
 
 async def commit(producer: Producer, topic: str, partition: int, decisions: Sequence[Keyed]) -> int:
-    """Write these decision records. Returns the position in the decision log after the last of them.
+    """Append these decisions. Returns the position in the decision log after the last of them.
 
-    Raises SendFailed, after which any part may have been written: writing it again is harmless, because the bytes are
-    the same and followers drop repeats.
+    Raises SendFailed. Some of the decisions may then be in the log; appending them again is harmless, because the
+    bytes are the same and followers drop repeats.
     """
     sending = producer.send_all(topic, partition, decisions)
     last = await fault_points.in_flight(fault_points.RESULTS_IN_FLIGHT, sending)

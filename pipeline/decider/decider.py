@@ -1,9 +1,9 @@
-"""The decider of one partition: takes commands in order, has them decided in Redis, puts the decisions into the log.
+"""The decider of one partition: takes commands in order, decides them in Redis, appends the decisions to the log.
 
-    Lua applied -> decision records acknowledged (the commit) -> the stream's acknowledgement
+    Lua applied -> decision records acknowledged (the commit) -> commands acknowledged to the stream
 
-Whatever goes wrong on the way (Redis away, a lost reply, a broker that does not acknowledge, another decider), there is
-one way back: wait a little, synchronise, go on from there. Nothing is skipped, and nothing gets another outcome.
+Every fault on the way (Redis unavailable, a lost reply, a broker that does not acknowledge, another decider) is handled
+the same way: pause, synchronise, continue from there. Nothing is skipped, and no outcome changes.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from pipeline.domain.breaker import (
     BreakerState,
     answered,
     failed,
-    look,
+    half_opened,
     succeeded,
     wait_ms,
 )
@@ -35,17 +35,18 @@ from pipeline.kafka.records import LogRecord
 from pipeline.kafka.topics import Topics
 from pipeline.process import fault_points
 from pipeline.settings import Settings
-from pipeline.stock.store import PreparedCommand, Stale
+from pipeline.stock.store import Stale
+from pipeline.stock.values import PreparedCommand
 
 logger = logging.getLogger(__name__)
 
 CLOCK_AHEAD_MS_MAX = 10_000
 STALE_PAUSE_MS = 20
-"""After STALE two deciders live: without a pause they would fight for the partition at full speed."""
+"""After STALE there may be two deciders; without a pause they would compete for the partition at full speed."""
 GATHER_STEPS_MAX = 5
-"""A partition that is behind gathers for at most this many times `chunk_pace_ms` before it decides."""
+"""A lagging partition gathers commands for at most this many times `chunk_pace_ms` before it decides."""
 PROBE_INTERVAL_MS = 1_000
-"""While the breaker is open, Redis and Kafka are asked this often whether they answer again."""
+"""How often Redis and Kafka are probed while the breaker is open."""
 PROBE_TIMEOUT_MS = 1_000
 
 
@@ -56,12 +57,12 @@ class DeciderState(StrEnum):
 
 
 class Decider:
-    """Decides one partition from `run` being started until it is cancelled; `put` feeds it.
+    """Decides one partition while `run` is running; `put` feeds it.
 
-    `on_decided` gets the offset up to which the decisions are in the log: so far the stream may acknowledge.
-    `log_end` tells where the command log ended when the stream last looked, if it knows. `on_breaker` hears of every
-    change of the circuit breaker's state, and of the first one. `reads_ahead` bounds how many deciders at a time read
-    from the log what the stream does not bring, and `replays` how many make Redis again from it.
+    `on_decided` receives the offset up to which the decisions are in the log, so the stream may acknowledge up to it.
+    `log_end` returns the last known end of the command log, None if unknown. `on_breaker` receives the circuit
+    breaker's initial state and every change of it. `reads_ahead` limits how many deciders at a time read from the log
+    what the stream does not deliver, and `replays` how many replay the decision log into Redis.
     """
 
     def __init__(
@@ -80,22 +81,22 @@ class Decider:
     ) -> None:
         self.partition = partition
         self.state = DeciderState.SYNCHRONISING
-        self.trouble: str | None = None
-        """Why this decider is waiting, in one line; None while all is well."""
-        self.clock_trouble: str | None = None
-        """That the broker's clock is, or was, ahead, in one line; None while all is well."""
+        self.fault: str | None = None
+        """Why this decider is waiting, in one line; None if it is not."""
+        self.clock_fault: str | None = None
+        """A line that says how far the broker's clock is, or was, ahead; None if it is not."""
         self.breaker = Breaker()
-        self.is_refused = False
-        """Whether Redis or the producer failed last: both are tried again, by new connections, until they answer."""
+        self.is_failing = False
+        """Whether Redis or the producer failed since it last synchronised; both are retried on new connections."""
         self.deliveries = 0
-        """How often the stream has brought something."""
+        """How often the stream has delivered records."""
         self.is_starved = False
-        """Whether something was read from the log since, because the stream brought nothing."""
+        """Whether records were read from the log since the last delivery, because the stream delivered none."""
         self.position = -1
         self.reached = -1
-        """No command up to here waits: each is decided, or the log has no record at its offset."""
+        """No command up to this offset is pending: each is decided, or the log has no record there."""
         self.moves = 0
-        """Changes with every piece of work: a chunk decided, a batch of decisions replayed."""
+        """Changes whenever work is done: a chunk decided, a batch of decisions replayed."""
         self.slow_chunks = 0
         self._owner_known = asyncio.Event()
         self._owner_known.set()
@@ -121,34 +122,35 @@ class Decider:
         self._next_chunk_at = 0.0
 
     async def put(self, records: Sequence[LogRecord]) -> Sequence[LogRecord]:
-        """Take records from the stream; waits while this decider has enough. Returns what it takes no more."""
+        """Buffer records from the stream; waits while there is no room. Returns those left over after `close`."""
         self.deliveries += 1
         self.is_starved = False
         return await self._intake.put(records)
 
     def close(self) -> None:
-        """Take nothing more: this decider is done with, or about to be."""
+        """Take no more records: this decider has stopped, or is about to."""
         self._intake.close()
 
-    def doubt(self) -> None:
-        """A rebalance has begun, which may give the partition to another process.
+    def begin_rebalance(self) -> None:
+        """A rebalance has begun and may give the partition to another process.
 
-        Go on, because most partitions stay; but yield to whoever else decides, until `confirm` or the end.
+        Keep deciding, because most partitions stay; but if another decider moves the cursor, yield to it until
+        `confirm` or cancellation.
         """
         self._owner_known.clear()
 
     def confirm(self) -> None:
-        """The partition stays here."""
+        """The partition stays with this process."""
         self._owner_known.set()
 
     async def run(self) -> None:
-        """Decide until cancelled. Raises LogsDisagree, and whatever nobody foresaw: then the process has to end."""
+        """Decide until cancelled. Raises Fatal, or anything unforeseen; either must end the process."""
         self._on_breaker(self.partition, self.breaker)
         while True:
             try:
                 await self._wait_for_breaker()
                 self.state = DeciderState.SYNCHRONISING
-                self._go_on_from(await self._synchroniser.synchronise())
+                self._continue_from(await self._synchroniser.synchronise())
                 while self.breaker.state is not BreakerState.OPEN:
                     await self._step()
             except Stale as stale:
@@ -156,23 +158,23 @@ class Decider:
                 await asyncio.sleep(STALE_PAUSE_MS / 1_000)
                 await self._owner_known.wait()
             except (RedisUnavailable, SendFailed) as fault:
-                self.is_refused = True
+                self.is_failing = True
                 self._set_breaker(failed(self.breaker, self._breaker_rule, _now_ms()))
                 await self._back_off(fault)
             except KafkaUnavailable as fault:
                 await self._back_off(fault)
 
     async def _wait_for_breaker(self) -> None:
-        """Return when one chunk may try: as soon as what failed answers again, or after the recovery timeout."""
+        """Return when a chunk may be tried: once Redis and Kafka answer again, or after the recovery timeout."""
         while (pause_ms := wait_ms(self.breaker, self._breaker_rule, _now_ms())) > 0:
-            self.state, self.trouble = (
+            self.state, self.fault = (
                 DeciderState.WAITING,
                 f"partition {self.partition}: the circuit breaker is open",
             )
             await asyncio.sleep(min(pause_ms, PROBE_INTERVAL_MS) / 1_000)
             if await self._is_answered():
                 self._set_breaker(answered(self.breaker))
-        self._set_breaker(look(self.breaker, self._breaker_rule, _now_ms()))
+        self._set_breaker(half_opened(self.breaker, self._breaker_rule, _now_ms()))
 
     async def _is_answered(self) -> bool:
         try:
@@ -193,20 +195,20 @@ class Decider:
             logger.warning("partition %d: the circuit breaker is %s", self.partition, breaker.state)
             self._on_breaker(self.partition, breaker)
 
-    def _go_on_from(self, place: Synchronised) -> None:
-        self.position, self._results_end = place
+    def _continue_from(self, synchronised: Synchronised) -> None:
+        self.position, self._results_end = synchronised
         self.reached = self.position
-        self.state, self.trouble, self.is_refused = DeciderState.DECIDING, None, False
+        self.state, self.fault, self.is_failing = DeciderState.DECIDING, None, False
         self._acknowledge(self.position)
 
     async def _back_off(self, fault: Exception) -> None:
-        self.state, self.trouble = DeciderState.WAITING, f"partition {self.partition}: {fault}"
+        self.state, self.fault = DeciderState.WAITING, f"partition {self.partition}: {fault}"
         pause_ms = self._backoff.pause_ms()
-        logger.warning("%s; trying again in %d ms", self.trouble, pause_ms)
+        logger.warning("%s; trying again in %d ms", self.fault, pause_ms)
         await asyncio.sleep(pause_ms / 1_000)
 
     async def _step(self) -> None:
-        """Decide what has come, or, after an idle while, look whether all is as it was left."""
+        """Decide what has arrived or, after an idle interval, check that the cursor has not moved."""
         if not await self._intake.wait(self._settings.idle_look_ms / 1_000):
             deliveries = self.deliveries
             at = await self._store.cursor_offset(self.partition)
@@ -228,27 +230,27 @@ class Decider:
         await self._decide(chunk)
 
     async def _read_ahead(self) -> None:
-        """Take in what the log holds and the stream has not brought for a while."""
+        """Read from the log what the stream has not delivered for a while."""
         end = self._log_end()
         if end is None or end <= self.reached + 1 or self._reads_ahead.locked():
             return
         async with self._reads_ahead:
             deliveries = self.deliveries
             logger.warning(
-                "partition %d: the stream brings nothing, but the log ends at %d; reading it from %d on",
+                "partition %d: the stream delivers nothing, but the log ends at %d; reading it from offset %d",
                 *(self.partition, end, self.reached + 1),
             )
             records = await self._read(Gap(self.position + 1, end))
-        # What the stream has brought meanwhile is the same, or leaves a gap that is filled.
+        # Whatever the stream has delivered meanwhile replaces these records; it may leave a gap, which is filled.
         if records and self.deliveries == deliveries:
             self.is_starved = True
             await self._intake.refill(records)
 
     async def _keep_pace(self) -> None:
-        """An idle partition decides at once; a busy one takes what has gathered, a chunk every so often or when full.
+        """Return when the next chunk should be decided: at once if idle, else every `chunk_pace_ms` or when it is full.
 
-        Without the pace it takes a record or two at a time, at a tenth of the speed: the stream delivers in the gaps
-        between the steps of a chunk. So while the log is known to hold more, some steps of the pace are waited.
+        Without the pace a busy partition decides a record or two at a time, at a tenth of the speed, because the stream
+        delivers between the steps of a chunk. While the log is known to contain more, it waits a few intervals longer.
         """
         pause_s = self._next_chunk_at - _now_s()
         for _ in range(GATHER_STEPS_MAX):
@@ -262,12 +264,12 @@ class Decider:
             pause_s = 0.0
 
     def _is_behind(self) -> bool:
-        """Whether the log is known to hold records that the stream has not delivered yet."""
+        """Whether the log is known to contain records that the stream has not delivered yet."""
         end = self._log_end()
         return end is not None and self._intake.last_offset + 1 < end
 
     async def _fill(self, gap: Gap) -> list[PreparedCommand]:
-        """The records that the stream left out, from the log itself; if the log has none there, on to where it does.
+        """The first chunk of the gap, read from the log; if the gap has no records, the chunk after it.
 
         Raises KafkaUnavailable.
         """
@@ -277,7 +279,7 @@ class Decider:
         return chunk or self._intake.chunk(start - 1, self._settings.chunk_purchases_max)
 
     async def _read(self, gap: Gap) -> list[LogRecord]:
-        """The first records in the gap, from the log. Raises KafkaUnavailable."""
+        """The first records of the gap, read from the log, as many as the buffer holds. Raises KafkaUnavailable."""
         found: list[LogRecord] = []
         size = 0
         reading = self._log.read(self._topics.requests.name, self.partition, gap.start, gap.end)
@@ -292,11 +294,11 @@ class Decider:
                     break
         start = found[0].offset if found else gap.end
         if start > gap.start:
-            await self._pass_over(gap.start, start)
+            await self._skip(gap.start, start)
         return found
 
-    async def _pass_over(self, start: int, end: int) -> None:
-        """Say it if these offsets, which the log has no records at, were deleted. Others are transactions' markers."""
+    async def _skip(self, start: int, end: int) -> None:
+        """Log an error if the records at [start, end) were deleted. Otherwise there are only transaction markers."""
         beginning, _ = await self._log.bounds(self._topics.requests.name, self.partition)
         if beginning > start:
             logger.error(
@@ -320,10 +322,10 @@ class Decider:
         self._results_end = await commit(self._producer, self._topics.results.name, self.partition, decisions)
         if self._results_end < known_end + len(decisions):
             raise LogsDisagree(
-                f"partition {self.partition}: {self._topics.results.name} was acknowledged up to {known_end}, and now "
-                f"{len(decisions)} records more are acknowledged up to {self._results_end}: the log lost decisions"
+                f"partition {self.partition}: {self._topics.results.name} was acknowledged up to {known_end}, but now "
+                f"{len(decisions)} more records are acknowledged up to {self._results_end}: the log lost decisions"
             )
-        self._look_at_clock(chunk[-1].time_ms)
+        self._check_clock(chunk[-1].time_ms)
         self.position = self.reached = chunk[-1].offset
         self.decided += len(chunk)
         self._move()
@@ -335,17 +337,17 @@ class Decider:
         if self.breaker.failures:
             self._set_breaker(succeeded(self.breaker))
 
-    def _look_at_clock(self, record_ms: int) -> None:
-        """Decided time never runs backwards: a broker's clock that was ahead once stays ahead in all decisions."""
+    def _check_clock(self, record_ms: int) -> None:
+        """Decided time never runs backwards: once the broker's clock was ahead, all later decisions are ahead too."""
         self._latest_ms = max(self._latest_ms, record_ms)
         ahead_ms = self._latest_ms - int(time.time() * 1_000)
-        self.clock_trouble = None
+        self.clock_fault = None
         if ahead_ms > CLOCK_AHEAD_MS_MAX:
-            self.clock_trouble = (
+            self.clock_fault = (
                 f"partition {self.partition}: the broker's time in the command log is {ahead_ms} ms ahead of this "
-                "machine's clock: sales begin and end too early by as much"
+                "machine's clock: sales start and end that much too early"
             )
-            logger.error("%s", self.clock_trouble)
+            logger.error("%s", self.clock_fault)
 
     def _acknowledge(self, position: int) -> None:
         if self._intake.drop_decided(position):

@@ -1,4 +1,4 @@
-"""The deciders of the partitions that this process has now, each fed by the stream of its partition."""
+"""The deciders of the partitions assigned to this process, each fed by the stream of its partition."""
 
 import asyncio
 from collections import deque
@@ -19,13 +19,13 @@ from pipeline.process.tasks import cancel_and_wait
 from pipeline.settings import Settings
 
 READS_AHEAD_MAX = 2
-"""Each takes a consumer of its own. After a rebalance the streams of all partitions may be late at the same time."""
+"""Each read opens its own consumer. After a rebalance the streams of all partitions may be late at the same time."""
 REPLAYS_MAX = 1
-"""A replay keeps the one core of a process busy; many at a time only take more memory."""
+"""One replay keeps the process's core busy; parallel replays would only take more memory."""
 
 
 class _Unacknowledged:
-    """The batches that a decider got and has not decided to their ends."""
+    """The batches that a decider received and has not fully decided."""
 
     def __init__(self) -> None:
         self._batches: deque[tuple[int, Callable[[], object]]] = deque()
@@ -34,7 +34,7 @@ class _Unacknowledged:
         self._batches.append((batch.records[-1].offset, batch.acknowledge))
 
     def acknowledge(self, position: int) -> None:
-        """Acknowledge those that end at or before `position`."""
+        """Acknowledge the batches that end at or before `position`."""
         acknowledge = None
         while self._batches and self._batches[0][0] <= position:
             acknowledge = self._batches.popleft()[1]
@@ -49,7 +49,7 @@ class _Running(NamedTuple):
 
 
 class Deciders:
-    """The deciders of the partitions that this process has now."""
+    """Runs one decider for each assigned partition."""
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class Deciders:
         self.assignment = Assignment()
 
     async def assign(self, partitions: set[int]) -> None:
-        """Start to decide these partitions, and these only."""
+        """Decide exactly these partitions from now on."""
         await self.revoke(set(self._running) - partitions)
         for running in self._running.values():
             running.decider.confirm()
@@ -108,26 +108,26 @@ class Deciders:
         die_with(task)
         is_cancelled_from_within = task.cancelled() and not task.cancelling()
         if is_cancelled_from_within and any(each.task is task for each in self._running.values()):
-            die(f"{task.get_name()}: cancelled by what it waited for")
+            die(f"{task.get_name()}: cancelled by something it awaited")
 
-    def doubt(self) -> None:
-        """A rebalance has begun: Faust revokes all partitions, most of which it will assign here again."""
+    def begin_rebalance(self) -> None:
+        """A rebalance has begun: Faust revokes all partitions, but assigns most of them here again."""
         self.assignment.begin()
         for running in self._running.values():
-            running.decider.doubt()
+            running.decider.begin_rebalance()
 
     async def revoke(self, partitions: set[int]) -> None:
-        """Stop to decide these partitions. Where the work stood, their next owner finds out by synchronising."""
+        """Stop deciding these partitions. Their next owners find out by synchronising how far they are decided."""
         revoked = [self._running.pop(partition) for partition in partitions & set(self._running)]
         for each in revoked:
             each.decider.close()
         await asyncio.gather(*(cancel_and_wait(each.task) for each in revoked))
 
     async def put(self, batch: Batch) -> None:
-        """Give a batch to the decider of its partition; waits while there is none, or it has enough.
+        """Pass a batch to the decider of its partition; waits while there is none, or its buffer is full.
 
-        Faust may let the agent of a partition live on across a rebalance that ends the decider. What that one took no
-        more goes to the next.
+        Faust may keep the agent of a partition running across a rebalance that ends the decider. Records that the old
+        decider did not take go to the next one.
         """
         partition = batch.partition
         records: Sequence[LogRecord] = batch.records
@@ -140,32 +140,32 @@ class Deciders:
             records = await running.decider.put(records)
 
     def work(self) -> dict[int, Work]:
-        """By partition, for the watchdog."""
+        """The progress of each decider by partition, for the watchdog."""
         return {
             partition: Work(
-                *(decider.moves, decider.reached + 1, decider.is_refused),
+                *(decider.moves, decider.reached + 1, decider.is_failing),
                 *(decider.deliveries, decider.is_starved),
             )
             for partition, (decider, *_) in self._running.items()
         }
 
     def report(self) -> dict[str, dict[str, Any]]:
-        """By partition, what operators want to know of its decider."""
+        """By partition, what operators need to know about its decider."""
         return {
             str(partition): {
                 "position": decider.position,
                 "breaker": decider.breaker.state.value,
                 "slow_chunks": decider.slow_chunks,
-                "clock": decider.clock_trouble or "ok",
+                "clock": decider.clock_fault or "ok",
             }
             for partition, (decider, *_) in sorted(self._running.items())
         }
 
     def checks(self) -> dict[str, str]:
-        """By partition, "ok" or what is wrong."""
+        """For the assignment and each partition, "ok" or the fault."""
         checks = {"assignment": "ok" if self.assignment.count else "no partitions yet"}
         for partition, running in sorted(self._running.items()):
             decider = running.decider
             healthy = decider.state is DeciderState.DECIDING
-            checks[f"partition {partition}"] = "ok" if healthy else decider.trouble or decider.state.value
+            checks[f"partition {partition}"] = "ok" if healthy else decider.fault or decider.state.value
         return checks

@@ -1,7 +1,7 @@
-"""The intake of a decider: command records as the stream delivers them, bounded, made into chunks in log order.
+"""The intake of a decider: a bounded buffer of command records from the stream, cut into chunks in log order.
 
-The stream may deliver a record twice, or (around a rebalance) one before others that it will repeat later. The intake
-does not trust it: a chunk holds records whose offsets follow one another; where they do not, it says so with `Gap`.
+The stream may deliver a record twice, or (around a rebalance) before others that it delivers later. The intake does not
+rely on its order: a chunk contains only consecutive offsets, and missing ones are reported as a `Gap`.
 """
 
 import asyncio
@@ -13,16 +13,16 @@ from pipeline.kafka.records import LogRecord
 from pipeline.messages.commands import MalformedCommand, PurchaseCommand, decode_command
 from pipeline.messages.decisions import kept_of, malformed_members
 from pipeline.messages.fields import TIME_MS_MAX
-from pipeline.stock.store import PreparedCommand
+from pipeline.stock.values import PreparedCommand
 
 MALFORMED_BYTES_PER_PURCHASE = 1_024
-"""A malformed command passes through Redis whole, whatever its size: so its size counts against the chunk's limit."""
+"""A malformed command of any size passes through Redis whole, so its size counts against the chunk's limit."""
 PREPARED_BYTES_MAX = 32_768
-"""Prepared without a break: meanwhile nothing else happens in this process."""
+"""How much is prepared before the event loop gets a turn."""
 
 
 class Gap(NamedTuple):
-    """The stream went on at `end`, but the records in [start, end) have not come."""
+    """The stream continued at `end`, but the records in [start, end) have not arrived."""
 
     start: int
     end: int
@@ -31,9 +31,9 @@ class Gap(NamedTuple):
 class Intake:
     def __init__(self, records_max: int, bytes_max: int) -> None:
         self.purchases = 0
-        """How many purchases wait here."""
+        """How many purchases are buffered."""
         self.last_offset = -1
-        """The offset of the record that came last."""
+        """The offset of the record that arrived last."""
         self._records_max = records_max
         self._bytes_max = bytes_max
         self._bytes = 0
@@ -46,9 +46,9 @@ class Intake:
         return len(self._records)
 
     async def put(self, records: Sequence[LogRecord]) -> Sequence[LogRecord]:
-        """Take records from the stream; waits while the intake is full, and so the stream stops reading.
+        """Buffer records from the stream; waits while the intake is full, so that the stream stops reading.
 
-        Returns those that were not taken, because it was closed.
+        Returns the records that were not taken because the intake was closed.
         """
         taken = 0
         while taken < len(records):
@@ -65,7 +65,7 @@ class Intake:
         return ()
 
     async def refill(self, records: Sequence[LogRecord]) -> None:
-        """Take records that were read from the log, as far as there is room. Never waits for room."""
+        """Buffer records that were read from the log, as many as there is room for; does not wait for room."""
         taken = 0
         while taken < len(records) and not self._is_full():
             taken += self._take(records, taken)
@@ -75,7 +75,7 @@ class Intake:
         return len(self._records) >= self._records_max or self._bytes >= self._bytes_max
 
     def _take(self, records: Sequence[LogRecord], start: int) -> int:
-        """Take some, from the index `start` on: one at least. Returns how many."""
+        """Buffer some records from index `start` on, at least one. Returns how many."""
         size = 0
         for index in range(start, min(len(records), start + self._records_max - len(self._records))):
             record = records[index]
@@ -90,16 +90,16 @@ class Intake:
         return index + 1 - start
 
     def close(self) -> None:
-        """Nobody takes anything out any more: whoever waits in `put`, or comes, has their records back."""
+        """Take no more records: current and later calls of `put` return theirs."""
         self._is_closed = True
         self._room.set()
 
     async def wait(self, timeout_s: float) -> bool:
-        """Whether there is a record, after waiting for one at most this long."""
+        """Whether a record is buffered, after waiting at most `timeout_s` for one."""
         if not self._records:
             self._arrived.clear()
             try:
-                # Not `wait_for`: Python 3.11's may lose a cancellation.
+                # Not `wait_for`, which may lose a cancellation in Python 3.11.
                 async with asyncio.timeout(timeout_s):
                     await self._arrived.wait()
             except TimeoutError:
@@ -107,7 +107,7 @@ class Intake:
         return True
 
     def drop_decided(self, position: int) -> bool:
-        """Take out what is at or below `position` at the head: decided already. Whether there was any."""
+        """Remove the records up to `position` from the head: they are decided. Returns whether there were any."""
         count = len(self._records)
         while self._records and self._records[0].offset <= position:
             decided = self._records.popleft()
@@ -117,17 +117,17 @@ class Intake:
         return len(self._records) < count
 
     def gap(self, position: int) -> Gap | None:
-        """What is missing between `position` and the first record here, if anything."""
+        """What is missing between `position` and the first buffered record; None if nothing is."""
         head = self._records[0].offset
         return None if head == position + 1 else Gap(position + 1, head)
 
     def chunk(self, position: int, purchases_max: int) -> list[PreparedCommand]:
-        """The records that follow `position`, up to `purchases_max` purchases. They stay until dropped as decided."""
+        """The records that follow `position`, as in `chunk_of`. They stay buffered until dropped as decided."""
         return chunk_of(self._records, position, purchases_max)
 
 
 def prepare(record: LogRecord) -> PreparedCommand:
-    """The record as the store takes it; one that is no command becomes a malformed one."""
+    """The record in the store's form; one that cannot be read becomes a malformed command."""
     time_ms = min(max(record.time_ms, 0), TIME_MS_MAX)
     try:
         command = decode_command(record.key, record.value)
@@ -144,9 +144,9 @@ def prepare(record: LogRecord) -> PreparedCommand:
 
 
 def chunk_of(records: Iterable[PreparedCommand], position: int, purchases_max: int) -> list[PreparedCommand]:
-    """Those of `records` that follow `position` without a gap, up to `purchases_max` purchases (one at least).
+    """The records that follow `position` without a gap: up to `purchases_max` purchases, but at least one record.
 
-    A repeat among them is passed over.
+    Repeats among them are skipped.
     """
     chunk: list[PreparedCommand] = []
     purchases = 0

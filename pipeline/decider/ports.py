@@ -1,17 +1,17 @@
-"""What a decider needs of the world; the real ones are StockStore, PartitionLog and LogProducer."""
+"""What a decider needs of its store and producer; in production these are StockStore and LogProducer."""
 
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from pipeline.stock.store import Cursor, PreparedCommand
+from pipeline.stock.values import Cursor, PreparedCommand
 
 Keyed = tuple[bytes | None, bytes]
-"""The key and the value of a record to be written."""
+"""Key and value of a record to be written."""
 
 
 class DecidingStore(Protocol):
     async def ping(self) -> None: ...
-    async def assert_keeps_keys(self) -> None: ...
+    async def require_noeviction(self) -> None: ...
     async def cursor(self, partition: int) -> Cursor: ...
     async def cursor_offset(self, partition: int) -> int: ...
     async def decide(

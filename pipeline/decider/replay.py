@@ -1,4 +1,4 @@
-"""Doing recorded decisions of one partition again on a Redis that lacks them, as many a call as one call may hold."""
+"""Replays recorded decisions of one partition into a Redis that lacks them, in calls of bounded size."""
 
 from pipeline.decider.ports import DecidingStore
 from pipeline.kafka.records import LogRecord
@@ -7,22 +7,23 @@ from pipeline.messages.decisions import Decision, MalformedDecision, PurchaseDec
 REPLAY_PURCHASES_MAX = 2_000
 REPLAY_RECORDS_MAX = 500
 REPLAY_BYTES_MAX = 4_000_000
-"""Some 200 bytes a purchase; malformed decisions hold commands of any size and count no purchases."""
+"""A purchase takes about 200 bytes; malformed decisions carry commands of any size and count as no purchases."""
 
 
 class Replay:
-    """Give it records of the decision log in their order, repeats and strangers among them; `flush` at the end.
+    """Feed it the records of the decision log in order, with repeats and foreign records; `flush` at the end.
 
-    Each call is fenced: `add`, `take` and `flush` raise Stale if somebody else moved the cursor, and RedisUnavailable.
+    Each call is fenced: `add`, `add_decision` and `flush` raise Stale if another process moved the cursor, or
+    RedisUnavailable.
     """
 
     def __init__(self, store: DecidingStore, partition: int, position: int) -> None:
         self.position = position
-        """Where the cursor of Redis is."""
+        """The offset of the cursor in Redis."""
         self.last = position
-        """The source offset of the last decision that was taken in."""
+        """The source offset of the last decision that was buffered or replayed."""
         self.records = 0
-        """How many decisions were taken in."""
+        """How many decisions were buffered or replayed."""
         self._store = store
         self._partition = partition
         self._results_position = 0
@@ -31,15 +32,15 @@ class Replay:
         self._bytes = 0
 
     async def add(self, record: LogRecord) -> None:
-        """Take the decision in this record in, unless it is a repeat or there is none."""
+        """Buffer the decision in this record, unless it is a repeat or the record is foreign."""
         if (decision := self.decision(record)) is not None:
-            await self.take(record, decision)
+            await self.add_decision(record, decision)
 
     def decision(self, record: LogRecord) -> Decision | None:
         return decision_at(self._partition, record.offset, record.value)
 
-    async def take(self, record: LogRecord, decision: Decision) -> None:
-        """Take this decision in, which `record` holds, unless it is a repeat."""
+    async def add_decision(self, record: LogRecord, decision: Decision) -> None:
+        """Buffer `decision`, which was read from `record`, unless it is a repeat."""
         if decision.source_offset <= self.last:
             return
         value = record.value or b""
@@ -59,7 +60,7 @@ class Replay:
         self.last, self._results_position = decision.source_offset, record.offset + 1
 
     async def flush(self) -> None:
-        """Do in Redis what was taken in since the last call."""
+        """Apply the buffered decisions to Redis."""
         if self._decisions:
             await self._store.replay(self._partition, self.position, self._results_position, self._decisions)
             self.position, self._decisions, self._purchases, self._bytes = self.last, [], 0, 0

@@ -1,1 +1,1 @@
-"""`seckill demo`: a whole sale with a real crowd, seen from outside; a client of the system like any other."""
+"""`seckill demo`: sells a product to a crowd over HTTP, as an ordinary client of the system."""

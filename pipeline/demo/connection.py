@@ -1,7 +1,7 @@
-"""A connection to one HTTP listener: requests go out as bytes that were made beforehand, answers come back in order.
+"""A minimal HTTP client: sends prebuilt requests over a connection and reads their responses in order.
 
-A crowd that shares two cores with the system it visits has to be cheap, or it measures itself. So this knows just
-what these listeners speak: HTTP/1.1, kept alive, every answer with a Content-Length.
+The crowd shares its cores with the system under test: an expensive client would measure itself. So this one supports
+only what our listeners speak: HTTP/1.1 with keep-alive, and a Content-Length in every response.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from typing import NamedTuple
 from pipeline.errors import SeckillError
 
 ANSWER_TIMEOUT_S = 45.0
-"""Longer than the longest wait that a long poll may ask for."""
+"""Longer than any long poll."""
 CONNECT_TIMEOUT_S = 5.0
 HEAD_BYTES_MAX = 16_384
 BODY_BYTES_MAX = 1_048_576
@@ -23,7 +23,7 @@ _RETRY_AFTER = re.compile(rb"\r\nretry-after: *([0-9]{1,6})\r\n", re.IGNORECASE)
 
 
 class NoResponse(SeckillError):
-    """The listener is not there, hung up, or took too long; whether it has taken the request in is not known."""
+    """The listener did not respond, or not in time. It may still have processed the request."""
 
 
 class Response(NamedTuple):
@@ -33,14 +33,14 @@ class Response(NamedTuple):
 
 
 class Listener(NamedTuple):
-    """Where requests go."""
+    """The address of an HTTP listener."""
 
     host: str
     port: int
 
     @classmethod
     def at(cls, host: str, port: int) -> "Listener":
-        """The listener that was bound to this address, as a client on the same machine reaches it."""
+        """The listener bound to `host`, by the address at which a client on the same machine reaches it."""
         return cls({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), port)  # noqa: S104 -- not bound here
 
     @property
@@ -53,30 +53,31 @@ class Listener(NamedTuple):
     def post(
         self, path: str, body: bytes, content_type: str = "application/json", *, key: str | None = None
     ) -> bytes:
-        """`key` is the Idempotency-Key, None for none."""
-        repeatable = "" if key is None else f"Idempotency-Key: {key}\r\n"
+        """`key` is the Idempotency-Key, if any."""
+        key_header = "" if key is None else f"Idempotency-Key: {key}\r\n"
         head = (
-            f"POST {path} HTTP/1.1\r\nHost: {self.authority}\r\n{repeatable}"
+            f"POST {path} HTTP/1.1\r\nHost: {self.authority}\r\n{key_header}"
             f"Content-Type: {content_type}\r\nContent-Length: {len(body)}\r\n\r\n"
         )
         return head.encode() + body
 
 
 class ClientConnection:
-    """Opens itself when it is needed, and again after the listener has closed it. One user at a time."""
+    """Connects on first use, and again after the listener has closed it. Not for concurrent use."""
 
-    def __init__(self, listener: Listener) -> None:
+    def __init__(self, listener: Listener, answer_timeout_s: float = ANSWER_TIMEOUT_S) -> None:
         self._listener = listener
+        self._answer_timeout_s = answer_timeout_s
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def ask(self, request: bytes) -> Response:
-        """The answer to one request. Raises NoResponse."""
+        """Sends a request and returns its response. Raises NoResponse."""
         return (await self.ask_all([request]))[0]
 
     async def ask_all(self, requests: Sequence[bytes]) -> list[Response]:
-        """Send all of these at once, and wait for their answers. Raises NoResponse if any is missing."""
+        """Pipelines these requests and returns their responses. Raises NoResponse if any is missing."""
         try:
-            async with asyncio.timeout(ANSWER_TIMEOUT_S):
+            async with asyncio.timeout(self._answer_timeout_s):
                 reader, writer = await self._open()
                 writer.write(b"".join(requests))
                 return [await self._answer(reader) for _ in requests]
@@ -93,7 +94,7 @@ class ClientConnection:
             self._streams = None
 
     async def _open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        # A listener that hung up while nothing was asked has refused nothing.
+        # The listener may close an idle connection; no request has failed.
         if self._streams is not None and self._streams[0].at_eof():
             self.close()
         if self._streams is None:
@@ -105,9 +106,20 @@ class ClientConnection:
         head = await reader.readuntil(b"\r\n\r\n")
         length = _LENGTH.search(head)
         if not head.startswith(b"HTTP/1.") or length is None or int(length[1]) > BODY_BYTES_MAX:
-            raise ValueError("an answer that is not HTTP/1.1 with a Content-Length")
+            raise ValueError("not an HTTP/1.1 response with a valid Content-Length")
         body = await reader.readexactly(int(length[1]))
         if _CLOSE.search(head):
             self.close()
         retry_after = _RETRY_AFTER.search(head)
         return Response(int(head[9:12]), body, int(retry_after[1]) if retry_after else None)
+
+
+async def ask_once(
+    listener: Listener, request: bytes, answer_timeout_s: float = ANSWER_TIMEOUT_S
+) -> Response:
+    """Sends a request over its own connection and returns the response. Raises NoResponse."""
+    connection = ClientConnection(listener, answer_timeout_s)
+    try:
+        return await connection.ask(request)
+    finally:
+        connection.close()

@@ -1,4 +1,4 @@
-"""The crowd of a demo: what each of its members sends, in the order in which they come."""
+"""The requests of the demo's crowd, in the order in which they are sent."""
 
 import random
 from collections.abc import Callable
@@ -6,16 +6,16 @@ from typing import NamedTuple
 
 import orjson
 
+from pipeline.demo.calls import PURCHASE_PATH, purchase
 from pipeline.demo.connection import Listener
 
-PURCHASE_PATH = "/api/v1/seckill/purchase/async"
 TOO_LARGE_BYTES = 20_000
 """Above the default of SECKILL_BODY_BYTES_MAX."""
 NESTING = 64
 
 
 class Attempt(NamedTuple):
-    """One request as it goes out. `user_id` is None for a bad one, which must be refused with `status`."""
+    """A request and its expected HTTP status. `user_id` is None for a bad request."""
 
     request: bytes
     user_id: str | None
@@ -26,12 +26,12 @@ class Attempt(NamedTuple):
 def make_crowd(
     listener: Listener, product_id: str, *, buyers: int, repeats: int, bad: int, seed: int
 ) -> list[Attempt]:
-    """`buyers` distinct users once each, `repeats` of them once more, and `bad` requests among them, shuffled."""
+    """One purchase by each of `buyers` users, `repeats` more by random ones of them, and `bad` requests; shuffled."""
     rng = random.Random(seed)
     users = [f"u{number:07d}" for number in range(buyers)]
-    # A key for each purchase: sent again for want of an answer it buys once, while a buyer's second one is another.
+    # Each purchase has its own key: a retry buys once, but a buyer's second purchase is a new one.
     crowd = [
-        _purchase(listener, product_id, user, f"purchase-{number}")
+        Attempt(purchase(listener, product_id, user, key=f"purchase-{number}"), user, 202, "a purchase")
         for number, user in enumerate(users + rng.choices(users, k=repeats))
     ]
     crowd += [_BAD[number % len(_BAD)](listener, product_id) for number in range(bad)]
@@ -39,13 +39,8 @@ def make_crowd(
     return crowd
 
 
-def _purchase(listener: Listener, product_id: str, user_id: str, key: str) -> Attempt:
-    body = b'{"product_id":"%b","user_id":"%b"}' % (product_id.encode(), user_id.encode())
-    return Attempt(listener.post(PURCHASE_PATH, body, key=key), user_id, 202, "a purchase")
-
-
 def _bad(name: str, status: int, **changed: object) -> Callable[[Listener, str], Attempt]:
-    """A purchase with fields that are not as they should be."""
+    """A purchase with invalid fields."""
 
     def attempt(listener: Listener, product_id: str) -> Attempt:
         body = orjson.dumps({"product_id": product_id, "user_id": "bad", **changed})
@@ -78,9 +73,9 @@ _BAD: tuple[Callable[[Listener, str], Attempt], ...] = (
     _bad("a quantity of 0", 400, quantity=0),
     _wrong_content_type,
     _bad("a quantity that is text", 400, quantity="1"),
-    _bad("a user id out of form", 400, user_id="no spaces"),
+    _bad("a malformed user id", 400, user_id="no spaces"),
     _bad("no user id", 400, user_id=None),
-    _bad("too large a body", 413, note="x" * TOO_LARGE_BYTES),
+    _bad("a body that is too large", 413, note="x" * TOO_LARGE_BYTES),
     _wrong_method,
     _deep_nesting,
 )

@@ -1,4 +1,4 @@
-"""The demo on a terminal: bars while it runs, then a table and the verdict."""
+"""The demo on a terminal: progress bars while it runs, then a table and the verdict."""
 
 import asyncio
 import math
@@ -8,7 +8,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from pipeline.demo.sale import Observations, Plan, Sale
+from pipeline.demo.observations import Observations, Plan
+from pipeline.demo.sale import Sale
 from pipeline.demo.verdict import Expectation, by_code, judge
 from pipeline.domain.codes import MESSAGES
 from pipeline.orders.feed import OrdersFeed
@@ -18,7 +19,10 @@ REFRESH_INTERVAL_S = 0.1
 
 
 def run_demo(plan: Plan, feed: OrdersFeed, console: Console) -> bool:
-    """Run the sale and show it; whether all of it was as it should be. Raises like Sale.run."""
+    """Runs the sale and prints its results. Returns whether every check holds.
+
+    Raises DemoRefused or KafkaUnavailable.
+    """
     use_uvloop()
     findings = asyncio.run(_run(Sale(plan, feed), console))
     checks = judge(plan, findings)
@@ -32,17 +36,17 @@ async def _run(sale: Sale, console: Console) -> Observations:
     plan = sale.plan
     async with sale.opened():
         console.print(
-            f"{plan.buyers:,} buyers want {plan.stock:,} pieces of {plan.product_id}"
-            f" ({plan.connections} connections; {plan.repeats:,} ask twice, {plan.bad:,} requests are bad)",
+            f"{plan.buyers:,} buyers want {plan.stock:,} units of {plan.product_id}"
+            f" ({plan.connections} connections, {plan.repeats:,} repeats, {plan.bad:,} bad requests)",
             soft_wrap=True,
         )
         await _show(sale, asyncio.create_task(sale.sell()), console)
-        await sale.look_back()
+        await sale.read_results()
     return sale.findings
 
 
 async def _show(sale: Sale, selling: asyncio.Task[None], console: Console) -> None:
-    """Draw until the sale is over."""
+    """Draws the progress bars until the sale is over."""
     plan, findings = sale.plan, sale.findings
     purchases = plan.buyers + plan.repeats
     columns = (TextColumn("{task.description:>8}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -57,7 +61,7 @@ async def _show(sale: Sale, selling: asyncio.Task[None], console: Console) -> No
                 progress.update(answered, completed=findings.answered)
                 progress.update(decided, completed=findings.decided + len(findings.at_once))
                 progress.update(sold, completed=findings.sold)
-                progress.update(polled, completed=len(findings.told) + len(findings.at_once))
+                progress.update(polled, completed=len(findings.answers) + len(findings.at_once))
             await selling
         finally:
             selling.cancel()
@@ -71,16 +75,16 @@ def _figures(plan: Plan, findings: Observations) -> Table:
     table.add_row("sold", f"{findings.sold:,}", f"of {plan.stock:,}")
     for code, count in sorted(by_code(findings).items(), reverse=True):
         table.add_row(f"code {code.value}", f"{count:,}", MESSAGES[code])
-    table.add_row("of these at once", f"{len(findings.at_once):,}", "without the log, since all was sold")
+    table.add_row("of these, at once", f"{len(findings.at_once):,}", "without the log, after the sell-out")
     table.add_row("refused", f"{findings.refused_rightly:,}", "bad requests, each with its 4xx")
     if findings.sent_again:
-        table.add_row("sent again", f"{findings.sent_again:,}", "after no answer, a 429 or a 503")
+        table.add_row("retried", f"{findings.sent_again:,}", "after no answer, a 429 or a 503")
     samples = sorted(findings.latencies_ms)
     for percent in (50, 99):
         table.add_row(
             f"accepted to decided, p{percent}",
             f"{_percentile(samples, percent):.1f} ms" if samples else "-",
-            f"seen by clients, {len(samples):,} long polls",
+            f"measured by clients, {len(samples):,} long polls",
         )
     table.add_row("answered", _rate(findings), "with a 202 or at once")
     orders = f"{findings.orders_repeated:,} repeats dropped" if findings.orders_repeated else "no repeats"
@@ -93,9 +97,9 @@ def _rate(findings: Observations) -> str:
     return f"{findings.answered / elapsed_s:,.0f}/s" if elapsed_s > 0 else "-"
 
 
-def _percentile(rising: Sequence[float], percent: int) -> float:
-    """The smallest of these that at least `percent` of them do not exceed."""
-    return rising[max(0, math.ceil(len(rising) * percent / 100) - 1)]
+def _percentile(ascending: Sequence[float], percent: int) -> float:
+    """The nearest-rank percentile."""
+    return ascending[max(0, math.ceil(len(ascending) * percent / 100) - 1)]
 
 
 def _line(check: Expectation) -> str:

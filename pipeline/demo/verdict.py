@@ -1,16 +1,17 @@
-"""Whether a demo's sale was as it should be: a line for each thing that had to agree."""
+"""Judges the demo's sale: one line for each property that must hold."""
 
 from collections import Counter
 from typing import NamedTuple
 
-from pipeline.demo.sale import DECISION_TIMEOUT_S, FinalAnswer, Observations, Plan
+from pipeline.demo.calls import FinalAnswer
+from pipeline.demo.observations import DECISION_TIMEOUT_S, Observations, Plan
 from pipeline.domain.codes import Code
 
 EXAMPLES_MAX = 3
 
 
 class Expectation(NamedTuple):
-    """`found` says what was seen, in a few words."""
+    """`found` sums up what was observed."""
 
     name: str
     holds: bool
@@ -18,32 +19,32 @@ class Expectation(NamedTuple):
 
 
 def judge(plan: Plan, findings: Observations) -> list[Expectation]:
-    """All that has to hold after the sale."""
+    """Every property that must hold after the sale."""
     distinct = len({*findings.accepted.values(), *(user_id for user_id, _ in findings.at_once)})
     wanted = min(plan.stock, distinct)
-    winners = order_ids_told(findings)
-    undecided = [str(receipt) for receipt in findings.accepted if receipt not in findings.told]
+    winners = winning_order_ids(findings)
+    undecided = [str(receipt) for receipt in findings.accepted if receipt not in findings.answers]
     wrong = [f"{count} x {what}" for what, count in findings.wrong_answers.most_common(EXAMPLES_MAX)]
-    wronged = refused_wrongly(findings)
+    wrongly_refused = refused_wrongly(findings)
     sent = plan.buyers + plan.repeats
     return [
         Expectation(
-            "every purchase got its 202 or its answer, every bad request its 4xx",
+            "every purchase got a 202 or a final answer, every bad request its 4xx",
             not wrong and distinct == plan.buyers,
             "; ".join(wrong)
             or f"{len(findings.accepted):,} + {len(findings.at_once):,} of {sent:,};"
             f" {findings.refused_rightly:,} of {plan.bad:,}",
         ),
         Expectation(
-            "who was refused at once had not won, and nothing was left",
-            not wronged and (findings.remaining == 0 or not findings.at_once),
+            "no winner was refused at once, and no stock was left",
+            not wrongly_refused and (findings.remaining == 0 or not findings.at_once),
             f"{len(findings.at_once):,} refused at once, {findings.remaining:,} left"
-            + (f"; wrongly: {', '.join(wronged[:EXAMPLES_MAX])}" if wronged else ""),
+            + (f"; wrongly: {', '.join(wrongly_refused[:EXAMPLES_MAX])}" if wrongly_refused else ""),
         ),
         Expectation(
-            f"every 202 has its decision within {DECISION_TIMEOUT_S} s, and only one",
+            f"every 202 got exactly one decision within {DECISION_TIMEOUT_S} s",
             not undecided and not findings.contradictions,
-            f"{len(findings.told):,} of {len(findings.accepted):,}"
+            f"{len(findings.answers):,} of {len(findings.accepted):,}"
             + (f", none for {', '.join(undecided[:EXAMPLES_MAX])}" if undecided else "")
             + (f", {findings.contradictions:,} changed" if findings.contradictions else ""),
         ),
@@ -62,43 +63,43 @@ def judge(plan: Plan, findings: Observations) -> list[Expectation]:
 
 
 def by_code(findings: Observations) -> Counter[Code]:
-    """All answers: those that were polled, and those at once."""
-    return Counter(Code(told.code) for told in _told(findings))
+    """All answers by code, whether polled or given at once."""
+    return Counter(Code(answer.code) for answer in _all_answers(findings))
 
 
-def order_ids_told(findings: Observations) -> set[str]:
-    """Who won, by order id. A -3 tells it too: the buyer's first 202 may have been lost on its way to him."""
-    return {told.order_id for told in _told(findings) if told.order_id is not None}
+def winning_order_ids(findings: Observations) -> set[str]:
+    """The order ids of the winners, also from a -3: the buyer's first 202 may have been lost."""
+    return {answer.order_id for answer in _all_answers(findings) if answer.order_id is not None}
 
 
 def refused_wrongly(findings: Observations) -> list[str]:
-    """The users who were told at once that nothing is left though they won, or of an order that is not theirs."""
-    holders = {
-        told.order_id: findings.accepted[receipt]
-        for receipt, told in findings.told.items()
-        if told.order_id is not None
+    """The users who were refused at once although they had won, or who got the id of another user's order."""
+    owners = {
+        answer.order_id: findings.accepted[receipt]
+        for receipt, answer in findings.answers.items()
+        if answer.order_id is not None
     }
     winners = {
-        *holders.values(),
-        *(each.user_id for each in findings.at_once if each.told.order_id is not None),
+        *owners.values(),
+        *(each.user_id for each in findings.at_once if each.answer.order_id is not None),
     }
 
-    def is_wrong(user_id: str, told: FinalAnswer) -> bool:
-        if told.order_id is None:
-            return told.code == Code.ALREADY_BOUGHT or user_id in winners
-        return holders.get(told.order_id, user_id) != user_id
+    def is_wrong(user_id: str, answer: FinalAnswer) -> bool:
+        if answer.order_id is None:
+            return answer.code == Code.ALREADY_BOUGHT or user_id in winners
+        return owners.get(answer.order_id, user_id) != user_id
 
     return [each.user_id for each in findings.at_once if is_wrong(*each)]
 
 
-def _told(findings: Observations) -> list[FinalAnswer]:
-    return [*findings.told.values(), *(each.told for each in findings.at_once)]
+def _all_answers(findings: Observations) -> list[FinalAnswer]:
+    return [*findings.answers.values(), *(each.answer for each in findings.at_once)]
 
 
 def _difference(orders: set[str], winners: set[str]) -> str:
     missing, unknown = sorted(winners - orders), sorted(orders - winners)
     return "".join(
         f", {len(ids):,} {what} ({', '.join(ids[:EXAMPLES_MAX])})"
-        for what, ids in (("missing", missing), ("that nobody was told of", unknown))
+        for what, ids in (("missing", missing), ("unknown to every buyer", unknown))
         if ids
     )

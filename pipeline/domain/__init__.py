@@ -1,1 +1,1 @@
-"""Pure rules. No I/O, no clock, no imports from outside: values in, values out, the time passed in."""
+"""Pure rules: no I/O, no clock, no third-party imports. Functions take values and the time, and return values."""

@@ -1,8 +1,8 @@
-"""How long to wait between tries of something that failed. Pure: the caller sleeps."""
+"""How long to wait between retries. Pure: the caller sleeps."""
 
 
 class Backoff:
-    """Pauses that double from `ms_min` to `ms_max`, and begin again after `reset`."""
+    """Pauses that double from `ms_min` to `ms_max`; `reset` starts over at `ms_min`."""
 
     def __init__(self, ms_min: int, ms_max: int) -> None:
         self._ms_min = ms_min
@@ -14,6 +14,6 @@ class Backoff:
         self._next_ms = self._ms_min
 
     def pause_ms(self) -> int:
-        """How long to wait before the next try."""
+        """The pause before the next try, in milliseconds; each call doubles the next one."""
         pause_ms, self._next_ms = self._next_ms, min(2 * self._next_ms, self._ms_max)
         return pause_ms

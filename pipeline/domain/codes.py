@@ -4,9 +4,9 @@ from enum import IntEnum
 
 
 class Code(IntEnum):
-    """What the decider (or, for -8 and -10, the way to it) says of one purchase.
+    """How a purchase was decided or, for -8 and -10, why no decision is known.
 
-    The same numbers stand in `pipeline/stock/lua/codes.lua`; a test compares them.
+    `pipeline/stock/lua/includes/codes.lua` has the same numbers; a test compares them.
     """
 
     SUCCESS = 1
@@ -23,7 +23,7 @@ class Code(IntEnum):
 
 
 DECIDED_CODES = tuple(code for code in Code if code not in (Code.SYSTEM_ERROR, Code.TIMED_OUT))
-"""The codes that a decision record can hold."""
+"""The codes that a decision record can contain."""
 
 MESSAGES = {
     Code.SUCCESS: "purchase successful",
@@ -52,5 +52,5 @@ _STATUS = {
 
 
 def http_status(code: Code) -> int:
-    """The HTTP status of an answer with this code; 400 where the table of the API names none."""
+    """The HTTP status of an answer with this code; 400 for codes without a status of their own."""
     return _STATUS.get(code, 400)

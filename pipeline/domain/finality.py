@@ -1,15 +1,15 @@
-"""Which answers to a purchase cannot change any more, whatever else comes into the log.
+"""Which answers to a purchase are final: they do not change, whatever else is appended to the log.
 
-A sale that is sold out, closed, over, or not to begin for a while refuses the next purchase as surely as the one after
-it; so does a product that was never opened. A paused sale may be resumed, and stock that is left may be sold to
-anybody: there only the log can answer.
+A sale that is sold out, closed, over, or not due to begin for a while is certain to refuse the next purchase; so is a
+product that was never opened. A paused sale may be resumed, and remaining stock may be sold to any user: then only the
+log has the answer.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline.domain.codes import Code
-from pipeline.domain.product import SaleState, Win, decide_one, shut_code
+from pipeline.domain.product import SaleState, Win, decide_one, off_sale_code
 
 FINAL_CODES = (
     Code.SUCCESS,
@@ -19,12 +19,12 @@ FINAL_CODES = (
     Code.NOT_STARTED,
     Code.ENDED,
 )
-"""The codes of answers that can be final; a success is the repeat of a first one."""
+"""The codes that a final answer can have; a success repeats an earlier win."""
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """What of an opened product decides about its next purchase. The window is [start_ms, end_ms) in broker time."""
+class SaleTerms:
+    """What an opened product's next purchase depends on. The window is [start_ms, end_ms) in broker time."""
 
     state: SaleState
     stock: int
@@ -33,41 +33,41 @@ class Standing:
     per_user_limit: int
 
 
-def final_code(standing: Standing | None, time_ms: int, latest_ms: int | None, margin_ms: int) -> Code | None:
-    """What every purchase of the product is refused with from now on, wins and keys apart; None if that is open.
+def final_code(terms: SaleTerms | None, time_ms: int, latest_ms: int | None, margin_ms: int) -> Code | None:
+    """The code that refuses every purchase of the product from now on, apart from wins and keys; None if not certain.
 
-    `standing` is None for a product that was never opened. The next record has a broker time of at least `time_ms`,
-    that of the last decided one, and at most `latest_ms`, None where nobody can say. `margin_ms` is kept to both
-    ends of the window.
+    `terms` is None for a product that was never opened. The next record has a broker time of at least `time_ms`,
+    that of the last decided one, and at most `latest_ms`, None if unknown. `margin_ms` is a safety margin at both ends
+    of the window.
     """
-    if standing is None:
+    if terms is None:
         return Code.NEVER_OPENED
-    shut = shut_code(standing.state, standing.start_ms, standing.end_ms, time_ms)
-    if shut is None:
-        return Code.INSUFFICIENT_STOCK if standing.stock == 0 else None
+    off_sale = off_sale_code(terms.state, terms.start_ms, terms.end_ms, time_ms)
+    if off_sale is None:
+        return Code.INSUFFICIENT_STOCK if terms.stock == 0 else None
     is_final = {
-        Code.ENDED: standing.state is SaleState.CLOSED or time_ms >= standing.end_ms + margin_ms,
-        Code.NOT_STARTED: latest_ms is not None and latest_ms + margin_ms < standing.start_ms,
+        Code.ENDED: terms.state is SaleState.CLOSED or time_ms >= terms.end_ms + margin_ms,
+        Code.NOT_STARTED: latest_ms is not None and latest_ms + margin_ms < terms.start_ms,
     }
-    return shut if is_final.get(shut) else None
+    return off_sale if is_final.get(off_sale) else None
 
 
 def final_answer(
-    standing: Standing | None, refusal: Code, wins: Sequence[Win], quantity: int, key: str
+    terms: SaleTerms | None, refusal: Code, wins: Sequence[Win], quantity: int, key: str
 ) -> tuple[Code, Win | None]:
-    """The answer to one purchase where `final_code` is `refusal`, and the earlier win that it refers to.
+    """The answer to one purchase while `final_code` is `refusal`, and the earlier win that it refers to.
 
-    It is the decider's own rule: who has won under this key gets that win again, and who holds all that he may is told
-    so before he is told that nothing is left. The rate limiter is not asked, since nothing can come of it.
+    This is the decider's own rule: users who have won under this key get that win again, and users at their limit get
+    -3 rather than -2. The rate limiter is not consulted, because no purchase can succeed.
     """
-    if standing is None:
+    if terms is None:
         return refusal, None
     return decide_one(
         wins,
         quantity,
         key,
-        stock=standing.stock,
-        per_user_limit=standing.per_user_limit,
-        shut=None if refusal is Code.INSUFFICIENT_STOCK else refusal,
+        stock=terms.stock,
+        per_user_limit=terms.per_user_limit,
+        off_sale=None if refusal is Code.INSUFFICIENT_STOCK else refusal,
         limited=False,
     )

@@ -1,8 +1,8 @@
-"""Rate limiters as pure functions: a rule, a state, the time, how many ask; how many may pass, and the state after.
+"""Rate limiters as pure functions: from a rule, a state and the time to how many requests may pass and the new state.
 
-All arithmetic is on integers, so that Lua (whose numbers are doubles) and Python give the same state to the last
-digit. A state is a pair of integers and a moment; `FRESH` is the state of a limiter that has seen nothing.
-`pipeline/stock/lua/limiter.lua` is the same in Lua; a test compares the two.
+All arithmetic is on integers, so Lua (whose numbers are doubles) and Python compute exactly the same state. A state is
+two integers and a time; `FRESH` is the state of an unused limiter. `pipeline/stock/lua/includes/limiter.lua` is the
+same in Lua; a test compares the two.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class Algorithm(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """`burst` counts for the token bucket only; the windows are one second wide and hold `requests_per_second`."""
+    """`burst` applies to the token bucket only; the windows are one second wide and admit `requests_per_second`."""
 
     algorithm: Algorithm
     requests_per_second: int
@@ -30,7 +30,7 @@ class Rule:
 
 
 class LimiterState(NamedTuple):
-    """Token bucket: (backlog in 1/1000 request, 0, time of it). Windows: (count, count of the one before, index)."""
+    """Token bucket: (backlog in 1/1000 request, 0, its time). Windows: (count, previous window's count, index)."""
 
     level: int
     before: int
@@ -41,19 +41,19 @@ FRESH = LimiterState(0, 0, 0)
 
 
 class Allowance(NamedTuple):
-    """How many of those who asked at this moment may pass, and how to count those who did."""
+    """How many requests may pass at this moment, and the state to which `count` adds those that do."""
 
     allowed: int
     state: LimiterState
 
 
 def admissible(rule: Rule, state: LimiterState, time_ms: int) -> Allowance:
-    """How many requests may pass at `time_ms`, and the state brought forward to that moment.
+    """How many requests may pass at `time_ms`, and the state advanced to that moment.
 
-    Count those that did pass with `count`; time never runs backwards (a smaller `time_ms` is a caller's error).
+    Add those that pass with `count`. Callers must not let time run backwards.
 
-    Sources: GCRA is ITU-T I.371 annex A (kept here as the backlog, the theoretical arrival time less now, scaled by
-    the rate); the sliding window is the two-counter approximation that Cloudflare described in 2017 ("How we built
+    Sources: GCRA is ITU-T I.371 annex A (kept here as the backlog: the theoretical arrival time minus now, times the
+    rate); the sliding window is the two-counter approximation that Cloudflare described in 2017 ("How we built
     rate limiting capable of scaling to millions of domains"); the fixed window is the plain counter.
     """
     if rule.algorithm is Algorithm.TOKEN_BUCKET:
@@ -73,13 +73,13 @@ def admissible(rule: Rule, state: LimiterState, time_ms: int) -> Allowance:
 
 
 def count(rule: Rule, state: LimiterState, passed: int) -> LimiterState:
-    """The state after `passed` requests of those that `admissible` allowed went through."""
+    """The state after `passed` of the requests that `admissible` allowed."""
     unit = 1_000 if rule.algorithm is Algorithm.TOKEN_BUCKET else 1
     return LimiterState(state.level + passed * unit, state.before, state.at)
 
 
 def retry_after_ms(rule: Rule, state: LimiterState, time_ms: int) -> int:
-    """Milliseconds until one more request may pass, if nobody else comes; `state` is at `time_ms`, and full."""
+    """Milliseconds until one more request may pass if no other comes first; `state` is full, and as of `time_ms`."""
     if rule.algorithm is Algorithm.TOKEN_BUCKET:
         excess = state.level + 1_000 - rule.burst * 1_000
         return max(1, -(-excess // rule.requests_per_second))
@@ -87,13 +87,13 @@ def retry_after_ms(rule: Rule, state: LimiterState, time_ms: int) -> int:
     if rule.algorithm is Algorithm.FIXED_WINDOW:
         return rest
     if state.level >= rule.requests_per_second:
-        # This window is full by itself: it must become the one before and fade far enough to leave room for one.
+        # This window alone is full: it must become the previous one and fade until there is room for one request.
         return rest + _fade_ms(rule, state.level)
     return max(1, _fade_ms(rule, state.before, state.level) - time_ms % WINDOW_MS)
 
 
 def _fade_ms(rule: Rule, before: int, count: int = 0) -> int:
-    """Milliseconds into a window after which `before`, fading, leaves room for one beside `count`."""
+    """Milliseconds into a window until `before` has faded enough to leave room for one request beside `count`."""
     room = (rule.requests_per_second - count - 1) * WINDOW_MS
     if before == 0 or room >= before * WINDOW_MS:
         return 0

@@ -1,7 +1,7 @@
-"""The rules of a sale: what opens, what closes, and who wins. Plain Python, one purchase after the other.
+"""The rules of a sale: what opens, what closes, and who wins. Plain Python, one purchase at a time.
 
-This is the specification. `pipeline/stock/lua/decide.lua` does the same in one atomic call, columns at a time;
-tests compare the two over random commands, and the audit recomputes every decision with what stands here.
+This is the specification. `pipeline/stock/lua/decide.lua` does the same in one atomic call, column by column; tests
+compare the two over random commands, and the audit recomputes every decision with these functions.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,8 +17,8 @@ QUANTITY_MAX = 1_000_000
 STOCK_MAX = 1_000_000_000
 PER_USER_LIMIT_MAX = QUANTITY_MAX
 WINS_PER_USER_MAX = 100
-"""A user's wins are one value in Redis, read at each of his purchases: without a limit a single user with a high
-`per_user_limit` could make that value, and every decision on him, as large as he likes."""
+"""A user's wins are one value in Redis, read at each of their purchases. Without a limit, one user with a high
+`per_user_limit` could make that value, and every decision about them, arbitrarily large."""
 
 
 class SaleState(StrEnum):
@@ -39,7 +39,7 @@ class Refusal(StrEnum):
 class Opening:
     """The terms of a sale. `price` is a decimal string; the window is [start_ms, end_ms) in broker time.
 
-    `per_user_limit` counts units: a user never holds more than that many of the product.
+    `per_user_limit` counts units: no user wins more than that many of the product.
     """
 
     name: str
@@ -72,7 +72,7 @@ class Product:
 
 
 class Purchase(NamedTuple):
-    """One purchase as a buyer asks for it. `key` is the idempotency key, None for none."""
+    """One purchase as a buyer requests it. `key` is the idempotency key, None if there is none."""
 
     product_id: str
     user_id: str
@@ -94,11 +94,11 @@ class Purchases:
 
 @dataclass(frozen=True, slots=True)
 class PurchaseOutcome:
-    """The answers to one record of purchases, in its order.
+    """The answers to one record of purchases, in order.
 
-    `held` has, by index, the order ids that earlier wins of the same user carry: beside -3, and beside a 1 that
-    repeats a first win under the same idempotency key (which took no stock again). `stock` and `sold` are as they
-    stand after the record, None if the product was never opened. `retry_after_ms` is set if any code is -9.
+    `held` maps indexes to the order id of an earlier win of the same user: beside -3, and beside a 1 that repeats a win
+    under the same idempotency key (and took no stock again). `stock` and `sold` are the values after the record, None
+    if the product was never opened. `retry_after_ms` is set if any code is -9.
     """
 
     codes: list[int]
@@ -107,18 +107,18 @@ class PurchaseOutcome:
     sold: int | None
     retry_after_ms: int | None = None
     limited: bool = False
-    """Whether the limiter was asked at all (it is not while the sale is shut)."""
+    """Whether the limiter was applied; it is not while the product is not on sale."""
 
 
 def open_product(product: Product | None, opening: Opening) -> Product | Refusal:
-    """The product as opened, or why not: what was opened once keeps its stock and its buyers."""
+    """The opened product, or why it was not opened: one that was opened before keeps its stock and buyers."""
     if product is None:
         return Product(opening, opening.state, opening.stock)
     return Refusal.CLOSED if product.state is SaleState.CLOSED else Refusal.ALREADY_OPEN
 
 
 def close_product(product: Product | None) -> Product | Refusal:
-    """The product with its sale ended for good, or why there is nothing to close."""
+    """The product, closed for good, or why there was nothing to close."""
     if product is None:
         return Refusal.NEVER_OPENED
     if product.state is SaleState.CLOSED:
@@ -132,16 +132,16 @@ def decide_purchases(
 ) -> PurchaseOutcome:
     """Decide one record of purchases at the (clamped) broker time of the record; changes `product`.
 
-    The checks stand in the order of `decide_one`. A purchase that the limiter let through counts against it whatever
-    comes of it; one that a check before the limiter answered does not.
+    The checks run in the order of `decide_one`. A purchase that passes the limiter counts against it, whatever its
+    outcome; one that an earlier check answers does not.
     """
     if product is None:
         return PurchaseOutcome([Code.NEVER_OPENED.value] * len(purchases.users), {}, None, None)
     opening = product.opening
-    shut = shut_code(product.state, opening.start_ms, opening.end_ms, time_ms)
+    off_sale = off_sale_code(product.state, opening.start_ms, opening.end_ms, time_ms)
     rule = opening.rate_limit
     allowed, passed = len(purchases.users), 0
-    if rule is not None and shut is None:
+    if rule is not None and off_sale is None:
         allowed, product.limiter = limiters.admissible(rule, product.limiter, time_ms)
     codes: list[int] = []
     held: dict[int, str] = {}
@@ -153,7 +153,7 @@ def decide_purchases(
             win.key,
             stock=product.stock,
             per_user_limit=opening.per_user_limit,
-            shut=shut,
+            off_sale=off_sale,
             limited=passed >= allowed,
         )
         if first is not None:
@@ -168,7 +168,7 @@ def decide_purchases(
         codes.append(code.value)
         product.by_code[code] = product.by_code.get(code, 0) + 1
     retry_after_ms = None
-    limited = rule is not None and shut is None
+    limited = rule is not None and off_sale is None
     if rule is not None and limited:
         product.limiter = limiters.count(rule, product.limiter, passed)
         if Code.BUSY in codes:
@@ -176,8 +176,8 @@ def decide_purchases(
     return PurchaseOutcome(codes, held, product.stock, product.sold, retry_after_ms, limited)
 
 
-def shut_code(state: SaleState, start_ms: int, end_ms: int, time_ms: int) -> Code | None:
-    """What everybody hears who buys while the sale is shut; None while it is not."""
+def off_sale_code(state: SaleState, start_ms: int, end_ms: int, time_ms: int) -> Code | None:
+    """The code of every purchase while the product is not on sale; None while it is."""
     if state is SaleState.CLOSED:
         return Code.ENDED
     if state is not SaleState.ACTIVE:
@@ -194,20 +194,20 @@ def decide_one(
     *,
     stock: int,
     per_user_limit: int,
-    shut: Code | None,
+    off_sale: Code | None,
     limited: bool,
 ) -> tuple[Code, Win | None]:
-    """The code for a user who has these wins, and the earlier one of them that it refers to. "" is no key."""
+    """The code for a user with these wins, and the win among them that it refers to. `key` is "" if there is none."""
     if not 1 <= quantity <= QUANTITY_MAX:
         return Code.INVALID_QUANTITY, None
     if key and (first := next((win for win in wins if win.key == key), None)):
         return Code.SUCCESS, first
-    if shut is not None:
-        return shut, None
+    if off_sale is not None:
+        return off_sale, None
     if limited:
         return Code.BUSY, None
-    held = sum(win.quantity for win in wins)
-    if held + quantity > per_user_limit or len(wins) >= WINS_PER_USER_MAX:
+    units = sum(win.quantity for win in wins)
+    if units + quantity > per_user_limit or len(wins) >= WINS_PER_USER_MAX:
         return Code.ALREADY_BOUGHT, wins[0] if wins else None
     if stock < quantity:
         return Code.INSUFFICIENT_STOCK, None

@@ -1,7 +1,7 @@
 """What is derived from the decision log, without Faust: orders and dead letters.
 
-`Follower` follows the decisions of one partition; a writer puts what they lead to into other topics, together with how
-far that is: `ExactlyOnce` in Kafka transactions, `AtLeastOnce` for a broker that has none.
+`Follower` follows the decisions of one partition. A writer writes the derived records, and its progress, to other
+topics: `ExactlyOnce` in Kafka transactions, `AtLeastOnce` on a broker without transactions.
 """
 
 from pipeline.followers.follower import Follower

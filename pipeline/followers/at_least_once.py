@@ -1,4 +1,4 @@
-"""Derived records, then progress, for a broker without transactions: after a crash in between, records come again."""
+"""Derived records, then progress, for a broker without transactions: a crash in between repeats records."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ REQUEST_TIMEOUT_MS = 10_000
 
 
 class AtLeastOnce:
-    """As ExactlyOnce, but nobody is fenced."""
+    """Like `ExactlyOnce`, but without fencing other writers."""
 
     def __init__(self, settings: Settings, results_topic: str, partition: int, group: str) -> None:
         self._settings = settings

@@ -1,7 +1,7 @@
-"""Derived records and progress in one Kafka transaction: for `read_committed` consumers every record is there once.
+"""Derived records and progress in one Kafka transaction: `read_committed` consumers see every record exactly once.
 
-The transactional id is that of the partition. Whoever opens it fences the one who had it before, whose open
-transaction is aborted, and who can write nothing any more, however long it goes on without knowing that.
+Each partition has its own transactional id. Opening it fences the previous writer: its open transaction is aborted, and
+it can write nothing more, even if it keeps running without noticing.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from typing import Any
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError, ProducerFenced
 
-from pipeline.followers.ports import Derived, Fenced, StoodStill, WriteFailed
+from pipeline.followers.ports import Derived, Fenced, Suspended, WriteFailed
 from pipeline.followers.progress import Progress, committed, read_progress
 from pipeline.kafka.producer import BATCH_BYTES_MAX, RECORD_BYTES_MAX, end_producer
 from pipeline.kafka.record_format import record_headers
@@ -24,30 +24,30 @@ from pipeline.settings import Settings
 OPEN_TIMEOUT_MS = 30_000
 REQUEST_TIMEOUT_MS = 10_000
 TRANSACTION_TIMEOUT_MS = 10_000
-"""What a killed process leaves open holds up all `read_committed` consumers of its partition for so long, at most."""
+"""The longest time for which the open transaction of a killed process blocks `read_committed` consumers."""
 WRITE_TIMEOUT_MS = 9_000
-"""Below the other: what is given up here is written again, what the broker aborts is the end of this process."""
-STILL_MS_MAX = 1_000
+"""Below `TRANSACTION_TIMEOUT_MS`: a write given up here is retried, but a broker's abort ends this process."""
+SUSPENDED_AFTER_MS = 1_000
 CLOSE_WITHIN_MS = 500
 
 logger = logging.getLogger(__name__)
 
 
 class ExactlyOnce:
-    """Writes what is derived from one partition of `results_topic`; its progress is that of `group`."""
+    """Writes records derived from one partition of `results_topic`; commits progress as `group`."""
 
     def __init__(self, settings: Settings, results_topic: str, partition: int, group: str) -> None:
         self._settings = settings
         self._source = TopicPartition(results_topic, partition)
         self._group = group
         self._transactional_id = f"{group}-{partition}"
-        # A list, because aiokafka's compiled record writer takes nothing else.
+        # aiokafka's compiled record writer accepts only a list.
         self._headers = list(record_headers(settings.worker_name))
         self._producer: AIOKafkaProducer | None = None
         self._closing: asyncio.Task[BaseException | None] | None = None
 
     async def open(self) -> Progress | None:
-        """Fence whoever wrote before, then read how far that one came. Raises WriteFailed or KafkaUnavailable."""
+        """Fence the previous writer, then read its progress. Raises WriteFailed or KafkaUnavailable."""
         await self.close()
         self._producer = AIOKafkaProducer(
             bootstrap_servers=self._settings.kafka(),
@@ -63,14 +63,16 @@ class ExactlyOnce:
             async with asyncio.timeout(OPEN_TIMEOUT_MS / 1_000):
                 await self._producer.start()
         except TimeoutError:
-            raise WriteFailed(f"Kafka took no transactional producer within {OPEN_TIMEOUT_MS} ms") from None
+            raise WriteFailed(
+                f"the transactional producer did not open within {OPEN_TIMEOUT_MS} ms"
+            ) from None
         except (KafkaError, OSError, AssertionError) as error:
-            # aiokafka asserts that it has heard of a broker when it looks for the coordinator.
-            raise WriteFailed(f"Kafka takes no transactional producer: {error!r}") from error
+            # aiokafka raises AssertionError if it knows no broker when it looks up the coordinator.
+            raise WriteFailed(f"cannot open the transactional producer: {error!r}") from error
         return await read_progress(self._settings.kafka(), self._group, *self._source)
 
     async def write(self, derived: Sequence[Derived], progress: Progress) -> None:
-        """One transaction. Raises Fenced, StoodStill or WriteFailed."""
+        """One transaction. Raises Fenced, Suspended or WriteFailed."""
         if self._producer is None:
             raise WriteFailed("the transactional producer is not open")
         began_s = time.monotonic()
@@ -82,18 +84,18 @@ class ExactlyOnce:
                 f"{self._transactional_id}: another process writes the orders of this partition"
             ) from error
         except (KafkaError, AssertionError) as error:
-            # aiokafka asserts what its sender, if that has ended, has not done.
-            raise WriteFailed(f"{self._transactional_id}: {error!r}; the transaction is given up") from error
+            # aiokafka raises AssertionError if its sender task has ended.
+            raise WriteFailed(f"{self._transactional_id}: {error!r}; giving up the transaction") from error
         except TimeoutError:
             took_ms = round(1_000 * (time.monotonic() - began_s))
-            if took_ms > WRITE_TIMEOUT_MS + STILL_MS_MAX:
-                # By opening again at once it could fence its successor.
-                raise StoodStill(
-                    f"{self._transactional_id}: this process stood still for {took_ms} ms in a transaction; "
-                    "another one may write the orders of this partition"
+            if took_ms > WRITE_TIMEOUT_MS + SUSPENDED_AFTER_MS:
+                # Reopening at once could fence the successor.
+                raise Suspended(
+                    f"{self._transactional_id}: this process was suspended for {took_ms} ms in a transaction; "
+                    "another process may be writing the orders of this partition"
                 ) from None
             raise WriteFailed(
-                f"{self._transactional_id}: not done within {WRITE_TIMEOUT_MS} ms; the transaction is given up"
+                f"{self._transactional_id}: not done within {WRITE_TIMEOUT_MS} ms; giving up the transaction"
             ) from None
 
     async def _write(
@@ -112,20 +114,20 @@ class ExactlyOnce:
         fault_points.reach(fault_points.AFTER_ORDERS_TRANSACTION)
 
     async def close(self) -> None:
-        """What is open is aborted by whoever opens next, or after `TRANSACTION_TIMEOUT_MS`."""
+        """Close the producer. The next `open`, or the broker's time-out, aborts a transaction that is still open."""
         producer, self._producer = self._producer, None
         if producer is not None:
             self._closing = asyncio.create_task(
                 end_producer(producer, CLOSE_WITHIN_MS), name=f"end of {self._transactional_id}"
             )
         if self._closing is not None:
-            # Whoever began to close it may have been cancelled.
+            # An earlier call of `close` may have been cancelled while it waited.
             if error := await asyncio.shield(self._closing):
-                logger.info("%s: the producer ended badly: %r", self._transactional_id, error)
+                logger.info("%s: the producer did not close cleanly: %r", self._transactional_id, error)
             self._closing = None
 
     async def _send(self, producer: AIOKafkaProducer, derived: Sequence[Derived]) -> None:
-        """Wait until all are in the log. Raises KafkaError: aiokafka would commit what else there is."""
+        """Wait until all are acknowledged. Raises KafkaError; aiokafka alone would commit without the failed ones."""
         sent = []
         for (topic, partition), records in groupby(derived, key=lambda each: (each.topic, each.partition)):
             for batch in self._batches(producer, records):
@@ -133,7 +135,7 @@ class ExactlyOnce:
         await asyncio.gather(*sent)
 
     def _batches(self, producer: AIOKafkaProducer, derived: Iterable[Derived]) -> Iterator[Any]:
-        """These records in batches of up to `BATCH_BYTES_MAX`; a larger record has one of its own."""
+        """These records in batches of up to `BATCH_BYTES_MAX`; a larger record gets its own batch."""
         timestamp_ms = int(time.time() * 1_000)
         batch = producer.create_batch()
         for _, _, key, values, headers in derived:

@@ -1,4 +1,4 @@
-"""How far the orders of a partition are written, by the orders topic itself."""
+"""Finds out from the orders topic itself how far the orders of a partition are written."""
 
 import orjson
 
@@ -8,22 +8,22 @@ from pipeline.kafka.log_reader import ReadableLog
 
 TAIL_RECORDS = 256
 TAIL_RECORDS_MAX = 16_384
-"""The last order is looked for from the end on, in steps that grow: behind it may be what was aborted."""
+"""The search for the last order goes backwards in growing steps: aborted records may follow it."""
 
 
 def without_written(derived: list[Derived], last: Receipt) -> list[Derived]:
-    """The same without the orders up to `last`."""
-    left = (
+    """`derived` without the orders up to and including `last`."""
+    remaining = (
         each._replace(values=[value for value in each.values if (_created(value) or last) > last])
         for each in derived
     )
-    return [each for each in left if each.values]
+    return [each for each in remaining if each.values]
 
 
 async def last_order(log: ReadableLog, topic: str, partition: int) -> Receipt | None:
-    """The receipt of the last CREATED order that read_committed consumers see. Raises KafkaUnavailable.
+    """The receipt of the last CREATED order that read_committed consumers see, None without one.
 
-    Orders are written in the order of their receipts, so up to this one all are there.
+    Orders are written in the order of their receipts, so all up to this one exist. Raises KafkaUnavailable.
     """
     beginning, stop = await log.bounds(topic, partition)
     records = TAIL_RECORDS

@@ -1,4 +1,4 @@
-"""The followers that write the orders and dead letters of the partitions that this process has now."""
+"""The followers that write the orders and dead letters of the partitions assigned to this process."""
 
 import asyncio
 import logging
@@ -33,11 +33,11 @@ class OrderFollowers:
         self._followers: dict[int, Follower] = {}
         if not settings.kafka_idempotence:
             logger.warning(
-                "this broker has no transactions: orders and dead letters are written at least once"
+                "the broker has no transactions: orders and dead letters are written at least once"
             )
 
     async def assign(self, partitions: set[int]) -> None:
-        """Follow these partitions, and these only."""
+        """Follow exactly these partitions."""
         await self.revoke(set(self._followers) - partitions)
         for follower in self._followers.values():
             follower.resume()
@@ -45,19 +45,19 @@ class OrderFollowers:
             follower = self._followers[partition] = self._follower(partition)
             follower.start(die_with)
 
-    async def hold(self) -> None:
-        """A rebalance has begun: write nothing until it is known which partitions stay.
+    async def pause(self) -> None:
+        """Write nothing from the start of a rebalance until it is known which partitions stay.
 
-        Their next owner fences this one. Where a write takes too long, the follower ends.
+        The next owner of a revoked partition fences this process. A follower whose write takes too long is stopped.
         """
         followers = list(self._followers.items())
-        held = await asyncio.gather(*(follower.hold() for _, follower in followers))
+        held = await asyncio.gather(*(follower.pause() for _, follower in followers))
         await self.revoke(
             {partition for (partition, _), is_held in zip(followers, held, strict=True) if not is_held}
         )
 
     async def revoke(self, partitions: set[int]) -> None:
-        """Stop to follow these partitions, before they are another's: their next owner fences this one."""
+        """Stop following these partitions before their next owner fences this process."""
         followers = [self._followers.pop(each) for each in partitions & set(self._followers)]
         await asyncio.gather(*(each.stop() for each in followers))
 
@@ -65,14 +65,14 @@ class OrderFollowers:
         await self.revoke(set(self._followers))
 
     def offer(self, partition: int, records: Sequence[LogRecord]) -> None:
-        """What the stream of this partition has brought."""
+        """Pass on records that the stream of this partition delivered."""
         if (follower := self._followers.get(partition)) is not None:
             follower.offer(records)
 
     def work(self) -> dict[int, Work]:
         """By partition, for the watchdog."""
         return {
-            partition: Work(each.position, each.position, each.is_in_trouble)
+            partition: Work(each.position, each.position, each.is_failing)
             for partition, each in self._followers.items()
         }
 

@@ -1,4 +1,4 @@
-"""What a follower needs of the world; the real ones are ExactlyOnce or AtLeastOnce, and PartitionLog."""
+"""The interface of a follower's writer, implemented by `ExactlyOnce` and `AtLeastOnce`."""
 
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
@@ -8,7 +8,7 @@ from pipeline.followers.progress import Progress
 
 
 class Derived(NamedTuple):
-    """Records that follow from one decision. `headers` come after those that all records have."""
+    """Records derived from one decision. `headers` follow those that every record has."""
 
     topic: str
     partition: int
@@ -18,28 +18,28 @@ class Derived(NamedTuple):
 
 
 class Fenced(Fatal):
-    """Another process writes in the place of this one, which has to end."""
+    """Another process has taken over writing this partition, so this process must end."""
 
 
-class StoodStill(SeckillError):
-    """The process stood still during a write, so another one may write in its place by now."""
+class Suspended(SeckillError):
+    """This process was suspended during a write, so another process may have taken over by now."""
 
 
 class WriteFailed(Unavailable):
-    """It may be written or not: `open` tells which. A later try may succeed."""
+    """The write may or may not have succeeded; `open` returns the actual progress. A retry may succeed."""
 
 
 class Writer(Protocol):
     async def open(self) -> Progress | None:
-        """Become the one that writes, and learn how far the last one came, None if Kafka knows of none.
+        """Take over writing; returns the previous writer's progress, None if Kafka has none.
 
         Raises WriteFailed or KafkaUnavailable.
         """
 
     async def write(self, derived: Sequence[Derived], progress: Progress) -> None:
-        """Write these records and this progress. Raises Fenced, StoodStill or WriteFailed.
+        """Write these records and this progress. Raises Fenced, Suspended or WriteFailed.
 
-        After any of these it has to be opened again.
+        After any of these, the writer must be reopened.
         """
 
     async def close(self) -> None: ...

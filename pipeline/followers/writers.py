@@ -1,4 +1,4 @@
-"""The writer that fits the broker."""
+"""Chooses the writer that the broker supports."""
 
 from pipeline.followers.at_least_once import AtLeastOnce
 from pipeline.followers.exactly_once import ExactlyOnce
@@ -8,6 +8,6 @@ from pipeline.settings import Settings
 
 
 def writer_of(settings: Settings, topics: Topics, partition: int) -> ExactlyOnce | AtLeastOnce:
-    """Writes what is derived from this partition of the decision log: at least once where there are no transactions."""
+    """The writer for records derived from this partition: at least once if the broker has no transactions."""
     kind = ExactlyOnce if settings.kafka_idempotence else AtLeastOnce
     return kind(settings, topics.results.name, partition, group_of(settings.group_prefix))

@@ -1,1 +1,1 @@
-"""The HTTP side: takes purchases into the command log, and tells buyers what was decided."""
+"""The HTTP entrance: writes purchases to the command log and answers clients with the decisions."""

@@ -13,7 +13,7 @@ from pipeline.kafka.record_format import NewerFormat
 from pipeline.kafka.topics import BadTopics, Topics, load_topics
 from pipeline.process.configuration import BadSettings, load_settings
 from pipeline.process.event_loop import use_uvloop
-from pipeline.process.garbage_collector import freeze_what_stays
+from pipeline.process.garbage_collector import freeze_startup_objects
 from pipeline.process.logs import configure_logging
 from pipeline.process.tasks import cancel_and_wait
 from pipeline.settings import Settings
@@ -22,7 +22,7 @@ logger = logging.getLogger("pipeline.ingress")
 
 
 def main() -> int:
-    """The exit status: 0 after a stop that was asked for, 1 after a fault, 2 if it could not start."""
+    """Returns the exit status: 0 after a requested stop, 1 after a fault, 2 if the process could not start."""
     configure_logging("ingress")
     logging.getLogger("aiohttp.server").addFilter(_is_our_fault)
     try:
@@ -32,12 +32,12 @@ def main() -> int:
         use_uvloop()
         return asyncio.run(_serve(settings, topics))
     except (BadSettings, BadTopics, StartFailed) as error:
-        logger.error("the ingress does not start: %s", error)
+        logger.error("the ingress cannot start: %s", error)
         return 2
 
 
 def _is_our_fault(record: logging.LogRecord) -> bool:
-    """Not what is no HTTP: its sender was answered 400, and could fill the log with tracebacks."""
+    """False for malformed HTTP: the client got a 400, and could otherwise flood the log with tracebacks."""
     return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
 
 
@@ -49,15 +49,15 @@ async def _serve(settings: Settings, topics: Topics) -> int:
         loop.add_signal_handler(name, stop.set)
     stopped = asyncio.create_task(stop.wait())
     starting = asyncio.create_task(ingress.start())
-    # A start may wait long for Kafka; being told to stop must not.
+    # The start may wait long for Kafka; a signal to stop must not.
     await asyncio.wait({starting, stopped}, return_when=asyncio.FIRST_COMPLETED)
     if not starting.done():
         await cancel_and_wait(starting)
         return await _end(ingress, 0)
     followed = starting.result()
-    freeze_what_stays()
+    freeze_startup_objects()
     logger.info(
-        "%s takes purchases on %s:%d, administration on %s:%d",
+        "%s: purchases on %s:%d, administration on %s:%d",
         *(settings.worker_name, settings.public_host, settings.public_port),
         *(settings.admin_host, settings.admin_port),
     )
@@ -65,18 +65,18 @@ async def _serve(settings: Settings, topics: Topics) -> int:
     if stop.is_set():
         return await _end(ingress, 0)
     fault = None if followed.cancelled() else followed.exception()
-    is_said = isinstance(fault, NewerFormat)
+    is_explained = isinstance(fault, NewerFormat)
     logger.critical(
         "%s; this process ends",
-        fault if is_said else "what it follows failed",
-        exc_info=None if is_said else fault,
+        fault if is_explained else "reading the decision log or the control topic failed",
+        exc_info=None if is_explained else fault,
     )
     return await _end(ingress, 1)
 
 
 async def _end(ingress: Ingress, status: int) -> int:
     if not await ingress.stop():
-        # What did not stop would also keep the event loop from closing.
+        # A part that did not stop would also keep the event loop from closing.
         logging.shutdown()
         os._exit(status)
     return status

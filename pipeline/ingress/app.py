@@ -1,4 +1,4 @@
-"""The composition root of the ingress: every part is made here, started in order, and stopped in the opposite order."""
+"""The composition root of the ingress: creates all parts, starts them in order and stops them."""
 
 import asyncio
 import logging
@@ -16,12 +16,13 @@ from pipeline.errors import KafkaUnavailable, OperatorError, Unavailable
 from pipeline.ingress.command_log.group_commit import GroupCommit
 from pipeline.ingress.command_log.log_ends import LogEnds
 from pipeline.ingress.command_log.unknown_products import UnknownProducts
+from pipeline.ingress.decisions.feed import ResultsFeed
 from pipeline.ingress.decisions.fetcher import DecisionFetcher
 from pipeline.ingress.decisions.finder import DecisionFinder
 from pipeline.ingress.decisions.lookup import RUNS_BYTES_MAX, DecisionLookup
 from pipeline.ingress.decisions.pace import PaceKeeper
-from pipeline.ingress.decisions.waiters import ResultsFeed, Waiters
-from pipeline.ingress.final_refusals import LOOKS_MAX, FinalRefusals
+from pipeline.ingress.decisions.waiters import Waiters
+from pipeline.ingress.final_refusals import SNAPSHOTS_MAX, FinalRefusals
 from pipeline.ingress.http import administration
 from pipeline.ingress.http.administration import AdministrationRoutes
 from pipeline.ingress.http.admission import Admission
@@ -46,45 +47,45 @@ from pipeline.process.tasks import cancel_and_wait
 from pipeline.settings import HEALTH_HOST, Settings
 from pipeline.stock.store import StockStore
 
-RUNS_PART = 8
-"""Of `results_cache_bytes_max`: so much more is kept of what was read from the log for old receipts."""
+RUNS_DIVISOR = 8
+"""The runs read for old receipts may take up to `results_cache_bytes_max` divided by this, in addition to it."""
 HEALTH_CONNECTIONS_MAX = 64
-SIGNS_CONNECTIONS_MAX = 4
-"""To Redis, for the pings of health and the samples of the pace keeper."""
-STOP_PATIENCE = 0.4
-"""Of the stop's deadline: how long purchases may still be acknowledged and decided before all are told to go."""
+HEALTH_REDIS_CONNECTIONS_MAX = 4
+"""Redis connections for health pings and the samples of the pace keeper."""
+STOP_DRAIN_FRACTION = 0.4
+"""The fraction of the stop deadline in which purchases may still be decided; then all waiting requests are answered."""
 
 logger = logging.getLogger(__name__)
-_Answer = TypeVar("_Answer")
+_ResultT = TypeVar("_ResultT")
 
 
 START_TIMEOUT_MS = 30_000
-"""A start is tried for so long: a broker that was away a moment ago may still answer that it knows of no broker."""
+"""How long a start is retried: a broker that has just come up may still answer that there is none."""
 START_TRY_TIMEOUT_MS = 5_000
 START_RETRY_MS = 250
 
 
 class StartFailed(OperatorError):
-    """The ingress can not start; the message says what is missing."""
+    """The ingress cannot start; the message says what is missing."""
 
 
 class Ingress:
-    """One ingress process. Made, started and stopped inside one running event loop.
+    """One ingress process. Create, start and stop it in one running event loop.
 
-    Several may listen on the same ports of one machine (SO_REUSEPORT); they share nothing but Kafka and Redis.
+    Several may listen on the same ports of a machine (SO_REUSEPORT); they share only Kafka and Redis.
     """
 
     def __init__(self, settings: Settings, topics: Topics) -> None:
         self._settings = settings
         self._topics = topics
         bootstrap, requests, partitions = settings.kafka(), topics.requests.name, topics.requests.partitions
-        # Each of its own connections: who asks for figures holds up neither purchases nor the signs of life.
+        # Three connection pools: requests for statistics delay neither purchases nor health checks.
         self._store = StockStore.of(settings, settings.redis_connections_max)
-        self._looks = StockStore.of(settings, LOOKS_MAX)
-        self._signs = StockStore.of(settings, SIGNS_CONNECTIONS_MAX)
+        self._snapshots = StockStore.of(settings, SNAPSHOTS_MAX)
+        self._health_store = StockStore.of(settings, HEALTH_REDIS_CONNECTIONS_MAX)
         self._producer = LogProducer(settings, settings.worker_name, idempotent=settings.kafka_idempotence)
         self._ends = LogEnds(bootstrap, requests, partitions)
-        self._keeper = PaceKeeper(self._signs, self._ends, partitions)
+        self._keeper = PaceKeeper(self._health_store, self._ends, partitions)
         self._breakers = BreakerBoard()
         self._control: asyncio.Task[None] | None = None
         self._waiters = Waiters(partitions, settings.waiters_max, settings.results_cache_bytes_max)
@@ -108,15 +109,15 @@ class Ingress:
             send_timeout_ms=settings.send_timeout_ms,
             gather_ms_max=settings.gather_ms_max,
         )
-        self._older = DecisionLookup(
+        self._lookup = DecisionLookup(
             *(self._decision_log, settings.lookups_max),
-            min(RUNS_BYTES_MAX, settings.results_cache_bytes_max // RUNS_PART),
+            min(RUNS_BYTES_MAX, settings.results_cache_bytes_max // RUNS_DIVISOR),
         )
         self._decisions = DecisionFinder(
-            self._waiters, self._feed, self._older, self._commits, self._ends, self._keeper
+            self._waiters, self._feed, self._lookup, self._commits, self._ends, self._keeper
         )
         self._refusals = FinalRefusals(
-            self._looks,
+            self._snapshots,
             self._ends,
             self._commits,
             self._waiters,
@@ -125,7 +126,7 @@ class Ingress:
             settings.window_margin_ms,
         )
         self._health = HealthRoutes(
-            self._signs, self._commits, self._ends, self._feed, self._keeper, settings.retry_after_s
+            self._health_store, self._commits, self._ends, self._feed, self._keeper, settings.retry_after_s
         )
         self._runners: list[web.AppRunner] = []
         self._listeners: list[asyncio.Server] = []
@@ -134,23 +135,23 @@ class Ingress:
         self._stopping = "nothing"
 
     async def start(self) -> asyncio.Task[None]:
-        """Listen on both ports, once Kafka is there. Raises StartFailed.
+        """Start all parts, once Kafka answers, and listen. Raises StartFailed.
 
-        The task that is returned ends only if what this process follows fails, and then it is of no use any more.
+        The returned task ends only if reading the decision log or the control topic fails; then the process must end.
         """
         settings = self._settings
         try:
             self._raise_descriptor_limit()
-            answered = _Patience(START_TIMEOUT_MS)
-            await answered.by(lambda: require_topics(settings.kafka(), self._topics, START_TRY_TIMEOUT_MS))
-            identity = await answered.by(lambda: log_identity(settings.kafka(), self._topics))
-            self._looks.log_identity = self._signs.log_identity = identity
+            retries = _Retries(START_TIMEOUT_MS)
+            await retries.call(lambda: require_topics(settings.kafka(), self._topics, START_TRY_TIMEOUT_MS))
+            identity = await retries.call(lambda: log_identity(settings.kafka(), self._topics))
+            self._snapshots.log_identity = self._health_store.log_identity = identity
             await self._producer.start()
-            await answered.by(self._ends.connect)
-            await answered.by(self._decision_log.start)
-            await answered.by(self._feed.connect)
-            feed = await answered.by(self._feed.start)
-            await answered.by(self._ends.refresh)
+            await retries.call(self._ends.connect)
+            await retries.call(self._decision_log.start)
+            await retries.call(self._feed.connect)
+            feed = await retries.call(self._feed.start)
+            await retries.call(self._ends.refresh)
             self._waiters.begin(self._ends.ends)
             self._refusals.begin(self._ends.ends)
             await self._keeper.start()
@@ -164,19 +165,19 @@ class Ingress:
         return asyncio.create_task(_first_end(feed, self._control), name="what is followed")
 
     async def stop(self) -> bool:
-        """Take no more, finish what is in flight. False if that was not done within `stop_deadline_ms`."""
+        """Accept no more requests and finish those in flight. False if that takes longer than `stop_deadline_ms`."""
         deadline_s = self._settings.stop_deadline_ms / 1_000
         self._health.is_stopping = True
         self._decisions.stop()
-        last_word = asyncio.get_running_loop().call_later(STOP_PATIENCE * deadline_s, self._let_all_go)
-        # Not a time-out around the parts: one of them might swallow the cancellation, and stay for ever.
+        release = asyncio.get_running_loop().call_later(STOP_DRAIN_FRACTION * deadline_s, self._release_all)
+        # Not a timeout around the parts: one of them might swallow the cancellation and never end.
         stopping = asyncio.create_task(self._stop_parts())
         await asyncio.wait({stopping}, timeout=deadline_s)
-        last_word.cancel()
+        release.cancel()
         if stopping.done():
             stopping.result()
             return True
-        logger.error("not stopped within %d ms: %s", self._settings.stop_deadline_ms, self._stopping)
+        logger.error("still not stopped after %d ms: %s", self._settings.stop_deadline_ms, self._stopping)
         stopping.cancel()
         return False
 
@@ -188,19 +189,19 @@ class Ingress:
         if self._control is not None:
             self._stopping = "control topic"
             await cancel_and_wait(self._control)
-        for part in (self._keeper, self._feed, self._older, self._decision_log, self._ends, self._producer):
+        for part in (self._keeper, self._feed, self._lookup, self._decision_log, self._ends, self._producer):
             self._stopping = type(part).__name__
             await part.stop()
         self._stopping = "stock store"
-        for store in (self._store, self._looks, self._signs):
+        for store in (self._store, self._snapshots, self._health_store):
             await store.close()
 
-    def _let_all_go(self) -> None:
-        self._waiters.let_all_go()
-        self._commits.let_all_go()
+    def _release_all(self) -> None:
+        self._waiters.release_all()
+        self._commits.fail_all()
 
     def _public_app(self) -> tuple[web.Application, Callable[[Handler], Handler]]:
-        """The application, and what puts the short way of the purchases before its handler."""
+        """The application, and the function that puts the purchase shortcut in front of its handler."""
         settings, admission = self._settings, Admission(self._settings)
         app = web.Application(middlewares=[admission.middleware()], client_max_size=settings.body_bytes_max)
         polling = PollingRoutes(settings, self._decisions, admission)
@@ -247,10 +248,10 @@ class Ingress:
         return app
 
     async def _listen_all(self) -> None:
-        """Health last: who is told there that all is well finds the other listeners."""
+        """Open the health listener last: when it answers, the others are open."""
         settings = self._settings
-        app, shorten = self._public_app()
-        await self._listen(app, self._public_gate, settings.public_host, settings.public_port, shorten)
+        app, add_shortcut = self._public_app()
+        await self._listen(app, self._public_gate, settings.public_host, settings.public_port, add_shortcut)
         await self._listen(self._admin_app(), self._admin_gate, settings.admin_host, settings.admin_port)
         if settings.health_port is not None:
             gate = Gate(
@@ -267,23 +268,23 @@ class Ingress:
         gate: Gate,
         host: str,
         port: int,
-        shorten: Callable[[Handler], Handler] | None = None,
+        add_shortcut: Callable[[Handler], Handler] | None = None,
         *,
         shared: bool = True,
     ) -> None:
         settings = self._settings
         runner = web.AppRunner(
             app,
-            # A client that hangs up frees his place at once.
+            # A client that disconnects frees its slot at once.
             handler_cancellation=True,
-            shutdown_timeout=settings.stop_deadline_ms / 1_000 * (1 - STOP_PATIENCE) * 0.9,
+            shutdown_timeout=settings.stop_deadline_ms / 1_000 * (1 - STOP_DRAIN_FRACTION) * 0.9,
         )
         self._runners.append(runner)
         await runner.setup()
         server = runner.server
-        assert server is not None  # noqa: S101 -- setup has made it
-        if shorten is not None:
-            server.request_handler = shorten(server.request_handler)  # type: ignore[assignment]
+        assert server is not None  # noqa: S101 -- setup() creates it
+        if add_shortcut is not None:
+            server.request_handler = add_shortcut(server.request_handler)  # type: ignore[assignment]
         self._listeners.append(
             await listen(
                 server,
@@ -308,21 +309,21 @@ class Ingress:
         """Raises TooFewDescriptors."""
         settings = self._settings
         clients = settings.connections_max + settings.admin_connections_max + HEALTH_CONNECTIONS_MAX
-        redis = settings.redis_connections_max + LOOKS_MAX + SIGNS_CONNECTIONS_MAX
+        redis = settings.redis_connections_max + SNAPSHOTS_MAX + HEALTH_REDIS_CONNECTIONS_MAX
         raise_descriptor_limit(
             clients + 3 * REFUSALS_MAX + redis,
             "SECKILL_CONNECTIONS_MAX, SECKILL_ADMIN_CONNECTIONS_MAX, SECKILL_REDIS_CONNECTIONS_MAX",
         )
 
 
-class _Patience:
-    """Asks Kafka again and again, until the time for the whole start is over."""
+class _Retries:
+    """Repeats calls to Kafka that fail, until one deadline for all of them."""
 
     def __init__(self, timeout_ms: int) -> None:
         self._deadline_s = time.monotonic() + timeout_ms / 1_000
 
-    async def by(self, ask: Callable[[], Awaitable[_Answer]]) -> _Answer:
-        """The answer. Raises the last fault when the time is over."""
+    async def call(self, ask: Callable[[], Awaitable[_ResultT]]) -> _ResultT:
+        """The result of `ask`. Raises its error once the deadline has passed."""
         while True:
             try:
                 return await ask()
@@ -334,7 +335,7 @@ class _Patience:
 
 
 async def _first_end(*tasks: "asyncio.Task[None]") -> None:
-    """Ends as the first of these does. They stay what they are: to stop them is another's part."""
+    """Ends like the first of these tasks to end. The others keep running: `stop` ends them."""
     done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     for task in done:
         task.result()

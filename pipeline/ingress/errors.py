@@ -1,22 +1,22 @@
-"""Why a request gets no answer from the sale. Free of HTTP: `http/admission.py` says what each is to a client."""
+"""Why a request gets no decision. Free of HTTP: `http/admission.py` turns each into a response."""
 
 from pipeline.errors import SeckillError
 
 
 class RequestRefused(SeckillError):
-    """Base of the refusals of this process, as opposed to decisions."""
+    """Base class: this process refuses the request, as opposed to a decision against the buyer."""
 
 
 class NotAcknowledged(RequestRefused):
-    """The purchase was sent and not acknowledged: it may be in the log, now or a moment later."""
+    """The purchase was sent but not acknowledged: it may be in the log, or still get there."""
 
 
 class NotSent(RequestRefused):
-    """The purchase was not sent because the log takes no records now. It is not in the log and never will be."""
+    """The purchase was not sent, because Kafka does not acknowledge or this process stops. It is not in the log."""
 
 
 class BreakerOpen(RequestRefused):
-    """The circuit breaker of the product's partition stays open for about `wait_ms`."""
+    """The circuit breaker of the product's partition stays open for about another `wait_ms`."""
 
     def __init__(self, wait_ms: int) -> None:
         super().__init__(wait_ms)
@@ -24,7 +24,7 @@ class BreakerOpen(RequestRefused):
 
 
 class TooManyUnknownProducts(RequestRefused):
-    """No more records for products that are not known to be opened, for about `wait_ms`."""
+    """The rate limit on records for products not known to be opened is reached; room again in about `wait_ms`."""
 
     def __init__(self, wait_ms: int) -> None:
         super().__init__(wait_ms)
@@ -32,15 +32,15 @@ class TooManyUnknownProducts(RequestRefused):
 
 
 class TooManyPurchases(RequestRefused):
-    """`purchases_waiting_max` purchases already wait for their acknowledgement."""
+    """`purchases_waiting_max` purchases are already waiting for their acknowledgement."""
 
 
 class TooManyWaiters(RequestRefused):
-    """`waiters_max` requests already wait for a decision."""
+    """`waiters_max` requests are already waiting for a decision."""
 
 
 class TooManyLookups(RequestRefused):
-    """`lookups_max` lookups of old decisions already wait."""
+    """`lookups_max` lookups of old decisions are already running or waiting."""
 
 
 class UnknownRequest(RequestRefused):
@@ -48,4 +48,4 @@ class UnknownRequest(RequestRefused):
 
 
 class DecisionDeleted(RequestRefused):
-    """The log no longer holds the decision on this request."""
+    """The decision on this request is no longer in the log."""

@@ -1,15 +1,15 @@
-"""Which products the decision log has shown to be on sale, or opened."""
+"""Which products are known to be on sale or opened, from the decision log and from snapshots."""
 
 from pipeline.messages.decision_peeks import shows_opened, shows_stock
 
 ON_SALE_MAX = 10_000
-"""Products that are known to be on sale, the oldest out: one that is forgotten costs a look."""
+"""Products known to be on sale. The oldest is dropped first; its next purchase costs a snapshot."""
 OPENED_MAX = 10_000
-"""Products that are known to be opened, whatever became of them since; the oldest out."""
+"""Products known to be opened, whatever their state now. The oldest is dropped first."""
 
 
 class OnSale:
-    """The products that are on sale as far as the decision log has told, and those that were ever opened. No I/O."""
+    """The products known to be on sale, and those known to be opened. No I/O."""
 
     def __init__(self) -> None:
         self._products: dict[str, None] = {}
@@ -22,7 +22,7 @@ class OnSale:
         return len(self._products)
 
     def observe(self, key: bytes | None, value: bytes) -> None:
-        """A decision of the log."""
+        """Learn from a record of the decision log; `key` is the product id."""
         if key is None:
             return
         product_id = key.decode(errors="replace")
@@ -34,12 +34,12 @@ class OnSale:
                 self.note_opened(product_id)
 
     def observe_older(self, key: bytes | None, value: bytes) -> None:
-        """A record from before those that were observed: it tells nothing of stock."""
+        """Learn from a record older than those observed: it says nothing about the stock now."""
         if key is not None and len(self._opened) < OPENED_MAX and shows_opened(value):
             self._opened.setdefault(key.decode(errors="replace"))
 
     def is_opened(self, product_id: str) -> bool:
-        """Whether this product is known to have been opened."""
+        """Whether this product is known to be opened."""
         return product_id in self._opened
 
     def note_opened(self, product_id: str) -> None:

@@ -1,19 +1,19 @@
-"""What the parts of the ingress need of one another."""
+"""What the parts of the ingress need from one another."""
 
 from collections.abc import Sequence
 from typing import Protocol
 
-from pipeline.stock.store import Look
+from pipeline.stock.values import ProductSnapshot
 
 
 class ProductReader(Protocol):
-    """What is needed of the stock store. Raises RedisUnavailable and OtherLog."""
+    """What StockStore offers. Raises RedisUnavailable and OtherLog."""
 
-    async def look(self, partition: int, product_id: str, users: Sequence[str]) -> Look: ...
+    async def snapshot(self, partition: int, product_id: str, users: Sequence[str]) -> ProductSnapshot: ...
 
 
 class Ends(Protocol):
-    """What is needed of LogEnds: `refresh` asks for the ends after it was called. Raises KafkaUnavailable."""
+    """What LogEnds offers. `refresh` reads the ends from Kafka, starting after the call. Raises KafkaUnavailable."""
 
     @property
     def ends(self) -> Sequence[int]: ...
@@ -22,14 +22,14 @@ class Ends(Protocol):
 
 
 class Acknowledged(Protocol):
-    """What is needed of GroupCommit: by partition, one more than the highest offset that it was given."""
+    """What GroupCommit offers: by partition, one more than the highest acknowledged offset."""
 
     @property
     def ends(self) -> Sequence[int]: ...
 
 
 class Seen(Protocol):
-    """What is needed of Waiters: the last decisions that were seen, and a way to wait. Raises TooManyWaiters."""
+    """What Waiters offers: by partition, the highest source offset seen; and waiting for one. Raises TooManyWaiters."""
 
     @property
     def last(self) -> Sequence[int]: ...
@@ -38,6 +38,6 @@ class Seen(Protocol):
 
 
 class Feed(Protocol):
-    """What is needed of ResultsFeed."""
+    """What ResultsFeed offers."""
 
     def is_following(self, partition: int) -> bool: ...

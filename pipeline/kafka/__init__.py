@@ -1,1 +1,1 @@
-"""Everything that talks to Kafka: topics, producer, consumers, reading a log by offset."""
+"""Everything that talks to Kafka: topics, producer, consumers, and reading a log by offset."""

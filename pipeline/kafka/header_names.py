@@ -1,7 +1,7 @@
-"""Lets aiokafka read records whose header names are not UTF-8.
+"""Lets aiokafka read records whose header names are not UTF-8. Importing this module is enough.
 
-To a broker they are bytes, and some clients send any. aiokafka raises at such a record, at each try, and gets past it
-never. Here the name is read with backslashes instead. To import this module is enough.
+To a broker, header names are bytes, and some clients send arbitrary ones. aiokafka raises at such a record on every try
+and never gets past it. Here the invalid bytes become backslash escapes.
 """
 
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from aiokafka.record.default_records import _DefaultRecordBatchPy
 from aiokafka.record.memory_records import MemoryRecords
 
 _LENGTH_START, _LENGTH_END = 8, 12
-"""Where a batch tells how many bytes follow, after its base offset."""
+"""Where a batch contains the number of bytes that follow, after its base offset."""
 
 
 class _Names(bytearray):
@@ -25,13 +25,13 @@ class _Names(bytearray):
 
 
 def end_of_batch(fetched: bytes, start: int) -> int:
-    """Where the batch that begins at `start` ends."""
+    """The end of the batch that begins at `start`."""
     length = fetched[start + _LENGTH_START : start + _LENGTH_END]
     return start + _LENGTH_END + int.from_bytes(length, "big")
 
 
 def lenient_records(batch: bytes) -> Iterator[Any]:
-    """The records of this batch, with any header names."""
+    """The records of this batch, whatever their header names."""
     records = _DefaultRecordBatchPy(batch)
     records._maybe_uncompress()
     records._buffer = _Names(records._buffer)
@@ -39,7 +39,7 @@ def lenient_records(batch: bytes) -> Iterator[Any]:
 
 
 class _Batch:
-    """A batch as aiokafka's fetcher takes it."""
+    """A batch as aiokafka's fetcher expects it."""
 
     __slots__ = ("_batch", "_end", "_fetched", "_start")
 
@@ -59,7 +59,7 @@ class _Batch:
         try:
             yield from self._batch
         except UnicodeDecodeError:
-            # From the first record on: the fetcher passes over what it has had.
+            # Begins again at the first record; the fetcher skips those that it already has.
             yield from lenient_records(self._fetched[self._start : self._end])
 
 

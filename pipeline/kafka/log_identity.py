@@ -1,7 +1,7 @@
 """Which log this is: the ids of the Kafka cluster and of the topics of commands and decisions.
 
-Names say little: the same ones are in every environment, and a topic that was deleted and made again has them, too. A
-Redis that was filled from one log must not be taken for the fold of another.
+Names do not identify a log: every environment uses the same ones, and so does a topic that is deleted and created
+again. A Redis that was filled from one log must not be taken for the fold of another.
 """
 
 from io import BytesIO
@@ -29,14 +29,14 @@ _NO_ID = UUID(int=0)
 
 
 async def log_identity(bootstrap: str, topics: Topics) -> str | None:
-    """The ids, in one string; None from a broker that has no ids. Raises KafkaUnavailable."""
+    """The ids in one string; None if the broker has no ids. Raises KafkaUnavailable."""
     names = [topics.requests.name, topics.results.name]
     client = AIOKafkaClient(bootstrap_servers=bootstrap, request_timeout_ms=REQUEST_TIMEOUT_MS)
     try:
         await client.bootstrap()
         answer = await client.send(client.get_random_node(), _Metadata(names))
     except (IncompatibleBrokerVersion, NotImplementedError):
-        # aiokafka says the latter of a request that the broker does not have in our version.
+        # aiokafka raises NotImplementedError if the broker does not support our version of a request.
         return None
     except (KafkaError, OSError) as error:
         raise KafkaUnavailable(f"Kafka: {error!r}") from error
@@ -44,7 +44,7 @@ async def log_identity(bootstrap: str, topics: Topics) -> str | None:
         await client.close()
     ids: dict[str, UUID] = {}
     for code, name, topic_id, *_ in answer.topics:
-        # A broker may not know a topic for a moment: when it has just started, or the topic was just made.
+        # A broker may not know a topic for a moment, just after it starts or the topic is created.
         if code != NoError.errno:
             raise KafkaUnavailable(f"Kafka: topic {name}: {for_code(code)()}")
         ids[name] = topic_id
@@ -53,7 +53,7 @@ async def log_identity(bootstrap: str, topics: Topics) -> str | None:
     return "/".join([answer.cluster_id, *(str(ids[name]) for name in names)])
 
 
-# aiokafka knows metadata up to version 5; topics have ids from version 10 on.
+# aiokafka supports metadata requests up to version 5; topics have ids from version 10 on.
 
 
 class _Uuid:

@@ -1,14 +1,14 @@
-"""The one Kafka producer: a record in, its offset out once every in-sync replica has it.
+"""The Kafka producer: takes a record and returns its offset once every in-sync replica has it.
 
-An answer is one of two: an offset (the record is in the log, at that place), or `SendFailed` (it may be in
-the log, now or a moment later, unless the message says that it was not sent). Callers may cancel a `send` or
-put a time-out around it at any moment; that gives up the answer, not the record.
+There are two outcomes: an offset (the record is in the log, at that offset), or `SendFailed` (it may be in the log, now
+or a moment later, unless the message says that it was not sent). Callers may cancel a `send` or put a timeout around it
+at any moment; that abandons the outcome, not the record.
 
-An idempotent aiokafka producer that lost one batch for good refuses all that follow: its sequence has a gap.
-So a session (one aiokafka producer) that failed a record is retired, and the next record goes through a new
-one. The records that the old one still has keep their chance for `SESSION_END_MS`.
+An idempotent aiokafka producer that has lost a batch for good refuses all later ones, because its sequence has a gap.
+So a session (one aiokafka producer) that failed a record is retired, and the next record goes through a new one.
+Records that are pending in the old session can still be acknowledged for `SESSION_END_MS`.
 
-Without idempotence (the in-memory broker) a retry could put a purchase into the log twice, so there is none.
+Without idempotence (the in-memory broker) a retry could append a purchase twice, so there are no retries.
 """
 
 import asyncio
@@ -35,16 +35,16 @@ from pipeline.kafka.record_format import record_headers
 from pipeline.settings import Settings
 
 BATCH_BYTES_MAX = 1_048_576
-"""A batch that is larger would be refused by a topic with Kafka's default `max.message.bytes`."""
+"""A topic with Kafka's default `max.message.bytes` refuses larger batches."""
 RECORD_BYTES_MAX = 2_000_000
-"""Key, value and headers of the largest record: results and dead letters hold a whole command record.
-Below their `record_bytes_max` in `topics.yaml`, by more than what Kafka adds."""
+"""Limit on key, value and headers of a record: results and dead letters contain a whole command record. It is below
+their `record_bytes_max` in `topics.yaml` by more than what Kafka adds."""
 REQUEST_TIMEOUT_MS = 10_000
-"""Also the longest wait of a record for room in the batch before it, and for a topic that is not there."""
+"""Also how long a record waits at most for room in the current batch, or for a topic that does not exist."""
 START_TIMEOUT_MS = 30_000
 SESSION_OPEN_MS_MAX = 30_000
 SESSION_PAUSE_MS_MIN = 100
-"""At least this long from one session to the next: a broker that refuses everything must not be stormed."""
+"""Minimum time between the starts of two sessions, so that a broker that refuses everything is not flooded."""
 SESSION_END_MS = 3_000
 
 logger = logging.getLogger(__name__)
@@ -53,18 +53,18 @@ Header = tuple[str, bytes]
 
 
 class SendFailed(Unavailable):
-    """No acknowledgement came; the message says what is known of the record."""
+    """No acknowledgement arrived; the message says what is known about the record."""
 
 
 class Sender(Protocol):
-    """What most callers need of LogProducer: the offset of a record once it is acknowledged. Raises SendFailed."""
+    """The part of LogProducer that most callers need. Returns an acknowledged record's offset; raises SendFailed."""
 
     async def send(self, topic: str, partition: int, key: bytes | None, value: bytes) -> int: ...
 
 
 @dataclass(eq=False, slots=True)
 class _Session:
-    """One aiokafka producer, the (topic, partition) that it knows, and the acknowledgements that it owes."""
+    """One aiokafka producer, each (topic, partition) that it knows, and its pending acknowledgements."""
 
     producer: AIOKafkaProducer
     known: set[tuple[str, int]] = field(default_factory=set)
@@ -72,7 +72,7 @@ class _Session:
 
 
 class LogProducer:
-    """Sends records to named partitions and waits for `acks=all`. One event loop, any number of tasks.
+    """Sends records to given partitions and waits for `acks=all`. For one event loop and any number of tasks.
 
     `origin` names this process in the `origin` header of every record.
     """
@@ -80,7 +80,7 @@ class LogProducer:
     def __init__(self, settings: Settings, origin: str, *, idempotent: bool) -> None:
         self._settings = settings
         self._origin = origin
-        # A list, because aiokafka's compiled record writer takes nothing else.
+        # A list, because aiokafka's compiled record writer accepts nothing else.
         self._headers = list(record_headers(origin))
         self._idempotent = idempotent
         self._session: _Session | None = None
@@ -90,12 +90,12 @@ class LogProducer:
         self._runs = False
 
     async def start(self, timeout_ms: int = START_TIMEOUT_MS) -> None:
-        """Connect, with retries while Kafka is away; raises SendFailed after `timeout_ms`."""
+        """Connect, with retries while Kafka is unavailable; raises SendFailed after `timeout_ms`."""
         self._session = await self._open(timeout_ms)
         self._runs = True
 
     async def stop(self) -> None:
-        """Wait for what is owed, at most about `SESSION_END_MS`; then fail the rest and close."""
+        """Wait about `SESSION_END_MS` at most for pending acknowledgements, then fail the rest and close."""
         self._runs = False
         if self._opening is not None:
             self._opening.cancel()
@@ -106,12 +106,12 @@ class LogProducer:
     async def send(
         self, topic: str, partition: int, key: bytes | None, value: bytes, headers: Sequence[Header] = ()
     ) -> int:
-        """The offset of this record, once acknowledged. `headers` come after our own. Raises SendFailed."""
+        """The offset of this record, once acknowledged. `headers` follow our own. Raises SendFailed."""
         _check_size(topic, key, value, headers)
         session = self._session or await self._next_session()
         try:
             if (topic, partition) not in session.known:
-                await self._look_up(session, topic, partition)
+                await self._require_partition(session, topic, partition)
             acknowledged = await session.producer.send(
                 topic, value, key, partition, headers=[*self._headers, *headers] if headers else self._headers
             )
@@ -122,10 +122,10 @@ class LogProducer:
     async def send_all(
         self, topic: str, partition: int, records: Sequence[tuple[bytes | None, bytes]]
     ) -> int:
-        """The offset of the last of these (key, value) records, in their order; -1 for no records.
+        """The offset of the last of these (key, value) records, which are appended in order; -1 for no records.
 
-        They go in batches of up to `BATCH_BYTES_MAX`, each acknowledged before the next is sent: when this
-        raises SendFailed, what is in the log is a prefix (whose last batch may come late).
+        They go in batches of up to `BATCH_BYTES_MAX`, each acknowledged before the next is sent. So after SendFailed
+        the log contains a prefix of them (whose last batch may still arrive).
         """
         for key, value in records:
             _check_size(topic, key, value, ())
@@ -135,7 +135,7 @@ class LogProducer:
             batch = self._batch(session, records, sent)
             try:
                 if (topic, partition) not in session.known:
-                    await self._look_up(session, topic, partition)
+                    await self._require_partition(session, topic, partition)
                 acknowledged = await session.producer.send_batch(batch, topic, partition=partition)
             except KafkaError as error:
                 raise self._not_taken(session, topic, partition, error) from error
@@ -145,7 +145,7 @@ class LogProducer:
         return last_offset
 
     def _batch(self, session: _Session, records: Sequence[tuple[bytes | None, bytes]], first: int) -> Any:
-        """A batch of as many records as it holds, from index `first` on."""
+        """A batch of as many records as fit, from index `first` on."""
         batch = session.producer.create_batch()
         timestamp_ms = int(time.time() * 1_000)
         for index in range(first, len(records)):
@@ -155,11 +155,11 @@ class LogProducer:
         batch.close()
         return batch
 
-    async def _look_up(self, session: _Session, topic: str, partition: int) -> None:
-        """Raises SendFailed for a partition that the topic has not; aiokafka would only assert it."""
+    async def _require_partition(self, session: _Session, topic: str, partition: int) -> None:
+        """Raises SendFailed for a partition that the topic does not have; aiokafka would fail an assertion."""
         try:
             partitions = await asyncio.wait_for(
-                # aiokafka has the same limit for a topic that is not there, but none for a session that ends.
+                # aiokafka has the same limit for a topic that does not exist, but none for a session that ends.
                 session.producer.partitions_for(topic),
                 2 * REQUEST_TIMEOUT_MS / 1_000,
             )
@@ -183,13 +183,13 @@ class LogProducer:
         finally:
             session.owed.discard(acknowledged)
         if offset < 0:
-            # The broker knew the batch as a repeat, but no longer where the first one is.
+            # The broker recognised the batch as a duplicate, but no longer knows the offset of the original.
             raise SendFailed(f"{topic}/{partition}: the record is in the log, but its offset is not known")
         return offset
 
     def _not_taken(self, session: _Session, topic: str, partition: int, error: KafkaError) -> SendFailed:
-        """What to raise for a record that aiokafka did not take; it is not in the log and never will be."""
-        # These speak of the topic or of the load; anything else means that the session is over.
+        """What to raise for a record that aiokafka did not accept; it is not in the log and never will be."""
+        # These concern the topic or the load; after any other error the session is unusable.
         if not isinstance(
             error, KafkaTimeoutError | UnknownTopicOrPartitionError | TopicAuthorizationFailedError
         ):
@@ -199,9 +199,9 @@ class LogProducer:
     # --- sessions --------------------------------------------------------------------------------
 
     async def _next_session(self) -> _Session:
-        """The session after one that failed; all who wait for it share one attempt."""
+        """The session after one that failed; all callers that wait for it share one attempt."""
         if not self._runs:
-            raise SendFailed("the producer does not run; the record was not sent")
+            raise SendFailed("the producer is not running; the record was not sent")
         if self._opening is None or self._opening.done():
             self._opening = asyncio.create_task(self._reopen())
         try:
@@ -210,19 +210,19 @@ class LogProducer:
             raise SendFailed(f"{error}; the record was not sent") from None
         except asyncio.CancelledError:
             if not self._opening.cancelled():
-                raise  # it was the caller who was cancelled, not the attempt
+                raise  # the caller was cancelled, not the attempt
             raise SendFailed("the producer was stopped; the record was not sent") from None
 
     async def _reopen(self) -> _Session:
         early_s = self._opened_at_s + SESSION_PAUSE_MS_MIN / 1_000 - time.monotonic()
         await asyncio.sleep(max(0.0, early_s))
         self._session = await self._open(SESSION_OPEN_MS_MAX)
-        logger.warning("the producer %s goes on with a new session", self._origin)
+        logger.warning("the producer %s continues with a new session", self._origin)
         return self._session
 
     async def _open(self, timeout_ms: int) -> _Session:
         backoff = Backoff(self._settings.backoff_ms_min, self._settings.backoff_ms_max)
-        trouble: BaseException | None = None
+        last_error: BaseException | None = None
         try:
             async with asyncio.timeout(timeout_ms / 1_000):
                 while True:
@@ -231,18 +231,20 @@ class LogProducer:
                     except (IncompatibleBrokerVersion, UnsupportedVersionError) as error:
                         raise SendFailed(f"Kafka at {self._settings.kafka()}: {error!r}") from error
                     except (KafkaError, OSError) as error:
-                        trouble = error
-                    logger.warning("Kafka at %s takes no producer yet: %r", self._settings.kafka(), trouble)
+                        last_error = error
+                    logger.warning(
+                        "Kafka at %s accepts no producer yet: %r", self._settings.kafka(), last_error
+                    )
                     await asyncio.sleep(backoff.pause_ms() / 1_000)
         except TimeoutError:
             raise SendFailed(
-                f"Kafka at {self._settings.kafka()} took no producer within {timeout_ms} ms"
-                + (f": {trouble!r}" if trouble else "")
-                + self._hint(trouble)
-            ) from trouble
+                f"Kafka at {self._settings.kafka()} accepted no producer within {timeout_ms} ms"
+                + (f": {last_error!r}" if last_error else "")
+                + self._hint(last_error)
+            ) from last_error
 
-    def _hint(self, trouble: BaseException | None) -> str:
-        if self._idempotent and isinstance(trouble, UnknownError):
+    def _hint(self, last_error: BaseException | None) -> str:
+        if self._idempotent and isinstance(last_error, UnknownError):
             return " (a broker without idempotent producers needs SECKILL_KAFKA_IDEMPOTENCE=false)"
         return ""
 
@@ -258,7 +260,7 @@ class LogProducer:
             request_timeout_ms=REQUEST_TIMEOUT_MS,
         )
         if not self._idempotent:
-            # aiokafka tries again until a batch is too old; it has no setting for "never".
+            # aiokafka retries until a batch is too old; it has no setting for "never".
             producer._message_accumulator._batch_ttl = -1.0
         try:
             await producer.start()
@@ -269,9 +271,9 @@ class LogProducer:
         return _Session(producer)
 
     def _fail(self, session: _Session, error: KafkaError) -> None:
-        """Retire the session that failed a record, unless another of its records was first."""
+        """Retire the session that failed a record, unless an earlier failure has retired it."""
         if self._session is session:
-            logger.error("the producer %s lost a record, its session ends: %r", self._origin, error)
+            logger.error("the producer %s failed a record and ends its session: %r", self._origin, error)
             self._retire(session)
 
     def _retire(self, session: _Session) -> None:
@@ -281,30 +283,31 @@ class LogProducer:
         task.add_done_callback(self._ending.discard)
 
     async def _end(self, session: _Session) -> None:
-        """Give what is owed `SESSION_END_MS` to be acknowledged, then fail it."""
+        """Wait `SESSION_END_MS` for pending acknowledgements, then fail the rest."""
 
         def give_up() -> None:
-            logger.error("the producer %s gives up %d records", self._origin, len(session.owed))
+            logger.error("the producer %s gives up on %d records", self._origin, len(session.owed))
             for acknowledged in session.owed:
                 if not acknowledged.done():
                     acknowledged.set_exception(KafkaTimeoutError())
 
         if error := await end_producer(session.producer, SESSION_END_MS, give_up):
-            logger.warning("the producer %s ended a session badly: %r", self._origin, error)
+            logger.warning("the producer %s could not end a session cleanly: %r", self._origin, error)
 
 
 async def end_producer(
     producer: AIOKafkaProducer, grace_ms: int, give_up: Callable[[], None] = lambda: None
 ) -> BaseException | None:
-    """Stop an aiokafka producer, which by itself waits for ever for a broker that is away.
+    """Stop an aiokafka producer, which by itself waits for an unavailable broker for ever.
 
-    `give_up` hears that what is on its way will not arrive. Returns what the stop raised. Takes `grace_ms` twice.
+    `give_up` is called once pending records can no longer arrive. Returns what the stop raised, if anything. Takes up
+    to twice `grace_ms`.
     """
     closing = asyncio.ensure_future(producer.stop())
     await asyncio.wait({closing}, timeout=grace_ms / 1_000)
     if not closing.done():
         give_up()
-        # stop() waits for batches that never expire, or for its own sender; without that one it goes on.
+        # stop() waits for batches that never expire, or for its own sender; once that has ended, it continues.
         sender = producer._sender.sender_task
         while not sender.done():
             sender.cancel()
@@ -314,11 +317,11 @@ async def end_producer(
 
 
 def _check_size(topic: str, key: bytes | None, value: bytes, headers: Sequence[Header]) -> None:
-    """Refuses with SendFailed what the broker would refuse: that would cost the session."""
+    """Raises SendFailed for a record that the broker would refuse: a refusal would cost the session."""
     size = len(value) + (len(key) if key else 0)
     for name, content in headers:
         size += len(name) + len(content)
     if size > RECORD_BYTES_MAX:
         raise SendFailed(
-            f"{topic}: a record of {size} bytes, the limit is {RECORD_BYTES_MAX}; it was not sent"
+            f"{topic}: the record has {size} bytes, the limit is {RECORD_BYTES_MAX}; it was not sent"
         )

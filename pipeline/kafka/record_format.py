@@ -34,7 +34,7 @@ def refuse_newer(topic: str, partition: int, records: Iterable[Any]) -> None:
             if name == "v" and content not in _KNOWN_VERSIONS and _is_newer(content):
                 raise NewerFormat(
                     f"{topic}/{partition}: the record at offset {record.offset} has format version "
-                    f"{content.decode()}, this process reads up to {FORMAT_VERSION}: start the newer version of "
+                    f"{content.decode()}, this process reads up to {FORMAT_VERSION}: start a newer version of "
                     "this program"
                 )
 

@@ -1,4 +1,4 @@
-"""Records as they are read from a log."""
+"""Records as read from a log."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -12,26 +12,26 @@ class LogRecord(NamedTuple):
 
     @property
     def size_bytes(self) -> int:
-        """Of key and value."""
+        """The size of key and value together."""
         return len(self.key or b"") + len(self.value or b"")
 
 
 class RecordWithHeaders(NamedTuple):
-    """Of headers with one name the last is kept."""
+    """Of several headers with the same name, the last is kept."""
 
     record: LogRecord
     headers: dict[str, bytes]
 
 
 class Bounds(NamedTuple):
-    """The log holds [beginning, end)."""
+    """The log contains the offsets [beginning, end)."""
 
     beginning: int
     end: int
 
 
 def runs(records: Sequence[LogRecord]) -> Iterator[Sequence[LogRecord]]:
-    """The records, cut where one is missing."""
+    """The records, split where an offset is missing."""
     first = 0
     for index in range(1, len(records)):
         if records[index].offset > records[index - 1].offset + 1:
@@ -42,9 +42,9 @@ def runs(records: Sequence[LogRecord]) -> Iterator[Sequence[LogRecord]]:
 
 
 class Batch(NamedTuple):
-    """Records of one partition in the order of its log: one or more.
+    """One or more records of one partition, in log order.
 
-    `acknowledge` says that these and all before them in the partition need not come again.
+    `acknowledge` reports that these and all earlier records of the partition need not be delivered again.
     """
 
     partition: int

@@ -1,4 +1,4 @@
-"""The topics as a broker has them: creates what is missing, says what differs. Never deletes, never changes."""
+"""The topics on a broker: creates missing ones and reports differences. Never deletes or changes any."""
 
 import asyncio
 import logging
@@ -23,23 +23,23 @@ from pipeline.kafka.consumer import consumer
 from pipeline.kafka.topics import Topic, Topics
 
 BROKER_TIMEOUT_MS = 30_000
-"""How long one of the calls below waits for a broker that is not there, or does not answer."""
+"""How long one of the calls below waits for a broker that is unavailable or does not answer."""
 RETRY_MS = 250
 KEPT_FOR_EVER = -1
-"""As `retention.ms` or `retention.bytes`."""
+"""As the value of `retention.ms` or `retention.bytes`."""
 KEPT_FOR_EVER_MAX = 100 * 365 * 24 * 3_600_000
-"""A retention of this many milliseconds is for ever, too."""
+"""A retention of at least this many milliseconds counts as for ever, too."""
 
 logger = logging.getLogger(__name__)
 
 
 class TopicsRefused(OperatorError):
-    """The broker's topics and the file's can not be brought together; each reason has a line."""
+    """The broker's topics break what topics.yaml requires; one line per reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """What the broker has and what the file says, in Kafka's words; a missing topic has no `found`."""
+    """What the broker has and what the file says, in Kafka's terms; `found` is None for a missing topic."""
 
     topic: str
     field: str
@@ -48,15 +48,15 @@ class Difference:
 
     def __str__(self) -> str:
         if self.found is None:
-            return f"{self.topic}: is not there"
+            return f"{self.topic}: missing"
         return f"{self.topic}: {self.field} is {self.found}, topics.yaml says {self.wanted}"
 
     def remedy(self, bootstrap: str) -> str:
-        """What to run, or to do, so that both say the same."""
+        """What to run or to do so that they agree."""
         if self.found is None:
             return "seckill topics create"
         if self.field == "partitions":
-            return f"put the number in topics.yaml back to {self.found}: with another one products would move"
+            return f"put the number in topics.yaml back to {self.found}: otherwise products change partitions"
         if self.field == "replication":
             return (
                 f"kafka-reassign-partitions.sh --bootstrap-server {bootstrap} --execute --reassignment-json-file "
@@ -68,7 +68,9 @@ class Difference:
         )
 
     def breaks_a_guarantee(self, topics: Topics) -> bool:
-        """Whether no process may start with it: products would move, records come at another time, or get lost."""
+        """Whether no process may start with it: products would change partitions, record times would mean something
+        else, or records could get lost.
+        """
         if self.found is None or self.field in ("partitions", "cleanup.policy", "message.timestamp.type"):
             return True
         if self.field in ("replication", "min.insync.replicas", "max.message.bytes"):
@@ -87,15 +89,15 @@ class _Found:
 
 
 async def create_topics(bootstrap: str, topics: Topics, timeout_ms: int = BROKER_TIMEOUT_MS) -> list[str]:
-    """Create what is missing; the names of what was created, ready to be written to.
+    """Create the missing topics. Returns their names; they are ready to be written to.
 
-    Topics that are there stay as they are, whatever `check_topics` has to say of them; only another number of
-    partitions is refused. Raises TopicsRefused (then nothing, or only a part, was created) and KafkaUnavailable.
+    Existing topics stay as they are, whatever `check_topics` reports; only a different number of partitions is refused.
+    Raises TopicsRefused (then nothing, or only a part, was created) and KafkaUnavailable.
     """
     async with _connected(bootstrap, timeout_ms) as admin:
-        there = await _found(admin)
-        _refuse_moves(topics, there)
-        missing = [topic for topic in topics.all() if topic.name not in there]
+        existing = await _found(admin)
+        _refuse_moves(topics, existing)
+        missing = [topic for topic in topics.all() if topic.name not in existing]
         if not missing:
             return []
         response = await admin.create_topics([_new(topic) for topic in missing])
@@ -106,28 +108,28 @@ async def create_topics(bootstrap: str, topics: Topics, timeout_ms: int = BROKER
         ]
         if refused:
             raise TopicsRefused("\n".join(refused))
-        await _led(bootstrap, missing, timeout_ms)
-        there = await _found(admin)
-        # Somebody else may have been faster with one of them.
-        _refuse_moves(topics, there)
+        await _wait_for_leaders(bootstrap, missing, timeout_ms)
+        existing = await _found(admin)
+        # Another process may have created one of them first.
+        _refuse_moves(topics, existing)
         return [topic.name for topic in missing]
 
 
 async def check_topics(
     bootstrap: str, topics: Topics, timeout_ms: int = BROKER_TIMEOUT_MS
 ) -> list[Difference]:
-    """Everything in which the broker's topics differ from these; changes nothing. Raises KafkaUnavailable.
+    """All differences between the broker's topics and `topics`; changes nothing. Raises KafkaUnavailable.
 
-    What the broker does not tell (not every broker tells all) is not compared; a warning in the log says so. What it
-    refuses to tell raises TopicsRefused.
+    Settings that this broker does not report (not every broker reports all) are not compared; a warning is logged for
+    them. Raises TopicsRefused if the broker refuses to report a topic's settings.
     """
     async with _connected(bootstrap, timeout_ms) as admin:
-        there = await _found(admin)
-        told = await _told_configs(admin, [topic.name for topic in topics.all() if topic.name in there])
-    differences, untold = _differences(topics, there, told)
-    for field, names in untold.items():
+        existing = await _found(admin)
+        configs = await _configs(admin, [topic.name for topic in topics.all() if topic.name in existing])
+    differences, unreported = _differences(topics, existing, configs)
+    for field, names in unreported.items():
         logger.warning(
-            "not compared, because this broker does not tell it: %s of %s", field, ", ".join(names)
+            "not compared, because this broker does not report it: %s of %s", field, ", ".join(names)
         )
     return differences
 
@@ -135,35 +137,35 @@ async def check_topics(
 async def require_topics(bootstrap: str, topics: Topics, timeout_ms: int = BROKER_TIMEOUT_MS) -> None:
     """For the start of a process: raises TopicsRefused if the broker's topics break a guarantee.
 
-    Each reason has a line, with what mends it. Raises KafkaUnavailable.
+    The message has one line per reason, with its remedy. Raises KafkaUnavailable.
     """
     differences = await check_topics(bootstrap, topics, timeout_ms)
     if refused := [each for each in differences if each.breaks_a_guarantee(topics)]:
-        raise TopicsRefused("\n".join(f"{each}; mend it: {each.remedy(bootstrap)}" for each in refused))
+        raise TopicsRefused("\n".join(f"{each}; to fix it: {each.remedy(bootstrap)}" for each in refused))
 
 
 def _differences(
-    topics: Topics, there: Mapping[str, _Found], told: Mapping[str, Mapping[str, str]]
+    topics: Topics, existing: Mapping[str, _Found], configs: Mapping[str, Mapping[str, str]]
 ) -> tuple[list[Difference], dict[str, list[str]]]:
-    """What differs, and by field the topics of which the broker did not tell it."""
+    """The differences, and for each field that the broker does not report, the topics."""
     differences: list[Difference] = []
-    untold: dict[str, list[str]] = {}
+    unreported: dict[str, list[str]] = {}
     for topic in topics.all():
-        if topic.name not in there:
+        if topic.name not in existing:
             differences.append(Difference(topic.name, "topic", None, "there"))
             continue
-        found = there[topic.name]
-        configs = {
+        found = existing[topic.name]
+        fields = {
             "partitions": str(found.partitions),
             "replication": str(found.replication),
-            **told[topic.name],
+            **configs[topic.name],
         }
         for field, wanted in _wanted(topic).items():
-            if field not in configs:
-                untold.setdefault(field, []).append(topic.name)
-            elif configs[field] != wanted:
-                differences.append(Difference(topic.name, field, configs[field], wanted))
-    return differences, untold
+            if field not in fields:
+                unreported.setdefault(field, []).append(topic.name)
+            elif fields[field] != wanted:
+                differences.append(Difference(topic.name, field, fields[field], wanted))
+    return differences, unreported
 
 
 def _wanted(topic: Topic) -> dict[str, str]:
@@ -178,19 +180,19 @@ def _new(topic: Topic) -> NewTopic:
     return NewTopic(topic.name, topic.partitions, topic.replication, topic_configs=topic.configs())
 
 
-def _refuse_moves(topics: Topics, there: Mapping[str, _Found]) -> None:
+def _refuse_moves(topics: Topics, existing: Mapping[str, _Found]) -> None:
     moved = [
-        f"{topic.name}: {there[topic.name].partitions} partitions in the log,"
-        f" {topic.partitions} in topics.yaml: products would move"
+        f"{topic.name}: {existing[topic.name].partitions} partitions in the log,"
+        f" {topic.partitions} in topics.yaml: products would change partitions"
         for topic in topics.all()
-        if topic.name in there and there[topic.name].partitions != topic.partitions
+        if topic.name in existing and existing[topic.name].partitions != topic.partitions
     ]
     if moved:
         raise TopicsRefused("\n".join(moved))
 
 
 async def _found(admin: AIOKafkaAdminClient) -> dict[str, _Found]:
-    # All topics, because to ask by name creates them where the broker creates topics by itself.
+    # All topics, because asking for one by name creates it on a broker with automatic topic creation.
     described = await admin.describe_topics()
     return {
         each["topic"]: _Found(
@@ -202,22 +204,24 @@ async def _found(admin: AIOKafkaAdminClient) -> dict[str, _Found]:
     }
 
 
-async def _led(bootstrap: str, topics: Iterable[Topic], timeout_ms: int) -> None:
-    """Wait until all partitions of these topics have a leader that knows it."""
-    places = [TopicPartition(topic.name, number) for topic in topics for number in range(topic.partitions)]
-    # Only the leader of a partition tells its end, and a broker is named as leader before it is one.
+async def _wait_for_leaders(bootstrap: str, topics: Iterable[Topic], timeout_ms: int) -> None:
+    """Wait until every partition of these topics has a leader that acts as one."""
+    topic_partitions = [
+        TopicPartition(topic.name, number) for topic in topics for number in range(topic.partitions)
+    ]
+    # Only the leader of a partition returns its end, and a broker is named as leader before it is one.
     reader = consumer(bootstrap, request_timeout_ms=timeout_ms)
     try:
         await reader.start()
-        await reader.end_offsets(places)
+        await reader.end_offsets(topic_partitions)
     finally:
         await reader.stop()
 
 
-async def _told_configs(admin: AIOKafkaAdminClient, names: list[str]) -> dict[str, dict[str, str]]:
+async def _configs(admin: AIOKafkaAdminClient, names: list[str]) -> dict[str, dict[str, str]]:
     if not names:
         return {}
-    # All settings, because the in-memory broker hangs up on a question for some of them.
+    # All settings, because the in-memory broker closes the connection if asked for only some.
     resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in names]
     try:
         responses = await admin.describe_configs(resources)
@@ -227,7 +231,7 @@ async def _told_configs(admin: AIOKafkaAdminClient, names: list[str]) -> dict[st
     faults = [
         (
             for_code(code),
-            f"{name}: DescribeConfigs: {for_code(code).__name__}: {message or 'no more is said'}",
+            f"{name}: DescribeConfigs: {for_code(code).__name__}: {message or 'no details'}",
         )
         for code, message, _, name, _ in resources
         if code != NoError.errno
@@ -240,7 +244,7 @@ async def _told_configs(admin: AIOKafkaAdminClient, names: list[str]) -> dict[st
 
 @asynccontextmanager
 async def _connected(bootstrap: str, timeout_ms: int) -> AsyncIterator[AIOKafkaAdminClient]:
-    """An admin client; the wait for the broker and all that is done with it take `timeout_ms` at most."""
+    """An admin client; connecting and everything done with it take `timeout_ms` at most."""
     try:
         async with asyncio.timeout(timeout_ms / 1_000):
             admin = await _connect(bootstrap, timeout_ms)

@@ -1,7 +1,7 @@
-"""The topics, as `topics.yaml` has them. What the broker has is the matter of `brokertopics`.
+"""The topics as `topics.yaml` defines them. `topic_admin` deals with the broker's.
 
-A product's partition follows from its id and from the number of partitions, and its whole history lies there.
-So a number that differs from that of the log is refused, whatever else may differ.
+A product's partition follows from its id and the number of partitions, and contains its whole history. So a number of
+partitions other than the log's is always refused.
 """
 
 from functools import lru_cache
@@ -18,17 +18,17 @@ from pipeline.settings import Profile
 PARTITIONS_KEPT_MAX = 4_096
 PARTITIONS_MAX = 1_000
 DECISION_BYTES_MIN = 2_097_152
-"""The least `record_bytes_max` of results and dead letters: both carry a whole command beside what was decided."""
+"""The minimum `record_bytes_max` of results and dead letters: both carry a whole command beside the decision."""
 
 
 class BadTopics(OperatorError):
-    """A `topics.yaml` that nothing starts with; each fault has a line, with topic and field."""
+    """An invalid `topics.yaml`; the message has one line per fault, with topic and field."""
 
 
 class Topic(BaseModel):
-    """One topic. `payload` is the JSON schema of a value, complete; `key` and `writer` are words.
+    """One topic. `payload` is the complete JSON schema of a value; `key` and `writer` are descriptions.
 
-    `log_append_time`: the broker's time stands in the records, whatever their producer said.
+    `log_append_time`: records carry the broker's time, whatever their producer set.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
@@ -51,7 +51,7 @@ class Topic(BaseModel):
     @classmethod
     def _keeps_something(cls, retention_ms: int) -> int:
         if retention_ms == 0:
-            raise ValueError("a topic that keeps nothing; -1 is for ever")
+            raise ValueError("a topic that keeps nothing; -1 keeps records for ever")
         return retention_ms
 
     @model_validator(mode="after")
@@ -63,7 +63,7 @@ class Topic(BaseModel):
         return self
 
     def configs(self) -> dict[str, str]:
-        """The topic's settings, in Kafka's words."""
+        """The topic's settings, in Kafka's terms."""
         return {
             "cleanup.policy": self.cleanup,
             "retention.ms": str(self.retention_ms),
@@ -71,7 +71,7 @@ class Topic(BaseModel):
             "message.timestamp.type": "LogAppendTime" if self.log_append_time else "CreateTime",
             "min.insync.replicas": str(self.min_insync_replicas),
             "max.message.bytes": str(self.record_bytes_max),
-            # Then the limit above is that of the records, not of what they compress to.
+            # So that the limit above applies to the records, not to their compressed form.
             "compression.type": "uncompressed",
         }
 
@@ -82,8 +82,6 @@ class Topics(BaseModel):
     requests: Topic
     results: Topic
     orders: Topic
-    stock: Topic
-    notices: Topic
     control: Topic
     dead_letters: Topic
 
@@ -97,18 +95,18 @@ class Topics(BaseModel):
             if partitions != self.requests.partitions:
                 raise ValueError(
                     f"{key}.partitions is {partitions}, requests.partitions {self.requests.partitions}:"
-                    " requests, results and orders must have the same"
+                    " requests, results and orders must have the same number"
                 )
         for key, topic in (("results", self.results), ("dead_letters", self.dead_letters)):
             if topic.record_bytes_max < DECISION_BYTES_MIN:
                 raise ValueError(
                     f"{key}.record_bytes_max is {topic.record_bytes_max}, at least {DECISION_BYTES_MIN}:"
-                    " a decision carries its command whole"
+                    " a decision carries its whole command"
                 )
         names = [topic.name for topic in self.all()]
         for name in names:
             if names.count(name) > 1:
-                raise ValueError(f"name: {name} stands more than once")
+                raise ValueError(f"name: {name} appears more than once")
         return self
 
 
@@ -123,10 +121,7 @@ class _File(BaseModel):
 
 
 def load_topics(profile: Profile, file: Path | None = None) -> Topics:
-    """The topics of this profile as `file` defines them, by default our own file.
-
-    Raises BadTopics.
-    """
+    """The topics of this profile as `file`, by default our own, defines them. Raises BadTopics."""
     path = file or _own_file()
     try:
         document = _File.model_validate(yaml.load(path.read_text("utf-8"), _Loader))  # noqa: S506 -- a SafeLoader
@@ -150,24 +145,24 @@ def load_topics(profile: Profile, file: Path | None = None) -> Topics:
 
 
 def _own_file() -> Path:
-    """Beside this module in an installed package, at the root of a checkout."""
+    """`topics.yaml` is beside this module in an installed package, and at the root of a checkout."""
     packaged = Path(__file__).with_name("topics.yaml")
     return packaged if packaged.exists() else Path(__file__).parents[2] / "topics.yaml"
 
 
 class _Loader(yaml.SafeLoader):
-    """A key that stands twice is a fault: YAML would take the last and say nothing."""
+    """Refuses duplicate keys: YAML would silently take the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         for key in keys:
             if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"{key} stands twice", node.start_mark)
+                raise yaml.constructor.ConstructorError(None, None, f"{key} appears twice", node.start_mark)
         return super().construct_mapping(node, deep)
 
 
 @lru_cache(maxsize=PARTITIONS_KEPT_MAX)
 def partition_of(product_id: str, partitions: int) -> int:
-    """Where a product lies: as Kafka's default partitioner places the canonical id in UTF-8."""
+    """The partition of a product: Kafka's default partitioner applied to the canonical id in UTF-8."""
     hashed: int = murmur2(product_id.encode())
     return (hashed & 0x7FFFFFFF) % partitions

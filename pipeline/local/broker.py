@@ -1,4 +1,4 @@
-"""The broker of the local stack: the one that is given, else Apache Kafka, else the one in memory."""
+"""The broker of the local stack: a given one, else Apache Kafka, else the in-memory broker."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,27 +12,27 @@ from pipeline.settings import BrokerKind, Settings
 
 @dataclass(frozen=True, slots=True)
 class Broker:
-    """A broker and what it can do. `part` is None for one that somebody else runs."""
+    """A broker and its capabilities. `part` is None for a given broker, which is not started here."""
 
     bootstrap: str
     part: Part | None
     description: str
     is_durable: bool
-    """False where the log ends with the process; such a broker knows no idempotent producers either."""
+    """False for a broker that loses its log when it stops; it lacks idempotent producers and static membership, too."""
 
-    def environment(self) -> dict[str, str]:
-        """What every process that uses this broker must be told."""
-        environment = {"SECKILL_KAFKA_BOOTSTRAP": self.bootstrap}
+    def settings(self) -> dict[str, object]:
+        """Settings for every process that uses this broker."""
+        settings: dict[str, object] = {"kafka_bootstrap": self.bootstrap}
         if not self.is_durable:
-            environment |= {"SECKILL_KAFKA_IDEMPOTENCE": "false", "SECKILL_KAFKA_STATIC_MEMBERSHIP": "false"}
-        return environment
+            settings |= {"kafka_idempotence": False, "kafka_static_membership": False}
+        return settings
 
 
-def choose(settings: Settings) -> BrokerKind:
-    """APACHE or MEMORY: what AUTO comes to here. Raises NoKafka where APACHE is wanted and can not be."""
+def resolve_kind(settings: Settings) -> BrokerKind:
+    """Resolves AUTO to APACHE or MEMORY. Raises NoKafka if the setting is APACHE and it cannot run."""
     if settings.broker is BrokerKind.MEMORY:
         return BrokerKind.MEMORY
-    obstacle = kafka.why_no_java() or kafka.why_not_installable(libraries(settings))
+    obstacle = kafka.java_problem() or kafka.install_problem(libraries(settings))
     if obstacle is None:
         return BrokerKind.APACHE
     if settings.broker is BrokerKind.APACHE:
@@ -42,19 +42,17 @@ def choose(settings: Settings) -> BrokerKind:
     return BrokerKind.MEMORY
 
 
-def start_of(kind: BrokerKind, settings: Settings, say: Callable[[str], None]) -> Broker:
+def prepare_broker(kind: BrokerKind, settings: Settings, say: Callable[[str], None]) -> Broker:
     """A broker of this kind on `kafka_port`, installed and formatted but not started yet.
 
     Raises kafka.NoKafka or memory_broker.NoMemoryBroker.
     """
     if kind is BrokerKind.MEMORY:
         part = memory_broker_part(settings.kafka_port)
-        return Broker(
-            part.address, part, "in-memory broker: its data ends with its process", is_durable=False
-        )
+        return Broker(part.address, part, "in-memory broker: loses its data when it stops", is_durable=False)
     jars = libraries(settings)
     if not kafka.is_installed(jars):
-        say(f"kafka: fetching Apache Kafka {kafka.KAFKA_VERSION} with Maven, this once")
+        say(f"kafka: downloading Apache Kafka {kafka.KAFKA_VERSION} with Maven (first start only)")
         kafka.install(jars)
     part = kafka.kafka_part(settings.data_dir / "kafka", jars, settings.kafka_port)
     return Broker(part.address, part, f"Apache Kafka {kafka.KAFKA_VERSION}", is_durable=True)

@@ -1,22 +1,26 @@
-"""Apache Kafka on this machine: one KRaft node on 127.0.0.1, its log kept over restarts and kills."""
+"""Apache Kafka on this machine: one KRaft node on 127.0.0.1, whose log survives restarts and kills."""
 
+import asyncio
 import base64
-import fcntl
 import re
 import shutil
-import socket
-import struct
 import subprocess
 import tempfile
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from aiokafka.conn import collect_hosts, create_conn
+from aiokafka.errors import KafkaError
+from aiokafka.protocol.metadata import MetadataRequest
+from filelock import FileLock
+
 from pipeline.errors import OperatorError
-from pipeline.local.listen import LOOK_TIMEOUT_S, free_port
+from pipeline.local.listen import PROBE_TIMEOUT_S, free_port
 from pipeline.local.process import Part, spawn, tail
 
 KAFKA_VERSION = "4.1.1"
-LOG4J_VERSION = "2.24.3"  # the version that this Kafka brings; the bridge below must match
+LOG4J_VERSION = "2.24.3"  # the version in this Kafka release; the SLF4J bridge below must match
 JAVA_VERSION_MIN = 17
 HEAP_BYTES_MAX = "1g"
 INSTALL_TIMEOUT_S = 600
@@ -54,7 +58,7 @@ logger.server.name = kafka.server
 logger.server.level = info
 """
 
-# What differs from Kafka's own defaults, and why.
+# Where it differs from Kafka's defaults, and why.
 SERVER_PROPERTIES = """\
 process.roles=broker,controller
 node.id=1
@@ -64,22 +68,22 @@ listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
 controller.listener.names=CONTROLLER
 controller.quorum.voters=1@127.0.0.1:{controller_port}
 log.dirs={log_directory}
-# Topics come from topics.yaml; a misspelt name is an error, not a topic.
+# Topics are created from topics.yaml; a misspelt name is an error, not a new topic.
 auto.create.topics.enable=false
-# One node is all there is.
+# There is only one node.
 offsets.topic.replication.factor=1
 offsets.topic.num.partitions=4
 transaction.state.log.replication.factor=1
 transaction.state.log.min.isr=1
 transaction.state.log.num.partitions=4
-# What a killed writer left open holds up every read_committed reader until it is aborted.
+# A killed writer's open transaction blocks every read_committed reader until it is aborted.
 transaction.abort.timed.out.transaction.cleanup.interval.ms=1000
 share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
-# The first member of a group need not wait for others, and a member that is gone may be missed soon.
+# The first member of a group does not wait for others, and sessions may be short.
 group.initial.rebalance.delay.ms=0
 group.min.session.timeout.ms=1000
-# A killed broker is refused as a duplicate of itself until its old session has ended.
+# After a kill, the broker is refused as a duplicate of itself until its old session expires.
 broker.session.timeout.ms=3000
 broker.heartbeat.interval.ms=500
 log.cleaner.dedupe.buffer.size=33554432
@@ -87,13 +91,13 @@ log.cleaner.dedupe.buffer.size=33554432
 
 
 class NoKafka(OperatorError):
-    """Apache Kafka can not be had on this machine; the message says what is missing, in one line."""
+    """Apache Kafka cannot run on this machine, or a given one does not answer; the first line says why."""
 
 
 def kafka_part(directory: Path, libraries: Path, port: int) -> Part:
-    """A broker on 127.0.0.1:port with its log under `directory`, which is made and formatted if it is new.
+    """A broker on 127.0.0.1:port with its log under `directory`, which is created and formatted if new.
 
-    `libraries` is where `install` has put the jars. Raises NoKafka.
+    `libraries` is where `install` put the jars. Raises NoKafka.
     """
     directory.mkdir(parents=True, exist_ok=True)
     directory, libraries = directory.resolve(), libraries.resolve()
@@ -108,8 +112,8 @@ def kafka_part(directory: Path, libraries: Path, port: int) -> Part:
         "java",
         f"-Xmx{HEAP_BYTES_MAX}",
         "-XX:+ExitOnOutOfMemoryError",
-        # On a machine that it shares with everything else: the optimising compiler's first minutes cost it a whole
-        # core, in which buyers wait, and a small heap is collected faster by one thread than by many.
+        # Kafka shares the machine: for its first minutes the optimising compiler would take a whole core while buyers
+        # wait, and one thread collects a small heap faster than many.
         "-XX:TieredStopAtLevel=1",
         "-XX:+UseSerialGC",
         "-Djava.awt.headless=true",
@@ -132,69 +136,75 @@ def is_installed(libraries: Path) -> bool:
     return (libraries / f"kafka_2.13-{KAFKA_VERSION}.jar").exists()
 
 
-def why_no_java() -> str | None:
-    """Why no Java that runs this Kafka is here, in words; None where one is."""
+def java_problem() -> str | None:
+    """Why no Java on this machine can run this Kafka; None if one can."""
     if shutil.which("java") is None:
         return "`java` is not on the PATH"
     answer = subprocess.run(["java", "-version"], capture_output=True, text=True, check=False)
     version = re.search(r'version "(?:1\.)?(\d+)', answer.stderr)
     if version is None:
-        return "`java -version` does not say its version"
+        return "`java -version` prints no version"
     if int(version[1]) < JAVA_VERSION_MIN:
         return f"`java` is version {version[1]}, below {JAVA_VERSION_MIN}"
     return None
 
 
-def why_not_installable(libraries: Path) -> str | None:
-    """Why the jars are neither there nor to be had, in words; None where all is well."""
+def install_problem(libraries: Path) -> str | None:
+    """Why the jars are missing and cannot be downloaded; None if they are installed, or can be."""
     if is_installed(libraries) or shutil.which("mvn") is not None:
         return None
     return "`mvn` is not on the PATH"
 
 
 def install(libraries: Path) -> None:
-    """Lets Maven copy Kafka and what it needs at run time there, once. Raises NoKafka."""
-    libraries = libraries.resolve()  # Maven takes a relative path from where the pom lies
+    """Downloads Kafka and its runtime dependencies with Maven, unless installed already. Raises NoKafka."""
+    libraries = libraries.resolve()  # Maven resolves a relative path against the directory of the pom
     libraries.parent.mkdir(parents=True, exist_ok=True)
-    with (libraries.parent / f"{libraries.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with FileLock(libraries.parent / f"{libraries.name}.lock"):
         if is_installed(libraries):
             return
-        # Renamed into place when whole, so that an interrupted download is never taken for a broker.
+        # Renamed into place when complete: an interrupted download must not look installed.
         with tempfile.TemporaryDirectory(dir=libraries.parent) as directory:
-            workplace = Path(directory)
-            (workplace / "pom.xml").write_text(_POM)
+            workspace = Path(directory)
+            (workspace / "pom.xml").write_text(_POM)
             command = (
-                *("mvn", "--batch-mode", "--quiet", "--strict-checksums", "-f", f"{workplace / 'pom.xml'}"),
-                *(_COPY, "-DincludeScope=runtime", f"-DoutputDirectory={workplace / 'copy'}"),
+                *("mvn", "--batch-mode", "--quiet", "--strict-checksums", "-f", f"{workspace / 'pom.xml'}"),
+                *(_COPY, "-DincludeScope=runtime", f"-DoutputDirectory={workspace / 'copy'}"),
             )
             _run(command, libraries.parent / "maven.log", INSTALL_TIMEOUT_S)
             shutil.rmtree(libraries, ignore_errors=True)
-            (workplace / "copy").rename(libraries)
+            (workspace / "copy").rename(libraries)
 
 
 def serves(bootstrap: str) -> bool:
-    """Whether one of these brokers answers within LOOK_TIMEOUT_S and counts itself in service.
+    """Whether one of these brokers reports within PROBE_TIMEOUT_S that it is in service.
 
-    An open port says too little: topics that are made before the broker is in service are refused.
+    Blocks, but may be called from an event loop. An open port is not enough: a broker refuses to create topics before
+    it is in service.
     """
-    return any(_brokers_in_service(address) > 0 for address in bootstrap.split(","))
+    # asyncio.run needs a thread without a running event loop.
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        return thread.submit(asyncio.run, _is_any_in_service(bootstrap)).result()
 
 
-def _brokers_in_service(address: str) -> int:
-    """Asks for metadata (request 3, version 1, no topics) and counts the brokers in the answer."""
-    host, _, port = address.strip().rpartition(":")
-    request = struct.pack(">hhihi", 3, 1, 0, -1, 0)
+async def _is_any_in_service(bootstrap: str) -> bool:
+    hosts = collect_hosts(bootstrap)
+    return any(await asyncio.gather(*(_is_in_service(host, port) for host, port, _ in hosts)))
+
+
+async def _is_in_service(host: str, port: int) -> bool:
+    """Whether this broker lists any broker: until it is in service itself, it lists none."""
+    # Not AIOKafkaClient: it logs each failed attempt, and starts a task that refreshes the metadata.
     try:
-        with (
-            socket.create_connection((host.strip("[]"), int(port)), timeout=LOOK_TIMEOUT_S) as connection,
-            connection.makefile("rb") as stream,
-        ):
-            connection.sendall(struct.pack(">i", len(request)) + request)
-            head = stream.read(12)
-    except (OSError, ValueError, OverflowError):
-        return 0
-    return int.from_bytes(head[8:12], "big", signed=True)
+        async with asyncio.timeout(PROBE_TIMEOUT_S):
+            connection = await create_conn(host, port)
+            try:
+                metadata = await connection.send(MetadataRequest([]))
+            finally:
+                await connection.close()
+    except (OSError, OverflowError, KafkaError):
+        return False
+    return bool(metadata.brokers)
 
 
 def _cluster_id() -> str:
@@ -212,4 +222,4 @@ def _run(command: tuple[str, ...], log_path: Path, timeout_s: float) -> None:
             child.kill()
             child.wait()
     if status != 0:
-        raise NoKafka(f"`{command[0]}` ended with status {status}\n{tail(log_path)}")
+        raise NoKafka(f"`{command[0]}` exited with status {status}\n{tail(log_path)}")

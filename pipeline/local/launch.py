@@ -1,9 +1,8 @@
-"""Starts a program that can not outlive the process which asked for it: `launch.py PARENT_PID COMMAND…`.
+"""Starts a program that cannot outlive its parent process: `launch.py PARENT_PID COMMAND…`.
 
-The local stack starts everything through this file, so that no orphan is left even when its supervisor is
-killed by SIGKILL. On Linux the kernel sees to it (the flag survives the exec, so the program keeps this
-process id); elsewhere a small process watches both. Only the standard library is imported: it runs without
-site-packages, in 20 ms.
+The local stack starts everything through this file, so that no orphan is left even if the supervisor gets a SIGKILL.
+On Linux the kernel kills the program (the flag survives the exec, and the process id stays the same); elsewhere a small
+process watches both. It imports only the standard library: it runs without site-packages, in 20 ms.
 """
 
 import ctypes
@@ -18,13 +17,13 @@ EXIT_NOT_STARTED = 127
 
 
 def main(parent: int, command: list[str]) -> None:
-    """Becomes the command; returns only where the parent is gone already."""
+    """Becomes the command; returns only if the parent has already exited. Exits if the command cannot be started."""
     if sys.platform == "linux":
         if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
             sys.exit(f"prctl: {os.strerror(ctypes.get_errno())}")
     elif os.fork() == 0:
         _watch(parent, os.getppid())
-    # The parent may have died before the kernel was told to mind it.
+    # The parent may have died before the flag was set.
     if os.getppid() == parent:
         try:
             os.execvp(command[0], command)  # noqa: S606 - the whole purpose of this file

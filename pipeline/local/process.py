@@ -1,4 +1,4 @@
-"""One program of the local stack: started, seen to be ready, paused, stopped or killed, and started again."""
+"""One program of the local stack: starts, pauses, stops and kills it, waits until it is ready, rotates its log."""
 
 import os
 import shutil
@@ -16,26 +16,26 @@ from typing import IO, Self
 from pipeline.errors import OperatorError
 
 LOG_BYTES_MAX = 10 * 1024 * 1024
-"""A log that has grown beyond it is kept once more under another name, and begun anew."""
+"""A longer log is copied to `<name>.log.1`, and truncated."""
 LOG_TAIL_LINES = 12
 LOG_TAIL_BYTES = 16_384
-READY_LOOK_INTERVAL_S = 0.05
+READY_POLL_INTERVAL_S = 0.05
 KILL_WAIT_S = 5.0
 
 _LAUNCH = (sys.executable, "-I", "-S", str(Path(__file__).with_name("launch.py")))
 
-# Linux minds the *thread* that forked, not its process: a child started from a thread that ends would die
-# with it. So one thread, which lives as long as this process, starts them all.
+# Linux kills the child when the *thread* that forked it ends. So one thread, which lives as long as this process,
+# starts all children.
 _starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="starter")
 
 
 class PartFailed(OperatorError):
-    """A part that died or did not get ready; the message names it and holds the end of its log."""
+    """A part died or did not become ready; the message names it and contains the end of its log."""
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What to start and how to see that it serves. `address` is what people and other parts are told."""
+    """A program: its command and its readiness check. `address` is where users and other parts reach it."""
 
     name: str
     address: str
@@ -45,14 +45,14 @@ class Part:
     start_timeout_s: float = 60.0
     stop_timeout_s: float = 3.0
     is_restartable: bool = True
-    """False where a new process would not be the same part: a broker whose log ended with the old one."""
+    """False for a broker that loses its log when it stops."""
 
 
 def spawn(
     command: tuple[str, ...], log: IO[bytes], environment: Mapping[str, str]
 ) -> subprocess.Popen[bytes]:
-    """Starts a program in a session of its own, that ends at the latest when this process does."""
-    # A session of its own: Ctrl-C in the terminal reaches the supervisor only, which stops all in order.
+    """Starts a program in its own session. It cannot outlive this process."""
+    # Ctrl-C in the terminal must reach only the supervisor, which stops all parts in order.
     return _starter.submit(
         subprocess.Popen,
         (*_LAUNCH, str(os.getpid()), *command),
@@ -65,7 +65,7 @@ def spawn(
 
 
 class Process:
-    """A part while it runs. As a context manager: started and ready inside, stopped afterwards."""
+    """The process of a part. As a context manager: started and ready inside, stopped afterwards."""
 
     def __init__(self, part: Part, log_directory: Path) -> None:
         self.part = part
@@ -78,26 +78,29 @@ class Process:
 
     @property
     def pid(self) -> int | None:
-        """The process id while it runs."""
+        """The process id; None if it is not running."""
         return self._child.pid if self._child is not None and self._child.poll() is None else None
 
     @property
     def exit_status(self) -> int | None:
-        """None while it runs or was never started; minus the signal's number when one ended it."""
+        """None while it runs or before its first start; the negative signal number if a signal killed it."""
         return None if self._child is None else self._child.poll()
 
     def spawn(self) -> None:
-        """Starts the program and does not wait; its output is added to its log file."""
+        """Starts the program without waiting for it; appends its output to its log file.
+
+        Raises RuntimeError if it is running.
+        """
         if self.pid is not None:
-            raise RuntimeError(f"{self.part.name} runs already")
+            raise RuntimeError(f"{self.part.name} is already running")
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
         with self.log_path.open("ab") as log:
             self._child = spawn(self.part.command, log, self.part.environment)
 
     def rotate_log(self) -> None:
-        """Begin its log anew if that is longer than `LOG_BYTES_MAX`; what it said until now is in `<name>.log.1`.
+        """Copies its log to `<name>.log.1` and truncates it, if it is longer than `LOG_BYTES_MAX`.
 
-        The program goes on writing into the same file, so it is copied and cut off: what is said in between is lost.
+        The program keeps writing to the same file, so lines written between copy and truncation are lost.
         """
         try:
             if self.log_path.stat().st_size <= LOG_BYTES_MAX:
@@ -108,13 +111,13 @@ class Process:
         try:
             shutil.copyfile(self.log_path, copy)
         except OSError as error:
-            # A full disk, most likely: then there is no room for a copy, and all the more reason to cut it off.
+            # Most likely the disk is full: make room.
             copy.unlink(missing_ok=True)
-            sys.stderr.write(f"{self.log_path} is cut off without a copy: {error}\n")
+            sys.stderr.write(f"{self.log_path} is truncated without a copy: {error}\n")
         os.truncate(self.log_path, 0)
 
     def wait_ready(self) -> None:
-        """Raises PartFailed when the program dies, or is not ready within `start_timeout_s`."""
+        """Waits until the program is ready. Raises PartFailed if it dies, or is not ready within `start_timeout_s`."""
         deadline = time.monotonic() + self.part.start_timeout_s
         while not self.part.is_ready():
             if self.pid is None:
@@ -122,20 +125,20 @@ class Process:
             if time.monotonic() > deadline:
                 late = f"was not ready within {self.part.start_timeout_s:.0f} s"
                 raise PartFailed(f"{self.part.name} {late}\n{self.log_tail()}")
-            time.sleep(READY_LOOK_INTERVAL_S)
+            time.sleep(READY_POLL_INTERVAL_S)
 
     def start(self) -> None:
-        """Starts the program, on the data that it left, and waits until it is ready; raises PartFailed."""
+        """Starts the program and waits until it is ready. Raises PartFailed."""
         self.spawn()
         self.wait_ready()
 
     def terminate(self) -> None:
-        """Asks it to end; a paused one is resumed, or it could not hear. No effect on one that has ended."""
+        """Sends SIGTERM, and resumes it if it is paused. No effect if it has ended."""
         self._signal(signal.SIGTERM)
         self._signal(signal.SIGCONT)
 
     def kill(self) -> None:
-        """SIGKILL, and waits for the end. No effect on one that has ended."""
+        """Sends SIGKILL, and waits until it has ended. No effect if it has ended already."""
         self._signal(signal.SIGKILL)
         if self._child is not None:
             self._child.wait(KILL_WAIT_S)
@@ -147,7 +150,7 @@ class Process:
         self._signal(signal.SIGCONT)
 
     def stop(self) -> None:
-        """Asks it to end, waits `stop_timeout_s`, then kills it. No effect on one that has ended."""
+        """Terminates it; kills it if it is still running after `stop_timeout_s`. No effect if it has ended."""
         self.terminate()
         if self._child is not None:
             with suppress(subprocess.TimeoutExpired):
@@ -157,11 +160,11 @@ class Process:
     def describe_end(self) -> str:
         status = self.exit_status
         if status is None:
-            return "runs"
-        return f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
+            return "is running"
+        return f"was killed by signal {-status}" if status < 0 else f"exited with status {status}"
 
     def log_tail(self) -> str:
-        """The last lines of its log, indented, after the path of the log."""
+        """The last lines of its log, indented, after its path."""
         return tail(self.log_path)
 
     def __enter__(self) -> Self:

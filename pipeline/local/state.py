@@ -1,4 +1,4 @@
-"""What runs: written by the supervisor after every change, read by `seckill status`."""
+"""The state of the local stack: written by the supervisor after every change, read by `seckill status`."""
 
 import os
 from dataclasses import asdict, dataclass
@@ -15,9 +15,9 @@ class PartStatus(StrEnum):
     STARTING = "starting"
     READY = "ready"
     DIED = "died"
-    """Not running; the supervisor is about to start it again."""
+    """Not running; the supervisor is about to restart it."""
     GIVEN = "given"
-    """Named by a setting and run by somebody else."""
+    """Given by a setting; not started by the supervisor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class PartState:
 
 @dataclass(frozen=True, slots=True)
 class SystemState:
-    """`pid` is the supervisor's. `ready`: all parts have been ready since it started."""
+    """`pid` is the supervisor's. `ready` becomes true once all parts have been ready, and stays true."""
 
     pid: int
     ready: bool
@@ -42,14 +42,14 @@ class SystemState:
 
 
 def write_state(data_dir: Path, state: SystemState) -> None:
-    """Replaces the file as a whole: a reader sees the state before or after, never a half."""
+    """Replaces the file atomically, so that no reader sees a partial one."""
     new = data_dir / "state.json.new"
     new.write_bytes(orjson.dumps(state.document(), option=orjson.OPT_INDENT_2))
     new.replace(data_dir / "state.json")
 
 
 def read_state(data_dir: Path) -> SystemState | None:
-    """What runs on this data directory, None where nothing does. A part whose process has gone is DIED."""
+    """The system on this data directory; None if none is running. A part whose process has ended is DIED."""
     if not is_held(data_dir):
         return None
     try:
@@ -74,5 +74,5 @@ def _is_alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:
-        return False  # somebody else's by now: the parts run as whoever started them
+        return False  # reused by another user's process: the parts run as the user who started them
     return True

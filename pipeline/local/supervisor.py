@@ -1,4 +1,4 @@
-"""Keeps the parts running: starts them, restarts what dies, gives up on what dies too often, stops all."""
+"""Keeps the parts running: starts them, restarts those that die, gives up on one that dies too often, stops all."""
 
 import os
 import time
@@ -12,10 +12,10 @@ from pipeline.local.state import PartState, PartStatus, SystemState, write_state
 
 RESTARTS_MAX = 5
 RESTART_WINDOW_S = 60.0
-"""A part that dies once more after RESTARTS_MAX restarts within this time will not be mended by another."""
+"""A part that dies again after RESTARTS_MAX restarts within this time is not restarted."""
 BACKOFF_S_MIN = 0.1
 BACKOFF_S_MAX = 2.0
-LOOK_INTERVAL_S = 0.1
+CHECK_INTERVAL_S = 0.1
 
 
 @dataclass(slots=True)
@@ -26,7 +26,7 @@ class _Member:
     has_been_ready: bool = False
     restarted_at: deque[float] = field(default_factory=lambda: deque(maxlen=RESTARTS_MAX))
     due: float = 0.0
-    """When a starting part has to be ready; when a dead one is to be started again."""
+    """When a starting part must be ready, or a dead one is restarted; on the monotonic clock, in seconds."""
 
     def spawn(self) -> None:
         self.process.spawn()
@@ -35,7 +35,7 @@ class _Member:
 
 
 class Supervisor:
-    """The parts of one data directory. `say` is told, a line at a time, what a person wants to know."""
+    """The parts of one data directory. `say` receives each line for the terminal."""
 
     def __init__(self, data_dir: Path, say: Callable[[str], None]) -> None:
         self._data_dir = data_dir
@@ -45,13 +45,13 @@ class Supervisor:
         self._ready = False
 
     def add_given(self, name: str, address: str) -> None:
-        """Lists a part that somebody else runs; it is neither watched nor stopped."""
+        """Lists a part that was not started here; it is neither supervised nor stopped."""
         self._given.append(PartState(name, PartStatus.GIVEN, None, address, 0))
         self._say(f"{name:<12} {address}  (given)")
         self._write()
 
     def begin(self, parts: Sequence[Part]) -> None:
-        """Starts a stage and does not wait. Stages are stopped in the reverse order, each as a whole."""
+        """Starts a stage without waiting for it. Stages are stopped in reverse order, each as a whole."""
         stage = [_Member(Process(part, self._data_dir / "logs")) for part in parts]
         self._stages.append(stage)
         for member in stage:
@@ -59,27 +59,27 @@ class Supervisor:
         self._write()
 
     def wait_ready(self) -> None:
-        """Until all that was begun is ready. Raises PartFailed where a part can not be brought up."""
+        """Waits until every started part is ready. Raises PartFailed for one that does not become ready."""
         while not all(member.state is PartStatus.READY for member in self._members()):
-            self.look()
-            time.sleep(LOOK_INTERVAL_S)
+            self.check()
+            time.sleep(CHECK_INTERVAL_S)
 
     def watch(self) -> None:
-        """Keeps the parts running, for ever; raises PartFailed where one can not be kept."""
+        """Keeps the parts running forever. Raises PartFailed for one that cannot be kept running."""
         self._ready = True
         self._write()
         while True:
-            self.look()
-            time.sleep(LOOK_INTERVAL_S)
+            self.check()
+            time.sleep(CHECK_INTERVAL_S)
 
-    def look(self) -> None:
-        """Looks at each part once, and does what is due. Raises PartFailed."""
+    def check(self) -> None:
+        """Checks each part once: restarts it, marks it ready, rotates its log. Raises PartFailed."""
         for member in self._members():
-            self._look_at(member)
+            self._check(member)
             member.process.rotate_log()
 
     def stop(self) -> None:
-        """Asks the parts to end, the last stage first; who does not within `stop_timeout_s` is killed."""
+        """Terminates the parts, last stage first. Kills those that outlast their stage's longest `stop_timeout_s`."""
         if self._stages:
             self._say("stopping")
         for stage in reversed(self._stages):
@@ -87,14 +87,14 @@ class Supervisor:
                 member.process.terminate()
             deadline = time.monotonic() + max(member.process.part.stop_timeout_s for member in stage)
             while time.monotonic() < deadline and any(member.process.pid for member in stage):
-                time.sleep(LOOK_INTERVAL_S / 2)
+                time.sleep(CHECK_INTERVAL_S / 2)
             for member in stage:
                 if member.process.pid:
                     self._say(f"{member.process.part.name} did not stop in time and was killed")
                 member.process.kill()
         self._stages.clear()
 
-    def _look_at(self, member: _Member) -> None:
+    def _check(self, member: _Member) -> None:
         process = member.process
         now = time.monotonic()
         if member.state is PartStatus.DIED:
@@ -102,15 +102,15 @@ class Supervisor:
                 member.spawn()
                 self._write()
         elif process.pid is None:
-            self._mourn(member, process.describe_end())
+            self._plan_restart(member, process.describe_end())
         elif member.state is PartStatus.STARTING:
             if process.part.is_ready():
-                self._welcome(member)
+                self._mark_ready(member)
             elif now > member.due:
                 process.kill()
-                self._mourn(member, f"was not ready within {process.part.start_timeout_s:.0f} s")
+                self._plan_restart(member, f"was not ready within {process.part.start_timeout_s:.0f} s")
 
-    def _welcome(self, member: _Member) -> None:
+    def _mark_ready(self, member: _Member) -> None:
         part = member.process.part
         member.state = PartStatus.READY
         self._say(
@@ -119,26 +119,26 @@ class Supervisor:
         member.has_been_ready = True
         self._write()
 
-    def _mourn(self, member: _Member, end: str) -> None:
-        """Plans the restart of a part that died; raises PartFailed where there is to be none."""
+    def _plan_restart(self, member: _Member, end: str) -> None:
+        """Schedules the restart of a part that died. Raises PartFailed if it must not be restarted."""
         part = member.process.part
         now = time.monotonic()
-        story = f"{part.name} {end}"
+        failure = f"{part.name} {end}"
         if not part.is_restartable:
-            raise PartFailed(f"{story}, and its data with it\n{member.process.log_tail()}")
+            raise PartFailed(f"{failure}, and its data is lost\n{member.process.log_tail()}")
         if not member.has_been_ready:
-            raise PartFailed(f"{story}\n{member.process.log_tail()}")
+            raise PartFailed(f"{failure}\n{member.process.log_tail()}")
         recent = [at for at in member.restarted_at if now - at < RESTART_WINDOW_S]
         if len(recent) >= RESTARTS_MAX:
             raise PartFailed(
-                f"{story} after {RESTARTS_MAX} restarts within {RESTART_WINDOW_S:.0f} s"
+                f"{failure} after {RESTARTS_MAX} restarts within {RESTART_WINDOW_S:.0f} s"
                 f"\n{member.process.log_tail()}"
             )
         backoff_s = min(BACKOFF_S_MIN * 2 ** len(recent), BACKOFF_S_MAX)
         member.state, member.due = PartStatus.DIED, now + backoff_s
         member.restarts += 1
         member.restarted_at.append(now + backoff_s)
-        self._say(f"{story}; restart {member.restarts} in {backoff_s:.1f} s\n{member.process.log_tail()}")
+        self._say(f"{failure}; restart {member.restarts} in {backoff_s:.1f} s\n{member.process.log_tail()}")
         self._write()
 
     def _members(self) -> list[_Member]:

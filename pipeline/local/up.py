@@ -10,23 +10,23 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
-from pipeline.errors import KafkaUnavailable, OperatorError
-from pipeline.kafka.topic_admin import TopicsRefused, create_topics
-from pipeline.kafka.topics import BadTopics, load_topics
+from pipeline.errors import OperatorError
+from pipeline.kafka.topic_admin import create_topics
+from pipeline.kafka.topics import load_topics
 from pipeline.local import broker, kafka, redis
 from pipeline.local.broker import Broker
 from pipeline.local.kafka import NoKafka
-from pipeline.local.listen import answers_ok, why_not
-from pipeline.local.lock import DataDirectoryUnusable, hold
-from pipeline.local.memory_broker import NoMemoryBroker
-from pipeline.local.process import Part, PartFailed
+from pipeline.local.listen import bind_error, url
+from pipeline.local.lock import hold
+from pipeline.local.process import Part
+from pipeline.local.recipe import follower_part, ingress_part, worker_part
 from pipeline.local.supervisor import Supervisor
 from pipeline.settings import HEALTH_HOST, Settings
 
 PORT_MAX = 65_535
 PORT_WAIT_S = 1.0
-"""A system that was killed a moment ago lets go of its ports within this time."""
-# Together below 10 s: the time in which Ctrl-C has stopped everything.
+"""A system that was just killed releases its ports within this time."""
+# Together below 10 s, within which Ctrl-C stops everything.
 INGRESS_STOP_S = 2.0
 AGENTS_STOP_S = 3.5
 SERVERS_STOP_S = 3.0
@@ -34,8 +34,8 @@ SERVERS_STOP_S = 3.0
 Say = Callable[[str], None]
 
 
-class UpRefused(OperatorError):
-    """The system does not start, or can not go on; the first line of the message says why."""
+class PortsTaken(OperatorError):
+    """A port that the system needs cannot be used; the message has a line for each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,10 @@ class _Port:
 
 
 def up(settings: Settings, ingresses: int, workers: int, say: Say) -> None:
-    """Runs the system until SIGINT, SIGTERM or SIGHUP; raises UpRefused. Nothing of it is left running."""
+    """Runs the system until SIGINT, SIGTERM or SIGHUP, and leaves nothing running.
+
+    Raises OperatorError or KafkaUnavailable; the first line of the message says why the system did not start, or ended.
+    """
     started = time.monotonic()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
@@ -56,11 +59,6 @@ def up(settings: Settings, ingresses: int, workers: int, say: Say) -> None:
             _run(settings, ingresses, workers, say, started)
     except KeyboardInterrupt:
         say("stopped")
-    except (
-        *(DataDirectoryUnusable, NoKafka, NoMemoryBroker, redis.NoRedis, PartFailed),
-        *(BadTopics, KafkaUnavailable, TopicsRefused),
-    ) as error:
-        raise UpRefused(str(error)) from None
 
 
 def _run(settings: Settings, ingresses: int, workers: int, say: Say, started: float) -> None:
@@ -68,17 +66,17 @@ def _run(settings: Settings, ingresses: int, workers: int, say: Say, started: fl
     _refuse_taken_ports(settings, ingresses, workers)
     supervisor = Supervisor(settings.data_dir, say)
     try:
-        environment = _begin_servers(settings, supervisor, say)
+        own = _begin_servers(settings, supervisor, say)
         supervisor.wait_ready()
-        asyncio.run(create_topics(environment["SECKILL_KAFKA_BOOTSTRAP"], topics))
+        asyncio.run(create_topics(own.kafka(), topics))
         say(f"{'topics':<12} {len(topics.all())}")
-        supervisor.begin(_agents(settings, workers, environment))
-        supervisor.begin(_ingresses(settings, ingresses, environment))
+        supervisor.begin(_agents(own, workers))
+        supervisor.begin(_ingresses(own, ingresses))
         supervisor.wait_ready()
         say(_welcome(settings, time.monotonic() - started))
         supervisor.watch()
     finally:
-        # Whoever presses Ctrl-C twice gets what he wants within 10 s all the same.
+        # A second Ctrl-C must not interrupt the shutdown, which takes at most 10 s.
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
         supervisor.stop()
@@ -87,8 +85,8 @@ def _run(settings: Settings, ingresses: int, workers: int, say: Say, started: fl
 # --- the parts ----------------------------------------------------------------------------------------------
 
 
-def _begin_servers(settings: Settings, supervisor: Supervisor, say: Say) -> dict[str, str]:
-    """Starts broker and Redis, where not given. Returns what every other process must be told of them."""
+def _begin_servers(settings: Settings, supervisor: Supervisor, say: Say) -> Settings:
+    """Starts broker and Redis unless they are given. Returns the settings for all processes that use them."""
     parts: list[Part] = []
     chosen = _broker(settings, say)
     if chosen.part is None:
@@ -97,54 +95,46 @@ def _begin_servers(settings: Settings, supervisor: Supervisor, say: Say) -> dict
         say(f"kafka: {chosen.description}")
         parts.append(chosen.part)
     if settings.redis_url is None:
-        # A Redis that outlives the log would speak of records that nobody has.
+        # A Redis that outlives the log would contain the state of a lost log.
         directory = settings.data_dir / "redis"
         parts.append(redis.redis_part(directory, settings.redis_port, durable=chosen.is_durable))
     else:
         asyncio.run(redis.check_redis(settings.redis_url))
         supervisor.add_given("redis", redis.without_password(settings.redis_url))
     if parts:
-        supervisor.begin([replace(part, stop_timeout_s=SERVERS_STOP_S) for part in parts])
-    return {**chosen.environment(), "SECKILL_REDIS_URL": settings.redis()}
+        supervisor.begin(_stopped_within(SERVERS_STOP_S, parts))
+    return settings.model_copy(update={**chosen.settings(), "redis_url": settings.redis()})
 
 
 def _broker(settings: Settings, say: Say) -> Broker:
     if settings.kafka_bootstrap is None:
-        return broker.start_of(broker.choose(settings), settings, say)
+        return broker.prepare_broker(broker.resolve_kind(settings), settings, say)
     if not kafka.serves(settings.kafka_bootstrap):
         raise NoKafka(f"SECKILL_KAFKA_BOOTSTRAP: no broker answers at {settings.kafka_bootstrap}")
     return Broker(settings.kafka_bootstrap, None, "given", is_durable=settings.kafka_idempotence)
 
 
-def _agents(settings: Settings, workers: int, environment: dict[str, str]) -> list[Part]:
-    names = {"follower-1": settings.tables_port}
-    names |= {f"worker-{number}": settings.tables_port + number for number in range(1, workers + 1)}
-    return [
-        _own_part(
-            name,
-            ("agents", "follower" if name.startswith("follower") else "decider"),
-            (settings.tables_host, port),
-            (settings.tables_host, port, "/ready"),
-            {**environment, "SECKILL_TABLES_PORT": str(port)},
-            AGENTS_STOP_S,
+def _agents(settings: Settings, workers: int) -> list[Part]:
+    follower = follower_part(settings.model_copy(update={"worker_name": "follower-1"}))
+    deciders = [
+        worker_part(
+            settings.model_copy(
+                update={"worker_name": f"worker-{number}", "tables_port": settings.tables_port + number}
+            )
         )
-        for name, port in names.items()
+        for number in range(1, workers + 1)
     ]
+    return _stopped_within(AGENTS_STOP_S, [follower, *deciders])
 
 
-def _ingresses(settings: Settings, count: int, environment: dict[str, str]) -> list[Part]:
-    return [
-        _own_part(
-            f"ingress-{number}",
-            ("pipeline.ingress",),
-            (settings.public_host, settings.public_port),
-            # They share the public port: there, any of them may be the one that answers.
-            (HEALTH_HOST, port, "/health/ready"),
-            {**environment, "SECKILL_HEALTH_PORT": str(port)},
-            INGRESS_STOP_S,
+def _ingresses(settings: Settings, count: int) -> list[Part]:
+    parts = [
+        ingress_part(
+            settings.model_copy(update={"worker_name": f"ingress-{number}", "health_port": health_port})
         )
-        for number, port in enumerate(_health_ports(settings, count), start=1)
+        for number, health_port in enumerate(_health_ports(settings, count), start=1)
     ]
+    return _stopped_within(INGRESS_STOP_S, parts)
 
 
 def _health_ports(settings: Settings, ingresses: int) -> range:
@@ -152,44 +142,19 @@ def _health_ports(settings: Settings, ingresses: int) -> range:
     return range(first, first + ingresses)
 
 
-def _own_part(
-    name: str,
-    module: tuple[str, ...],
-    address: tuple[str, int],
-    ready: tuple[str, int, str],
-    environment: dict[str, str],
-    stop_s: float,
-) -> Part:
-    """`address` is where people find it, `ready` where it tells whether it is ready."""
-    host, port, path = ready
-    return Part(
-        name=name,
-        address=f"http://{_bracketed(_near(address[0]))}:{address[1]}",
-        command=(sys.executable, "-m", *module),
-        is_ready=lambda: answers_ok(_near(host), port, path),
-        environment={**environment, "SECKILL_WORKER_NAME": name},
-        stop_timeout_s=stop_s,
-    )
+def _stopped_within(seconds: float, parts: list[Part]) -> list[Part]:
+    return [replace(part, stop_timeout_s=seconds) for part in parts]
 
 
-def _near(host: str) -> str:
-    """The address at which this machine reaches a listener of its own on `host`."""
-    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - read, not bound
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
-
-
-# --- what is checked first, and what is said last -----------------------------------------------------------
+# --- ports, and the last lines of a start -------------------------------------------------------------------
 
 
 def _refuse_taken_ports(settings: Settings, ingresses: int, workers: int) -> None:
-    """Raises UpRefused with a line for each port that we need and somebody has."""
+    """Raises PortsTaken if a port is still taken after PORT_WAIT_S."""
     deadline = time.monotonic() + PORT_WAIT_S
     while taken := list(_taken(settings, ingresses, workers)):
         if time.monotonic() > deadline:
-            raise UpRefused("\n".join(taken))
+            raise PortsTaken("\n".join(taken))
         time.sleep(0.1)
 
 
@@ -214,18 +179,18 @@ def _taken(settings: Settings, ingresses: int, workers: int) -> Iterator[str]:
     for each in ports:
         other = first.setdefault(each.port, each)
         if other is not each:
-            reason: str | None = f"is {other.setting} too"
+            reason: str | None = f"is also {other.setting}"
         elif each.port > PORT_MAX:
             reason = f"is above {PORT_MAX}"
         else:
-            reason = why_not(each.host, each.port)
+            reason = bind_error(each.host, each.port)
         if reason:
             yield f"{each.setting}: {each.host}:{each.port} (for {each.user}) {reason}"
 
 
 def _welcome(settings: Settings, elapsed_s: float) -> str:
-    public = f"http://{_bracketed(_near(settings.public_host))}:{settings.public_port}"
-    admin = f"http://{_bracketed(_near(settings.admin_host))}:{settings.admin_port}"
+    public = url(settings.public_host, settings.public_port)
+    admin = url(settings.admin_host, settings.admin_port)
     now = datetime.now(UTC).replace(microsecond=0)
     sale = {
         "product_id": 1001,
@@ -238,7 +203,7 @@ def _welcome(settings: Settings, elapsed_s: float) -> str:
     }
     return "\n".join(
         (
-            f"ready in {elapsed_s:.1f} s; Ctrl-C stops everything. To copy:",
+            f"ready in {elapsed_s:.1f} s; Ctrl-C stops everything. Try:",
             _curl(f"{admin}/api/v1/seckill/activity/prewarm", sale),
             _curl(f"{public}/api/v1/seckill/purchase", {"product_id": 1001, "user_id": "alice"}),
             f"  {shlex.quote(sys.argv[0])} orders follow",

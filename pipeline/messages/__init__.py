@@ -1,1 +1,1 @@
-"""The wire format of every topic, one file a topic."""
+"""The wire format of every topic: `models.py` describes it; one module per topic encodes and decodes it."""

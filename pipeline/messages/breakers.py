@@ -1,4 +1,4 @@
-"""Circuit breaker states, as the control topic holds them."""
+"""Circuit breaker states, the records of the control topic."""
 
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ PARTITIONS_MAX = 1_000
 
 
 class BreakerChange(NamedTuple):
-    """The state of a partition's breaker since `at_ms` (wall clock); open, it is tried again at `retry_at_ms`."""
+    """The state of a partition's breaker since `at_ms` (wall clock). An open one is tried again at `retry_at_ms`."""
 
     partition: int
     state: BreakerState
@@ -20,18 +20,18 @@ class BreakerChange(NamedTuple):
     retry_at_ms: int
 
 
-def encode_breaker(news: BreakerChange) -> tuple[bytes, bytes]:
-    """Key and value of the record on the control topic."""
-    key = f"breaker:{news.partition}".encode()
-    return key, orjson.dumps({"type": "breaker", **news._asdict()})
+def encode_breaker(change: BreakerChange) -> tuple[bytes, bytes]:
+    """Key and value of the record in the control topic."""
+    key = f"breaker:{change.partition}".encode()
+    return key, orjson.dumps({"type": "breaker", **change._asdict()})
 
 
 class BadControlRecord(InvalidRecord):
-    """A record of the control topic that says nothing: who follows it passes it over."""
+    """An unreadable record of the control topic; readers skip it. The message names the field."""
 
 
 def decode_breaker(value: bytes | None) -> BreakerChange | None:
-    """The news in a record of the control topic; None if the record is of another type, or a tombstone.
+    """The change in a record of the control topic; None for a record of another type or a tombstone.
 
     Raises BadControlRecord.
     """

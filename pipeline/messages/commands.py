@@ -1,7 +1,7 @@
 """Commands, the records of `purchase-requests`: JSON objects with a `type`. Ids are JSON strings.
 
-`pipeline/messages/models.py` describes them; this parser is written by hand because a decider reads hundreds of
-thousands of purchases per second. A property test compares the two.
+`pipeline/messages/models.py` describes them. This parser is handwritten because a decider reads hundreds of
+thousands of purchases per second; a property test compares the two.
 """
 
 import re
@@ -26,15 +26,15 @@ from pipeline.messages.nesting import is_nested_deeper
 
 PURCHASES_PER_RECORD_MAX = 1_000
 COMMAND_BYTES_MAX = 1_048_588
-"""Of key and value. A malformed decision carries them as base64, which is a third more."""
+"""Key and value together. A malformed decision carries them as base64, a third larger."""
 COMMAND_DEPTH_MAX = 500
-"""Lua's JSON parser refuses what is nested deeper; in a decision, the command is one level deeper."""
+"""Lua's JSON parser rejects deeper nesting, and a decision nests the command one level deeper."""
 IDEMPOTENCY_KEY_LENGTH_MAX = 128
 NAME_LENGTH_MAX = 200
 
 _ID_BYTES = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-"
+IDEMPOTENCY_KEY = re.compile(r"[!-~]{1,128}", re.ASCII)
 PRICE = re.compile(r"(0|[1-9][0-9]{0,11})(\.[0-9]{1,4})?", re.ASCII)
-_KEY = re.compile(r"[\x21-\x7e]{1,128}", re.ASCII)
 _FIELDS = {
     "purchase": {"type", "product_id", "users", "quantities", "keys"},
     "open": {
@@ -53,7 +53,7 @@ class MalformedCommand(InvalidRecord):
 
 
 class OversizedCommand(MalformedCommand):
-    """A command that no decision can carry. A broker lets it pass if it was compressed, or has a higher limit."""
+    """A command too large for a decision to carry. A broker accepts it if it is compressed or the limit was raised."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,19 +77,19 @@ Command = PurchaseCommand | OpenCommand | CloseCommand
 
 
 class RawCommand(NamedTuple):
-    """Key and value of a command record as they came."""
+    """Key and value of a command record, unchanged."""
 
     key: bytes | None
     value: bytes | None
 
 
 NOTHING_KEPT: Final = RawCommand(None, None)
-"""In the decision on a command that is too large."""
+"""What the decision on an oversized command carries of it."""
 
 
 def is_idempotency_key(text: str) -> bool:
-    """Whether this is 1 to 128 visible ASCII characters."""
-    return _KEY.fullmatch(text) is not None
+    """Whether the text is 1 to 128 visible ASCII characters."""
+    return IDEMPOTENCY_KEY.fullmatch(text) is not None
 
 
 def encode_purchases(
@@ -98,13 +98,16 @@ def encode_purchases(
     quantities: list[int] | None = None,
     keys: Mapping[int, str] | None = None,
 ) -> bytes:
-    """The envelope of 1..1,000 purchases of one product. Quantities that are all 1, and no keys, are left out."""
-    envelope: dict[str, Any] = {"type": "purchase", "product_id": product_id, "users": users}
+    """The record of 1 to 1,000 purchases of one product; `keys` is by index of the purchase.
+
+    Leaves out `quantities` if all are 1, and `keys` if there are none.
+    """
+    document: dict[str, Any] = {"type": "purchase", "product_id": product_id, "users": users}
     if quantities is not None and any(quantity != 1 for quantity in quantities):
-        envelope["quantities"] = quantities
+        document["quantities"] = quantities
     if keys:
-        envelope["keys"] = {str(index): key for index, key in keys.items()}
-    return orjson.dumps(envelope)
+        document["keys"] = {str(index): key for index, key in keys.items()}
+    return orjson.dumps(document)
 
 
 def encode_open(command: OpenCommand) -> bytes:
@@ -136,7 +139,7 @@ def encode_close(product_id: str) -> bytes:
 def decode_command(key: bytes | None, value: bytes | None) -> Command:
     """The command in a record of `purchase-requests`.
 
-    Raises MalformedCommand. Whatever passes here, the Lua side can take as it is: this is the only gate.
+    Raises MalformedCommand. This is the only check: Lua accepts whatever passes it.
     """
     if value is None:
         raise MalformedCommand("value: missing")
@@ -167,7 +170,7 @@ def command_of(product_id: str, document: dict[str, Any]) -> Command:
     kind = document.get("type")
     if type(kind) is not str or kind not in _FIELDS:
         raise MalformedCommand("type: unknown")
-    # Nothing unknown goes on to Lua, whose JSON parser has other limits (of nesting, for one) than this one.
+    # Lua must not get unknown fields: its JSON parser has other limits, such as on nesting.
     if unknown := document.keys() - _FIELDS[kind]:
         raise MalformedCommand(f"{len(unknown)} unknown field(s)")
     if kind == "purchase":
@@ -181,7 +184,7 @@ def _purchases(document: dict[str, Any]) -> Purchases:
     users = document.get("users")
     if type(users) is not list or not 1 <= len(users) <= PURCHASES_PER_RECORD_MAX:
         raise MalformedCommand("users: not a list of 1 to 1000")
-    # A user at a time costs ten times this, and a decider reads hundreds of thousands a second.
+    # Checking user by user takes ten times as long, and a decider reads hundreds of thousands per second.
     try:
         joined = "".join(users)
     except TypeError:
@@ -207,11 +210,11 @@ def _keys(document: dict[str, Any], count: int) -> dict[int, str]:
     keys = document["keys"]
     if type(keys) is not dict:
         raise MalformedCommand("keys: not an object")
-    places = {str(index): index for index in range(count)}
-    for place, key in keys.items():
-        if place not in places or type(key) is not str or not is_idempotency_key(key):
+    indexes = {str(index): index for index in range(count)}
+    for index, key in keys.items():
+        if index not in indexes or type(key) is not str or not is_idempotency_key(key):
             raise MalformedCommand("keys: not index to 1 to 128 visible ASCII characters")
-    return {places[place]: key for place, key in keys.items()}
+    return {indexes[index]: key for index, key in keys.items()}
 
 
 def _opening(document: dict[str, Any]) -> Opening:

@@ -1,10 +1,10 @@
-"""Single facts of a decision record, read without parsing it: the ingress asks them of every record."""
+"""Single facts read from a decision record without parsing it, because the ingress needs them from every record."""
 
 
 def shows_stock(value: bytes) -> bool:
-    """Whether a decision record shows its product on sale with stock left, without parsing it.
+    """Whether a decision record shows its product on sale with stock left.
 
-    Only the decider's own words count: the command, which stands last, may hold any bytes.
+    Reads only what the decider wrote: the command, which comes last, may contain any text.
     """
     if not value.startswith(b'"type":"purchase"', value.index(b",") + 1):
         return False
@@ -16,10 +16,7 @@ def shows_stock(value: bytes) -> bool:
 
 
 def shows_opened(value: bytes) -> bool:
-    """Whether a decision record shows that its product was opened at some time, without parsing it.
-
-    As in `shows_stock`, only the decider's own words count.
-    """
+    """Whether a decision record shows that its product has been opened. Like `shows_stock`, it ignores the command."""
     kind = value.index(b",") + 1
     if value.startswith(b'"type":"purchase"', kind):
         return value.startswith(b',"stock":', _after_codes(value))
@@ -29,6 +26,6 @@ def shows_opened(value: bytes) -> bool:
 
 
 def _after_codes(value: bytes) -> int:
-    """Where a decision on purchases goes on after its codes and, if there are any, its held orders."""
+    """The index in a purchase decision just after its codes and, if present, its held orders."""
     after = value.index(b"]", value.index(b"[")) + 1
     return value.index(b"}", after) + 1 if value.startswith(b',"held":{', after) else after

@@ -1,8 +1,10 @@
 """Decisions, the records of `purchase-results`: one for each command record.
 
-A decision carries the command that it decides, byte for byte, under `command`: so the decision log alone is enough to
-rebuild Redis, and a follower needs no second topic. `source_offset` is always its first field, so that a follower can
-drop a repeat before it parses anything.
+A decision carries its command under `command`, byte for byte: the decision log alone is enough to rebuild Redis, and a
+follower needs no second topic. `source_offset` is always the first field, so a follower can drop a repeat without
+parsing it.
+
+`pipeline/messages/models.py` describes them. As for commands, this parser is handwritten, and a test compares the two.
 """
 
 import base64
@@ -35,7 +37,7 @@ from pipeline.messages.nesting import is_nested_deeper
 logger = logging.getLogger(__name__)
 
 DECISION_DEPTH_MAX = 1_000
-"""Lua's JSON parser refuses what is nested deeper; the command is one level deeper than in its own record."""
+"""Lua's JSON parser rejects deeper nesting. The command is one level deeper here than in its own record."""
 
 _SOURCE_OFFSET = re.compile(rb'\{"source_offset":(0|[1-9][0-9]{0,17}),')
 _LIMITER = re.compile(r"[0-9]{1,15}:[0-9]{1,15}:[0-9]{1,15}", re.ASCII)
@@ -54,7 +56,7 @@ _NEVER_NULL = {kind: fields - {"key", "value"} for kind, fields in _RESULT_FIELD
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What one buyer is told."""
+    """What one buyer gets."""
 
     code: Code
     remaining_stock: int | None
@@ -64,7 +66,10 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class PurchaseDecision:
-    """The decision on a record of purchases. `held` as in `domain.product.Decision`; `limiter` is the state after."""
+    """The decision on a record of purchases. `held` is as in `domain.product.Decision`.
+
+    `stock`, `sold` and `limiter` are the state after the record.
+    """
 
     source_offset: int
     time_ms: int
@@ -94,7 +99,7 @@ class PurchaseDecision:
         return remaining
 
     def answer(self, partition: int, index: int, remaining: Sequence[int] | None) -> Answer:
-        """The answer to the purchase at `index`, where `remaining` is what the method of that name returns.
+        """The answer to the purchase at `index`; `remaining` is the result of `self.remaining()`.
 
         Raises IndexError if the record has no such purchase.
         """
@@ -129,7 +134,7 @@ class CloseDecision:
 
 @dataclass(frozen=True, slots=True)
 class MalformedDecision:
-    """The decision on a record that is no command. `command` is None in a decision of version 1."""
+    """The decision on a record that is not a command. `command` is None in format version 1."""
 
     source_offset: int
     time_ms: int
@@ -141,14 +146,14 @@ Decision = PurchaseDecision | OpenDecision | CloseDecision | MalformedDecision
 
 
 class NotADecision(InvalidRecord):
-    """A record of `purchase-results` that no decider wrote: everybody passes it over."""
+    """A foreign record of `purchase-results`: no decider wrote it, and every reader skips it."""
 
     def __init__(self, why: str) -> None:
         super().__init__(f"no decider wrote this record: {why}")
 
 
 def peek_source_offset(value: bytes | None) -> int:
-    """The source offset of a decision record, without looking at the rest. Raises NotADecision."""
+    """The source offset of a decision record, without parsing the rest. Raises NotADecision."""
     found = _SOURCE_OFFSET.match(value or b"")
     if found is None:
         raise NotADecision("it does not begin with source_offset" if value is not None else "it has no value")
@@ -156,20 +161,20 @@ def peek_source_offset(value: bytes | None) -> int:
 
 
 def kept_of(error: MalformedCommand, key: bytes | None, value: bytes | None) -> RawCommand:
-    """What the decision carries of a malformed command: nothing of one that is too large."""
+    """What the decision carries of a malformed command: nothing if the command is oversized."""
     return NOTHING_KEPT if isinstance(error, OversizedCommand) else RawCommand(key, value)
 
 
 def malformed_members(error: str, command: RawCommand) -> bytes:
-    """The members of a malformed decision that the command determines, as JSON without the braces."""
+    """The fields `error`, `key` and `value` of a malformed decision, as JSON without the braces."""
     key, value = (None if part is None else base64.b64encode(part).decode() for part in command)
     return orjson.dumps({"error": error, "key": key, "value": value})[1:-1]
 
 
 def decode_decision(value: bytes | None) -> Decision:
-    """A record of `purchase-results`, checked whole: who passes strangers over must not be led by half of one.
+    """The decision in a record of `purchase-results`. Raises NotADecision.
 
-    Raises NotADecision.
+    Checks every field, so that no reader acts on part of a foreign record.
     """
     source_offset = peek_source_offset(value)
     try:
@@ -181,10 +186,10 @@ def decode_decision(value: bytes | None) -> Decision:
     kind = document.get("type")
     if type(kind) is not str or kind not in _RESULT_FIELDS:
         raise NotADecision("type: unknown")
-    # The scripts read it, too, and their JSON parser has another limit of nesting than this one.
+    # The Lua scripts read it too, and their JSON parser has another nesting limit.
     if any(isinstance(document[name], dict | list) for name in document.keys() - _RESULT_FIELDS[kind]):
         raise NotADecision("an unknown field with fields of its own")
-    # To Lua null is no absence, but a value that is true.
+    # Lua takes null for a value that is true, not for a missing field.
     for name in _NEVER_NULL[kind] & document.keys():
         if document[name] is None:
             raise NotADecision(f"{name}: null")
@@ -219,7 +224,7 @@ def _purchase_result(
     source_offset: int, time_ms: int, command: PurchaseCommand, document: dict[str, Any]
 ) -> PurchaseDecision:
     codes, count = document.get("codes"), len(command.purchases.users)
-    # The types, too: 1.0 and true are in a set that holds 1.
+    # The types too: Python finds 1.0 and True in a set that contains 1.
     if (
         type(codes) is not list
         or len(codes) != count
@@ -232,7 +237,7 @@ def _purchase_result(
         if not (sold is None and price is None):
             raise NotADecision("stock: missing beside sold or price")
     else:
-        # Below zero they would be a fault of a decider's, which the audit has to see.
+        # Negative values would be a decider's bug, which must pass so that the audit reports it.
         whole_number(document, "stock", -STOCK_MAX, STOCK_MAX, NotADecision)
         whole_number(document, "sold", -STOCK_MAX, STOCK_MAX, NotADecision)
         if type(price) is not str or not PRICE.fullmatch(price):
@@ -260,12 +265,12 @@ def _purchase_result(
 def _held(document: dict[str, Any], count: int) -> dict[int, str]:
     if "held" not in document:
         return {}
-    held, places = document["held"], {str(index): index for index in range(count)}
-    if type(held) is not dict or not held.keys() <= places.keys():
+    held, indexes = document["held"], {str(index): index for index in range(count)}
+    if type(held) is not dict or not held.keys() <= indexes.keys():
         raise NotADecision("held: not by index of a purchase")
     if any(type(order_id) is not str or parse_receipt(order_id) is None for order_id in held.values()):
         raise NotADecision("held: not order ids")
-    return {places[place]: order_id for place, order_id in held.items()}
+    return {indexes[index]: order_id for index, order_id in held.items()}
 
 
 def _malformed_result(source_offset: int, time_ms: int, document: dict[str, Any]) -> MalformedDecision:
@@ -286,16 +291,16 @@ def _raw(document: dict[str, Any], name: str) -> bytes | None:
     if text is None:
         return None
     try:
-        # Text that is not ASCII is a ValueError, too.
+        # Text that is not ASCII raises ValueError too.
         return base64.b64decode(text, validate=True)
     except (TypeError, ValueError):
         raise NotADecision(f"{name}: not base64") from None
 
 
 def decision_at(partition: int, position: int, value: bytes | None) -> Decision | None:
-    """The decision in this record of the decision log; None for a foreign record, which is logged and to be skipped.
+    """The decision in this record of the decision log; None for a foreign record, which it logs.
 
-    Everybody who follows the decision log calls this, so that all skip the same records.
+    All readers of the decision log call this, so they all skip the same records.
     """
     try:
         return decode_decision(value)

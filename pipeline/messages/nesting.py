@@ -1,15 +1,15 @@
-"""How deeply JSON is nested. Lua's parser refuses what is nested deeper than its limit, so we look first."""
+"""How deeply JSON is nested. Lua's parser rejects JSON that is nested too deeply, so this is checked first."""
 
 import re
 
 _BRACKET_OR_STRING = re.compile(rb'[\[\]{}]|"(?:[^"\\]|\\.)*+"', re.DOTALL)
-"""Possessive: what may be tried again is kept, at a hundred bytes a character."""
+"""Possessive, because a backtracking match would keep a hundred bytes for each character of a string."""
 
 
 def is_nested_deeper(value: bytes, depth_max: int) -> bool:
-    """Whether this JSON has arrays and objects in one another deeper than `depth_max`, wherever they are.
+    """Whether arrays and objects in this JSON are nested deeper than `depth_max` anywhere.
 
-    What was parsed cannot tell: of two members of one name it holds the last.
+    Reads the text, because a parsed document keeps only the last of several members of the same name.
     """
     if value.count(b"[") + value.count(b"{") <= depth_max:
         return False

@@ -1,4 +1,4 @@
-"""Orders, the records of the orders topic: each is one event in the life of an order."""
+"""The records of the orders topic: each is one event in the life of an order."""
 
 import re
 from collections.abc import Callable
@@ -20,7 +20,7 @@ _MONEY = re.compile(r"(0|[1-9][0-9]{0,20})(\.[0-9]{1,4})?", re.ASCII)
 
 
 class Order(NamedTuple):
-    """One event in an order's life; `value` is the record as it came. Money is a decimal string."""
+    """One event in an order's life. Money is a decimal string; `value` is the unparsed record."""
 
     event: str
     order_id: str
@@ -41,22 +41,22 @@ class Order(NamedTuple):
 
 
 class BadOrder(InvalidRecord):
-    """A record of the orders topic that is no order; the message names the field."""
+    """A record of the orders topic that is not an order. The message names the field."""
 
 
 def decode_order(value: bytes | None) -> Order:
-    """A record of the orders topic. Raises BadOrder."""
+    """The order event in a record of the orders topic. Raises BadOrder."""
     try:
         document = orjson.loads(value or b"")
     except orjson.JSONDecodeError:
         raise BadOrder("not JSON") from None
     if type(document) is not dict:
         raise BadOrder("not a JSON object")
-    for name, is_right in _ORDER_FIELDS.items():
+    for name, is_valid in _ORDER_FIELDS.items():
         if name not in document:
             raise BadOrder(f"{name}: missing")
-        if not is_right(document[name]):
-            raise BadOrder(f"{name}: not as topics.yaml says")
+        if not is_valid(document[name]):
+            raise BadOrder(f"{name}: does not match topics.yaml")
     return Order(**{name: document[name] for name in _ORDER_FIELDS}, value=value or b"")
 
 
@@ -81,10 +81,10 @@ _ORDER_FIELDS: dict[str, Callable[[Any], bool]] = {
 
 
 def created_orders(result: PurchaseDecision, partition: int) -> list[bytes]:
-    """The CREATED records of the orders topic for the winners of this decision, in its order."""
+    """The values of the CREATED records for the winners of this decision, in the order of their purchases."""
     if result.price is None:
         return []
-    # Formatted by hand, because all that varies is an id or a number and there may be 200,000 of them a second.
+    # Formatted by hand, because only ids and numbers vary and there may be 200,000 orders per second.
     prefix = '{"event":"CREATED","order_id":"%d-%d-' % (partition, result.source_offset)
     middle = '","product_id":"%s","user_id":"' % result.product_id
     tail = ',"at_ms":%d,"pay_before_ms":null}' % result.time_ms

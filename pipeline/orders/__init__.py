@@ -1,1 +1,1 @@
-"""The orders topic as its consumers see it."""
+"""The orders topic from a consumer's view."""

@@ -1,9 +1,8 @@
-"""The orders topic as a Kafka-native consumer sees it: all partitions, no group, repeats dropped by order id.
+"""The orders topic as a plain Kafka consumer sees it: all partitions, no group, repeats dropped by order id.
 
-To a `read_committed` consumer each order is there once. A broker without transactions may have it again. The ids of
-created orders (partition-offset-index) first appear in rising order within their partition, whatever was written
-twice: so one receipt a partition is all the memory that dropping repeats needs. Other events of an order's life are
-passed on as they come.
+A `read_committed` consumer sees each order once; on a broker without transactions, orders may repeat. Whatever is
+repeated, the ids of created orders (partition-offset-index) first appear in ascending order within their partition: so
+one remembered receipt per partition is enough to drop repeats. Other order events are passed on unchanged.
 """
 
 import asyncio
@@ -28,7 +27,7 @@ POLL_MS = 500
 
 
 class Repeats:
-    """Tells the orders that came before; remembers one receipt for each partition."""
+    """Recognises repeated orders; remembers one receipt per partition."""
 
     def __init__(self) -> None:
         self._last: dict[int, Receipt] = {}
@@ -45,17 +44,17 @@ class Repeats:
 
 
 class OrderBatch(NamedTuple):
-    """Orders in the order of their partitions, without repeats, and what stood there that is no order."""
+    """Orders in log order per partition, the number of repeats dropped, and a message per record that is no order."""
 
     orders: list[Order]
     repeats: int
-    strangers: list[str]
+    foreign_records: list[str]
 
 
 class OrdersFeed(AbstractAsyncContextManager["OrdersFeed"]):
-    """Reads the topic from its beginning, or from where it ends at the time of entering.
+    """Reads the topic from its beginning, or from its end at the time of entering.
 
-    Entering raises KafkaUnavailable. A broker that goes away later is waited for.
+    Entering raises KafkaUnavailable. If Kafka becomes unavailable later, the feed waits for it.
     """
 
     def __init__(self, bootstrap: str, topic: str, *, from_beginning: bool) -> None:
@@ -75,16 +74,16 @@ class OrdersFeed(AbstractAsyncContextManager["OrdersFeed"]):
         try:
             await self._consumer.start()
             if not self._from_beginning:
-                for place, end in (await self._consumer.end_offsets(self._consumer.assignment())).items():
-                    self._consumer.seek(place, end)
+                for tp, end in (await self._consumer.end_offsets(self._consumer.assignment())).items():
+                    self._consumer.seek(tp, end)
         except (UnknownTopicOrPartitionError, KafkaConnectionError) as error:
             await self._consumer.stop()
             why = (
                 f"has no topic {self._topic}"
                 if isinstance(error, UnknownTopicOrPartitionError)
-                else "is away"
+                else "is unreachable"
             )
-            raise KafkaUnavailable(f"Kafka at {self._bootstrap} {why}; does `seckill up` run?") from error
+            raise KafkaUnavailable(f"Kafka at {self._bootstrap} {why}; is `seckill up` running?") from error
         except KafkaError as error:
             await self._consumer.stop()
             raise KafkaUnavailable(f"Kafka at {self._bootstrap}: {error!r}") from error
@@ -99,33 +98,33 @@ class OrdersFeed(AbstractAsyncContextManager["OrdersFeed"]):
         await self._consumer.stop()
 
     async def follow(self) -> AsyncIterator[OrderBatch]:
-        """What comes, for ever."""
+        """Everything that arrives; never ends."""
         while True:
             batch = await self._next()
-            if batch.orders or batch.strangers or batch.repeats:
+            if batch.orders or batch.foreign_records or batch.repeats:
                 yield batch
 
     async def to_end(self) -> AsyncIterator[OrderBatch]:
-        """What there is between the last read and the end as it is now. Raises KafkaUnavailable."""
+        """Everything from the last read up to the current end. Raises KafkaUnavailable."""
         try:
             ends = await self._consumer.end_offsets(self._consumer.assignment())
         except KafkaError as error:
-            raise KafkaUnavailable(f"no Kafka at {self._bootstrap}: {error}") from error
-        while any([await self._consumer.position(place) < end for place, end in ends.items()]):
+            raise KafkaUnavailable(f"Kafka at {self._bootstrap}: {error}") from error
+        while any([await self._consumer.position(tp) < end for tp, end in ends.items()]):
             yield await self._next()
 
     async def _next(self) -> OrderBatch:
         records = await self._consumer.getmany(timeout_ms=POLL_MS, max_records=BATCH_RECORDS_MAX)
         batch = OrderBatch([], 0, [])
         repeats = 0
-        for place, some in records.items():
-            for record in some:
+        for tp, partition_records in records.items():
+            for record in partition_records:
                 try:
                     order = decode_order(record.value)
                     is_repeat = self._repeats.is_repeat(order)
                 except BadOrder as error:
-                    where = f"{place.topic}/{place.partition} at {record.offset}"
-                    batch.strangers.append(f"{where}: not an order: {error}")
+                    where = f"{tp.topic}/{tp.partition} at {record.offset}"
+                    batch.foreign_records.append(f"{where}: not an order: {error}")
                     continue
                 if is_repeat:
                     repeats += 1
@@ -135,7 +134,7 @@ class OrdersFeed(AbstractAsyncContextManager["OrdersFeed"]):
 
 
 def print_orders(feed: OrdersFeed, *, follow: bool, as_json: bool) -> None:
-    """Print a line an order until the end of the topic, Ctrl-C, or until nobody reads any more.
+    """Print one line per order until the end of the topic (unless `follow`), Ctrl-C, or a closed pipe.
 
     Raises KafkaUnavailable.
     """
@@ -144,7 +143,7 @@ def print_orders(feed: OrdersFeed, *, follow: bool, as_json: bool) -> None:
     except KeyboardInterrupt:
         return
     except BrokenPipeError:
-        # What is left in the buffer would fail once more when Python ends.
+        # Otherwise Python would fail again at exit when it flushes the buffer.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -154,11 +153,11 @@ async def _print(feed: OrdersFeed, *, follow: bool, as_json: bool) -> None:
             for order in batch.orders:
                 sys.stdout.write((_json_line(order) if as_json else order.line()) + "\n")
             sys.stdout.flush()
-            for stranger in batch.strangers:
+            for stranger in batch.foreign_records:
                 sys.stderr.write(stranger + "\n")
 
 
 def _json_line(order: Order) -> str:
-    """The record as it came; one of another producer that has several lines, in one."""
+    """The record unchanged; a multi-line record of another producer is put on one line."""
     value = order.value if b"\n" not in order.value else orjson.dumps(orjson.loads(order.value))
     return value.decode()

@@ -1,1 +1,1 @@
-"""What every process of ours needs: event loop, logging, background tasks, its end."""
+"""What every process needs: settings, event loop, logging, background tasks, exit."""

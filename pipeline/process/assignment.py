@@ -1,8 +1,8 @@
-"""The partitions that the consumer group has assigned to this process."""
+"""Whether the consumer group has assigned partitions to this process."""
 
 
 class Assignment:
-    """Whether the last rebalance of this process has ended, and how many have. What was assigned may be empty."""
+    """Whether the last rebalance of this process is complete, and how many were. An assignment may be empty."""
 
     def __init__(self) -> None:
         self.is_complete = False

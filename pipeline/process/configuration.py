@@ -1,4 +1,4 @@
-"""Reads the settings of this process from the environment. A bad value is a refusal to start."""
+"""Reads the settings of this process from the environment. An invalid value prevents the start."""
 
 import re
 
@@ -9,11 +9,11 @@ from pipeline.settings import Settings
 
 
 class BadSettings(OperatorError):
-    """Settings that no process starts with; the message has a line for each that says which and why."""
+    """Invalid settings; the message has one line for each, with its name and the reason."""
 
 
 def load_settings(**overrides: object) -> Settings:
-    """The settings of this process; raises BadSettings."""
+    """The settings of this process. Raises BadSettings."""
     try:
         return Settings(**overrides)  # type: ignore[arg-type]
     except ValidationError as error:
@@ -25,5 +25,5 @@ def load_settings(**overrides: object) -> Settings:
 
 
 def _shown(value: object) -> str:
-    """The value as it may be shown: a password may stand before an "@"."""
+    """The value, safe to print: what comes before an "@" may be a password."""
     return repr(re.sub(r".*@", "***@", value, flags=re.DOTALL) if isinstance(value, str) else value)

@@ -11,15 +11,15 @@ _send_of_aiokafka = AIOKafkaConnection.send
 
 
 def use_uvloop() -> None:
-    """Every event loop that this process makes from now on, for any of its threads, is a uvloop."""
+    """Make every event loop that this process creates from now on, in any thread, a uvloop."""
     asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
     AIOKafkaConnection.send = _send
 
 
 def _send(connection: AIOKafkaConnection, *arguments: Any, **options: Any) -> Any:
-    """Raises KafkaConnectionError where the broker has closed the connection.
+    """Raises KafkaConnectionError if the broker has closed the connection.
 
-    uvloop says that with a RuntimeError, which aiokafka takes for a fault of its own: it ends its sender, fetcher or
+    uvloop raises a RuntimeError instead, which aiokafka takes for a bug of its own: it stops its sender, fetcher or
     coordinator for good (https://github.com/aio-libs/aiokafka/issues/1038).
     """
     try:

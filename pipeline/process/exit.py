@@ -1,4 +1,4 @@
-"""The end of a process that can not keep its promise."""
+"""Ends a process that cannot keep its guarantees."""
 
 import asyncio
 import logging
@@ -8,24 +8,24 @@ from pipeline.errors import Fatal
 
 logger = logging.getLogger(__name__)
 
-EXIT_BROKEN_PROMISE = 70
+EXIT_FATAL = 70
 
 
 def die(reason: str) -> None:
-    """Say why, in one line, and end this process now.
+    """Log the reason in one line, and end this process now.
 
-    Not by an exception: Faust would restart the agent and take the events in its hands for done.
+    Not with an exception: Faust would restart the agent and acknowledge the events that it was working on.
     """
     try:
         logger.critical("%s; this process ends", reason)
         for handler in logging.getLogger().handlers:
             handler.flush()
     finally:
-        os._exit(EXIT_BROKEN_PROMISE)
+        os._exit(EXIT_FATAL)
 
 
 def die_with(task: "asyncio.Task[None]") -> None:
-    """A task's done-callback: if it ended by an exception, so does the process."""
+    """A done-callback for tasks: ends the process if the task failed with an exception."""
     if not task.cancelled() and (error := task.exception()) is not None:
         if not isinstance(error, Fatal):
             logger.error("%s failed", task.get_name(), exc_info=error)

@@ -1,6 +1,6 @@
-"""Places in a process at which a test can end it: `SECKILL_FAULT_POINT=name:arrivals`, in a test's process only.
+"""Points at which a test can kill a process: `SECKILL_FAULT_POINT=name:arrivals`, set only for processes under test.
 
-Disarmed, as always outside the fault tests, a place costs one comparison.
+Disarmed, as always outside the fault tests, a point costs one comparison.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ _IN_FLIGHT_S = 0.003
 def _armed() -> tuple[str, int]:
     name, _, arrivals = os.environ.get("SECKILL_FAULT_POINT", "").partition(":")
     if name and name not in NAMES:
-        raise ValueError(f"SECKILL_FAULT_POINT: {name!r} is none of {', '.join(NAMES)}")
+        raise ValueError(f"SECKILL_FAULT_POINT: {name!r} is not one of {', '.join(NAMES)}")
     return name, int(arrivals or 1)
 
 
@@ -37,7 +37,7 @@ _name, _left = _armed()
 
 
 def reach(name: str) -> None:
-    """Ends this process as `kill -9` would, if this is the armed place and it was reached often enough."""
+    """Kill this process, as `kill -9` would, if this is the armed point and it was reached often enough."""
     global _left
     if name != _name:
         return
@@ -47,7 +47,7 @@ def reach(name: str) -> None:
 
 
 async def in_flight(name: str, sending: Awaitable[T]) -> T:
-    """Awaits `sending`; armed, ends the process when it is under way but (most likely) not yet answered."""
+    """Await `sending`. If armed, kill the process while it is under way but (most likely) not yet acknowledged."""
     if name != _name:
         return await sending
     task = asyncio.ensure_future(sending)

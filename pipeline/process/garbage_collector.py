@@ -1,17 +1,17 @@
-"""Python's cycle collector, set for a process that serves for days and makes few cycles.
+"""Python's cycle collector, tuned for a process that serves for days and creates few cycles.
 
-By its defaults it walks over everything that a start has left (modules, code, schemas, connections) again and again
-while requests come and go. Measured on the ingress: a sixth of its CPU time, and the longest pauses of its event loop.
+With its defaults, it repeatedly scans everything that startup left behind (modules, code, schemas, connections) while
+requests are served. Measured on the ingress: a sixth of the CPU time, and the longest pauses of the event loop.
 """
 
 import gc
 
 THRESHOLDS = (50_000, 20, 100)
-"""Containers made and not freed before the youngest are looked at, and how often that is before the older are."""
+"""Net container allocations before the youngest generation is collected, and how many times before each older one."""
 
 
-def freeze_what_stays() -> None:
-    """Leave all that is there now out of every later collection. To be called once, at the end of the start."""
+def freeze_startup_objects() -> None:
+    """Exclude all existing objects from later collections. Call this once, at the end of startup."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(*THRESHOLDS)

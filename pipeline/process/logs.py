@@ -1,6 +1,6 @@
-"""How every process tells what it does: one line a record, to stderr, in one form.
+"""The logging of every process: one line per record, to stderr, in one format.
 
-A line that repeats is printed once, and then counted: a fault that comes with every record must not fill the disk.
+A line that repeats is printed once and then counted: a fault that occurs with every record must not fill the disk.
 """
 
 import logging
@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any, TextIO
 
 COUNTED_S = 1.0
-"""What repeats is told this often, with how often it came."""
+"""How often repeated lines are printed, with their counts."""
 LINES_MAX = 512
-"""So many different lines are counted at a time."""
+"""How many different lines are counted at a time."""
 
 _FORMAT = "%(asctime)s.%(msecs)03dZ %(levelname)s {name} %(module)s: %(message)s"
 
@@ -29,8 +29,8 @@ class _Repeats:
 class CountingHandler(logging.StreamHandler[TextIO]):
     """Prints the first record of a source line, with its traceback, and counts those that follow it.
 
-    Every `COUNTED_S` it prints the message of the last of them with their number, until none came. What is CRITICAL
-    is always printed, after all counts: it may be the last word of the process.
+    Every `COUNTED_S` it prints the last of their messages with their count, until an interval without any. CRITICAL
+    records are always printed, after all counts, because they may be the last output of the process.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -40,10 +40,10 @@ class CountingHandler(logging.StreamHandler[TextIO]):
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.levelno >= logging.CRITICAL:
-            self.tell_counts()
+            self.print_counts()
             super().emit(record)
             return
-        # Libraries log all they have to say from one line: so its words count, too.
+        # Some libraries log everything from one source line, so the message is part of the key.
         source = record.pathname, record.lineno, str(record.msg)
         if (repeats := self._repeats.get(source)) is not None:
             repeats.last = record
@@ -51,44 +51,44 @@ class CountingHandler(logging.StreamHandler[TextIO]):
             return
         super().emit(record)
         if len(self._repeats) >= LINES_MAX:
-            self._tell(self._repeats.pop(next(iter(self._repeats))))
+            self._print_count(self._repeats.pop(next(iter(self._repeats))))
         self._repeats[source] = _Repeats(record)
         if self._timer is None:
-            self._begin_timer()
+            self._start_timer()
 
-    def tell_counts(self) -> None:
-        """Print what was counted."""
+    def print_counts(self) -> None:
+        """Print all counts."""
         self.acquire()
         try:
             for repeats in self._repeats.values():
-                self._tell(repeats)
+                self._print_count(repeats)
         finally:
             self.release()
 
-    def look(self) -> None:
-        """Print what was counted, and forget the lines that did not come again."""
+    def rotate_counts(self) -> None:
+        """Print all counts, and forget the lines that did not repeat."""
         self.acquire()
         try:
             self._repeats = {source: each for source, each in self._repeats.items() if each.count}
             self._timer = None
-            self.tell_counts()
+            self.print_counts()
             if self._repeats:
-                self._begin_timer()
+                self._start_timer()
         finally:
             self.release()
 
     def close(self) -> None:
-        self.tell_counts()
+        self.print_counts()
         super().close()
 
-    def _tell(self, repeats: _Repeats) -> None:
+    def _print_count(self, repeats: _Repeats) -> None:
         if not repeats.count:
             return
         last, count, repeats.count = repeats.last, repeats.count, 0
         try:
             message = last.getMessage()
         except (TypeError, ValueError):
-            # Arguments that do not fit the message, as in `logging.Handler.emit`: said, and no fault of the process.
+            # The arguments do not fit the message: report it as `logging.Handler.emit` does, and carry on.
             self.handleError(last)
             return
         counted = logging.makeLogRecord(last.__dict__)
@@ -96,15 +96,15 @@ class CountingHandler(logging.StreamHandler[TextIO]):
         counted.exc_info = counted.exc_text = counted.stack_info = None
         super().emit(counted)
 
-    def _begin_timer(self) -> None:
-        timer = threading.Timer(COUNTED_S, self.look)
+    def _start_timer(self) -> None:
+        timer = threading.Timer(COUNTED_S, self.rotate_counts)
         timer.daemon = True
         timer.start()
         self._timer = timer
 
 
 def configure_logging(process_name: str, level: int = logging.INFO) -> None:
-    """Sends all log records of this process to stderr, with its name. Replaces what was configured before."""
+    """Send all log records of this process to stderr, with its name. Replaces any earlier configuration."""
     formatter = logging.Formatter(_FORMAT.format(name=process_name), datefmt="%Y-%m-%dT%H:%M:%S")
     formatter.converter = time.gmtime
     handler = CountingHandler(sys.stderr)

@@ -1,1 +1,1 @@
-"""The stock in Redis: the fold of the decision log, changed by one atomic Lua call a chunk."""
+"""The stock in Redis: a fold of the decision log, changed by one atomic Lua call per chunk."""

@@ -1,10 +1,10 @@
-"""The names of the Redis keys. All keys of a partition share the hash tag `{pN}`, so a Redis Cluster can hold them."""
+"""The names of the Redis keys. A partition's keys share the hash tag `{pN}`, so they are in one Redis Cluster slot."""
 
 from typing import NamedTuple
 
 
 class Keys(NamedTuple):
-    """Under one prefix; systems that share a Redis have one each."""
+    """Keys that begin with `prefix`; systems that share a Redis need different ones."""
 
     prefix: str = "seckill"
 
@@ -12,7 +12,7 @@ class Keys(NamedTuple):
         return self.any(partition, "cursor")
 
     def log(self, partition: int) -> str:
-        """Holds which log the partition was decided from (pipeline/kafka/log_identity.py)."""
+        """Contains the identity of the log that the partition was decided from (pipeline/kafka/log_identity.py)."""
         return self.any(partition, "log")
 
     def products(self, partition: int) -> str:
@@ -25,5 +25,5 @@ class Keys(NamedTuple):
         return self.any(partition, f"buyers:{product_id}")
 
     def any(self, partition: int, rest: str) -> str:
-        """With "*" a pattern of all keys of the partition: nothing else in it is special to Redis."""
+        """With "*", a pattern for all keys of the partition: nothing else in it is special to Redis."""
         return f"{self.prefix}:{{p{partition}}}:{rest}"

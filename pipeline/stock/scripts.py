@@ -1,4 +1,4 @@
-"""Loads the Lua scripts: one file a script, `-- include: name` replaced by `includes/name.lua`, once."""
+"""Loads the Lua scripts, one file each. `-- include: name` stands for `includes/name.lua`; includes do not nest."""
 
 import re
 from functools import cache
@@ -9,7 +9,7 @@ _INCLUDE = re.compile(r"^-- include: (\w+)$", re.MULTILINE)
 
 @cache
 def script(name: str) -> str:
-    """The whole source of `lua/{name}.lua`, its includes joined in. Raises FileNotFoundError."""
+    """The source of `lua/{name}.lua` with its includes inserted. Raises FileNotFoundError."""
     folder = files("pipeline.stock") / "lua"
 
     def included(match: re.Match[str]) -> str:

@@ -1,7 +1,7 @@
-"""The commands of a small sale, what its logs must then hold, and faults as data: one invariant broken each.
+"""The commands of a small sale, the records that must follow from them, and faults as data: each breaks one invariant.
 
-A fault bends the decisions (then Redis, orders, dead letters and results follow from the bent ones: a history that
-agrees with itself), or what goes into one topic (and nothing else).
+A fault alters the decisions (then Redis, orders, dead letters and results follow from the altered ones, a consistent
+history), or only the records of one topic.
 """
 
 import time
@@ -31,12 +31,12 @@ def _products(count: int) -> list[str]:
     return [each for each in ids if partition_of(each, 4) == PARTITION][:count]
 
 
-PLAIN, LIMITED, SHUT, LATER, NEVER = _products(5)
+PLAIN, LIMITED, PAUSED, LATER, NEVER = _products(5)
 JUNK, JUNK_ERROR = b'{"type":"sell"}', "product_id: not an id"
 
 
 def commands() -> list[Keyed]:
-    """By offset; what each leads to stands beside it."""
+    """In order of offset; a comment gives the outcome of each."""
     now_ms = int(time.time() * 1_000)
 
     def opening(product_id: str, **terms: Any) -> Keyed:
@@ -50,15 +50,17 @@ def commands() -> list[Keyed]:
     return [
         opening(PLAIN, stock=5, per_user_limit=2),
         buying(PLAIN, ["a", "b"], [1, 2], {0: "key:1"}),  # 1: both win; 2 left
-        buying(PLAIN, ["a", "a"], None, {0: "key:1"}),  # 2: the first one repeated, and another win; 1 left
+        buying(
+            PLAIN, ["a", "a"], None, {0: "key:1"}
+        ),  # 2: a repeat of the first win, and another win; 1 left
         opening(LIMITED, stock=9, rate_limit=rule),
-        buying(LIMITED, ["a", "b", "c", "d"]),  # 4: two win, two are told to wait
+        buying(LIMITED, ["a", "b", "c", "d"]),  # 4: two win, two are rate-limited
         (PLAIN.encode(), JUNK),  # 5
         buying(NEVER, ["a"]),  # 6: -1
-        buying(PLAIN, ["b", "c", "d"]),  # 7: -3, the last one, -2
+        buying(PLAIN, ["b", "c", "d"]),  # 7: -3, the last unit, -2
         opening(PLAIN, stock=7),  # 8: refused
-        opening(SHUT, stock=3, state=SaleState.PAUSED),
-        buying(SHUT, ["a", "b"]),  # 10: -4
+        opening(PAUSED, stock=3, state=SaleState.PAUSED),
+        buying(PAUSED, ["a", "b"]),  # 10: -4
         opening(LATER, stock=3, start_ms=now_ms + YEAR_MS // 2),
         buying(LATER, ["a"]),  # 12: -5
         (PLAIN.encode(), encode_close(PLAIN)),
@@ -80,7 +82,7 @@ def _same(records: Any) -> Any:
 
 
 class Fault(NamedTuple):
-    """`example` is a part of what the check must say. `is_tried_for_real`: in Kafka and Redis, not in memory only."""
+    """`check` must report `example`. `is_tried_for_real`: also in Kafka and Redis, not only in memory."""
 
     check: Check | None
     example: str = ""
@@ -92,7 +94,7 @@ class Fault(NamedTuple):
 
 
 class Written(NamedTuple):
-    """What a decider writes, bent by a fault."""
+    """The records of a sale, altered by a fault."""
 
     decisions: Records
     results: list[Keyed]
@@ -118,26 +120,30 @@ def letter(topics: Topics, offset: int, key: bytes | None, value: bytes, error: 
     return Letter(key, value, dead_letter_headers(topics.requests.name, PARTITION, offset, error))
 
 
-# --- ways to bend ----------------------------------------------------------------------------------------------------
+# --- ways to alter records -------------------------------------------------------------------------------------------
 
 
 def changed(offset: int, **fields: Any) -> Callable[[Records], Records]:
-    """The decision on this command with other values; None takes a field out."""
+    """Gives the decision on this command other values; None removes a field."""
 
     def change(records: Records) -> Records:
         head, command, rest = records[offset].partition(b',"command":')
         document = orjson.loads(head + b"}" if command else head) | fields
-        bent = orjson.dumps({name: value for name, value in document.items() if value is not None})
-        return [*records[:offset], (bent[:-1] + command + rest if command else bent), *records[offset + 1 :]]
+        value = orjson.dumps({name: value for name, value in document.items() if value is not None})
+        return [
+            *records[:offset],
+            (value[:-1] + command + rest if command else value),
+            *records[offset + 1 :],
+        ]
 
     return change
 
 
 def replaced(old: bytes, new: bytes) -> Callable[[list[Any]], list[Any]]:
-    """All values with these bytes in the place of those."""
+    """Replaces `old` by `new` in all values; at least one must contain it."""
 
     def replace(records: list[Any]) -> list[Any]:
-        bent = [
+        altered = [
             each.replace(old, new)
             if isinstance(each, bytes)
             else each._replace(value=each.value.replace(old, new))
@@ -145,8 +151,8 @@ def replaced(old: bytes, new: bytes) -> Callable[[list[Any]], list[Any]]:
             else (each[0], each[1].replace(old, new))
             for each in records
         ]
-        assert bent != records
-        return bent
+        assert altered != records
+        return altered
 
     return replace
 
@@ -160,7 +166,7 @@ def _and(*more: Keyed) -> Callable[[list[Keyed]], list[Keyed]]:
 
 
 def _and_order(old: bytes, new: bytes, first: bool = False) -> Callable[[list[Keyed]], list[Keyed]]:
-    """One more order: the first one with these bytes instead of those."""
+    """Adds the first order once more, with `new` instead of `old`."""
 
     def add(records: list[Keyed]) -> list[Keyed]:
         more = replaced(old, new)(records[:1])
@@ -170,7 +176,7 @@ def _and_order(old: bytes, new: bytes, first: bool = False) -> Callable[[list[Ke
 
 
 def _twice(records: list[Any]) -> list[Any]:
-    """A part, all of it again, and at the end a very old part: what crashes and a zombie leave."""
+    """The beginning, then everything again, then some very old records: the result of crashes and a zombie."""
     return records[:5] + records + records[2:4]
 
 
@@ -178,7 +184,7 @@ _other_amount = replaced(b'"amount":"19.80"', b'"amount":"19.81"')
 
 
 def _with_headers(name: str, content: bytes) -> Callable[[list[Letter]], list[Letter]]:
-    """One letter more, with another header."""
+    """Adds the first dead letter once more, with another header."""
 
     def add(letters: list[Letter]) -> list[Letter]:
         headers = {**dict(letters[0].headers), name: content}
@@ -192,7 +198,7 @@ def _with_headers(name: str, content: bytes) -> Callable[[list[Letter]], list[Le
 NONE = Fault(None)
 REPEATED = Fault(None, results=_twice)
 ALL_REPEATED = Fault(None, results=_twice, orders=_twice, letters=_twice)
-"""Without transactions."""
+"""Clean on a broker without transactions."""
 
 FAULTS: dict[str, Fault] = {
     "a hole": Fault(Check.DECISIONS, "no decision on this command before that on 5", results=without(4)),
@@ -233,7 +239,7 @@ FAULTS: dict[str, Fault] = {
     "another command in it": Fault(Check.OUTCOMES, "command: ", replaced(b'"users":["e"]', b'"users":["f"]')),
     "its command in other bytes": Fault(
         Check.OUTCOMES,
-        "as it came",
+        "byte for byte",
         replaced(b'"users":["e"]', b'"users": ["e"]'),
         is_tried_for_real=True,
     ),
@@ -250,7 +256,7 @@ FAULTS: dict[str, Fault] = {
     "stock made": Fault(Check.STOCK, "2 left, 4 sold of 5", changed(2, stock=2), is_tried_for_real=True),
     "stock below zero": Fault(Check.STOCK, "-1 left, 6 sold", changed(2, stock=-1, sold=6)),
     "one too many for a user": Fault(
-        # b has two units already, and gets the one that was c's.
+        # b already has two units and gets c's unit as well.
         Check.USER_LIMIT,
         "user b has 3, the limit is 2",
         changed(7, codes=[1, -2, -2], held=None),
@@ -273,11 +279,13 @@ FAULTS: dict[str, Fault] = {
     "another order": Fault(Check.ORDERS, "19.81", orders=_other_amount),
     "an order a second time": Fault(
         Check.ORDERS,
-        "order 1-1-1: stands there a second time",
+        "order 1-1-1: is a repeat or out of order",
         orders=lambda records: [*records[:2], records[1], *records[2:]],
         is_tried_for_real=True,
     ),
-    "all orders a second time": Fault(Check.ORDERS, "a second time", orders=lambda records: 2 * records),
+    "all orders a second time": Fault(
+        Check.ORDERS, "is a repeat or out of order", orders=lambda records: 2 * records
+    ),
     "two orders in disorder": Fault(
         Check.ORDERS,
         "the win 1-1-0 has no order before 1-1-1",
@@ -304,16 +312,19 @@ FAULTS: dict[str, Fault] = {
         is_tried_for_real=True,
     ),
     "another letter": Fault(
-        Check.DEAD_LETTERS, "as it came", letters=replaced(b"sell", b"buy"), is_tried_for_real=True
+        Check.DEAD_LETTERS,
+        "differs from the command",
+        letters=replaced(b"sell", b"buy"),
+        is_tried_for_real=True,
     ),
     "a letter a second time": Fault(
         Check.DEAD_LETTERS,
-        "a second letter of command 5",
+        "a second dead letter for command 5",
         letters=lambda letters: 2 * letters,
         is_tried_for_real=True,
     ),
     "another error in a letter": Fault(
-        Check.DEAD_LETTERS, "as it came", letters=_with_headers("error", b"type: what?")
+        Check.DEAD_LETTERS, "differs from the command", letters=_with_headers("error", b"type: what?")
     ),
     "a letter of a purchase": Fault(
         Check.DEAD_LETTERS, "which is not malformed", letters=_with_headers("offset", b"4")

@@ -20,11 +20,12 @@ from pipeline.kafka.records import LogRecord
 from pipeline.kafka.topics import Topics
 from pipeline.messages.commands import encode_purchases
 from pipeline.settings import Settings
-from pipeline.stock.store import PreparedCommand, StockStore
+from pipeline.stock.store import StockStore
+from pipeline.stock.values import PreparedCommand
 
 
 class Sale:
-    """As an async context manager. `send` puts commands into the log, `decide` decides what is there."""
+    """An async context manager. `send` writes commands to the log, `decide` decides all undecided ones."""
 
     def __init__(self, settings: Settings, topics: Topics) -> None:
         self.settings = settings
@@ -37,7 +38,7 @@ class Sale:
         self.results_end = 0
         self.decided = -1
         self.records: list[bytes] = []
-        """Every decision record, true or bent, by offset of its command."""
+        """Every decision record, true or altered, by offset of its command."""
 
     async def __aenter__(self) -> Self:
         await self.producer.start()
@@ -54,11 +55,11 @@ class Sale:
         await self.producer.send_all(self.topics.requests.name, PARTITION, some)
 
     async def followed(self, partition: int) -> int:
-        """Up to where in the decision log orders and dead letters are written."""
+        """The position in the decision log up to which orders and dead letters are written."""
         return self.results_end
 
     async def decide(self, *, follow: bool = True) -> None:
-        """Decide all that is there, in one chunk, as a decider does, and write what follows from the decisions."""
+        """Decide all undecided commands in one chunk, as a decider does, and write the derived records."""
         requests = await self.requests()
         if prepared := await self.decide_in_redis(requests):
             decisions = [
@@ -71,7 +72,7 @@ class Sale:
                 await self._follow(written(self.topics, requests, records, Fault(None)))
 
     async def decide_in_redis(self, requests: Sequence[LogRecord]) -> list[PreparedCommand]:
-        """Decide these requests, and write none of the decisions into the log."""
+        """Decide these requests in Redis, without a commit."""
         prepared = [prepare(request) for request in requests]
         if prepared:
             self.records += await self.store.decide(PARTITION, self.decided, self.results_end, prepared)
@@ -79,19 +80,19 @@ class Sale:
         return prepared
 
     async def forge(self, fault: Fault) -> None:
-        """Decide all that is there, and let the world look as this fault has it."""
+        """Decide all undecided commands, but write the logs and Redis as `fault` alters them."""
         requests = await self.requests()
         await self.decide_in_redis(requests)
-        bent = written(self.topics, requests, self.records, fault)
-        self.records = bent.decisions
-        end = 1 + await self.producer.send_all(self.topics.results.name, PARTITION, bent.results)
+        altered = written(self.topics, requests, self.records, fault)
+        self.records = altered.decisions
+        end = 1 + await self.producer.send_all(self.topics.results.name, PARTITION, altered.results)
         self.results_end = end
-        await self._follow(bent)
+        await self._follow(altered)
         await self.store.wipe(PARTITION, self.decided)
         await self.replay([request.key for request in requests])
 
     async def _follow(self, decided: Written) -> None:
-        """Write what was derived, and that it was."""
+        """Write the derived records and the progress."""
         derived = [
             *(Derived(self.topics.orders.name, PARTITION, key, [order]) for key, order in decided.orders),
             *(
@@ -102,20 +103,20 @@ class Sale:
         await self.writer.write(derived, Progress(self.results_end, self.decided))
 
     async def replay(self, product_keys: Sequence[bytes | None]) -> None:
-        """Make Redis, which has nothing, of the records."""
+        """Rebuild the empty Redis from the records."""
         replay = Replay(self.store, PARTITION, -1)
         for offset, (key, record) in enumerate(zip(product_keys, self.records, strict=True)):
             await replay.add(LogRecord(offset, 0, key, record))
         await replay.flush()
 
     async def requests(self) -> list[LogRecord]:
-        """The commands in the log that are not decided."""
+        """The undecided commands in the log."""
         batches = self.log.read(self.topics.requests.name, PARTITION, self.decided + 1)
         return [record async for batch in batches for record in batch]
 
 
 async def sell_on(sale: Sale, stop: asyncio.Event) -> int:
-    """Sell until told to stop; how many records that were."""
+    """Sell until `stop` is set; return the number of commands."""
     count = 0
     while not stop.is_set():
         for _ in range(3):

@@ -1,4 +1,4 @@
-"""The audit over real topics and a real Redis: clean where all is well; each check fails where just that is not."""
+"""The audit over real topics and a real Redis: a true sale is clean, and each fault fails exactly its check."""
 
 import asyncio
 from collections.abc import Callable
@@ -13,9 +13,9 @@ from audit.faults import (
     LATER,
     LIMITED,
     PARTITION,
+    PAUSED,
     PLAIN,
     REPEATED,
-    SHUT,
     commands,
 )
 from audit.sale import Sale, sell_on
@@ -39,22 +39,22 @@ async def audited(sale: Sale) -> Report:
     return await audit(sale.settings, sale.topics, [PLAIN])
 
 
-def told(findings: Findings) -> dict[Check, Any]:
+def reported(findings: Findings) -> dict[Check, Any]:
     return {check: each for check, each in findings.items() if each.violations or each.skipped}
 
 
 async def assert_fails(sale: Sale, check: Check, example: str) -> None:
     """This check fails, no other does, and nothing is skipped."""
     report = await audited(sale)
-    found = told(report.findings)
+    found = reported(report.findings)
     assert list(found) == [check], found
     assert report.failed == [check]
     assert example in report.findings[check].first[1]  # type: ignore[index]
 
 
-async def test_a_true_sale_is_clean_and_everything_was_looked_at(sold: Sale) -> None:
+async def test_a_true_sale_is_clean_and_everything_is_examined(sold: Sale) -> None:
     report = await audit(sold.settings, sold.topics)
-    assert not told(report.findings)
+    assert not reported(report.findings)
     examined = {check: finding.examined for check, finding in report.findings.items()}
     assert examined.pop(Check.REPEATS) == 0
     assert all(examined.values()), examined
@@ -64,24 +64,24 @@ async def test_a_true_sale_is_clean_and_everything_was_looked_at(sold: Sale) -> 
     ]
 
 
-async def test_nothing_at_all_is_clean(empty_sale: Sale) -> None:
-    assert not told((await audited(empty_sale)).findings)
+async def test_empty_logs_are_clean(empty_sale: Sale) -> None:
+    assert not reported((await audited(empty_sale)).findings)
 
 
-async def test_what_a_decider_writes_twice_is_clean(undecided: Sale) -> None:
+async def test_repeated_decisions_are_clean(undecided: Sale) -> None:
     await undecided.forge(REPEATED)
     report = await audited(undecided)
-    assert not told(report.findings)
+    assert not reported(report.findings)
     assert report.findings[Check.REPEATS].examined == 7
 
 
-async def test_what_is_on_its_way_is_no_violation(sold: Sale) -> None:
-    # Decided in Redis, but not in the log yet; not decided at all.
-    await sold.send([(SHUT.encode(), encode_close(SHUT))])
+async def test_undecided_and_uncommitted_commands_are_no_violation(sold: Sale) -> None:
+    # One command decided in Redis but not committed, then two undecided ones.
+    await sold.send([(PAUSED.encode(), encode_close(PAUSED))])
     await sold.decide_in_redis(await sold.requests())
     await sold.send([(PLAIN.encode(), JUNK)] * 2)
     report = await audited(sold)
-    assert not told(report.findings)
+    assert not reported(report.findings)
     assert report.cuts[0].above == 3
 
 
@@ -89,33 +89,35 @@ async def test_what_is_on_its_way_is_no_violation(sold: Sale) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name, fault in FAULTS.items() if fault.is_tried_for_real])
-async def test_a_fault_in_the_topics_is_told_by_its_check_and_no_other(undecided: Sale, name: str) -> None:
+async def test_a_fault_in_the_topics_fails_its_check_and_no_other(undecided: Sale, name: str) -> None:
     fault = FAULTS[name]
     assert fault.check is not None
     await undecided.forge(fault)
     await assert_fails(undecided, fault.check, fault.example)
 
 
-async def test_orders_that_do_not_follow_are_told(undecided: Sale, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_orders_that_never_follow_are_reported(
+    undecided: Sale, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(partition, "FOLLOWED_WITHIN_MS", 300)
     await undecided.decide(follow=False)
     report = await audited(undecided)
     assert set(report.failed) == {Check.ORDERS, Check.DEAD_LETTERS}
-    place, what = report.findings[Check.ORDERS].first  # type: ignore[misc]
-    assert "written up to the decision at 0 only, of 15" in what
-    assert place == (undecided.topics.results.name, PARTITION, 0)
+    location, what = report.findings[Check.ORDERS].first  # type: ignore[misc]
+    assert "written only up to position 0 of 15" in what
+    assert location == (undecided.topics.results.name, PARTITION, 0)
 
 
 @pytest.mark.durable
-async def test_what_a_transaction_left_that_did_not_end_is_no_order(sold: Sale) -> None:
+async def test_records_of_an_uncommitted_transaction_are_no_orders(sold: Sale) -> None:
     producer = AIOKafkaProducer(bootstrap_servers=sold.settings.kafka(), transactional_id="audit-test")
     await producer.start()
     await producer.begin_transaction()
     await producer.send_and_wait(sold.topics.orders.name, b"junk", partition=PARTITION)
-    assert not told((await audited(sold)).findings)
+    assert not reported((await audited(sold)).findings)
     await producer.abort_transaction()
     await producer.stop()
-    assert not told((await audited(sold)).findings)
+    assert not reported((await audited(sold)).findings)
 
 
 # --- Redis -----------------------------------------------------------------------------------------------------------
@@ -149,13 +151,17 @@ REDIS_FAULTS: dict[str, tuple[Check, str, Spoil]] = {
     ),
     "field more": (Check.REDIS, "more is '1'", lambda redis: redis.hset(product_key(PLAIN), "more", 1)),
     "field less": (Check.REDIS, "name is None", lambda redis: redis.hdel(product_key(PLAIN), "name")),
-    "no product": (Check.REDIS, f"product:{SHUT}", lambda redis: redis.delete(product_key(SHUT))),
-    "not in the set": (Check.REDIS, f"products: {SHUT}", lambda redis: redis.srem(PRODUCTS, SHUT)),
+    "no product": (Check.REDIS, f"product:{PAUSED}", lambda redis: redis.delete(product_key(PAUSED))),
+    "not in the set": (Check.REDIS, f"products: {PAUSED}", lambda redis: redis.srem(PRODUCTS, PAUSED)),
     "more in the set": (Check.REDIS, "products: more", lambda redis: redis.sadd(PRODUCTS, "more")),
     "stranger": (Check.REDIS, "no such product", lambda redis: redis.hset(product_key("more"), "stock", 1)),
-    "type": (Check.REDIS, "not a hash", lambda redis: redis.set(buyers_key(SHUT), "x")),
-    "unknown key": (Check.REDIS, "nobody writes", lambda redis: redis.set(f"{CURSOR}:more", 1)),
-    "unknown partition": (Check.REDIS, "nobody writes", lambda redis: redis.set("seckill:{p4}:cursor", 1)),
+    "type": (Check.REDIS, "not a hash", lambda redis: redis.set(buyers_key(PAUSED), "x")),
+    "unknown key": (Check.REDIS, "no process writes", lambda redis: redis.set(f"{CURSOR}:more", 1)),
+    "unknown partition": (
+        Check.REDIS,
+        "no process writes",
+        lambda redis: redis.set("seckill:{p4}:cursor", 1),
+    ),
     "no buyer": (
         Check.REDIS,
         "user b: nothing instead of '1:1:2'",
@@ -186,14 +192,14 @@ REDIS_FAULTS: dict[str, tuple[Check, str, Spoil]] = {
 
 
 @pytest.mark.parametrize("name", ["buyer more", "product expires"])
-async def test_a_fault_in_redis_is_told_by_its_check_and_no_other(sold: Sale, name: str) -> None:
+async def test_a_fault_in_redis_fails_its_check_and_no_other(sold: Sale, name: str) -> None:
     check, example, spoil = REDIS_FAULTS[name]
     spoil(sold.redis)
     await assert_fails(sold, check, example)
 
 
-async def test_every_fault_in_redis_is_told_by_its_check_and_no_other(sold: Sale) -> None:
-    # The logs are read once; then one fault after the other is made, told and mended.
+async def test_every_fault_in_redis_fails_its_check_and_no_other(sold: Sale) -> None:
+    # The logs are read once; then each fault is made, reported and undone.
     audit_of_logs = PartitionAudit(PARTITION, sold.topics, sold.log, fresh_findings(), sold.followed)
     await audit_of_logs.read_logs()
     reader = StockReader(sold.settings.redis(), sold.settings.redis_timeout_ms)
@@ -202,24 +208,24 @@ async def test_every_fault_in_redis_is_told_by_its_check_and_no_other(sold: Sale
         findings = fresh_findings()
         audit_of_redis = RedisAudit(audit_of_logs, reader)
         await audit_of_redis.compare_stock(findings[Check.REDIS])
-        await KeyAudit({PARTITION: audit_of_logs}, sold.topics, reader, findings).look_at_all()
+        await KeyAudit({PARTITION: audit_of_logs}, sold.topics, reader, findings).check_all()
         return findings
 
-    whole = {key: (sold.redis.dump(key), max(0, sold.redis.pttl(key))) for key in sold.redis.scan_iter()}
+    intact = {key: (sold.redis.dump(key), max(0, sold.redis.pttl(key))) for key in sold.redis.scan_iter()}
     for name, (check, example, spoil) in REDIS_FAULTS.items():
         spoil(sold.redis)
         findings = await findings_now()
-        found = told(findings)
+        found = reported(findings)
         assert list(found) == [check], (name, found)
         assert example in findings[check].first[1], name  # type: ignore[index]
         sold.redis.flushdb()
-        for key, (value, ttl_ms) in whole.items():
+        for key, (value, ttl_ms) in intact.items():
             sold.redis.restore(key, ttl_ms, value or b"")
-    assert not told(await findings_now())
+    assert not reported(await findings_now())
     await reader.close()
 
 
-async def test_redis_that_was_emptied_and_is_being_mended_is_clean(sold: Sale) -> None:
+async def test_a_redis_that_is_being_rebuilt_is_clean(sold: Sale) -> None:
     await sold.store.wipe(PARTITION, sold.decided)
     audit_of_logs = PartitionAudit(PARTITION, sold.topics, sold.log, fresh_findings(), sold.followed)
     await audit_of_logs.read_logs()
@@ -229,15 +235,15 @@ async def test_redis_that_was_emptied_and_is_being_mended_is_clean(sold: Sale) -
     await asyncio.sleep(0.04)
     await sold.replay([key for key, _ in commands()])
     await comparing
-    assert not told(findings)
+    assert not reported(findings)
     assert findings[Check.REDIS].examined
     await reader.close()
 
 
-# --- beside a live sale ----------------------------------------------------------------------------------------------
+# --- during a live sale ----------------------------------------------------------------------------------------------
 
 
-async def test_beside_a_live_sale_everything_is_clean(empty_sale: Sale) -> None:
+async def test_a_live_sale_is_clean(empty_sale: Sale) -> None:
     rule = Rule(Algorithm.SLIDING_WINDOW, 100, 1)
     opening = Opening("n", "9.90", 500, 0, 10**14, rate_limit=rule)
     await empty_sale.send([(PLAIN.encode(), encode_open(OpenCommand(PLAIN, opening)))])
@@ -247,26 +253,26 @@ async def test_beside_a_live_sale_everything_is_clean(empty_sale: Sale) -> None:
         cuts = []
         for _ in range(4):
             report = await audited(empty_sale)
-            assert not told(report.findings)
+            assert not reported(report.findings)
             cuts.append(report.cuts[0].offset)
     finally:
         stop.set()
         sold_records = await selling
-    assert cuts == sorted(set(cuts)), "the sale did not go on beside the audit"
+    assert cuts == sorted(set(cuts)), "the sale did not continue during the audit"
     assert sold_records > cuts[-1]
 
 
-# --- when it can not run ---------------------------------------------------------------------------------------------
+# --- when it cannot run ----------------------------------------------------------------------------------------------
 
 
-async def test_without_redis_it_can_not_run(empty_sale: Sale) -> None:
+async def test_the_audit_cannot_run_without_redis(empty_sale: Sale) -> None:
     settings = empty_sale.settings.model_copy(update={"redis_url": "redis://127.0.0.1:1/0"})
     with pytest.raises(CannotAudit, match="Redis"):
         await audit(settings, empty_sale.topics)
 
 
-async def test_without_its_topics_it_can_not_run(empty_sale: Sale) -> None:
+async def test_the_audit_cannot_run_without_its_topics(empty_sale: Sale) -> None:
     requests = empty_sale.topics.requests.model_copy(update={"name": "not.there"})
     topics = empty_sale.topics.model_copy(update={"requests": requests})
-    with pytest.raises(CannotAudit, match=r"not\.there: is not there; mend it: seckill topics create"):
+    with pytest.raises(CannotAudit, match=r"not\.there: missing; to fix it: seckill topics create"):
         await audit(empty_sale.settings, topics)

@@ -1,4 +1,4 @@
-"""Every check that needs no Redis, over logs in memory: each fault of faults.py is told, by its check and no other."""
+"""Every check that needs no Redis, over logs in memory: each fault of faults.py fails its check and no other."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
@@ -37,37 +37,37 @@ REPEATS = ("an order a second time", "all orders a second time", "a letter a sec
 
 
 class MemoryLogs:
-    """PartitionLog over lists. `widest` is how many records the audit kept waiting at most, for `audit` to see."""
+    """PartitionLog over lists. `widest` is the largest number of records that `audit` kept at once."""
 
     def __init__(self, requests: Sequence[LogRecord], truth: list[bytes], fault: Fault) -> None:
-        bent = written(TOPICS, requests, truth, fault)
+        altered = written(TOPICS, requests, truth, fault)
         self.topics: dict[str, list[RecordWithHeaders]] = {
             TOPICS.requests.name: [RecordWithHeaders(request, {}) for request in requests],
-            TOPICS.results.name: _log(bent.results),
-            TOPICS.orders.name: _log(bent.orders),
+            TOPICS.results.name: _log(altered.results),
+            TOPICS.orders.name: _log(altered.orders),
             TOPICS.dead_letters.name: [
                 RecordWithHeaders(LogRecord(offset, 0, each.key, each.value), dict(each.headers))
-                for offset, each in enumerate(bent.letters)
+                for offset, each in enumerate(altered.letters)
             ],
         }
         self.audit: PartitionAudit | None = None
         self.widest = 0
         self.beginning = 0
-        self.followed_to = len(bent.results)
-        self.looks_before_commit = 0
-        """So many looks at the orders see them without the last one, whose transaction is being committed."""
+        self.followed_to = len(altered.results)
+        self.reads_before_commit = 0
+        """This many reads of the orders miss the last one, whose transaction is being committed."""
 
     async def followed(self, partition: int) -> int:
         return self.followed_to
 
     async def bounds(self, topic: str, partition: int) -> Bounds:
         end = len(self.topics[topic])
-        if topic == TOPICS.orders.name and self.looks_before_commit:
-            self.looks_before_commit -= 1
+        if topic == TOPICS.orders.name and self.reads_before_commit:
+            self.reads_before_commit -= 1
             end -= 1
         return Bounds(self.beginning, end)
 
-    async def end_with_open(self, topic: str, partition: int) -> int:
+    async def end_uncommitted(self, topic: str, partition: int) -> int:
         return len(self.topics[topic])
 
     async def read(
@@ -116,7 +116,7 @@ async def test_a_true_history_is_clean(fault: Fault) -> None:
 
 
 @pytest.mark.parametrize("name", FAULTS)
-async def test_a_fault_is_told_by_its_check_and_no_other(name: str) -> None:
+async def test_a_fault_fails_its_check_and_no_other(name: str) -> None:
     fault = FAULTS[name]
     found = failed(await audited(decided(commands(), fault)))
     assert list(found) == [fault.check], found
@@ -127,12 +127,12 @@ async def test_a_fault_is_told_by_its_check_and_no_other(name: str) -> None:
     assert first[0].offset is not None
 
 
-async def test_without_transactions_orders_and_letters_may_be_there_again() -> None:
+async def test_without_transactions_repeated_orders_and_dead_letters_are_clean() -> None:
     assert not failed(await audited(decided(commands(), ALL_REPEATED), repeats_allowed=True))
 
 
 @pytest.mark.parametrize("name", [name for name in FAULTS if name not in REPEATS])
-async def test_a_fault_is_still_told_when_all_is_written_twice(name: str) -> None:
+async def test_a_fault_is_still_reported_if_everything_is_written_twice(name: str) -> None:
     fault = FAULTS[name]
     twice = fault._replace(
         results=lambda records: 2 * fault.results(records), orders=lambda records: 2 * fault.orders(records)
@@ -140,7 +140,7 @@ async def test_a_fault_is_still_told_when_all_is_written_twice(name: str) -> Non
     assert fault.check in failed(await audited(decided(commands(), twice), repeats_allowed=True))
 
 
-async def test_a_repeated_order_has_to_be_the_same() -> None:
+async def test_a_repeated_order_must_be_identical() -> None:
     change = replaced(b'"amount":"19.80"', b'"amount":"19.81"')
     fault = Fault(None, orders=lambda records: records + change(records)[1:2])
     found = failed(await audited(decided(commands(), fault), repeats_allowed=True))
@@ -148,37 +148,39 @@ async def test_a_repeated_order_has_to_be_the_same() -> None:
     assert "a repeat that differs" in str(found[Check.ORDERS].first)
 
 
-async def test_orders_that_do_not_come_are_told_with_their_place(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_missing_orders_are_reported_with_the_position_of_their_decision(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(partition, "FOLLOWED_WITHIN_MS", 50)
     logs = decided(commands())
     logs.followed_to = 3
     found = failed(await audited(logs))
     assert list(found) == [Check.ORDERS]
     assert found[Check.ORDERS].violations == 1
-    place, what = found[Check.ORDERS].first or (None, "")
-    assert "written up to the decision at 3 only, of 15" in what
-    assert place == (TOPICS.results.name, PARTITION, 3)
+    location, what = found[Check.ORDERS].first or (None, "")
+    assert "written only up to position 3 of 15" in what
+    assert location == (TOPICS.results.name, PARTITION, 3)
 
 
-async def test_orders_that_come_late_are_waited_for() -> None:
+async def test_late_orders_are_waited_for() -> None:
     logs = decided(commands())
     logs.followed_to = 3
     asyncio.get_running_loop().call_later(0.15, setattr, logs, "followed_to", 15)
     assert not failed(await audited(logs))
 
 
-async def test_orders_whose_commit_is_on_its_way_are_waited_for() -> None:
+async def test_orders_whose_commit_is_in_flight_are_waited_for() -> None:
     logs = decided(commands())
-    logs.looks_before_commit = 2
+    logs.reads_before_commit = 2
     assert not failed(await audited(logs))
-    assert logs.looks_before_commit == 0
+    assert logs.reads_before_commit == 0
 
 
-async def test_what_is_undecided_is_no_violation() -> None:
+async def test_undecided_commands_are_no_violation() -> None:
     logs = decided(commands())
     for topic in (TOPICS.results.name, TOPICS.dead_letters.name):
         logs.topics[topic] = logs.topics[topic][:5]
-    # The orders may be there already.
+    # The orders may be written already.
     logs.topics[TOPICS.dead_letters.name].append(
         RecordWithHeaders(
             LogRecord(0, 0, PLAIN.encode(), b"x"), dict(letter(TOPICS, 14, None, b"x", "what").headers)
@@ -190,7 +192,7 @@ async def test_what_is_undecided_is_no_violation() -> None:
     assert (summary.offset, summary.above) == (4, 10)
 
 
-async def test_a_log_without_its_beginning_can_not_be_audited() -> None:
+async def test_a_log_without_its_beginning_cannot_be_audited() -> None:
     logs = decided(commands())
     logs.beginning = 3
     with pytest.raises(LogsTruncated, match="begins at 3"):
@@ -216,21 +218,21 @@ def crowd(records: int) -> list[Keyed]:
 
 
 async def kept(logs: MemoryLogs) -> tuple[int, int, int]:
-    """The most that waited at once, and the products and buyers in the fold at the end."""
+    """The largest number of records kept at once, and the products and buyers in the fold at the end."""
     await audited(logs)
     assert logs.audit is not None
     products = logs.audit.stock.products.values()
     return logs.widest, len(products), sum(len(product.buyers) for product in products)
 
 
-async def test_what_is_kept_does_not_grow_with_the_log() -> None:
+async def test_memory_does_not_grow_with_the_log() -> None:
     short, long = await kept(decided(crowd(200))), await kept(decided(crowd(2_000)))
     assert short[1:] == long[1:] == (2, WINNERS)
     assert short[0] == long[0]
     assert long[0] <= 10 + BATCH
 
 
-async def test_what_is_kept_is_bounded_when_orders_are_missing_or_too_many() -> None:
+async def test_memory_is_bounded_even_if_orders_are_missing() -> None:
     some = [
         (b"a", encode_open(OpenCommand("a", Opening("n", "1.00", 10**6, 0, 10**12)))),
         *((b"a", encode_purchases("a", [f"{number}-{i}" for i in range(100)])) for number in range(150)),

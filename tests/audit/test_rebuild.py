@@ -20,7 +20,7 @@ keys = Keys()
 
 
 def contents(sale: Sale) -> dict[bytes, Any]:
-    """The stock in Redis, without what tells how it came about."""
+    """The state in Redis, without the fields that depend on how it was built."""
     stock: dict[bytes, Any] = {}
     for key in sale.redis.scan_iter("seckill:{p*"):
         if sale.redis.type(key) == b"hash":
@@ -30,20 +30,20 @@ def contents(sale: Sale) -> dict[bytes, Any]:
     return stock
 
 
-async def test_what_rebuild_makes_is_what_deciding_made(sold: Sale) -> None:
+async def test_rebuild_restores_the_state_that_deciding_left(sold: Sale) -> None:
     before = contents(sold)
     sold.redis.hset(keys.product(PARTITION, PLAIN), "stock", 99)
     sold.redis.hset(keys.buyers(PARTITION, PLAIN), "stranger", "1:7")
-    heard: list[RebuildProgress] = []
-    rebuilt = await rebuild(sold.settings, sold.topics, heard.append)
+    progress: list[RebuildProgress] = []
+    rebuilt = await rebuild(sold.settings, sold.topics, progress.append)
     assert contents(sold) == before
     assert (rebuilt.partitions, rebuilt.records) == (4, len(commands()))
     assert rebuilt.purchases == 16
-    assert heard[-1] == (len(commands()), len(commands()))
+    assert progress[-1] == (len(commands()), len(commands()))
     assert (await audit(sold.settings, sold.topics, [PLAIN])).clean
 
 
-async def test_rebuild_of_an_emptied_redis(sold: Sale) -> None:
+async def test_rebuild_restores_an_emptied_redis(sold: Sale) -> None:
     before = contents(sold)
     sold.redis.flushall()
     await rebuild(sold.settings, sold.topics)
@@ -51,7 +51,7 @@ async def test_rebuild_of_an_emptied_redis(sold: Sale) -> None:
 
 
 @pytest.mark.parametrize("own", [None, b"cluster/a/b"])
-async def test_rebuild_takes_over_what_another_log_has_claimed(
+async def test_rebuild_takes_over_a_redis_that_another_log_has_claimed(
     sold: Sale, own: bytes | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def identity(*_: object) -> str | None:
@@ -68,7 +68,7 @@ async def test_rebuild_takes_over_what_another_log_has_claimed(
 async def test_rebuild_refuses_while_the_deciders_group_has_members(sold: Sale) -> None:
     before = contents(sold)
     if not sold.settings.kafka_idempotence:
-        pytest.skip("the in-memory broker does not tell the members of a group")
+        pytest.skip("the in-memory broker does not report the members of a group")
     consumer = AIOKafkaConsumer(
         sold.topics.requests.name, bootstrap_servers=sold.settings.kafka(), group_id="seckill-deciders"
     )
@@ -85,7 +85,7 @@ async def test_rebuild_ends_when_a_decider_moves_the_cursor(sold: Sale) -> None:
     def interfere(_: RebuildProgress) -> None:
         sold.redis.hset(keys.cursor(PARTITION), "offset", 3)
 
-    with pytest.raises(CannotRebuild, match="a decider is at work"):
+    with pytest.raises(CannotRebuild, match="a decider is running"):
         await rebuild(sold.settings, sold.topics, interfere)
 
 
@@ -113,7 +113,7 @@ async def seckill(sale: Sale, monkeypatch: pytest.MonkeyPatch, *arguments: str, 
     return await asyncio.to_thread(CliRunner().invoke, main, arguments, env=environment)
 
 
-async def test_the_command_line_of_a_clean_sale(sold: Sale, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_commands_on_a_clean_sale(sold: Sale, monkeypatch: pytest.MonkeyPatch) -> None:
     result = await seckill(sold, monkeypatch, "rebuild")
     assert result.exit_code == 0, result.output
     assert "4 partitions, 15 decisions, 16 purchases in" in result.stdout
@@ -123,7 +123,9 @@ async def test_the_command_line_of_a_clean_sale(sold: Sale, monkeypatch: pytest.
     assert "remaining + sold = opened" in " ".join(result.stdout.split())
 
 
-async def test_the_command_line_of_a_violation(undecided: Sale, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_audit_command_reports_a_violation(
+    undecided: Sale, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await undecided.forge(FAULTS["another winner"])
     result = await seckill(undecided, monkeypatch, "audit", "--json")
     assert result.exit_code == 1, result.output
@@ -143,7 +145,7 @@ async def test_the_command_line_of_a_violation(undecided: Sale, monkeypatch: pyt
     assert "VIOLATIONS: outcomes" in result.stdout
 
 
-async def test_the_command_line_without_a_redis(sold: Sale, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_commands_fail_without_redis(sold: Sale, monkeypatch: pytest.MonkeyPatch) -> None:
     nowhere = "redis://127.0.0.1:1/0"
     result = await seckill(sold, monkeypatch, "audit", SECKILL_REDIS_URL=nowhere)
     assert result.exit_code == 2, result.output

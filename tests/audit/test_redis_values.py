@@ -1,4 +1,4 @@
-"""The checks of Redis that depend on a sale that goes on, over plain values."""
+"""The checks of Redis that must allow for a running sale, on plain values."""
 
 from collections.abc import Mapping
 
@@ -25,23 +25,23 @@ from pipeline.audit.stock_fold import StockFold
         ({"u": b"1:0"}, b"1:0\njunk", False),
     ],
 )
-def test_wins_above_the_cursor_are_not_looked_at(
+def test_wins_above_the_cursor_are_ignored(
     expected: Mapping[str, bytes], value: bytes | None, is_right: bool
 ) -> None:
     assert (not list(checks.buyers_differ(expected, ["u"], [value], 5))) is is_right
 
 
-def test_a_partition_in_which_nothing_was_decided_has_no_cursor() -> None:
+def test_a_partition_without_decisions_has_no_cursor() -> None:
     assert checks.cursor_differs(StockFold(), {}) is None
     assert checks.cursor_differs(StockFold(), {"offset": "0"}) is not None
 
 
 @pytest.mark.parametrize(("ttl_ms", "expires"), [(-2, False), (-1, False), (0, True), (1, True)])
-def test_what_expires(ttl_ms: int, expires: bool) -> None:
+def test_only_keys_without_a_ttl_do_not_expire(ttl_ms: int, expires: bool) -> None:
     assert (checks.expires("key", ttl_ms) is not None) is expires
 
 
-def test_first_decisions_with_holes() -> None:
+def test_first_decisions_may_have_gaps() -> None:
     first = FirstDecisions()
     first.add(1, b"one", 100)
     first.add(4, b"four", 200)
@@ -51,14 +51,14 @@ def test_first_decisions_with_holes() -> None:
     assert checks.repeat(first.digest(4), b"five") is not None
 
 
-def test_a_report_is_clean_without_violations_and_tells_what_was_skipped() -> None:
+def test_a_report_without_violations_is_clean_and_lists_what_was_skipped() -> None:
     findings = {check: Finding() for check in Check}
-    findings[Check.REDIS].skipped.append("partition 1: Redis is being made again")
+    findings[Check.REDIS].skipped.append("partition 1: Redis is being rebuilt")
     report = Report(findings, [Cut(1, 5, 0)], 0.5)
     assert report.clean
-    assert report.document()["checks"][3]["skipped"] == ["partition 1: Redis is being made again"]
-    findings[Check.NO_TTL].look("wrong", Location("redis", 1, None))
-    findings[Check.NO_TTL].look("also wrong", Location("redis", 1, 7))
+    assert report.document()["checks"][3]["skipped"] == ["partition 1: Redis is being rebuilt"]
+    findings[Check.NO_TTL].examine("wrong", Location("redis", 1, None))
+    findings[Check.NO_TTL].examine("also wrong", Location("redis", 1, 7))
     assert not report.clean
     assert report.failed == [Check.NO_TTL]
     assert findings[Check.NO_TTL].first == (Location("redis", 1, None), "wrong")

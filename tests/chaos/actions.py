@@ -1,4 +1,4 @@
-"""What is done for each fault: one function an action, called in the middle of a sale."""
+"""One function for each action, which injects the fault during a sale."""
 
 import asyncio
 import shutil
@@ -18,7 +18,7 @@ from pipeline.local.process import PartFailed, Process
 
 DEATH_WITHIN_S = 30.0
 HAPPENS_WITHIN_S = 60.0
-# All at one moment, as in a snapshot of Redis's own: a cursor that is younger than its products would be no snapshot.
+# Atomic, like a snapshot that Redis writes itself: the cursor must not be newer than the products.
 SNAPSHOT = """
 local all = {}
 for _, key in ipairs(redis.call('KEYS', '*')) do
@@ -32,14 +32,14 @@ async def _kill_at_point(stage: Stage, fault: Fault, crowd: Crowd) -> None:
     victim, _ = stage.pair(fault.victim)
     deadline = time.monotonic() + DEATH_WITHIN_S
     while victim.pid is not None:
-        assert time.monotonic() < deadline, f"the {fault.victim} never came to {fault.point}"
+        assert time.monotonic() < deadline, f"the {fault.victim} never reached {fault.point}"
         await asyncio.sleep(0.005)
     assert victim.exit_status == -9, victim.describe_end()
     while victim.pid is None:
         try:
             await asyncio.to_thread(victim.start)
         except PartFailed:
-            # What it needs may be away, too: as its supervisor does, try again.
+            # Its dependencies may be down too, so retry, as its supervisor does.
             assert time.monotonic() < deadline, victim.describe_end()
 
 
@@ -58,7 +58,7 @@ async def _join_and_leave(stage: Stage, fault: Fault, crowd: Crowd) -> None:
     await asyncio.to_thread(second.start)
     await asyncio.sleep(fault.duration_s)
     await asyncio.to_thread(second.stop)
-    # Told to stop, it ends as one that has nothing to complain about.
+    # A requested stop must be a clean exit.
     assert second.exit_status == 0, second.describe_end()
 
 
@@ -124,7 +124,7 @@ async def _join_while_redis_hangs(stage: Stage, fault: Fault, crowd: Crowd) -> N
 
 
 async def _has_partitions(process: Process) -> None:
-    """Wait for its assignment. Ready it is not while what it needs is away."""
+    """Wait until the process has its assignment; it is not ready while its dependencies are unavailable."""
     async with aiohttp.ClientSession() as session:
 
         async def is_assigned() -> bool:
@@ -151,9 +151,9 @@ async def _until(condition: Callable[[], bool], what: str) -> None:
 
 async def _fail_snapshots(stage: Stage, fault: Fault, crowd: Crowd) -> None:
     with Redis.from_url(stage.redis.url, decode_responses=True) as client:
-        place = {**client.config_get("dir"), **client.config_get("dbfilename")}
-        # A snapshot is renamed into its place when it is whole, and a directory does not make way for a file.
-        obstacle = Path(place["dir"]) / place["dbfilename"]
+        config = {**client.config_get("dir"), **client.config_get("dbfilename")}
+        # Redis renames a complete snapshot to this path, which fails if the path is a directory.
+        obstacle = Path(config["dir"]) / config["dbfilename"]
         (obstacle / "in the way").mkdir(parents=True)
         client.config_set("save", "3600 1000000")
         try:
@@ -186,8 +186,8 @@ async def _poison_topics(stage: Stage, fault: Fault, crowd: Crowd) -> None:
 
 async def _flood_connections(stage: Stage, fault: Fault, crowd: Crowd) -> None:
     refused = crowd.refused
-    await flood(stage.public_port, crowd.product_id, fault.duration_s)
-    assert crowd.refused == refused, f"{crowd.refused - refused} purchases were refused in the flood"
+    await flood(stage.public, crowd.product_id, fault.duration_s)
+    assert crowd.refused == refused, f"{crowd.refused - refused} purchases were refused during the flood"
 
 
 async def _kill_one_stop_the_other(stage: Stage, fault: Fault, crowd: Crowd) -> None:

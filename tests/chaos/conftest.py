@@ -1,4 +1,4 @@
-"""The stage of the faults, and what came of them."""
+"""The running system for the fault tests, and the outcomes that go into the report."""
 
 import asyncio
 import json

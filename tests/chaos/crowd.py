@@ -1,4 +1,4 @@
-"""A crowd that buys while something breaks: what it was promised, and what it was told in the end."""
+"""A crowd that buys during a fault: its receipts, and the answers that it gets in the end."""
 
 import asyncio
 import itertools
@@ -7,16 +7,21 @@ import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
-import aiohttp
+import orjson
 
+from pipeline.demo import calls
+from pipeline.demo.calls import FinalAnswer
+from pipeline.demo.connection import ClientConnection, Listener, NoResponse, Response, ask_once
+from pipeline.domain.codes import Code
+from pipeline.domain.receipts import Receipt, parse_receipt
 from pipeline.kafka.topics import partition_of
 
 BUYERS_AT_ONCE = 24
 DECIDED_WITHIN_S = 60.0
 CALL_TIMEOUT_S = 15.0
+POLL_MS = 2_000
 PAUSE_S_MAX = 0.1
 PLENTY = 1_000_000
 PLENTY_SHARE = 0.3
@@ -28,32 +33,32 @@ class Wish(NamedTuple):
 
 
 class AtOnce(NamedTuple):
-    """An answer to a purchase that came without a receipt, because it cannot change any more."""
+    """An answer to a purchase without a receipt, because it can never change."""
 
     wish: Wish
-    answer: dict[str, Any]
+    answer: FinalAnswer
 
 
 @dataclass
 class Crowd:
-    """Buyers of a product that is soon sold out, and of one that never is.
+    """Buyers of a product that soon sells out, and of one that never does.
 
-    The second one lies in the same partition and has a new buyer each time: so there is always something to decide.
-    `accepted` has the wish behind each receipt; `refused` counts calls that came to nothing.
+    The second is in the same partition and gets a new buyer each time, so there is always something to decide.
+    `accepted` has the wish behind each receipt; `refused` counts calls without an answer and those with a 503.
     """
 
-    public: str
-    admin: str
+    public: Listener
+    admin: Listener
     rng: random.Random
     stock: int
     partitions: int
     product_id: str = field(default_factory=lambda: f"chaos-{uuid.uuid4().hex[:8]}")
     buyers: int = BUYERS_AT_ONCE
     pause_s_max: float = PAUSE_S_MAX
-    accepted: dict[str, Wish] = field(default_factory=dict)
+    accepted: dict[Receipt, Wish] = field(default_factory=dict)
     at_once: list[AtOnce] = field(default_factory=list)
     refused: int = 0
-    answers: dict[str, dict[str, Any]] = field(default_factory=dict)
+    answers: dict[Receipt, FinalAnswer] = field(default_factory=dict)
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     plenty_id: str = field(init=False)
     _newcomers: Iterator[int] = field(default_factory=itertools.count)
@@ -63,44 +68,31 @@ class Crowd:
         names = (f"plenty-{self.product_id}-{number}" for number in itertools.count())
         self.plenty_id = next(name for name in names if partition_of(name, self.partitions) == partition)
 
-    async def open(self, session: aiohttp.ClientSession) -> None:
-        await self._open(session, self.product_id, self.stock)
-        await self._open(session, self.plenty_id, PLENTY)
+    async def open(self) -> None:
+        await self._open(self.product_id, self.stock)
+        await self._open(self.plenty_id, PLENTY)
 
-    async def _open(self, session: aiohttp.ClientSession, product_id: str, stock: int) -> None:
-        now = datetime.now(UTC)
-        body = {
-            "product_id": product_id,
-            "product_name": "chaos",
-            "price": 9.9,
-            "stock": stock,
-            "start_time": (now - timedelta(hours=1)).isoformat(),
-            "end_time": (now + timedelta(days=1)).isoformat(),
-            "status": "active",
-        }
-        async with session.post(f"{self.admin}/api/v1/seckill/activity/prewarm", json=body) as answer:
-            # The fault of the try before may not be over: who left without a word is missed for its session.
-            assert answer.status in (200, 504), await answer.text()
+    async def _open(self, product_id: str, stock: int) -> None:
+        answer = await self._ask(self.admin, calls.opening(self.admin, product_id, "chaos", stock))
+        # The previous fault may still have effects: a killed member stays in its group until its session expires.
+        assert answer.status in (200, 504), answer
         deadline = time.monotonic() + DECIDED_WITHIN_S
-        while not await self._is_open(session, product_id):
+        while (await self._ask(self.public, calls.stats(self.public, product_id))).status != 200:
             assert time.monotonic() < deadline, f"{product_id} was not opened"
             await asyncio.sleep(0.1)
 
-    async def _is_open(self, session: aiohttp.ClientSession, product_id: str) -> bool:
-        async with session.get(f"{self.public}/api/v1/seckill/stats/{product_id}") as answer:
-            return answer.status == 200
+    async def buy(self) -> None:
+        """Buy with several buyers at once, until `stop` is set."""
+        await calls.with_connections(self.public, self.buyers, self._buyer, CALL_TIMEOUT_S)
 
-    async def buy(self, session: aiohttp.ClientSession) -> None:
-        """Buy until told to stop, several buyers at once."""
-        await asyncio.gather(*(self._buyer(session) for _ in range(self.buyers)))
-
-    async def _buyer(self, session: aiohttp.ClientSession) -> None:
+    async def _buyer(self, connection: ClientConnection) -> None:
         while not self.stop.is_set():
+            wish = self._wish()
             try:
-                is_taken = await self._call(session, self._wish())
-            except (aiohttp.ClientError, TimeoutError):
-                is_taken = False
-            if not is_taken:
+                is_answered = self._take(wish, await connection.ask(calls.purchase(self.public, *wish)))
+            except NoResponse:
+                is_answered = False
+            if not is_answered:
                 self.refused += 1
                 await asyncio.sleep(0.1)
             await asyncio.sleep(self.rng.random() * self.pause_s_max)
@@ -110,47 +102,64 @@ class Crowd:
             return Wish(self.plenty_id, f"n{next(self._newcomers)}")
         return Wish(self.product_id, f"u{self.rng.randrange(3 * self.stock)}")
 
-    async def _call(self, session: aiohttp.ClientSession, wish: Wish) -> bool:
-        url = f"{self.public}/api/v1/seckill/purchase/async"
-        async with session.post(url, json=wish._asdict()) as answer:
-            document = await answer.json(content_type=None)
-            if answer.status == 202:
-                self.accepted[document["request_id"]] = wish
-            elif answer.status != 503:
-                assert document.keys() >= {"code", "order_id"}, document
-                self.at_once.append(AtOnce(wish, document))
-            return answer.status != 503
+    def _take(self, wish: Wish, response: Response) -> bool:
+        """Record the answer; False for a 503."""
+        if response.status == 503:
+            return False
+        document = orjson.loads(response.body)
+        if response.status == 202:
+            self._accept(wish, document)
+        else:
+            assert document.keys() >= {"code", "order_id"}, document
+            self.at_once.append(AtOnce(wish, calls.final_answer(document)))
+        return True
 
-    async def hear(self, session: aiohttp.ClientSession, within_s: float = DECIDED_WITHIN_S) -> None:
-        """Poll every receipt until it is decided; those that are not in time are missing from `answers`."""
-        deadline = time.monotonic() + within_s
-        open_receipts = asyncio.Queue[str]()
-        for receipt in self.accepted:
-            open_receipts.put_nowait(receipt)
-        await asyncio.gather(*(self._poll(session, open_receipts, deadline) for _ in range(BUYERS_AT_ONCE)))
+    def _accept(self, wish: Wish, document: dict[str, Any]) -> Receipt:
+        receipt = parse_receipt(document["request_id"])
+        assert receipt is not None, document
+        assert receipt not in self.accepted, f"{receipt} of {wish} is that of {self.accepted[receipt]}"
+        self.accepted[receipt] = wish
+        return receipt
 
-    async def _poll(
-        self, session: aiohttp.ClientSession, receipts: "asyncio.Queue[str]", deadline: float
-    ) -> None:
-        while time.monotonic() < deadline:
-            try:
-                receipt = receipts.get_nowait()
-            except asyncio.QueueEmpty:
-                return
-            url = f"{self.public}/api/v1/seckill/requests/{receipt}?wait_ms=2000"
-            try:
-                async with session.get(url) as answer:
-                    document = await answer.json(content_type=None)
-                    if answer.status == 200 and document["status"] == "decided":
-                        self.answers[receipt] = document
-                        continue
-                    assert answer.status in (200, 503), document
-            except (aiohttp.ClientError, TimeoutError):
-                await asyncio.sleep(0.1)
-            receipts.put_nowait(receipt)
+    async def poll(self, within_s: float = DECIDED_WITHIN_S) -> None:
+        """Poll every receipt until it is decided; those not decided in time are missing from `answers`."""
+        await calls.poll_all(
+            self.public,
+            self.accepted,
+            self._take_decision,
+            deadline_s=time.monotonic() + within_s,
+            connections_max=BUYERS_AT_ONCE,
+            wait_ms=POLL_MS,
+            answer_timeout_s=CALL_TIMEOUT_S,
+        )
 
-    async def stats(self, session: aiohttp.ClientSession) -> dict[str, Any]:
-        async with session.get(f"{self.public}/api/v1/seckill/stats/{self.product_id}") as answer:
-            document: dict[str, Any] = await answer.json()
-            assert answer.status == 200, document
-            return document
+    def _take_decision(self, receipt: Receipt, response: Response) -> bool:
+        assert response.status in (200, 503), response
+        answer = calls.decision(response)
+        if answer is not None:
+            self.answers[receipt] = answer
+        return answer is not None
+
+    def winning_order_ids(self) -> set[str]:
+        return {
+            answer.order_id
+            for answer in self.answers.values()
+            if answer.code == Code.SUCCESS and answer.order_id is not None
+        }
+
+    async def sell_out(self, left: int) -> None:
+        """Sell the remaining stock to new buyers, so that `sold` must equal the initial stock."""
+        for number in range(left):
+            wish = Wish(self.product_id, f"late-{number}")
+            response = await self._ask(self.public, calls.purchase(self.public, *wish, waits=True))
+            document = orjson.loads(response.body)
+            self.answers[self._accept(wish, document)] = calls.final_answer(document)
+
+    async def stats(self) -> dict[str, Any]:
+        response = await self._ask(self.public, calls.stats(self.public, self.product_id))
+        document: dict[str, Any] = orjson.loads(response.body)
+        assert response.status == 200, document
+        return document
+
+    async def _ask(self, listener: Listener, request: bytes) -> Response:
+        return await ask_once(listener, request, CALL_TIMEOUT_S)

@@ -1,4 +1,4 @@
-"""The faults, as data: what is done to whom, and for how long. `tests/chaos/runner.py` does it in mid-sale."""
+"""The faults, as data: the action, its victim and its duration. `tests/chaos/runner.py` injects them during a sale."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -8,35 +8,39 @@ from pipeline.process import fault_points
 
 
 class Action(StrEnum):
-    KILL_AT_POINT = "the process ends itself at a fault point, as kill -9 would, and is started again"
-    STOP_AND_CONTINUE = "SIGSTOP the process, another takes over, SIGCONT: two on one partition"
+    KILL_AT_POINT = "the process kills itself at a fault point, as kill -9 would, and is restarted"
+    STOP_AND_CONTINUE = "SIGSTOP the process, another one takes over, SIGCONT: two on one partition"
     JOIN_AND_LEAVE = "a second process joins, then leaves"
     FLUSH_REDIS = "FLUSHALL"
-    RESTART_REDIS = "Redis is told to end, and started again"
-    KILL_REDIS = "kill -9 Redis, start it again"
+    RESTART_REDIS = "Redis is stopped cleanly and restarted"
+    KILL_REDIS = "kill -9 Redis, restart it"
     HANG_REDIS = "SIGSTOP Redis, SIGCONT"
-    ROLL_REDIS_BACK = "Redis is put back to an older snapshot"
-    KILL_BROKER = "kill -9 the broker, start it again"
-    KILL_INGRESS = "kill -9 the ingress with requests in flight, start it again"
-    JOIN_WHILE_REDIS_HANGS = "SIGSTOP Redis, purchases gather, a second process joins, SIGCONT, it leaves"
+    ROLL_REDIS_BACK = "Redis is restored from an older snapshot"
+    KILL_BROKER = "kill -9 the broker, restart it"
+    KILL_INGRESS = "kill -9 the ingress with requests in flight, restart it"
+    JOIN_WHILE_REDIS_HANGS = (
+        "SIGSTOP Redis, purchases queue up, a second process joins, SIGCONT, the second leaves"
+    )
     FAIL_SNAPSHOTS = "Redis fails to write a snapshot and refuses every write (MISCONF)"
-    MISS_REPLICAS = "Redis misses replicas and refuses every write (NOREPLICAS)"
-    POISON_TOPICS = "records that are none of ours on each topic, then kill -9 of all that has read them"
-    FLOOD_CONNECTIONS = "idle connections, requests that never end, and a crowd that asks for stats"
-    KILL_ONE_STOP_THE_OTHER = "a second process joins, the first one is killed, the second leaves meanwhile"
+    MISS_REPLICAS = "Redis lacks replicas and refuses every write (NOREPLICAS)"
+    POISON_TOPICS = "foreign records in every topic, then kill -9 every process that has read them"
+    FLOOD_CONNECTIONS = "idle connections, requests that never end, and many clients that call stats"
+    KILL_ONE_STOP_THE_OTHER = (
+        "a second process joins, the first is killed, and the second leaves at the same time"
+    )
 
 
 TRIES = 5
 HELD = 2
-"""Tries of a fault that has held for long."""
+"""Tries of a fault that has not failed for a long time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """`duration_s` is how long the victim is away, or the second process there; `point` is for KILL_AT_POINT.
+    """`duration_s` is how long the victim is down, or the second process up; `point` is for KILL_AT_POINT.
 
-    `accepted` purchases are waited for during JOIN_WHILE_REDIS_HANGS. `worker_settings` are what the workers are told
-    beside what all are. `beside` is another one that happens at the same time. `make test` makes so many `tries`.
+    JOIN_WHILE_REDIS_HANGS waits for `accepted` purchases. `worker_settings` are additional settings of the workers.
+    `beside` is another fault, injected at the same time. `tries` is the number of tries in `make test`.
     """
 
     name: str
@@ -55,7 +59,7 @@ class Fault:
 
 
 ORDERS_STOCK = 1_500
-"""There are to be orders under way when the follower is hit."""
+"""Large enough that orders are being written when the follower is hit."""
 
 SINGLE_FAULTS = (
     Fault("worker-killed-after-lua", Action.KILL_AT_POINT, point=fault_points.AFTER_LUA, tries=HELD),
@@ -92,7 +96,7 @@ SINGLE_FAULTS = (
         "rebalance-with-a-full-intake",
         Action.JOIN_WHILE_REDIS_HANGS,
         accepted=2_000,
-        # An open breaker would have the purchases refused that are to fill the intake.
+        # An open breaker would refuse the purchases that must fill the intake.
         worker_settings={"decider_buffer_records_max": 100, "breaker_failure_threshold": 1_000},
     ),
     Fault("redis-paused-while-a-worker-joins", Action.JOIN_WHILE_REDIS_HANGS, duration_s=2.0),
@@ -123,9 +127,9 @@ PAIRS = (
     _pair("worker-killed-after-results-ack", f"follower-killed-{fault_points.ORDERS_COMMIT_IN_FLIGHT}"),
     _pair("second-worker-joins-and-leaves", "two-followers-on-a-partition"),
 )
-"""What breaks while something else is broken."""
+"""Two faults at the same time."""
 
 LASTING_FAULTS = (Fault("poison-record-on-each-topic", Action.POISON_TOPICS),)
-"""What stays in the logs, so that all who come later meet it, too."""
+"""Faults that stay in the logs, so they must run last."""
 
 FAULTS = SINGLE_FAULTS + PAIRS + LASTING_FAULTS

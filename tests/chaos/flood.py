@@ -1,4 +1,4 @@
-"""Connections that cost their owner nothing: idle ones, requests that never end, and many that ask all the time."""
+"""Connections that cost a client nothing: idle ones, requests that never end, and many that call without a pause."""
 
 import asyncio
 import resource
@@ -6,7 +6,8 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import aiohttp
+from pipeline.demo.calls import stats, with_connections
+from pipeline.demo.connection import ClientConnection, Listener
 
 IDLE = 2_000
 SLOW = 100
@@ -22,28 +23,28 @@ _SLOW_HEAD = (
 _HALF_HEAD = b"GET /health HTTP/1.1\r\nHost: fl"
 
 
-async def flood(port: int, product_id: str, seconds: float) -> None:
-    """All of it at once, for so long. Asserts that readiness stays 200."""
+async def flood(listener: Listener, product_id: str, seconds: float) -> None:
+    """All kinds at once, for this many seconds. Asserts that readiness stays 200."""
     _allow_files()
-    asked = aiohttp.ClientTimeout(total=CALL_TIMEOUT_S)
     async with (
-        _connections(port, IDLE, b""),
-        _connections(port, SLOW, _HALF_HEAD),
-        _connections(port, SLOW, _SLOW_HEAD) as slow,
-        aiohttp.ClientSession(
-            f"http://127.0.0.1:{port}", connector=aiohttp.TCPConnector(limit=0), timeout=asked
-        ) as session,
+        _connections(listener, IDLE, b""),
+        _connections(listener, SLOW, _HALF_HEAD),
+        _connections(listener, SLOW, _SLOW_HEAD) as slow,
         asyncio.timeout(seconds + 2 * CALL_TIMEOUT_S),
     ):
         ends_at = time.monotonic() + seconds
+
+        async def probe(connection: ClientConnection) -> None:
+            await _ask(connection, listener.get("/health/ready"), {200}, ends_at, PROBE_EVERY_S)
+
+        async def ask(connection: ClientConnection) -> None:
+            # Stats may get a 503; purchases and readiness must not.
+            await _ask(connection, stats(listener, product_id), {200, 503}, ends_at, 0.0)
+
         async with asyncio.TaskGroup() as group:
             group.create_task(_drip(slow, ends_at))
-            group.create_task(_ask(session, "/health/ready", {200}, ends_at, PROBE_EVERY_S))
-            for _ in range(ASKERS):
-                # These may be put off; who buys, and readiness, may not.
-                group.create_task(
-                    _ask(session, f"/api/v1/seckill/stats/{product_id}", {200, 503}, ends_at, 0.0)
-                )
+            group.create_task(with_connections(listener, 1, probe, CALL_TIMEOUT_S))
+            group.create_task(with_connections(listener, ASKERS, ask, CALL_TIMEOUT_S))
 
 
 def _allow_files() -> None:
@@ -54,11 +55,13 @@ def _allow_files() -> None:
 
 
 @asynccontextmanager
-async def _connections(port: int, count: int, head: bytes) -> AsyncIterator[list[asyncio.StreamWriter]]:
+async def _connections(
+    listener: Listener, count: int, head: bytes
+) -> AsyncIterator[list[asyncio.StreamWriter]]:
     writers = []
     try:
         for _ in range(count):
-            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            _, writer = await asyncio.open_connection(*listener)
             writers.append(writer)
             writer.write(head)
         yield writers
@@ -75,10 +78,9 @@ async def _drip(writers: list[asyncio.StreamWriter], ends_at: float) -> None:
 
 
 async def _ask(
-    session: aiohttp.ClientSession, path: str, statuses: set[int], ends_at: float, pause_s: float
+    connection: ClientConnection, request: bytes, statuses: set[int], ends_at: float, pause_s: float
 ) -> None:
     while time.monotonic() < ends_at:
-        async with session.get(path) as answer:
-            assert answer.status in statuses, f"{path}: {answer.status} {await answer.text()}"
-            await answer.read()
+        answer = await connection.ask(request)
+        assert answer.status in statuses, answer
         await asyncio.sleep(pause_s)

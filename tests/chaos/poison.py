@@ -1,4 +1,4 @@
-"""Records that none of our processes wrote, as a stray producer or a wrong tool would leave them in a topic."""
+"""Foreign records, such as a stray producer or a wrong tool would leave in a topic."""
 
 from collections.abc import Iterator
 
@@ -21,11 +21,11 @@ CODECS = ("gzip", "snappy", "lz4", "zstd")
 
 
 async def poison(stage: Stage, crowd: Crowd) -> None:
-    """One record of each kind to each topic, in the partition of the crowd's product."""
+    """Write one record of each kind to each topic, in the partition of the crowd's product."""
     topics = load_topics(Profile.LOCAL)
     partition = partition_of(crowd.product_id, topics.requests.partitions)
-    # In these the audit has to tell of them; in the command log they are commands, to be decided as malformed.
-    told_by = {
+    # In these topics the audit must report them; in the command log they are decided as malformed commands.
+    reported_by = {
         topics.results.name: Check.DECISIONS,
         topics.orders.name: Check.ORDERS,
         topics.dead_letters.name: Check.DEAD_LETTERS,
@@ -36,21 +36,21 @@ async def poison(stage: Stage, crowd: Crowd) -> None:
         for codec in CODECS:
             await _send_compressed(stage, codec, topics.requests.name, partition, crowd.plenty_id)
         for topic in (topics.requests, topics.results, topics.orders, topics.control, topics.dead_letters):
-            place = CONTROL_PARTITION if topic is topics.control else partition % topic.partitions
+            target = CONTROL_PARTITION if topic is topics.control else partition % topic.partitions
             key = crowd.plenty_id.encode()
-            await odd_headers.send(producer, topic.name, place, key, b"garbage")
-            if topic.name in told_by:
-                stage.foreign[told_by[topic.name], place] += 1
+            await odd_headers.send(producer, topic.name, target, key, b"garbage")
+            if topic.name in reported_by:
+                stage.foreign[reported_by[topic.name], target] += 1
             for key, value in _records(crowd.plenty_id):
-                await producer.send_and_wait(topic.name, value, key, place)
-                if topic.name in told_by:
-                    stage.foreign[told_by[topic.name], place] += 1
+                await producer.send_and_wait(topic.name, value, key, target)
+                if topic.name in reported_by:
+                    stage.foreign[reported_by[topic.name], target] += 1
     finally:
         await producer.stop()
 
 
 def _records(product_id: str) -> Iterator[tuple[bytes, bytes | None]]:
-    """Key and value. With a key each, because a compacted topic takes no other."""
+    """Key and value of each record. All have a key, because a compacted topic accepts no others."""
     key = product_id.encode()
     purchase = orjson.loads(encode_purchases(product_id, ["poison"], [1], {}))
     breaker = {"type": "breaker", "partition": 0, "state": "ajar", "at_ms": 1, "retry_at_ms": "soon"}
@@ -67,7 +67,7 @@ def _records(product_id: str) -> Iterator[tuple[bytes, bytes | None]]:
     yield key, b'{"a":' * DEEP + b"1" + b"}" * DEEP
     yield key, b'{"source_offset":' + b"9" * DIGITS + b',"type":"purchase"}'
     yield key, b'{"type":"purchase","quantities":[1e999999]}'
-    # Python's parser keeps the last of two members of a name, Lua's meets both and refuses the first.
+    # Of two members of the same name Python's parser keeps the last; Lua's reads both and rejects the first.
     nested = b"[" * TOO_DEEP_FOR_LUA + b"]" * TOO_DEEP_FOR_LUA
     yield key, b'{"users":%s,' % nested + encode_purchases(product_id, ["poison"])[1:]
     yield (

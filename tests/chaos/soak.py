@@ -1,16 +1,17 @@
-"""A long mixed load on the local stack, with a fault now and then: does the memory of any process grow?
+"""A long mixed load on the local stack, with an occasional fault: does the memory of any process grow?
 
     python tests/chaos/soak.py [--minutes 20] [--seed 1]
 
 The resident memory of every process is sampled all the time. Every process of ours that lives long enough is judged:
-the end of its life against its third minute. A process that was restarted has a baseline of its own. Kafka and Redis
-are shown and not judged: what they hold grows with the sale, and Kafka's heap fills up to its limit. Kills come in the
-first third only, so that every process has time to be judged.
-The exit status is 0 if nobody grew by more than 10 %, every accepted purchase was decided, and the audit is clean.
+its end against its third minute. A restarted process gets a new baseline. Kafka and Redis are shown but not judged,
+because their data grows with the sale, and Kafka's heap fills up to its limit. Processes are killed only in the first
+third, so that all live long enough to be judged.
+The exit status is 0 if no process grew by more than 10 %, every accepted purchase was decided, and the audit is clean.
 """
 
 import argparse
 import asyncio
+import logging
 import random
 import sys
 import tempfile
@@ -22,7 +23,7 @@ from pathlib import Path
 from statistics import mean
 from typing import NamedTuple
 
-import aiohttp
+import orjson
 
 if __name__ == "__main__":
     _TESTS = Path(__file__).resolve().parents[1]
@@ -34,23 +35,27 @@ from chaos.crowd import CALL_TIMEOUT_S
 from chaos.storm import Storm
 from chaos.supervised import crowds_of, died_by_themselves, quiet, settings_of, verdict
 from chaos.watcher import Watcher
+from pipeline.demo.calls import API, poll, purchase, stats, with_connections
+from pipeline.demo.connection import ClientConnection, Listener, NoResponse
+from pipeline.domain.receipts import Receipt, parse_receipt
 from pipeline.kafka.topics import load_topics
+from pipeline.process.logs import configure_logging
 from pipeline.settings import Profile
 
 RATIO_MAX = 1.10
 SAMPLE_EVERY_S = 10.0
 WARM_S = 120.0
 JUDGED_AFTER_S = 60.0
-"""From being warm on; before that there is nothing to compare."""
+"""Since the baseline; with less, there is too little to compare."""
 SAMPLES_JOINED = 3
-"""The last ones count together: one moment between two collections says little."""
+"""The end is the mean of the last samples, because a single one depends on the garbage collection."""
 SAMPLES_A_STEP = 12
-"""Of the curve, which tells a step from a leak."""
+"""Samples between two points of the printed curve, which distinguishes a step from a leak."""
 FAULT_EVERY_S = (20.0, 40.0)
 PAUSE_S = (1.0, 3.0)
 KILLS_END = 1 / 3
 STRANGE_CALLS_A_SECOND = 834
-"""Calls with a product id that nobody has named before: a million in 20 minutes."""
+"""Calls per second, each with a new product id: a million in 20 minutes."""
 CALLERS = 40
 BUYERS_A_CROWD = 4
 BUYER_PAUSE_S_MAX = 0.5
@@ -65,7 +70,7 @@ class Sample(NamedTuple):
 
 @dataclass
 class Life:
-    """One process, from its first sample on."""
+    """The samples of one process."""
 
     part: str
     pid: int
@@ -79,7 +84,7 @@ class Life:
         return round(mean(sample.size for sample in self.samples[-SAMPLES_JOINED:]))
 
     def ratio(self) -> float | None:
-        """None for one that cannot be judged."""
+        """Memory at the end relative to the baseline; None if the process is too young."""
         warm = self.warm()
         if warm is None or self.samples[-1].at_s - warm.at_s < JUDGED_AFTER_S:
             return None
@@ -99,14 +104,14 @@ class Life:
 
 
 class Scales:
-    """The resident memory of every process of the stack, over its life."""
+    """Samples the resident memory of every process of the stack."""
 
     def __init__(self, system: System) -> None:
         self._system = system
         self.lives: dict[int, Life] = {}
 
     async def weigh(self) -> None:
-        """Until cancelled."""
+        """Sample until cancelled."""
         while True:
             pids = {part["pid"]: name for name, part in self._system.parts().items()}
             for pid, name in {**pids, self._system.pid: "supervisor"}.items():
@@ -116,7 +121,7 @@ class Scales:
             await asyncio.sleep(SAMPLE_EVERY_S)
 
     def grown(self) -> list[str]:
-        """Who grew too much, a line each; prints the table of all."""
+        """One line for each process that grew too much; prints a table of all."""
         heads = f"{'process':<12} {'pid':>8} {'age s':>8} {'warm MB':>9} {'end MB':>9} {'ratio':>7}"
         print(f"{heads} {'':<10} MB every {SAMPLES_A_STEP * SAMPLE_EVERY_S / 60:.0f} minutes")
         lives = sorted(self.lives.values(), key=lambda life: (life.part, life.samples[0].at_s))
@@ -130,7 +135,7 @@ class Scales:
 
 
 def resident(pid: int) -> int:
-    """Bytes; 0 for a process that has gone."""
+    """Resident memory in bytes; 0 if the process has ended."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except (FileNotFoundError, ProcessLookupError):
@@ -139,66 +144,50 @@ def resident(pid: int) -> int:
 
 
 class Strangers:
-    """Calls about products that nobody has heard of, at a steady pace, and polls of the receipts that they got."""
+    """Calls about unknown products, at a steady pace, and polls of the receipts that they return."""
 
-    def __init__(self, public: str, rng: random.Random, session: aiohttp.ClientSession) -> None:
+    def __init__(self, public: Listener, rng: random.Random) -> None:
         self._rng = rng
-        self._session = session
-        self._public = f"{public}/api/v1/seckill"
-        self._receipts: list[str] = []
+        self._public = public
+        self._receipts: list[Receipt] = []
         self.by_status: Counter[int] = Counter()
-        """0: no answer."""
+        """Answers by status; 0 is no answer."""
 
     async def call(self) -> None:
-        """Until cancelled."""
-        await asyncio.gather(*(self._caller() for _ in range(CALLERS)))
+        """Call until cancelled."""
+        await with_connections(self._public, CALLERS, self._caller, CALL_TIMEOUT_S)
 
-    async def _caller(self) -> None:
+    async def _caller(self, connection: ClientConnection) -> None:
         due = time.monotonic() + self._rng.random() * CALLERS / STRANGE_CALLS_A_SECOND
         while True:
             await asyncio.sleep(due - time.monotonic())
-            # What was missed while the system stood still is not made up for.
+            # Calls that were missed while the system stalled are not made up for.
             due = max(due, time.monotonic() - 1.0) + CALLERS / STRANGE_CALLS_A_SECOND
-            (call,) = self._rng.choices(
-                (self._stats, self._purchased, self._buy, self._buy_and_wait, self._poll), (50, 30, 10, 5, 5)
-            )
             try:
-                self.by_status[await call(f"s{self._rng.getrandbits(60):x}")] += 1
-            except (aiohttp.ClientError, TimeoutError):
+                answer = await connection.ask(self._request(f"s{self._rng.getrandbits(60):x}"))
+            except NoResponse:
                 self.by_status[0] += 1
+                continue
+            self.by_status[answer.status] += 1
+            if answer.status == 202 and (receipt := parse_receipt(orjson.loads(answer.body)["request_id"])):
+                self._receipts.append(receipt)
 
-    async def _stats(self, product_id: str) -> int:
-        return await self._get(f"/stats/{product_id}")
-
-    async def _purchased(self, product_id: str) -> int:
-        return await self._get(f"/purchased/{product_id}/alice")
-
-    async def _buy(self, product_id: str) -> int:
-        return await self._post("/purchase/async", product_id)
-
-    async def _buy_and_wait(self, product_id: str) -> int:
-        return await self._post("/purchase", product_id)
-
-    async def _poll(self, product_id: str) -> int:
-        receipt = self._rng.choice(self._receipts) if self._receipts else product_id
-        return await self._get(f"/requests/{receipt}")
-
-    async def _get(self, path: str) -> int:
-        async with self._session.get(self._public + path) as answer:
-            await answer.read()
-            return answer.status
-
-    async def _post(self, path: str, product_id: str) -> int:
-        body = {"product_id": product_id, "user_id": "alice"}
-        async with self._session.post(self._public + path, json=body) as answer:
-            if answer.status == 202:
-                self._receipts.append((await answer.json())["request_id"])
-            await answer.read()
-            return answer.status
+    def _request(self, product_id: str) -> bytes:
+        (request,) = self._rng.choices(
+            (
+                stats(self._public, product_id),
+                self._public.get(f"{API}purchased/{product_id}/alice"),
+                purchase(self._public, product_id, "alice"),
+                purchase(self._public, product_id, "alice", waits=True),
+                poll(self._public, self._rng.choice(self._receipts or [Receipt(0, 0, 0)])),
+            ),
+            (50, 30, 10, 5, 5),
+        )
+        return request
 
 
 async def soak(system: System, seconds: float, seed: int) -> list[str]:
-    """What is wrong in the end, a line each."""
+    """All violations, one line each."""
     rng = random.Random(seed)
     topics, settings = load_topics(Profile.LOCAL), settings_of(system)
     crowds = crowds_of(
@@ -208,31 +197,29 @@ async def soak(system: System, seconds: float, seed: int) -> list[str]:
         pause_s_max=BUYER_PAUSE_S_MAX,
     )
     watcher = Watcher(settings.kafka(), topics)
-    timeout = aiohttp.ClientTimeout(total=CALL_TIMEOUT_S)
-    async with aiohttp.ClientSession(timeout=timeout) as session:
-        for crowd in crowds:
-            await crowd.open(session)
-        strangers = Strangers(crowds[0].public, rng, session)
-        scales = Scales(system)
-        watching, weighing, calling = _begin((watcher.run, scales.weigh, strangers.call))
-        buying = [asyncio.create_task(crowd.buy(session)) for crowd in crowds]
-        storm = Storm(
-            *(system, random.Random(seed)),
-            together=1,
-            every_s=FAULT_EVERY_S,
-            pause_s=PAUSE_S,
-            kills_end_s=KILLS_END * seconds,
-        )
-        await storm.blow(seconds)
-        wrong = await quiet(system)
-        await _end((calling, weighing))
-        for crowd in crowds:
-            crowd.stop.set()
-        await asyncio.gather(*buying)
-        print(f"calls about unknown products, by status: {dict(sorted(strangers.by_status.items()))}")
-        if system.runs():
-            wrong += await verdict(crowds, session, watcher, settings, topics)
-        await _end((watching,))
+    for crowd in crowds:
+        await crowd.open()
+    strangers = Strangers(crowds[0].public, rng)
+    scales = Scales(system)
+    watching, weighing, calling = _begin((watcher.run, scales.weigh, strangers.call))
+    buying = [asyncio.create_task(crowd.buy()) for crowd in crowds]
+    storm = Storm(
+        *(system, random.Random(seed)),
+        together=1,
+        every_s=FAULT_EVERY_S,
+        pause_s=PAUSE_S,
+        kills_end_s=KILLS_END * seconds,
+    )
+    await storm.blow(seconds)
+    wrong = await quiet(system)
+    await _end((calling, weighing))
+    for crowd in crowds:
+        crowd.stop.set()
+    await asyncio.gather(*buying)
+    print(f"calls about unknown products, by status: {dict(sorted(strangers.by_status.items()))}")
+    if system.runs():
+        wrong += await verdict(crowds, watcher, settings, topics)
+    await _end((watching,))
     own = died_by_themselves(system.output, storm.kills()) + storm.deaths_of_second
     return wrong + own + scales.grown()
 
@@ -242,7 +229,7 @@ def _begin(calls: Iterable[Callable[[], Awaitable[None]]]) -> list["asyncio.Futu
 
 
 async def _end(tasks: Iterable["asyncio.Future[None]"]) -> None:
-    """Raises what one of them has raised by itself."""
+    """Cancel these tasks. Raises what one of them had raised before."""
     for task in tasks:
         task.cancel()
         try:
@@ -255,10 +242,11 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--minutes", type=float, default=20.0)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--keep", type=Path, help="a directory for data and logs, which stay")
+    parser.add_argument("--keep", type=Path, help="directory that keeps data and logs")
     options = parser.parse_args()
+    configure_logging("soak", logging.WARNING)
     with tempfile.TemporaryDirectory() as directory:
-        # The smallest cache, which is full soon: growing up to a limit that was set is no leak.
+        # The smallest cache, so that it is soon full: growth up to a configured limit is not a leak.
         system = System((options.keep or Path(directory)) / "data", results_cache_bytes_max=1_048_576)
         with system:
             wrong = asyncio.run(soak(system, 60 * options.minutes, options.seed))

@@ -1,90 +1,64 @@
-"""The whole system, each process under the runner's thumb: our own processes beside a given broker and Redis."""
+"""The whole system under the runner's control: our own processes with a given broker and Redis."""
 
-import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pipeline.audit.report import Check
-from pipeline.local.listen import answers_ok, free_port
+from pipeline.demo.connection import Listener
+from pipeline.local.listen import free_port
 from pipeline.local.process import Part, Process
+from pipeline.local.recipe import environment, follower_part, ingress_part, worker_part
 from pipeline.settings import Settings
 
 START_TIMEOUT_S = 90.0
 
 
 class Stage:
-    """As a context manager: everything runs inside. `kafka` and `redis` have kill(), start(), pause(), resume()."""
+    """A context manager that runs the system. `kafka` and `redis` have kill(), start(), pause(), resume()."""
 
     def __init__(self, directory: Path, kafka: Any, redis: Any) -> None:
         self.kafka, self.redis = kafka, redis
-        self.public_port, self.admin_port = free_port(), free_port()
+        self.public, self.admin = Listener("127.0.0.1", free_port()), Listener("127.0.0.1", free_port())
         self.settings = Settings(
             **kafka.settings(),
             data_dir=directory,
             redis_url=redis.url,
-            public_port=self.public_port,
-            admin_port=self.admin_port,
+            public_port=self.public.port,
+            admin_port=self.admin.port,
+            # Without a pause, a stock that sells at once would be a single transaction.
+            orders_pace_ms=20,
         )
-        self._logs = directory / "logs"
-        environment = {
-            "SECKILL_DATA_DIR": str(directory),
-            "SECKILL_REDIS_URL": redis.url,
-            "SECKILL_PUBLIC_PORT": str(self.public_port),
-            "SECKILL_ADMIN_PORT": str(self.admin_port),
-            # A stock that is sold at once would be a single transaction.
-            "SECKILL_ORDERS_PACE_MS": "20",
-            **{f"SECKILL_{name.upper()}": str(value) for name, value in kafka.settings().items()},
-        }
-        health_port = free_port()
-        self.ingress = self._process(
-            "ingress-1",
-            ("pipeline.ingress",),
-            health_port,
-            "/health/ready",
-            {**environment, "SECKILL_HEALTH_PORT": str(health_port)},
-        )
-        self.follower = self._agent("follower-1", "follower", environment)
-        self.second_follower = self._agent("follower-2", "follower", environment)
-        self.worker = self._agent("worker-1", "decider", environment)
-        self.second_worker = self._agent("worker-2", "decider", environment)
+        self.ingress = self._process(ingress_part, "ingress-1", health_port=free_port())
+        self.follower = self._process(follower_part, "follower-1", tables_port=free_port())
+        self.second_follower = self._process(follower_part, "follower-2", tables_port=free_port())
+        self.worker = self._process(worker_part, "worker-1", tables_port=free_port())
+        self.second_worker = self._process(worker_part, "worker-2", tables_port=free_port())
+        self._plain_workers = [(worker, worker.part) for worker in (self.worker, self.second_worker)]
         self._worker_settings: Mapping[str, object] = {}
         self.foreign: Counter[tuple[Check, int]] = Counter()
-        """By check and partition: records in its log that a fault wrote, and that the audit has to tell of."""
-
-    @property
-    def public(self) -> str:
-        return f"http://127.0.0.1:{self.public_port}"
-
-    @property
-    def admin(self) -> str:
-        return f"http://127.0.0.1:{self.admin_port}"
+        """By check and partition: the number of foreign records that a fault wrote and the audit must report."""
 
     def pair(self, victim: str) -> tuple[Process, Process]:
-        """The "worker" or the "follower", and the one that can take over from it."""
+        """The "worker" or the "follower", and the process that can take over from it."""
         if victim == "worker":
             return self.worker, self.second_worker
         return self.follower, self.second_follower
 
     def tell_workers(self, settings: Mapping[str, object]) -> None:
-        """Let the workers have these settings, and no others of before; the one that runs is started again."""
+        """Replace the workers' additional settings with these; restarts the running worker if they change."""
         if settings == self._worker_settings:
             return
-        names = [f"SECKILL_{name.upper()}" for name in self._worker_settings]
-        for process in (self.worker, self.second_worker):
-            environment = {
-                name: value for name, value in process.part.environment.items() if name not in names
-            }
-            environment |= {f"SECKILL_{name.upper()}": str(value) for name, value in settings.items()}
-            process.part = replace(process.part, environment=environment)
+        for process, plain in self._plain_workers:
+            process.part = replace(plain, environment={**plain.environment, **environment(settings)})
         self._worker_settings = settings
         self.worker.stop()
         self.worker.start()
 
     def arm(self, victim: str, point: str, arrivals: int) -> None:
-        """Start this process again, such that it ends itself at this fault point."""
+        """Restart this process such that it kills itself at this fault point, on the given arrival there."""
         process, _ = self.pair(victim)
         armed = replace(
             process.part,
@@ -95,24 +69,9 @@ class Stage:
         process.start()
         process.part = plain
 
-    def _agent(self, name: str, role: str, environment: dict[str, str]) -> Process:
-        port = free_port()
-        return self._process(
-            name, ("agents", role), port, "/ready", {**environment, "SECKILL_TABLES_PORT": str(port)}
-        )
-
-    def _process(
-        self, name: str, module: Iterable[str], port: int, path: str, environment: dict[str, str]
-    ) -> Process:
-        part = Part(
-            name=name,
-            address=f"http://127.0.0.1:{port}",
-            command=(sys.executable, "-m", *module),
-            is_ready=lambda: answers_ok("127.0.0.1", port, path),
-            environment={**environment, "SECKILL_WORKER_NAME": name},
-            start_timeout_s=START_TIMEOUT_S,
-        )
-        return Process(part, self._logs)
+    def _process(self, part: Callable[[Settings], Part], name: str, **settings: object) -> Process:
+        own = self.settings.model_copy(update={"worker_name": name, **settings})
+        return Process(replace(part(own), start_timeout_s=START_TIMEOUT_S), own.data_dir / "logs")
 
     def __enter__(self) -> "Stage":
         processes = (self.follower, self.worker, self.ingress)

@@ -1,12 +1,13 @@
-"""A storm over the local stack as `seckill up` runs it: random faults, two at a time, while crowds buy.
+"""Random faults in the local stack as `seckill up` runs it, two at a time, while crowds buy.
 
     python tests/chaos/storm.py [--seconds 150] [--seed 2]
 
-The exit status is 0 if every accepted purchase was decided, the audit is clean, and no part ended but by the storm.
+The exit status is 0 if every accepted purchase was decided, the audit is clean, and only the storm ended parts.
 """
 
 import argparse
 import asyncio
+import logging
 import os
 import random
 import signal
@@ -15,10 +16,10 @@ import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import aiohttp
 from redis import Redis
 from redis.exceptions import RedisError
 
@@ -28,12 +29,13 @@ if __name__ == "__main__":
 
 from system import System
 
-from chaos.crowd import CALL_TIMEOUT_S
 from chaos.supervised import crowds_of, died_by_themselves, quiet, settings_of, verdict
 from chaos.watcher import Watcher
 from pipeline.kafka.topics import load_topics
-from pipeline.local.listen import answers_ok, free_port
+from pipeline.local.listen import free_port
 from pipeline.local.process import Part, Process
+from pipeline.local.recipe import worker_part
+from pipeline.process.logs import configure_logging
 from pipeline.settings import Profile
 
 OWN_PARTS = ("worker-1", "follower-1", "ingress-1")
@@ -49,10 +51,10 @@ FLUSH_TIMEOUT_S = 10.0
 
 
 class Storm:
-    """The faults, printed as they come: so many `together`, then a calm.
+    """Injects and prints the faults: `together` at a time, then a pause.
 
-    Nobody is killed after `kills_end_s`. `deaths_of_second` tells how the worker that comes and goes has ended, where
-    it did by itself.
+    No process is killed after `kills_end_s`. `deaths_of_second` has a line for each time that the second worker ended
+    by itself.
     """
 
     def __init__(
@@ -81,7 +83,7 @@ class Storm:
         return Counter({name: len(times) for name, times in self._killed_at.items()})
 
     async def blow(self, seconds: float) -> None:
-        """Faults every few seconds, whether those before are over or not. In the end all are."""
+        """Inject faults every few seconds, even while earlier ones last. Returns when all are over."""
         async with asyncio.TaskGroup() as faults:
             while time.monotonic() - self._began < seconds and self._system.runs():
                 for fault in self._rng.sample(self._faults(), self._together):
@@ -148,25 +150,12 @@ class Storm:
 
 
 def second_worker(system: System) -> Part:
-    port = free_port()
-    return Part(
-        name="worker-9",
-        address=f"http://127.0.0.1:{port}",
-        command=(sys.executable, "-m", "agents", "decider"),
-        is_ready=lambda: answers_ok("127.0.0.1", port, "/ready"),
-        environment={
-            **system.environment,
-            "SECKILL_KAFKA_BOOTSTRAP": f"127.0.0.1:{system.kafka_port}",
-            "SECKILL_REDIS_URL": system.redis_url,
-            "SECKILL_TABLES_PORT": str(port),
-            "SECKILL_WORKER_NAME": "worker-9",
-        },
-        stop_timeout_s=6.0,
-    )
+    own = {"worker_name": "worker-9", "tables_port": free_port()}
+    return replace(worker_part(settings_of(system).model_copy(update=own)), stop_timeout_s=6.0)
 
 
 def _signal(pid: int, number: signal.Signals) -> bool:
-    """Whether there is still somebody to hear it."""
+    """Send the signal; False if the process has ended."""
     try:
         os.kill(pid, number)
     except ProcessLookupError:
@@ -175,7 +164,7 @@ def _signal(pid: int, number: signal.Signals) -> bool:
 
 
 async def storm_over(system: System, seconds: float, seed: int) -> list[str]:
-    """What is wrong in the end, a line each."""
+    """All violations, one line each."""
     rng = random.Random(seed)
     topics, settings = load_topics(Profile.LOCAL), settings_of(system)
     crowds = crowds_of(
@@ -186,24 +175,22 @@ async def storm_over(system: System, seconds: float, seed: int) -> list[str]:
     )
     watcher = Watcher(settings.kafka(), topics)
     watching = asyncio.create_task(watcher.run())
-    timeout = aiohttp.ClientTimeout(total=CALL_TIMEOUT_S)
-    async with aiohttp.ClientSession(timeout=timeout) as session:
-        try:
-            await asyncio.sleep(0.5)
-            for crowd in crowds:
-                await crowd.open(session)
-            buying = [asyncio.create_task(crowd.buy(session)) for crowd in crowds]
-            storm = Storm(system, rng)
-            await storm.blow(seconds)
-            wrong = await quiet(system)
-            for crowd in crowds:
-                crowd.stop.set()
-            await asyncio.gather(*buying)
-            if system.runs():
-                wrong += await verdict(crowds, session, watcher, settings, topics)
-        finally:
-            watching.cancel()
-            await asyncio.gather(watching, return_exceptions=True)
+    try:
+        await asyncio.sleep(0.5)
+        for crowd in crowds:
+            await crowd.open()
+        buying = [asyncio.create_task(crowd.buy()) for crowd in crowds]
+        storm = Storm(system, rng)
+        await storm.blow(seconds)
+        wrong = await quiet(system)
+        for crowd in crowds:
+            crowd.stop.set()
+        await asyncio.gather(*buying)
+        if system.runs():
+            wrong += await verdict(crowds, watcher, settings, topics)
+    finally:
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
     return wrong + died_by_themselves(system.output, storm.kills()) + storm.deaths_of_second
 
 
@@ -211,9 +198,10 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", type=float, default=150.0)
     parser.add_argument("--seed", type=int, default=2)
-    parser.add_argument("--keep", type=Path, help="a directory for data and logs, which stay")
+    parser.add_argument("--keep", type=Path, help="directory that keeps data and logs")
     parser.add_argument("--workers", type=int, default=1)
     options = parser.parse_args()
+    configure_logging("storm", logging.WARNING)
     with tempfile.TemporaryDirectory() as directory:
         system = System((options.keep or Path(directory)) / "data", "--workers", str(options.workers))
         with system:

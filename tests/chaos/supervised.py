@@ -1,4 +1,4 @@
-"""Crowds before the local stack as `seckill up` runs it, and what became of its parts: for the storm and the soak."""
+"""Crowds for the local stack as `seckill up` runs it, and how its parts ended: for the storm and the soak."""
 
 import asyncio
 import random
@@ -8,27 +8,27 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import aiohttp
 from system import System
 
 from chaos.crowd import DECIDED_WITHIN_S, Crowd
-from chaos.verdict import audited, refused_early, sell_out, violations
+from chaos.verdict import audited, refused_early, violations
 from chaos.watcher import Watcher
+from pipeline.demo.connection import Listener
 from pipeline.kafka.topics import Topics, partition_of
 from pipeline.local.listen import answers_ok
 from pipeline.settings import Settings
 
 READY_AGAIN_WITHIN_S = 60.0
 RECEIPTS_A_SECOND = 100
-KILLED = "was ended by signal 9"
+KILLED = "was killed by signal 9"
 _DEATH = re.compile(
-    rf"^(\S+) ({KILLED}|was ended by signal \d+|ended with status \d+|was not ready within \d+ s)"
+    rf"^(\S+) ({KILLED}|was killed by signal \d+|exited with status \d+|was not ready within \d+ s)"
     r"(?:; restart \d+ in| after \d+ restarts within|$)"
 )
 
 
 class Death(NamedTuple):
-    """`last_line` is that of the part's log when it ended."""
+    """How a part ended; `last_line` is the last line of its log then."""
 
     part: str
     end: str
@@ -48,7 +48,7 @@ def settings_of(system: System) -> Settings:
 def crowds_of(
     system: System, rng: random.Random, partitions: int, *, stock: int, buyers: int, pause_s_max: float
 ) -> list[Crowd]:
-    """A crowd for each partition."""
+    """One crowd for each partition."""
     crowds: dict[int, Crowd] = {}
     number = 0
     while len(crowds) < partitions:
@@ -57,8 +57,8 @@ def crowds_of(
         crowds.setdefault(
             partition_of(product_id, partitions),
             Crowd(
-                f"http://127.0.0.1:{system.public_port}",
-                f"http://127.0.0.1:{system.admin_port}",
+                Listener("127.0.0.1", system.public_port),
+                Listener("127.0.0.1", system.admin_port),
                 *(rng, stock, partitions, product_id, buyers, pause_s_max),
             ),
         )
@@ -66,7 +66,7 @@ def crowds_of(
 
 
 async def quiet(system: System) -> list[str]:
-    """Wait until every part is ready; what is not in time is wrong."""
+    """Wait until every part is ready; returns one line for each that is not ready in time."""
     deadline = time.monotonic() + READY_AGAIN_WITHIN_S
     while system.runs():
         late = [name for name, part in system.parts().items() if not _is_ready(part)]
@@ -74,14 +74,14 @@ async def quiet(system: System) -> list[str]:
             return []
         if time.monotonic() > deadline:
             return [
-                f"{name} was not ready {READY_AGAIN_WITHIN_S:.0f} s after the last fault" for name in late
+                f"{name} was not ready within {READY_AGAIN_WITHIN_S:.0f} s of the last fault" for name in late
             ]
         await asyncio.sleep(0.5)
     return ["the local stack has ended"]
 
 
 def _is_ready(part: dict[str, str]) -> bool:
-    """Asked of the part itself: the supervisor asks only after a start."""
+    """Asks the part itself, because the supervisor checks readiness only after a start."""
     if part["state"] != "ready" or not part["address"].startswith("http"):
         return part["state"] == "ready"
     host, _, port = part["address"].removeprefix("http://").rpartition(":")
@@ -91,25 +91,24 @@ def _is_ready(part: dict[str, str]) -> bool:
 
 async def verdict(
     crowds: Sequence[Crowd],
-    session: aiohttp.ClientSession,
     watcher: Watcher,
     settings: Settings,
     topics: Topics,
 ) -> list[str]:
-    """What is wrong once all has been quiet: decisions, stock, orders and the audit."""
+    """All violations once the faults are over: decisions, stock, orders and the audit."""
     wrong = []
     for crowd in crowds:
-        # All may be decided long ago; it is the asking that takes its time.
-        await crowd.hear(session, DECIDED_WITHIN_S + len(crowd.accepted) / RECEIPTS_A_SECOND)
-        left = (await crowd.stats(session))["current_stock"]
+        # Even if all were decided long ago, polling this many receipts takes time.
+        await crowd.poll(DECIDED_WITHIN_S + len(crowd.accepted) / RECEIPTS_A_SECOND)
+        left = (await crowd.stats())["current_stock"]
         wrong += refused_early(crowd, left)
-        await sell_out(crowd, session, left)
-    answers = [answer for crowd in crowds for answer in crowd.answers.values()]
-    await watcher.sees({answer["order_id"] for answer in answers if answer["code"] == 1})
+        await crowd.sell_out(left)
+    await watcher.sees(set().union(*(crowd.winning_order_ids() for crowd in crowds)))
     for crowd in crowds:
-        wrong += violations(crowd, await crowd.stats(session), watcher)
+        wrong += violations(crowd, await crowd.stats(), watcher)
     print(
-        f"{sum(len(crowd.accepted) for crowd in crowds)} accepted, {len(answers)} decided,"
+        f"{sum(len(crowd.accepted) for crowd in crowds)} accepted,"
+        f" {sum(len(crowd.answers) for crowd in crowds)} decided,"
         f" {sum(len(crowd.at_once) for crowd in crowds)} answered at once,"
         f" {sum(crowd.refused for crowd in crowds)} refused"
     )
@@ -117,7 +116,7 @@ async def verdict(
 
 
 def deaths(output: str) -> list[Death]:
-    """Every death that the supervisor has told of, in its output."""
+    """Every death that the supervisor's output reports."""
     found: list[Death] = []
     is_log = False
     for line in output.splitlines():
@@ -132,13 +131,13 @@ def deaths(output: str) -> list[Death]:
 
 
 def died_by_themselves(output: str, kills: Counter[str]) -> list[str]:
-    """The deaths that nobody here caused; prints how often each part ended and why. `kills` are ours, by part."""
-    told = deaths(output)
+    """The deaths that we did not cause; prints how often each part ended and why. `kills` are ours, by part."""
+    reported = deaths(output)
     wrong: list[str] = []
-    for part in sorted({death.part for death in told} | set(kills)):
-        killed = sum(death.end == KILLED for death in told if death.part == part)
-        own = [f"{part} {end}: {last}" for name, end, last in told if name == part and end != KILLED]
-        own += [f"{part} {KILLED}, and not by us"] * max(0, killed - kills[part])
+    for part in sorted({death.part for death in reported} | set(kills)):
+        killed = sum(death.end == KILLED for death in reported if death.part == part)
+        own = [f"{part} {end}: {last}" for name, end, last in reported if name == part and end != KILLED]
+        own += [f"{part} {KILLED}, but not by us"] * max(0, killed - kills[part])
         print(f"{part:<12} killed {kills[part]} times, ended by itself {len(own)} times")
         wrong += own
     return wrong

@@ -1,7 +1,7 @@
-"""Every fault, in the middle of a sale: every 202 decided once, the stock exactly sold, Redis, orders, results agree.
+"""Every fault, during a sale: each 202 is decided once, exactly the stock is sold, and Redis, orders and results agree.
 
-`--chaos-tries N` runs each N times instead of as often as it says, with seeds of their own; `--chaos-report FILE` keeps
-what came of it as JSON. `test_pairs.py` has two faults at a time.
+`--chaos-tries N` runs each fault N times instead of its own number, each time with another seed; `--chaos-report FILE`
+writes the outcomes as JSON. `test_pairs.py` has two faults at a time.
 """
 
 import pytest

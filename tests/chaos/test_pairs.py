@@ -1,4 +1,4 @@
-"""Two faults at a time, and those that stay in the logs: judged as in `test_faults.py`."""
+"""Two faults at a time, and the faults that stay in the logs, with the same checks as in `test_faults.py`."""
 
 import pytest
 

@@ -1,46 +1,37 @@
-"""What must hold once a crowd has all its answers: every 202 decided once, the stock exactly sold, all copies agree."""
+"""What must hold once a crowd has all answers: every 202 decided once, exactly the stock sold, all copies agree."""
 
 from collections.abc import Mapping
 from typing import Any
 
-import aiohttp
-
 from chaos.crowd import Crowd, Wish
 from chaos.watcher import Watcher
 from pipeline.audit import Check, audit
+from pipeline.domain.codes import Code
 from pipeline.kafka.topics import Topics, partition_of
 from pipeline.settings import Settings
 
-
-async def sell_out(crowd: Crowd, session: aiohttp.ClientSession, left: int) -> None:
-    """What is still there goes to new buyers, so that `sold` has to be exactly the stock."""
-    for number in range(left):
-        wish = Wish(crowd.product_id, f"late-{number}")
-        async with session.post(f"{crowd.public}/api/v1/seckill/purchase", json=wish._asdict()) as answer:
-            document = await answer.json()
-            crowd.accepted[document["request_id"]] = wish
-            crowd.answers[document["request_id"]] = {"status": "decided", **document}
+SOLD_OUT_CODES = (Code.SUCCESS, Code.INSUFFICIENT_STOCK, Code.ALREADY_BOUGHT)
 
 
 def refused_early(crowd: Crowd, left: int) -> list[str]:
-    """Nobody may hear at once, and for good, that nothing is left while something is."""
+    """A violation if a buyer got a final sold-out answer while stock was left."""
     if left == 0 or not crowd.at_once:
         return []
-    return [f"{len(crowd.at_once)} were answered at once though {left} pieces are left: {crowd.at_once[0]}"]
+    return [f"{len(crowd.at_once)} were refused at once though {left} units are left: {crowd.at_once[0]}"]
 
 
 def violations(crowd: Crowd, stats: dict[str, Any], watcher: Watcher) -> list[str]:
-    """What is wrong with a sale that is sold out, a line each. `stats` are those of the crowd's product."""
-    wrong = [f"{receipt} was accepted and never decided" for receipt in crowd.accepted.keys() - crowd.answers]
+    """The violations of a sold-out sale, one line each. `stats` are those of the crowd's product."""
+    wrong = [f"{receipt} was accepted but never decided" for receipt in crowd.accepted.keys() - crowd.answers]
     orders = watcher.orders_of(crowd.product_id)
     for receipt, answer in crowd.answers.items():
         wish = crowd.accepted[receipt]
-        if answer["code"] == 1 and _buyer_of(watcher.orders.get(answer["order_id"])) != wish:
-            wrong.append(f"{receipt} won, but there is no order of its user")
-        if answer["code"] not in ((1, -2, -3) if wish.product_id == crowd.product_id else (1,)):
-            wrong.append(f"{receipt} of {wish} got code {answer['code']}")
+        if answer.code == Code.SUCCESS and _buyer_of(watcher.orders.get(answer.order_id)) != wish:
+            wrong.append(f"{receipt} won, but its user has no order")
+        if answer.code not in (SOLD_OUT_CODES if wish.product_id == crowd.product_id else (Code.SUCCESS,)):
+            wrong.append(f"{receipt} of {wish} got code {answer.code}")
     wrong += _wrong_at_once(crowd, watcher.orders)
-    wrong += [f"order {id_} is there twice" for id_ in watcher.repeated]
+    wrong += [f"order {id_} appears twice" for id_ in watcher.repeated]
     users = [each["user_id"] for each in orders.values()]
     if len(users) != len(set(users)):
         wrong.append("a user has two orders")
@@ -56,15 +47,15 @@ def _buyer_of(order: dict[str, Any] | None) -> Wish | None:
 
 
 def _wrong_at_once(crowd: Crowd, orders: dict[str, dict[str, Any]]) -> list[str]:
-    """Who was told at once that nothing is left must have no order, and who was told of one must have that one."""
+    """A buyer who got a sold-out answer at once must have no order; one who got an order id must have that order."""
     holders = {_buyer_of(order) for order in orders.values()}
     wrong = []
     for wish, answer in crowd.at_once:
-        is_right = {
-            -2: wish not in holders,
-            -3: _buyer_of(orders.get(answer["order_id"])) == wish,
+        is_correct = {
+            Code.INSUFFICIENT_STOCK: wish not in holders,
+            Code.ALREADY_BOUGHT: _buyer_of(orders.get(answer.order_id)) == wish,
         }
-        if wish.product_id != crowd.product_id or not is_right.get(answer["code"], False):
+        if wish.product_id != crowd.product_id or not is_correct.get(answer.code, False):
             wrong.append(f"{wish} was answered at once with {answer}")
     return wrong
 
@@ -75,9 +66,9 @@ async def audited(
     product_ids: list[str],
     foreign: Mapping[tuple[Check, int], int] | None = None,
 ) -> list[str]:
-    """What `seckill audit` has to say of the partitions of these products, everything before included.
+    """The violations that `seckill audit` finds in the partitions of these products, including earlier sales.
 
-    `foreign` has, by check and partition, the records that are none of ours: of so many the audit may tell.
+    `foreign` has, by check and partition, the number of foreign records; the audit may report that many.
     """
     report = await audit(settings, topics, product_ids)
     partitions = {partition_of(each, topics.requests.partitions) for each in product_ids}

@@ -1,4 +1,4 @@
-"""A Kafka-native follower of results and orders, beside the system and no part of it."""
+"""An independent Kafka consumer of results and orders, not part of the system."""
 
 import asyncio
 import time
@@ -13,7 +13,7 @@ ORDERS_WITHIN_S = 30.0
 
 
 class Watcher:
-    """When decisions came, and which orders there are."""
+    """Records when decisions arrive, and all orders."""
 
     def __init__(self, bootstrap: str, topics: Topics) -> None:
         self._topics = topics
@@ -32,13 +32,13 @@ class Watcher:
         )
         await consumer.start()
         try:
-            places = [
+            partitions = [
                 TopicPartition(topic.name, partition)
                 for topic in (self._topics.results, self._topics.orders)
                 for partition in range(topic.partitions)
             ]
-            consumer.assign(places)
-            await consumer.seek_to_end(*places)
+            consumer.assign(partitions)
+            await consumer.seek_to_end(*partitions)
             async for record in consumer:
                 if record.topic == self._topics.results.name:
                     self.decision_times.append(time.monotonic())
@@ -52,17 +52,17 @@ class Watcher:
             order = orjson.loads(value or b"")
             order_id = order["order_id"]
         except (ValueError, TypeError, KeyError):
-            return  # no order, and none of ours: the audit tells of it
+            return  # a foreign record, which the audit reports
         if order_id in self.orders:
             self.repeated.append(order_id)
         self.orders[order_id] = order
 
     def orders_of(self, product_id: str) -> dict[str, dict[str, Any]]:
-        """By order id."""
+        """The orders of this product, by order id."""
         return {id_: each for id_, each in self.orders.items() if each["product_id"] == product_id}
 
     async def sees(self, order_ids: set[str]) -> None:
-        """Wait for these orders; what is missing then is the verdict's affair."""
+        """Wait for these orders, at most ORDERS_WITHIN_S; missing ones are left to the verdict."""
         deadline = time.monotonic() + ORDERS_WITHIN_S
         while order_ids - self.orders.keys() and time.monotonic() < deadline:
             await asyncio.sleep(0.05)

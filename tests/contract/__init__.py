@@ -1,1 +1,1 @@
-"""What both listeners promise, call by call, against a real broker and a real Redis."""
+"""The contract of both listeners, call by call, against a real broker and a real Redis."""

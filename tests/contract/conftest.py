@@ -1,4 +1,4 @@
-"""An ingress on ports of its own, and a decider for it."""
+"""Fixtures: an ingress on its own ports, and a decider for it."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -16,9 +16,9 @@ from pipeline.settings import Settings
 
 @pytest.fixture
 async def start_ingress(kafka: Kafka, redis_url: str, fresh_topics: Topics) -> AsyncIterator[StartIngress]:
-    """A function that starts an ingress with these settings changed; all are stopped at the end.
+    """Starts an ingress with these settings overridden; all are stopped at the end.
 
-    With `cache_bytes_max` it keeps less in memory than its settings allow, so that few decisions are old ones.
+    `cache_bytes_max` goes below the minimum that the settings allow, so that a few decisions are enough to be evicted.
     """
     services: list[Service] = []
 

@@ -1,4 +1,4 @@
-"""What the contract tests speak of: a running ingress, a decider that does what the test wants, checked answers."""
+"""What the contract tests share: a running ingress, a decider under the test's control, checked answers."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -19,7 +19,8 @@ from pipeline.messages.commands import Command, MalformedCommand, RawCommand, de
 from pipeline.messages.decisions import malformed_members
 from pipeline.process.tasks import cancel_and_wait
 from pipeline.settings import Settings
-from pipeline.stock.store import PreparedCommand, StockStore
+from pipeline.stock.store import StockStore
+from pipeline.stock.values import PreparedCommand
 
 PURCHASE = "/api/v1/seckill/purchase"
 PURCHASE_ASYNC = "/api/v1/seckill/purchase/async"
@@ -32,9 +33,9 @@ CLOSE = "/api/v1/seckill/activity/close"
 
 
 class Decider:
-    """Decides all partitions in order with the real scripts, and writes results: no fault is its business.
+    """Decides all partitions in order with the real scripts and writes the results. It handles no faults.
 
-    `gate` closed, nothing is decided; `repeats` has every result written twice.
+    While `gate` is clear, nothing is decided. With `repeats`, every result is written twice.
     """
 
     def __init__(self, settings: Settings, topics: Topics) -> None:
@@ -56,10 +57,10 @@ class Decider:
     async def __aenter__(self) -> Self:
         await self._producer.start()
         await self._consumer.start()
-        places = [TopicPartition(self._topics.requests.name, partition) for partition in self._after]
-        self._consumer.assign(places)
-        for place in places:
-            self._consumer.seek(place, 0)
+        assignment = [TopicPartition(self._topics.requests.name, partition) for partition in self._after]
+        self._consumer.assign(assignment)
+        for topic_partition in assignment:
+            self._consumer.seek(topic_partition, 0)
         self._task = asyncio.create_task(self._decide())
         return self
 
@@ -73,11 +74,12 @@ class Decider:
 
     async def _decide(self) -> None:
         while True:
-            for place, records in (await self._consumer.getmany(timeout_ms=1_000)).items():
+            fetched = await self._consumer.getmany(timeout_ms=1_000)
+            for topic_partition, records in fetched.items():
                 for record in records:
-                    self.commands.append((place.partition, record.offset, record.value))
+                    self.commands.append((topic_partition.partition, record.offset, record.value))
                     await self.gate.wait()
-                    await self._decide_record(place.partition, record)
+                    await self._decide_record(topic_partition.partition, record)
 
     async def _decide_record(self, partition: int, record: Any) -> None:
         try:
@@ -98,7 +100,7 @@ class Decider:
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer as it came; `kind` is its media type."""
+    """A response, unchanged; `kind` is its media type."""
 
     status: int
     headers: dict[str, str]
@@ -117,7 +119,7 @@ class Service:
     topics: Topics
     ingress: Ingress
     followed: asyncio.Task[None]
-    """Ends if what the ingress follows fails."""
+    """Ends if a log that the ingress follows fails."""
     public: aiohttp.ClientSession
     admin: aiohttp.ClientSession
 
@@ -128,7 +130,7 @@ class Service:
     async def call(
         self, method: str, path: str, *, admin: bool = False, template: str | None = None, **request: Any
     ) -> Reply:
-        """One call; its answer must be one that the OpenAPI document has for `template` (else for the path)."""
+        """Make one call. The OpenAPI document must describe its response for `template` (default: the path)."""
         client = self.admin if admin else self.public
         async with client.request(method, path, **request) as response:
             text = await response.text()
@@ -157,7 +159,7 @@ class Service:
         return await self.call("GET", f"{PURCHASED}{product_id}/{user_id}", template=template)
 
     async def figures(self) -> dict[str, Any]:
-        """What the process counts."""
+        """The counters of the process."""
         found: dict[str, Any] = (await self.call("GET", SYSTEM)).json()["service_stats"]
         return found
 
@@ -176,7 +178,7 @@ async def commands_in_log(service: Service) -> list[Command]:
 
 
 StartIngress = Callable[..., Awaitable[Service]]
-"""Starts an ingress with these settings changed."""
+"""Starts an ingress with these settings overridden."""
 
 
 def opening(product_id: int | str = 1001, **more: Any) -> dict[str, Any]:
@@ -193,7 +195,7 @@ def opening(product_id: int | str = 1001, **more: Any) -> dict[str, Any]:
 
 
 def check_described(settings: Settings, method: str, template: str, reply: Reply) -> None:
-    """The status, the media type and the body must be in the OpenAPI document; 404 and 405 of no call need not."""
+    """The OpenAPI document must describe status, media type and body; a path without an operation may be refused."""
     document = describe(settings)
     operation = document["paths"].get(template, {}).get(method.lower())
     if operation is None:

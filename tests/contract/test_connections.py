@@ -1,4 +1,4 @@
-"""Connections that ask nothing, that stay too long, and that are too many: each is closed, and nobody else suffers."""
+"""Connections that send nothing, stay too long or are too many are closed, and no other client is affected."""
 
 import asyncio
 import socket
@@ -30,7 +30,7 @@ class Client:
         return cls(*await asyncio.open_connection("127.0.0.1", service.settings.public_port))
 
     async def ask(self, request: bytes = LIVE) -> int:
-        """The status of the answer; the connection stays."""
+        """The status of the answer; the connection stays open."""
         self.writer.write(request)
         status, _, _ = await self.answer()
         return status
@@ -43,7 +43,7 @@ class Client:
         return int(status.split()[1]), headers, body
 
     async def is_closed(self) -> bool:
-        """Waits for the end; False if something comes before it."""
+        """Wait until the server closes the connection; False if it sends something first."""
         async with asyncio.timeout(CLOSED_S_MAX):
             try:
                 return await self._reader.read(1) == b""
@@ -52,7 +52,7 @@ class Client:
 
 
 async def until_there_is_room(service: Service) -> Client:
-    """Connect until one connection is not refused; that one is still open."""
+    """Reconnect until a connection is not refused; return it, still open."""
     async with asyncio.timeout(CLOSED_S_MAX):
         while True:
             client = await Client.of(service)
@@ -63,7 +63,7 @@ async def until_there_is_room(service: Service) -> Client:
 
 
 @pytest.mark.parametrize("beginning", [b"", b"GET /health/live HTT", LIVE[:-2]])
-async def test_a_connection_whose_first_request_does_not_come_is_closed(
+async def test_a_connection_whose_first_request_never_arrives_is_closed(
     start_ingress: StartIngress, beginning: bytes
 ) -> None:
     service = await start_ingress(header_timeout_ms=200, connections_max=1)
@@ -73,26 +73,26 @@ async def test_a_connection_whose_first_request_does_not_come_is_closed(
     await until_there_is_room(service)
 
 
-async def test_who_dribbles_a_header_is_closed_too(start_ingress: StartIngress) -> None:
+async def test_a_client_that_trickles_headers_is_disconnected(start_ingress: StartIngress) -> None:
     service = await start_ingress(header_timeout_ms=300)
     client = await Client.of(service)
     client.writer.write(LIVE[:-2])
 
-    async def dribble() -> None:
+    async def trickle() -> None:
         while True:
             client.writer.write(b"X-A: b\r\n")
             await asyncio.sleep(0.02)
 
-    dribbling = asyncio.create_task(dribble())
+    trickling = asyncio.create_task(trickle())
     assert await client.is_closed()
-    dribbling.cancel()
+    trickling.cancel()
 
 
 @pytest.mark.parametrize("more", [b"", b"GET /health/li"])
-async def test_an_idle_connection_stays_for_a_while_and_is_closed_then(
+async def test_an_idle_connection_is_closed_only_after_the_keep_alive_timeout(
     start_ingress: StartIngress, more: bytes
 ) -> None:
-    # A first request that is answered puts an end to the time-out for the first request.
+    # Once a first request is answered, the header timeout no longer applies.
     service = await start_ingress(header_timeout_ms=100, keep_alive_timeout_ms=500)
     client = await Client.of(service)
     for _ in range(3):
@@ -102,7 +102,7 @@ async def test_an_idle_connection_stays_for_a_while_and_is_closed_then(
     assert await client.is_closed()
 
 
-async def test_one_connection_too_many_is_told_so_and_health_and_administration_answer(
+async def test_a_connection_above_the_limit_gets_503_while_health_and_admin_still_answer(
     start_ingress: StartIngress,
 ) -> None:
     health_port = free_port()
@@ -111,7 +111,7 @@ async def test_one_connection_too_many_is_told_so_and_health_and_administration_
     assert (await first.ask(), await second.ask()) == (200, 200)
     for _ in range(3):
         third = await Client.of(service)
-        # It has sent nothing, or its request; and gets the same.
+        # It gets the same answer whether its request has arrived by then or not.
         third.writer.write(LIVE)
         status, headers, body = await third.answer()
         problem = orjson.loads(body)
@@ -136,32 +136,30 @@ async def test_one_connection_too_many_is_told_so_and_health_and_administration_
         await until_there_is_room(service)
 
 
-async def test_refusals_have_a_limit_too(
-    start_ingress: StartIngress, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_refusals_are_limited_too(start_ingress: StartIngress, monkeypatch: pytest.MonkeyPatch) -> None:
     service = await start_ingress(connections_max=1)
     first = await Client.of(service)
     assert await first.ask() == 200
     monkeypatch.setattr(connections, "REFUSALS_MAX", 5)
-    monkeypatch.setattr(connections, "REFUSAL_MS_MAX", 60_000)
+    monkeypatch.setattr(connections, "REFUSAL_TIMEOUT_MS", 60_000)
     crowd = [await Client.of(service) for _ in range(50)]
-    # They read, and do not close: so five are told, and the others cut off.
-    assert [await is_told(client) for client in crowd] == [True] * 5 + [False] * 45
+    # These clients read but do not close, so five get the refusal and the others are cut off.
+    assert [await gets_refusal(client) for client in crowd] == [True] * 5 + [False] * 45
     for client in crowd:
         client.writer.close()
-    # Nor do the next ones, but after a while the listener does.
-    monkeypatch.setattr(connections, "REFUSAL_MS_MAX", 100)
+    # The next ones do not close either, but after the timeout the listener does.
+    monkeypatch.setattr(connections, "REFUSAL_TIMEOUT_MS", 100)
     async with asyncio.timeout(CLOSED_S_MAX):
-        told = 0
-        while told < 20:
+        refused = 0
+        while refused < 20:
             crowd.append(await Client.of(service))
-            told += await is_told(crowd[-1])
+            refused += await gets_refusal(crowd[-1])
             await asyncio.sleep(0.01)
     assert await first.ask() == 200
 
 
-async def is_told(client: Client) -> bool:
-    """Whether a connection that is one too many is told so, and not just cut off."""
+async def gets_refusal(client: Client) -> bool:
+    """Whether a connection above the limit gets a 503 and is not just cut off."""
     try:
         status, _, _ = await client.answer()
     except (asyncio.IncompleteReadError, ConnectionError):
@@ -170,7 +168,7 @@ async def is_told(client: Client) -> bool:
     return True
 
 
-async def test_who_takes_no_answers_is_cut_off(
+async def test_a_client_that_reads_no_answers_is_cut_off(
     start_ingress: StartIngress, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connections, "SEND_TIMEOUT_MS", 200)

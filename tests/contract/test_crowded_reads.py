@@ -1,4 +1,4 @@
-"""Readers in crowds: nobody is refused for want of a connection to Redis, and health stays what it is."""
+"""Many concurrent readers: none is refused for lack of a Redis connection, and health is unaffected."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -23,14 +23,14 @@ keys = Keys()
 
 @asynccontextmanager
 async def reading_connections(url: str) -> AsyncIterator[set[tuple[str, str]]]:
-    """The addresses of all connections that read products inside."""
+    """Collects the addresses of all connections that read products inside the block."""
     found: set[tuple[str, str]] = set()
     async with Redis.from_url(url) as client, client.monitor() as monitor:
 
         async def watch() -> None:
-            async for said in monitor.listen():
-                if said["command"].split()[0].lower() in ("hgetall", "hlen"):
-                    found.add((said["client_address"], said["client_port"]))
+            async for call in monitor.listen():
+                if call["command"].split()[0].lower() in ("hgetall", "hlen"):
+                    found.add((call["client_address"], call["client_port"]))
 
         watching = asyncio.create_task(watch())
         try:
@@ -39,7 +39,7 @@ async def reading_connections(url: str) -> AsyncIterator[set[tuple[str, str]]]:
             await cancel_and_wait(watching)
 
 
-async def test_four_hundred_readers_share_two_connections_and_readiness_stays(
+async def test_four_hundred_readers_share_two_connections_and_readiness_is_unaffected(
     start_ingress: StartIngress,
 ) -> None:
     service = await start_ingress(redis_connections_max=2)
@@ -76,7 +76,7 @@ async def test_four_hundred_readers_share_two_connections_and_readiness_stays(
     assert len(connections) == 2
 
 
-async def test_a_fault_in_redis_is_named_in_readiness_and_not_taken_for_kafkas(
+async def test_readiness_blames_a_redis_fault_on_redis_and_not_on_kafka(
     start_ingress: StartIngress,
 ) -> None:
     service = await start_ingress()
@@ -89,7 +89,7 @@ async def test_a_fault_in_redis_is_named_in_readiness_and_not_taken_for_kafkas(
                 checks = (await service.call("GET", "/health/ready")).json()["checks"]
                 await asyncio.sleep(0.05)
         assert "WRONGTYPE" in checks["redis"]
-        # It is looked at on and on, so what Kafka is known by goes on too.
+        # The pace keeper keeps sampling despite the fault, so what it knows of Kafka stays fresh as well.
         await asyncio.sleep(4)
         checks = (await service.call("GET", "/health/ready")).json()["checks"]
         assert (checks["kafka"], checks["pace_keeper"]) == ("ok", "ok")
@@ -99,7 +99,7 @@ async def test_a_fault_in_redis_is_named_in_readiness_and_not_taken_for_kafkas(
                 await asyncio.sleep(0.05)
 
 
-async def test_a_store_waits_for_its_connections_and_reads_a_part_of_many_products(redis_url: str) -> None:
+async def test_a_store_waits_for_a_free_connection_and_can_read_part_of_many_products(redis_url: str) -> None:
     store = StockStore(redis_url, 5_000, connections_max=1)
     try:
         async with Redis.from_url(redis_url) as client:
@@ -117,7 +117,7 @@ async def test_a_store_waits_for_its_connections_and_reads_a_part_of_many_produc
 
 
 @pytest.mark.parametrize("connections_max", [None, 4])
-async def test_a_store_that_was_idle_while_redis_was_restarted_answers_at_once(
+async def test_a_store_that_was_idle_during_a_redis_restart_answers_at_once(
     private_redis: Any, connections_max: int | None
 ) -> None:
     store = StockStore(private_redis.url, 5_000, connections_max=connections_max)

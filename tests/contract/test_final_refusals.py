@@ -1,4 +1,4 @@
-"""Purchases that are answered without the log: what both calls say, and that nobody is refused who could still win."""
+"""Purchases answered without the log: what both calls answer, and that no buyer who could still win is refused."""
 
 import asyncio
 import random
@@ -23,7 +23,7 @@ CALLS = (PURCHASE, PURCHASE_ASYNC)
 
 
 async def commands(service: Service) -> int:
-    """How many records the command log has."""
+    """The number of records in the command log."""
     log = LogReader(service.settings.kafka(), ends_are_exact=service.settings.kafka_idempotence)
     topic = service.topics.requests
     return sum(bounds.end for bounds in (await log.bounds_of(topic.name, range(topic.partitions))).values())
@@ -107,7 +107,9 @@ async def test_a_paused_product_and_one_with_stock_go_into_the_log(
     assert (await service.buy("open", "late", quantity=1)).json()["code"] == -2
 
 
-async def test_a_limited_product_that_is_sold_out_takes_no_token(service: Service, decider: Decider) -> None:
+async def test_a_sold_out_product_with_a_rate_limit_uses_no_tokens(
+    service: Service, decider: Decider
+) -> None:
     rule = {"requests_per_second": 1, "algorithm": "fixed_window"}
     await service.prewarm(5, stock=1, rate_limit=rule)
     while (await service.buy(5, "alice")).status == 429:
@@ -115,7 +117,7 @@ async def test_a_limited_product_that_is_sold_out_takes_no_token(service: Servic
     assert {(await service.buy(5, f"u{number}")).json()["code"] for number in range(5)} == {-2}
 
 
-async def test_the_last_pieces_go_while_hundreds_of_calls_race(start_ingress: StartIngress) -> None:
+async def test_the_last_units_sell_while_hundreds_of_calls_race(start_ingress: StartIngress) -> None:
     first = await start_ingress()
     second = await start_ingress(topics=first.topics)
     async with Decider(first.settings, first.topics):
@@ -124,7 +126,7 @@ async def test_the_last_pieces_go_while_hundreds_of_calls_race(start_ingress: St
         users = [f"u{number}" for number in range(BUYERS)] + [f"u{rng.randrange(BUYERS)}" for _ in range(200)]
         at_once_max = asyncio.Semaphore(AT_ONCE)
 
-        async def come(user: str) -> dict[str, Any]:
+        async def purchase(user: str) -> dict[str, Any]:
             async with at_once_max:
                 service = rng.choice(services)
                 reply = await buy(service, rng.choice(CALLS), user)
@@ -132,7 +134,7 @@ async def test_the_last_pieces_go_while_hundreds_of_calls_race(start_ingress: St
                     reply = await service.poll(reply.json()["request_id"], 20_000)
             return {"user": user, **reply.json()}
 
-        answers = await asyncio.gather(*map(come, users))
+        answers = await asyncio.gather(*map(purchase, users))
         stats = (await first.stats(5)).json()
     assert (stats["sold"], stats["current_stock"], stats["user_count"]) == (STOCK, 0, STOCK)
     orders: dict[str, str] = {}
@@ -142,7 +144,7 @@ async def test_the_last_pieces_go_while_hundreds_of_calls_race(start_ingress: St
             assert orders.setdefault(answer["order_id"], answer["user"]) == answer["user"]
     winners = set(orders.values())
     assert len(orders) == len(winners) == STOCK
-    # A winner is never told that nothing is left for him, neither before nor after.
+    # A winner never gets "sold out", neither before nor after the win.
     assert not {answer["user"] for answer in answers if answer["code"] == -2} & winners
     at_once = Counter(str(answer["code"]) for answer in answers if "request_id" not in answer)
     counted: Counter[str] = Counter()
@@ -153,13 +155,15 @@ async def test_the_last_pieces_go_while_hundreds_of_calls_race(start_ingress: St
     assert at_once.keys() <= {"-2", "-3"}
 
 
-async def test_what_another_process_has_just_opened_is_sold(start_ingress: StartIngress) -> None:
-    """Refused as unknown by one process, opened by the other, and bought from the first the moment this is known."""
+async def test_a_product_that_another_process_has_just_opened_can_be_bought(
+    start_ingress: StartIngress,
+) -> None:
+    """One process refuses it as unknown, the other opens it, and once that is acknowledged the first one sells it."""
     first = await start_ingress()
     second = await start_ingress(topics=first.topics)
     async with Decider(first.settings, first.topics):
         for number in range(first.topics.requests.partitions * 4):
-            # So that every partition has something decided, and Redis something to say.
+            # So that every partition has decisions, in the log and in Redis.
             await first.prewarm(f"other-{number}")
         for number in range(25):
             product_id = f"p{number}"
@@ -167,7 +171,7 @@ async def test_what_another_process_has_just_opened_is_sold(start_ingress: Start
             is_over = asyncio.Event()
             hammering = asyncio.create_task(_hammer(second, product_id, is_over))
             assert (await first.prewarm(product_id, stock=1)).status == 200
-            # There is one piece, and bob asks for it all the time.
+            # There is one unit, and bob keeps trying to buy it.
             code = (await second.buy(product_id, "alice")).json()["code"]
             is_over.set()
             assert sorted([code, *await hammering]) == [-2, 1]
@@ -177,9 +181,9 @@ async def test_what_another_process_has_just_opened_is_sold(start_ingress: Start
 async def _refused_without_a_record(
     service: Service, path: str, user_id: str, product_id: str, status: int
 ) -> Reply:
-    """The first refusal that needs no record.
+    """Buy until a refusal comes without a record, and return that refusal.
 
-    An ingress rightly writes one while it does not know the broker's time, or its looks at Redis are late.
+    Until the ingress knows the broker's time, or while its snapshots are late, it rightly writes a record.
     """
     async with asyncio.timeout(SETTLED_WITHIN_S):
         while True:
@@ -191,7 +195,7 @@ async def _refused_without_a_record(
 
 
 async def _hammer(service: Service, product_id: str, is_over: asyncio.Event) -> set[int]:
-    """Buy as bob until it is over. The one code of all answers, but for those before the opening and after a win."""
+    """Buy as bob until it is over. Returns the codes without those before the opening and after a win."""
     codes = []
     while not is_over.is_set():
         codes.append((await service.buy(product_id, "bob")).json()["code"])
@@ -202,7 +206,7 @@ async def _hammer(service: Service, product_id: str, is_over: asyncio.Event) -> 
     return set(opened) or {-2}
 
 
-async def test_redis_is_emptied_and_made_again_piece_by_piece(service: Service, decider: Decider) -> None:
+async def test_redis_is_emptied_and_rebuilt_step_by_step(service: Service, decider: Decider) -> None:
     partition = partition_of("5", service.topics.requests.partitions)
     same = [
         f"q{n}" for n in range(60) if partition_of(f"q{n}", service.topics.requests.partitions) == partition
@@ -219,7 +223,7 @@ async def test_redis_is_emptied_and_made_again_piece_by_piece(service: Service, 
     async with Redis.from_url(service.settings.redis()) as redis:
         await redis.flushall()
     store = StockStore.of(service.settings)
-    # No decider is asked: what goes into the log from here on stays undecided, and gets a receipt.
+    # The decider pauses: purchases that go into the log from here on stay undecided and get a receipt.
     decider.gate.clear()
     for after, decision in enumerate(decisions, start=-1):
         for product_id, user_id in ((5, "bob"), (5, "alice"), (same[1], "alice"), ("never", "alice")):
@@ -235,7 +239,7 @@ async def test_redis_is_emptied_and_made_again_piece_by_piece(service: Service, 
     assert (await service.buy_async(same[1], "alice")).status == 202
 
 
-async def test_redis_is_killed_and_purchases_go_on_into_the_log(
+async def test_purchases_go_into_the_log_while_redis_is_down(
     start_ingress: StartIngress, private_redis: Any
 ) -> None:
     service = await start_ingress(redis_url=private_redis.url)
@@ -253,7 +257,7 @@ async def test_redis_is_killed_and_purchases_go_on_into_the_log(
     assert (await service.buy(5, "alice")).json()["code"] == -3
 
 
-async def test_a_redis_that_hangs_delays_nobody_for_long(
+async def test_a_hung_redis_delays_no_purchase_for_long(
     start_ingress: StartIngress, private_redis: Any
 ) -> None:
     service = await start_ingress(redis_url=private_redis.url)
@@ -268,7 +272,7 @@ async def test_a_redis_that_hangs_delays_nobody_for_long(
     finally:
         private_redis.process.resume()
     async with asyncio.timeout(SETTLED_WITHIN_S):
-        # The connection that was given up has an answer under way; nobody else may get it.
+        # On the abandoned connection an answer is still in flight; no other call may get it.
         while (reply := await service.buy_async(5, "alice")).status == 202:
             await asyncio.sleep(0.1)
     assert reply.json()["code"] == -3
@@ -276,7 +280,9 @@ async def test_a_redis_that_hangs_delays_nobody_for_long(
 
 
 @pytest.mark.parametrize("path", CALLS)
-async def test_outside_the_window_the_margin_is_the_logs(start_ingress: StartIngress, path: str) -> None:
+async def test_within_the_margin_of_the_window_purchases_go_into_the_log(
+    start_ingress: StartIngress, path: str
+) -> None:
     now = datetime.now(UTC)
     service = await start_ingress(window_margin_ms=600_000)
     async with Decider(service.settings, service.topics):
@@ -292,7 +298,7 @@ async def test_outside_the_window_the_margin_is_the_logs(start_ingress: StartIng
             ("long", long_over, -6, True),
         ):
             assert (await service.prewarm(product_id, **terms)).status == 200
-            # The first ones tell the broker's time; from then on it is known, and lies outside of the margin or not.
+            # The first decisions show the broker's time; from then on it is known to be outside the margin, or not.
             placed = [(await service.buy(product_id, "bob")).json() for _ in range(5)]
             assert {answer["code"] for answer in placed} == {code}
             if is_final:

@@ -1,4 +1,4 @@
-"""Kafka goes away and comes back: buyers are told in time, and the service goes on by itself."""
+"""Kafka becomes unavailable and returns: buyers get an answer in time, and the service recovers by itself."""
 
 import asyncio
 import time
@@ -16,7 +16,7 @@ BACK_S_MAX = 40
 pytestmark = pytest.mark.durable
 
 
-async def test_purchases_are_refused_in_time_while_kafka_is_away(
+async def test_purchases_are_refused_in_time_while_kafka_is_unavailable(
     private_kafka: Kafka, start_ingress: StartIngress
 ) -> None:
     topics = await make_topics(private_kafka.bootstrap)
@@ -30,11 +30,11 @@ async def test_purchases_are_refused_in_time_while_kafka_is_away(
         caught = await asyncio.gather(*(service.buy(5, f"caught-{number}") for number in range(20)))
         assert time.monotonic() - began_s <= ANSWER_S_MAX, "API: an answer within 5 s, whatever it is"
         for reply in caught:
-            check_away(reply)
-        # From now on nobody waits for the time-out: the partition is known to be away.
+            check_unavailable(reply)
+        # From now on no purchase waits for the timeout: the partition is known to be unavailable.
         for reply in (await service.buy(5, "late"), await service.buy_async(5, "late")):
-            check_away(reply)
-            assert "not taken" in reply.json()["detail"]
+            check_unavailable(reply)
+            assert "not accepted" in reply.json()["detail"]
         health = await service.call("GET", "/health/ready")
         assert (health.status, health.json()["checks"]["kafka"] == "ok") == (503, False)
         assert (await service.call("GET", "/health/live")).status == 200
@@ -42,17 +42,17 @@ async def test_purchases_are_refused_in_time_while_kafka_is_away(
         await _until_back(service, "resumed")
 
         await asyncio.to_thread(private_kafka.process.kill)
-        check_away(await service.buy(5, "killed"))
+        check_unavailable(await service.buy(5, "killed"))
         await asyncio.to_thread(private_kafka.process.start)
         await _until_back(service, "restarted")
-        # What was told 503 may be in the log, and is there at most once.
+        # A purchase that got a 503 may be in the log, but at most once.
         stats = (await service.stats(5)).json()
         assert stats["user_count"] == stats["sold"] <= 3 + 20 + 1
         again = await service.buy(5, "before")
         assert (again.status, again.json()["code"]) == (409, -3)
 
 
-def check_away(reply: Reply) -> None:
+def check_unavailable(reply: Reply) -> None:
     assert (reply.status, reply.kind) == (503, "application/problem+json")
     assert int(reply.headers["Retry-After"]) >= 1
 
@@ -63,5 +63,5 @@ async def _until_back(service: Service, user_id: str) -> None:
         while reply is None or reply.status == 503:
             reply = await service.buy(5, user_id)
             await asyncio.sleep(0.1)
-    # A repeat after a 503 may find that the first try has won.
+    # After a 503, the repeat may learn that the first try won.
     assert reply.json()["code"] in (1, -3)

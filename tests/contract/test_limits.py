@@ -1,4 +1,4 @@
-"""Every limit of the public listener refuses in the form that API.md promises, and gives its places back."""
+"""Every limit of the public listener refuses in the documented form, and frees its slots again."""
 
 import asyncio
 import time
@@ -40,7 +40,7 @@ def check_busy(service: Service, reply: Reply, limit: int) -> None:
     assert reply.headers["Retry-After"] == str(service.settings.retry_after_s)
 
 
-async def test_bodies_that_are_too_large_too_deep_or_no_json(service: Service) -> None:
+async def test_bodies_that_are_too_large_too_deep_or_not_json_are_refused(service: Service) -> None:
     small = b'{"product_id": 5, "user_id": "u", "more": '
     deep = b"[" * 15 + b"]" * 15
     brackets = b'"' + b"[{" * 40 + b'\\""'
@@ -80,10 +80,12 @@ async def users_in_log(service: Service) -> list[str]:
     return [user for each in purchases for user in each.purchases.users]
 
 
-async def test_requests_in_flight_and_a_client_that_hangs_up(start_ingress: StartIngress) -> None:
+async def test_requests_in_flight_are_limited_and_a_client_that_hangs_up_frees_a_slot(
+    start_ingress: StartIngress,
+) -> None:
     service = await start_ingress(requests_in_flight_max=2, wait_timeout_ms=30_000)
     buyers = [asyncio.create_task(service.buy(5, user)) for user in ("u1", "u2")]
-    # Not by a call: that would take one of the two places.
+    # Read the log: a call would take one of the two slots.
     async with asyncio.timeout(10):
         while sorted(await users_in_log(service)) != ["u1", "u2"]:
             await asyncio.sleep(0.02)
@@ -95,30 +97,30 @@ async def test_requests_in_flight_and_a_client_that_hangs_up(start_ingress: Star
         while (reply := await service.call("GET", SYSTEM)).status == 429:
             await asyncio.sleep(0.02)
     assert reply.json()["service_stats"]["waiters"] == 1
-    # Whoever hung up has bought all the same: his purchase was in the log.
+    # The purchase of the client that hung up still counts: it was in the log.
     async with Decider(service.settings, service.topics):
         assert (await buyers[1]).json()["code"] == -1
     assert reply.json()["service_stats"]["accepted"] == 2
 
 
-async def test_waiters(start_ingress: StartIngress) -> None:
+async def test_waiters_are_limited(start_ingress: StartIngress) -> None:
     service = await start_ingress(waiters_max=1, wait_timeout_ms=30_000)
     buyer = asyncio.create_task(service.buy(5, "u1"))
     async with asyncio.timeout(10):
         while (await service.figures())["waiters"] == 0:
             await asyncio.sleep(0.02)
     check_busy(service, await service.buy(5, "u2"), 1)
-    taken = await service.buy_async(5, "u3")
-    assert taken.status == 202, "who does not wait needs no place"
-    check_busy(service, await service.poll(taken.json()["request_id"], 1_000), 1)
-    assert (await service.poll(taken.json()["request_id"])).json()["status"] == "queued"
+    accepted = await service.buy_async(5, "u3")
+    assert accepted.status == 202, "an asynchronous call needs no waiter slot"
+    check_busy(service, await service.poll(accepted.json()["request_id"], 1_000), 1)
+    assert (await service.poll(accepted.json()["request_id"])).json()["status"] == "queued"
     assert (await service.figures())["accepted"] == 2
     buyer.cancel()
     with pytest.raises(asyncio.CancelledError):
         await buyer
 
 
-async def test_event_streams(start_ingress: StartIngress) -> None:
+async def test_event_streams_are_limited(start_ingress: StartIngress) -> None:
     service = await start_ingress(event_streams_max=1)
     path = f"{REQUESTS}{(await service.buy_async(5, 'u1')).json()['request_id']}/events"
     async with AsyncExitStack() as stack:
@@ -141,10 +143,10 @@ async def test_an_open_breaker_refuses_the_purchases_of_its_partition(service: S
     producer = LogProducer(service.settings, "test", idempotent=service.settings.kafka_idempotence)
     await producer.start()
 
-    async def tell(state: BreakerState) -> None:
+    async def announce(state: BreakerState) -> None:
         now_ms = int(time.time() * 1_000)
-        news = BreakerChange(refused, state, now_ms, now_ms + 30_000 if state is BreakerState.OPEN else 0)
-        await producer.send(service.topics.control.name, CONTROL_PARTITION, *encode_breaker(news))
+        change = BreakerChange(refused, state, now_ms, now_ms + 30_000 if state is BreakerState.OPEN else 0)
+        await producer.send(service.topics.control.name, CONTROL_PARTITION, *encode_breaker(change))
         async with asyncio.timeout(20):
             while await states() != {**closed, str(refused): state.value}:
                 await asyncio.sleep(0.02)
@@ -155,14 +157,14 @@ async def test_an_open_breaker_refuses_the_purchases_of_its_partition(service: S
 
     closed = {str(each): "closed" for each in range(partitions)}
     try:
-        await tell(BreakerState.OPEN)
+        await announce(BreakerState.OPEN)
         for reply in (await service.buy(5, "u1"), await service.buy_async(5, "u1")):
             assert (reply.status, reply.kind) == (503, "application/problem+json")
             assert reply.json()["detail"] == service.settings.busy_message
             assert 1 <= int(reply.headers["Retry-After"]) <= 30
         assert (await service.buy_async(elsewhere, "u1")).status == 202
-        await tell(BreakerState.HALF_OPEN)
+        await announce(BreakerState.HALF_OPEN)
         assert (await service.buy_async(5, "u1")).status == 202
-        await tell(BreakerState.CLOSED)
+        await announce(BreakerState.CLOSED)
     finally:
         await producer.stop()

@@ -1,4 +1,4 @@
-"""A Redis that another log was decided into: nothing of what it holds is told to anybody, and readiness names it."""
+"""A Redis with the state of another log: nothing is answered from it, and readiness reports it."""
 
 import asyncio
 from typing import Any
@@ -21,7 +21,7 @@ async def redis_check(service: Service) -> tuple[int, str]:
 
 
 async def become(service: Service, status: int) -> str:
-    """Wait until readiness has this status; what it says of Redis then."""
+    """Wait until readiness has this status; return its check of Redis."""
     async with asyncio.timeout(NAMED_S_MAX):
         while (found := await redis_check(service))[0] != status:
             await asyncio.sleep(0.05)
@@ -43,15 +43,15 @@ async def test_nothing_is_answered_from_another_logs_redis(start_ingress: StartI
         assert [(await running.buy(product, "bob")).json()["code"] for product in (5, "unknown")] == [-2, -1]
     async with Redis.from_url(running.settings.redis()) as client:
         await claim(client, running, OTHER, offset=10**6, time_ms=10**13)
-        # Before anybody was told: each look sees whose Redis it is.
+        # Even before readiness reports it: each snapshot shows which log the Redis belongs to.
         assert [(await running.buy_async(product, "bob")).status for product in (5, "unknown")] == [202] * 2
         began = await start_ingress(topics=running.topics)
-        status, said = await redis_check(began)
+        status, reported = await redis_check(began)
         assert status == 503
-        assert said.startswith(
+        assert reported.startswith(
             "OtherLog: seckill:{p0}:log in Redis says that it holds the stock of the log " + OTHER
         )
-        assert await become(running, 503) == said
+        assert await become(running, 503) == reported
         for service in (running, began):
             assert [(await service.buy_async(product, "bob")).status for product in (5, "u")] == [202] * 2
             assert [(await service.stats(5)).status, (await service.purchased(5, "alice")).status] == [
@@ -60,14 +60,14 @@ async def test_nothing_is_answered_from_another_logs_redis(start_ingress: StartI
             system = (await service.call("GET", SYSTEM)).json()
             assert system["limiter_tokens"] is None
             assert all(queue["decided_offset"] < 10**6 for queue in system["queue_stats"].values())
-        # Emptied and not claimed yet, it may be anybody's; and what was opened is not there *yet*.
+        # Emptied and not claimed yet, it may belong to any log; the opened product is not *yet* there.
         await client.flushall()
         assert await become(running, 200) == "ok"
         assert [(await running.stats(product)).status for product in (5, "unknown")] == [503, 404]
 
 
 @pytest.mark.durable
-async def test_a_redis_that_our_log_has_claimed_is_as_good_as_before(start_ingress: StartIngress) -> None:
+async def test_a_redis_that_our_log_has_claimed_is_used_as_before(start_ingress: StartIngress) -> None:
     service = await start_ingress()
     identity = await log_identity(service.settings.kafka(), service.topics)
     assert identity is not None

@@ -1,4 +1,4 @@
-"""What became of a request: one look, a long poll, a stream of events; and what was never given."""
+"""The outcome of a request by poll, long poll and event stream; a 404 for ids that were never issued."""
 
 import asyncio
 import re
@@ -45,15 +45,15 @@ async def test_a_request_is_queued_and_then_decided(service: Service, decider: D
         "order_id": first,
     }
     assert (lost["code"], lost["success"], lost["order_id"]) == (-2, False, None)
-    told = await events
-    assert {name for name, _ in told[:-1]} == {"queued"}
-    assert told[-1] == ("decided", lost)
+    received = await events
+    assert {name for name, _ in received[:-1]} == {"queued"}
+    assert received[-1] == ("decided", lost)
     assert (await service.poll(first)).json() == won
-    # A stream that comes when all is decided has the decision alone.
+    # A stream that is opened after the decision contains only the decision.
     assert await _events(service, first) == [("decided", won)]
 
 
-async def test_what_was_never_given_is_a_404(service: Service, decider: Decider) -> None:
+async def test_a_request_id_that_was_never_issued_is_a_404(service: Service, decider: Decider) -> None:
     await service.prewarm(5)
     partition, offset, index = (await service.buy_async(5, "u1")).json()["request_id"].split("-")
     assert (await service.poll(f"{partition}-{offset}-{index}", 5_000)).json()["status"] == "decided"
@@ -79,7 +79,7 @@ async def test_what_was_never_given_is_a_404(service: Service, decider: Decider)
             assert (reply.status, reply.kind) == (404, "application/problem+json"), request_id
 
 
-async def test_a_bad_wait_names_field_and_limit(service: Service) -> None:
+async def test_a_bad_wait_ms_is_refused_with_field_and_limit(service: Service) -> None:
     for text in ("-1", "30001", "1.5", "x", "", "\u0663", "9" * 40):
         template = REQUESTS + "{request_id}"
         reply = await service.call("GET", f"{REQUESTS}0-0-0", template=template, params={"wait_ms": text})
@@ -89,8 +89,8 @@ async def test_a_bad_wait_names_field_and_limit(service: Service) -> None:
 async def _events(
     service: Service, request_id: str, has_begun: asyncio.Event | None = None
 ) -> list[tuple[str, Any]]:
-    """Name and data of each event until the stream ends. `has_begun` is set when the first one has come."""
-    told = []
+    """Name and data of each event until the stream ends. `has_begun` is set after the first event."""
+    received = []
     timeout = aiohttp.ClientTimeout(total=20)
     async with service.public.get(f"{REQUESTS}{request_id}/events", timeout=timeout) as response:
         assert response.status == 200
@@ -103,18 +103,17 @@ async def _events(
         for block in text.split("\n\n"):
             lines = dict(line.split(": ", 1) for line in block.split("\n") if line and line[0] != ":")
             if lines:
-                told.append((lines["event"], orjson.loads(lines["data"])))
-    return told
+                received.append((lines["event"], orjson.loads(lines["data"])))
+    return received
 
 
 def _check_described(service: Service, stream: str) -> None:
-    """Each event, and its data, are what the OpenAPI document says."""
+    """Each event and its data match the OpenAPI document."""
     document = describe(service.settings)
     content = document["paths"][EVENTS]["get"]["responses"]["200"]["content"]["text/event-stream"]
-    by_name = {
-        each["properties"]["event"]["const"]: each
-        for each in document["components"]["schemas"]["Event"]["oneOf"]
-    }
+    schemas = document["components"]["schemas"]
+    events = [schemas[each["$ref"].rpartition("/")[2]] for each in schemas["Event"]["oneOf"]]
+    by_name = {each["properties"]["event"]["const"]: each for each in events}
     for name, data in re.findall(r"^event: (\w+)\ndata: (.*)$", stream, re.MULTILINE):
         _validate(document, content["schema"], {"event": name, "data": data})
         _validate(document, by_name[name]["properties"]["data"]["contentSchema"], orjson.loads(data))

@@ -1,4 +1,4 @@
-"""Prewarm: what it opens, what it refuses and in which words, and where it may be called."""
+"""Prewarm: what it opens, what it refuses and how, and which listener serves it."""
 
 from typing import Any
 
@@ -54,9 +54,7 @@ BAD: list[tuple[str, Any, str]] = [
 NOT_YET = [("payment_timeout_ms", 900_000), ("waitlist", True)]
 
 
-async def test_a_product_opens_once_and_what_is_closed_stays_closed(
-    service: Service, decider: Decider
-) -> None:
+async def test_a_product_opens_once_and_a_closed_one_stays_closed(service: Service, decider: Decider) -> None:
     opened = await service.prewarm(1001, stock=3)
     assert opened.status == 200
     assert opened.json() == {"message": "the product is open", "product_id": 1001, "stock": 3}
@@ -86,7 +84,7 @@ async def test_a_product_opens_once_and_what_is_closed_stays_closed(
     assert (await service.prewarm("plain", **none)).status == 200
 
 
-async def test_each_bad_field_is_named_and_nothing_goes_into_the_log(
+async def test_a_refusal_names_the_bad_field_and_nothing_goes_into_the_log(
     service: Service, decider: Decider
 ) -> None:
     for name, value, field in BAD:
@@ -102,7 +100,7 @@ async def test_each_bad_field_is_named_and_nothing_goes_into_the_log(
         reply = await service.call("POST", PREWARM, admin=True, json=body)
         assert (reply.status, reply.json()["field"]) == (400, name)
     assert (await service.stats(5)).status == 404
-    # All partitions are decided in order: had one of those gone into the log, it would stand before this.
+    # All partitions are decided in order: had one of those gone into the log, it would precede this one.
     assert (await service.prewarm(5)).status == 200
     assert len(decider.commands) == 1
 
@@ -118,7 +116,7 @@ async def test_the_public_listener_refuses_administration(service: Service, deci
     assert decider.commands == []
 
 
-async def test_a_prewarm_that_nobody_decides_is_told_so(start_ingress: StartIngress) -> None:
+async def test_a_prewarm_that_no_decider_decides_gets_504(start_ingress: StartIngress) -> None:
     reply = await (await start_ingress(wait_timeout_ms=50)).prewarm(5)
     assert (reply.status, reply.json()["code"]) == (504, -10)
     assert int(reply.headers["Retry-After"]) >= 1

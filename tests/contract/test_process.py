@@ -1,9 +1,8 @@
-"""`python -m pipeline.ingress`: stops when told, with an answer to everybody, or says why it can not start."""
+"""`python -m pipeline.ingress` answers all waiting clients when it is stopped, and reports why it cannot start."""
 
 import asyncio
 import os
 import signal
-import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -15,6 +14,7 @@ from contract.serving import PURCHASE, PURCHASE_ASYNC, REQUESTS
 from pipeline.kafka.topic_admin import create_topics
 from pipeline.kafka.topics import load_topics
 from pipeline.local.listen import free_port
+from pipeline.local.recipe import INGRESS_COMMAND, environment
 from pipeline.settings import Profile
 
 READY_S_MAX = 30
@@ -23,12 +23,11 @@ STOP_S_MAX = 10
 
 @asynccontextmanager
 async def ingress(open_files_max: int = 0, **settings: Any) -> AsyncIterator[asyncio.subprocess.Process]:
-    """The process runs inside; `open_files_max` is its hard limit, 0 for that of the tests."""
+    """Runs the process inside the block; `open_files_max` is its hard limit, 0 to inherit that of the tests."""
     shell = ("sh", "-c", f'ulimit -n {open_files_max}; exec "$@"', "sh") if open_files_max else ()
-    environment = {f"SECKILL_{name.upper()}": str(value) for name, value in settings.items()}
     process = await asyncio.create_subprocess_exec(
-        *(*shell, sys.executable, "-m", "pipeline.ingress"),
-        env={**os.environ, **environment},
+        *(*shell, *INGRESS_COMMAND),
+        env={**os.environ, **environment(settings)},
         stderr=asyncio.subprocess.PIPE,
     )
     try:
@@ -59,7 +58,7 @@ async def _stop(process: asyncio.subprocess.Process) -> tuple[int, str]:
     return process.returncode, error.decode()
 
 
-async def test_a_stop_answers_all_who_wait(kafka: Any, redis_url: str) -> None:
+async def test_a_stop_answers_all_waiters(kafka: Any, redis_url: str) -> None:
     await create_topics(kafka.bootstrap, load_topics(Profile.LOCAL))
     port = free_port()
     settings = {
@@ -75,7 +74,7 @@ async def test_a_stop_answers_all_who_wait(kafka: Any, redis_url: str) -> None:
         await _until_ready(client)
         async with client.post(PURCHASE_ASYNC, json={"product_id": 5, "user_id": "u1"}) as response:
             request_id = (await response.json())["request_id"]
-        # Nobody decides here: each of these would wait for half a minute.
+        # There is no decider: each of these would wait for half a minute.
         buyer = asyncio.create_task(client.post(PURCHASE, json={"product_id": 5, "user_id": "u2"}))
         poller = asyncio.create_task(client.get(f"{REQUESTS}{request_id}?wait_ms=30000"))
         stream = await client.get(f"{REQUESTS}{request_id}/events")
@@ -93,7 +92,7 @@ async def test_a_stop_answers_all_who_wait(kafka: Any, redis_url: str) -> None:
 
 async def test_a_start_that_waits_for_kafka_can_be_stopped() -> None:
     async with ingress(kafka_bootstrap=f"127.0.0.1:{free_port()}") as process:
-        # Only once it tries has it taken over the signals.
+        # It handles signals only from its first attempt to connect.
         assert process.stderr is not None
         async with asyncio.timeout(READY_S_MAX):
             while b"connect" not in await process.stderr.readline():
@@ -109,7 +108,7 @@ async def test_a_start_that_waits_for_kafka_can_be_stopped() -> None:
         ({"topics_file": "/nowhere/topics.yaml"}, "/nowhere/topics.yaml"),
     ],
 )
-async def test_what_is_wrong_with_the_settings_is_said(settings: dict[str, Any], words: str) -> None:
+async def test_a_wrong_setting_is_reported_without_a_traceback(settings: dict[str, Any], words: str) -> None:
     async with ingress(**settings) as process:
         async with asyncio.timeout(READY_S_MAX):
             _, error = await process.communicate()
@@ -118,7 +117,7 @@ async def test_what_is_wrong_with_the_settings_is_said(settings: dict[str, Any],
     assert "Traceback" not in error.decode()
 
 
-async def test_a_limit_on_open_files_below_the_settings_is_said() -> None:
+async def test_a_limit_on_open_files_below_the_settings_is_reported() -> None:
     async with ingress(open_files_max=1_000, connections_max=2_000) as process:
         async with asyncio.timeout(READY_S_MAX):
             _, error = await process.communicate()
@@ -128,7 +127,7 @@ async def test_a_limit_on_open_files_below_the_settings_is_said() -> None:
     assert "Traceback" not in error.decode()
 
 
-async def test_each_process_has_a_health_port_of_its_own_beside_shared_listeners(
+async def test_processes_that_share_their_listeners_have_a_health_port_each(
     kafka: Any, redis_url: str
 ) -> None:
     await create_topics(kafka.bootstrap, load_topics(Profile.LOCAL))
@@ -142,11 +141,13 @@ async def test_each_process_has_a_health_port_of_its_own_beside_shared_listeners
         async with ingress(**kafka.settings(), **shared, health_port=ports[0]) as third:
             async with asyncio.timeout(READY_S_MAX):
                 _, error = await third.communicate()
-        assert (third.returncode, f"{ports[0]}" in error.decode()) == (2, True), "it is shared with nobody"
+        assert (third.returncode, f"{ports[0]}" in error.decode()) == (2, True), (
+            "a health port is never shared"
+        )
 
 
 @pytest.mark.parametrize("setting", ["public_port", "health_port"])
-async def test_a_port_in_use_is_said(kafka: Any, redis_url: str, setting: str) -> None:
+async def test_a_port_in_use_is_reported(kafka: Any, redis_url: str, setting: str) -> None:
     await create_topics(kafka.bootstrap, load_topics(Profile.LOCAL))
     server = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]

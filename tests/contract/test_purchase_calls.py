@@ -1,4 +1,4 @@
-"""`POST /purchase` and `POST /purchase/async`: what they answer, and that a 202 is in the log."""
+"""`POST /purchase` and `POST /purchase/async`: their answers, and that a purchase answered 202 is in the log."""
 
 import asyncio
 
@@ -9,7 +9,7 @@ from contract.serving import PURCHASE, PURCHASE_ASYNC, REQUESTS, Decider, Servic
 from pipeline.messages.commands import PurchaseCommand, decode_command
 
 
-async def test_a_synchronous_purchase_brings_the_decision(service: Service, decider: Decider) -> None:
+async def test_a_synchronous_purchase_returns_the_decision(service: Service, decider: Decider) -> None:
     await service.prewarm(1001, stock=1)
     won = await service.buy(1001, "u1")
     assert won.status == 200
@@ -51,7 +51,9 @@ async def test_the_status_follows_the_code(
     assert (refused.status, refused.json()["code"], refused.json()["order_id"]) == (status, code, None)
 
 
-async def test_a_limited_product_answers_429_with_retry_after(service: Service, decider: Decider) -> None:
+async def test_a_rate_limited_product_answers_429_with_retry_after(
+    service: Service, decider: Decider
+) -> None:
     await service.prewarm(5, rate_limit={"requests_per_second": 1, "burst": 1})
     answers = [await service.buy(5, f"u{number}") for number in range(4)]
     busy = [answer for answer in answers if answer.status == 429]
@@ -71,9 +73,7 @@ async def test_the_same_key_gets_the_first_win_again(service: Service, decider: 
     assert (await service.stats(5)).json()["sold"] == 2
 
 
-async def test_an_asynchronous_purchase_is_in_the_log_once_it_is_accepted(
-    service: Service, decider: Decider
-) -> None:
+async def test_an_accepted_asynchronous_purchase_is_in_the_log(service: Service, decider: Decider) -> None:
     decider.gate.clear()
     accepted = await service.buy_async(1001, "u1", quantity=3, colour="ignored")
     assert accepted.status == 202
@@ -91,15 +91,15 @@ async def test_an_asynchronous_purchase_is_in_the_log_once_it_is_accepted(
     assert (command.purchases.users, command.purchases.quantities) == (["u1"], [3])
 
 
-async def test_a_crowd_gets_one_place_each(service: Service, decider: Decider) -> None:
+async def test_each_purchase_of_a_crowd_gets_its_own_receipt(service: Service, decider: Decider) -> None:
     await service.prewarm(5, stock=40)
     replies = await asyncio.gather(*(service.buy(5, f"u{number}") for number in range(200)))
     won = [reply.json() for reply in replies if reply.status == 200]
     assert len(won) == 40
-    # Who came after the last piece was gone may have been told at once, without a place in the log.
-    placed = [reply.json()["request_id"] for reply in replies if "request_id" in reply.json()]
-    assert len(set(placed)) == len(placed) >= 40
-    # Each winner is told the stock right after himself: nobody sees the same.
+    # Buyers who came after the sell-out may have been refused at once, without a record in the log.
+    receipts = [reply.json()["request_id"] for reply in replies if "request_id" in reply.json()]
+    assert len(set(receipts)) == len(receipts) >= 40
+    # Each winner gets the stock left right after their purchase, so no two get the same.
     assert sorted(answer["remaining_stock"] for answer in won) == list(range(40))
     assert {reply.json()["code"] for reply in replies if reply.status != 200} == {-2}
     for answer in won:
@@ -131,14 +131,14 @@ async def test_two_processes_share_the_ports(start_ingress: StartIngress) -> Non
         assert (await first.prewarm(5)).status == 200
         ids = [(await second.buy_async(5, f"u{number}")).json()["request_id"] for number in range(5)]
         await first.ingress.stop()
-        # Any answer comes from the process that is left, also to what the other one took.
+        # The remaining process answers everything, including receipts from the other one.
         async with aiohttp.ClientSession(f"http://127.0.0.1:{ports['public_port']}") as client:
             for request_id in ids:
                 async with client.get(f"{REQUESTS}{request_id}?wait_ms=5000") as response:
                     assert (response.status, (await response.json())["code"]) == (200, 1)
 
 
-async def test_large_ids_stay_what_they_are(service: Service, decider: Decider) -> None:
+async def test_large_ids_are_returned_unchanged(service: Service, decider: Decider) -> None:
     product_id, user_id = 2**63 - 1, 2**53
     await service.prewarm(product_id)
     answer = (await service.buy(product_id, user_id)).json()
@@ -147,7 +147,7 @@ async def test_large_ids_stay_what_they_are(service: Service, decider: Decider) 
 
 
 @pytest.mark.parametrize("path", [PURCHASE, PURCHASE_ASYNC])
-async def test_the_public_calls_take_json_with_a_charset(
+async def test_the_public_calls_accept_json_with_a_charset(
     service: Service, decider: Decider, path: str
 ) -> None:
     reply = await service.call(

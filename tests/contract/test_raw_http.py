@@ -1,4 +1,4 @@
-"""What no well-behaved client sends: the answer is a refusal, never an internal fault, and no place is kept."""
+"""Requests that no well-behaved client sends are refused, never a 500, and leave no slot occupied."""
 
 import asyncio
 import gzip
@@ -54,8 +54,8 @@ async def test_odd_requests_are_refused(service: Service) -> None:
         writer.close()
 
 
-async def test_a_purchase_past_the_shortcut_gets_the_same(service: Service) -> None:
-    """What is not a plain POST to exactly the path goes through the application."""
+async def test_a_purchase_that_bypasses_the_fast_path_gets_the_same_answer(service: Service) -> None:
+    """Anything but a plain POST to exactly the path goes through the aiohttp application."""
     expects = b"Expect: 100-continue\r\n"
     with_query = with_body(BODY).replace(b" HTTP/1.1", b"?a=b HTTP/1.1")
     for data, head, status in (
@@ -85,10 +85,10 @@ async def test_a_purchase_past_the_shortcut_gets_the_same(service: Service) -> N
         (b"1.0", b"Connection: keep-alive\r\n", b"keep-alive", True),
     ],
 )
-async def test_the_connection_stays_as_it_was_told(
+async def test_the_connection_stays_open_or_closes_as_http_says(
     service: Service, version: bytes, asked: bytes, told: bytes | None, stays: bool
 ) -> None:
-    # The head that the other tests send asks for the end of the connection.
+    # HEAD asks for the connection to be closed.
     data = with_body(BODY).replace(b"Connection: close\r\n", asked).replace(b"HTTP/1.1", b"HTTP/" + version)
     reader, writer = await send(service, data)
     async with asyncio.timeout(10):
@@ -110,7 +110,7 @@ async def test_the_connection_stays_as_it_was_told(
     writer.close()
 
 
-async def test_a_body_that_does_not_come_gets_408(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_body_that_never_arrives_gets_408(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bodies, "BODY_TIMEOUT_MS", 50)
     reader, writer = await send(service, POST + b"Content-Length: 100\r\n\r\n" + BODY)
     async with asyncio.timeout(10):
@@ -120,7 +120,7 @@ async def test_a_body_that_does_not_come_gets_408(service: Service, monkeypatch:
     writer.close()
 
 
-async def test_who_hangs_up_half_way_keeps_no_place(
+async def test_a_client_that_hangs_up_halfway_occupies_no_slot(
     service: Service, caplog: pytest.LogCaptureFixture
 ) -> None:
     request_id = (await service.buy_async(5, "u1")).json()["request_id"]
@@ -142,6 +142,6 @@ async def test_who_hangs_up_half_way_keeps_no_place(
 
 
 async def _in_flight(service: Service) -> int:
-    """With the call that asks."""
+    """The requests in flight, including this call."""
     count: int = (await service.call("GET", SYSTEM)).json()["service_stats"]["requests_in_flight"]
     return count

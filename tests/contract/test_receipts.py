@@ -1,4 +1,4 @@
-"""Old receipts: answered from the decision log by an ingress that has not seen the decisions come."""
+"""Old receipts, answered from the decision log by an ingress that started after the decisions."""
 
 import asyncio
 from typing import Any
@@ -10,7 +10,7 @@ from servers import Kafka
 
 from contract.serving import REQUESTS, Decider, Reply, Service, StartIngress
 from pipeline.ingress.decisions import lookup
-from pipeline.ingress.decisions.waiters import LostPlace
+from pipeline.ingress.decisions.feed import PositionLost
 from pipeline.kafka.log_reader import LogReader
 from pipeline.kafka.producer import LogProducer
 from pipeline.kafka.topic_admin import create_topics
@@ -23,14 +23,14 @@ BACK_S_MAX = 40
 
 
 class Sold:
-    """A sale that is over, and the log that it left."""
+    """A finished sale and its decision log."""
 
     def __init__(self, service: Service) -> None:
         self.service = service
         self.partition = partition_of(str(PRODUCT), service.topics.requests.partitions)
         self.results = service.topics.results.name
         self.codes: dict[str, int] = {}
-        """What each buyer was told, by request id."""
+        """The code of each answer, by request id."""
 
     async def log(self) -> list[tuple[bytes | None, bytes]]:
         log = LogReader(self.service.settings.kafka())
@@ -41,7 +41,7 @@ class Sold:
         ]
 
     async def append(self, records: list[tuple[bytes | None, bytes]]) -> None:
-        """Behind the decider's back, as one that had lost its partition would."""
+        """Append behind the decider's back, as a zombie would."""
         settings = self.service.settings
         producer = LogProducer(settings, "zombie", idempotent=settings.kafka_idempotence)
         await producer.start()
@@ -55,7 +55,7 @@ class Sold:
 
 @pytest.fixture
 async def sold(service: Service, decider: Decider) -> Sold:
-    """The decider still runs; `service` has seen all decisions. Everybody wins and repeats; some stock is left."""
+    """The decider still runs; `service` has seen all decisions. Every user wins, then repeats; some stock is left."""
     sold = Sold(service)
     await service.prewarm(PRODUCT, stock=BUYERS)
     for number in range(BUYERS):
@@ -72,7 +72,7 @@ async def check_all(service: Service, sold: Sold) -> None:
 
 
 @pytest.mark.parametrize("cache_bytes_max", [0, 2_000, 64_000_000])
-async def test_an_ingress_that_has_just_begun_answers_for_all(
+async def test_an_ingress_that_has_just_started_answers_all_receipts(
     start_ingress: StartIngress, sold: Sold, cache_bytes_max: int
 ) -> None:
     with Redis.from_url(sold.service.settings.redis()) as client:
@@ -90,7 +90,7 @@ async def test_an_ingress_that_has_just_begun_answers_for_all(
         assert (await service.poll(never)).status == 404
 
 
-async def test_two_that_keep_nothing_answer_for_each_other(start_ingress: StartIngress) -> None:
+async def test_two_ingresses_without_a_cache_answer_each_others_receipts(start_ingress: StartIngress) -> None:
     first = await start_ingress(cache_bytes_max=0)
     second = await start_ingress(topics=first.topics, cache_bytes_max=0)
     async with Decider(first.settings, first.topics) as decider:
@@ -117,7 +117,7 @@ async def test_repeats_in_the_log_change_no_answer(
         bought = (await sold.service.buy(PRODUCT, f"later-{number}")).json()
         sold.codes[bought["request_id"]] = bought["code"]
     decider.repeats = False
-    # It begins when a repeat is what stands last.
+    # The ingresses below start when the last records are repeats.
     await sold.append(records[12:15])
     for cache_bytes_max in (0, 64_000_000):
         service = await start_ingress(topics=sold.service.topics, cache_bytes_max=cache_bytes_max)
@@ -126,7 +126,7 @@ async def test_repeats_in_the_log_change_no_answer(
         await check_all(service, sold)
 
 
-async def test_only_what_the_log_no_longer_holds_is_gone(
+async def test_only_decisions_deleted_from_the_log_are_410(
     start_ingress: StartIngress, sold: Sold, kafka: Any
 ) -> None:
     if not kafka.durable:
@@ -142,10 +142,10 @@ async def test_only_what_the_log_no_longer_holds_is_gone(
             continue
         assert (reply.status, reply.kind) == (410, "application/problem+json")
         assert reply.json()["type"] == "urn:seckill:problem:gone"
-        assert "no longer holds" in reply.json()["detail"]
+        assert "no longer in the log" in reply.json()["detail"]
     stream = await service.call("GET", f"{REQUESTS}{receipts[0]}/events", template=EVENTS)
     assert stream.status == 410
-    # What is still in memory is still answered.
+    # Decisions that are still in memory are still answered.
     await check_all(sold.service, sold)
 
     await sold.trim(-1)
@@ -156,21 +156,21 @@ async def test_only_what_the_log_no_longer_holds_is_gone(
 
 
 @pytest.mark.durable
-async def test_a_feed_whose_place_is_no_longer_in_the_log_ends_the_process(sold: Sold) -> None:
+async def test_a_feed_whose_position_is_no_longer_in_the_log_ends_the_process(sold: Sold) -> None:
     service = sold.service
     assert not service.followed.done()
-    # The feed stands behind the decisions, and a log that is made again has none.
+    # The feed is past the decisions, and a recreated log has none.
     async with admin_client(service.settings.kafka()) as admin:
         await admin.delete_topics([sold.results])
     await create_topics(service.settings.kafka(), service.topics)
-    with pytest.raises(LostPlace):
+    with pytest.raises(PositionLost):
         await asyncio.wait_for(service.followed, BACK_S_MAX)
     health = await service.call("GET", "/health/ready")
     assert health.json()["checks"]["results_feed"] == "the results feed has ended"
 
 
 @pytest.mark.durable
-async def test_while_kafka_is_away_only_what_is_in_memory_is_answered(
+async def test_while_kafka_is_unavailable_only_decisions_in_memory_are_answered(
     private_kafka: Kafka, start_ingress: StartIngress
 ) -> None:
     topics = await make_topics(private_kafka.bootstrap)
@@ -182,14 +182,14 @@ async def test_while_kafka_is_away_only_what_is_in_memory_is_answered(
         assert (await forgets.poll(bought, 20_000)).json()["code"] == 1
         private_kafka.process.pause()
         assert (await remembers.poll(bought)).json()["code"] == 1
-        # Nobody has asked for the opening, so it was not kept as one that was asked for.
+        # No client has asked for the opening, so it is not cached.
         opened = f"{bought.split('-')[0]}-0-0"
         for reply in await asyncio.gather(*(forgets.poll(opened, wait_ms) for wait_ms in (None, 2_000))):
             assert (reply.status, reply.kind) == (503, "application/problem+json")
             assert int(reply.headers["Retry-After"]) >= 1
         private_kafka.process.resume()
         async with asyncio.timeout(BACK_S_MAX):
-            # It was no purchase, and that is known as soon as it can be looked up.
+            # It is not a purchase, which a lookup shows once Kafka is back.
             while (reply := await forgets.poll(opened)).status == 503:
                 await asyncio.sleep(0.1)
         assert reply.status == 404
@@ -209,6 +209,6 @@ async def test_a_burst_of_polls_for_old_receipts_is_bounded(
     for reply in refused:
         assert reply.kind == "application/problem+json"
         assert int(reply.headers["Retry-After"]) >= 1
-    # It is over as soon as they are answered, and purchases never notice.
+    # The limit is free again once they are answered, and purchases are not affected.
     assert (await service.buy(PRODUCT, "meanwhile")).json()["code"] == 1
     await check_all(service, sold)

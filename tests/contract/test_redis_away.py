@@ -1,4 +1,4 @@
-"""Redis goes away and comes back: purchases and receipts go on, and what is read from Redis says 503 until then."""
+"""Redis becomes unavailable and returns: purchases and receipts keep working, and reads of Redis get 503 meanwhile."""
 
 import asyncio
 import time
@@ -10,11 +10,11 @@ from contract.serving import REQUESTS, SYSTEM, Decider, StartIngress
 
 BACK_S_MAX = 20
 CALM_S = 1.5
-"""After it, the limit on records of unknown products lets a whole second's share through."""
+"""After this pause, the limit on records for unknown products allows a full second's worth."""
 REQUEST = REQUESTS + "{request_id}"
 
 
-async def test_purchases_go_on_and_reads_have_to_wait(
+async def test_purchases_continue_and_reads_get_503_until_redis_returns(
     start_ingress: StartIngress, private_redis: Any
 ) -> None:
     service = await start_ingress(redis_url=private_redis.url)
@@ -22,13 +22,13 @@ async def test_purchases_go_on_and_reads_have_to_wait(
         assert (await service.prewarm(5, stock=2)).status == 200
         before = (await service.buy_async(5, "before")).json()["request_id"]
         assert (await service.poll(before, 10_000)).json()["code"] == 1
-    # One that began after the decisions has seen none of them come.
+    # An ingress that starts after the decisions has none of them from its feed.
     service = await start_ingress(
         topics=service.topics, redis_url=private_redis.url, wait_timeout_ms=200, redis_timeout_ms=1_000
     )
     private_redis.process.kill()
 
-    taken = [(await service.buy_async(5, f"u{number}")).json()["request_id"] for number in range(3)]
+    accepted = [(await service.buy_async(5, f"u{number}")).json()["request_id"] for number in range(3)]
     sync = await service.buy(5, "sync")
     assert (sync.status, sync.json()["code"]) == (202, -10)
     for reply in (
@@ -42,9 +42,9 @@ async def test_purchases_go_on_and_reads_have_to_wait(
     assert (
         await service.call("GET", f"{REQUESTS}{before}/events", template=REQUEST + "/events")
     ).status == 200
-    assert [(await service.poll(each)).json()["status"] for each in taken] == ["queued"] * 3
+    assert [(await service.poll(each)).json()["status"] for each in accepted] == ["queued"] * 3
     prewarm = await service.prewarm(6)
-    assert (prewarm.status, prewarm.json()["code"]) == (504, -10), "it is in the log, and is told so"
+    assert (prewarm.status, prewarm.json()["code"]) == (504, -10), "it is in the log, and the answer says so"
     system = await service.call("GET", SYSTEM)
     assert (system.status, system.json()["limiter_tokens"]) == (200, None)
     ready = await service.call("GET", "/health/ready")
@@ -57,11 +57,11 @@ async def test_purchases_go_on_and_reads_have_to_wait(
         while (await service.call("GET", "/health/ready")).status == 503:
             await asyncio.sleep(0.05)
     assert (await service.purchased(5, "before")).json()["purchased"] is True
-    assert [(await service.poll(each)).json()["status"] for each in taken] == ["queued"] * 3
+    assert [(await service.poll(each)).json()["status"] for each in accepted] == ["queued"] * 3
     assert (await service.stats(5)).status == 200
 
 
-async def test_ids_that_nobody_opened_do_not_fill_the_log_and_hold_back_no_sale(
+async def test_ids_that_were_never_opened_do_not_fill_the_log_and_delay_no_sale(
     start_ingress: StartIngress, private_redis: Any
 ) -> None:
     limit = 5
@@ -70,14 +70,14 @@ async def test_ids_that_nobody_opened_do_not_fill_the_log_and_hold_back_no_sale(
         assert (await service.prewarm("open", stock=1_000)).status == 200
         assert (await service.prewarm("sold-out", stock=1)).status == 200
         assert (await service.buy("sold-out", "u")).json()["code"] == 1
-    # One that begins now knows of the sales by the log alone.
+    # An ingress that starts now knows the sales only from the log.
     service = await start_ingress(
         topics=service.topics,
         redis_url=private_redis.url,
         redis_timeout_ms=500,
         unknown_product_records_per_second_max=limit,
     )
-    # An emptied Redis tells nothing, so it is from the log that the process knows what was opened: a 503, not a 404.
+    # Redis is emptied, so a 503 instead of a 404 shows that the process knows from the log what was opened.
     with Redis.from_url(private_redis.url) as client:
         client.flushall()
     async with asyncio.timeout(BACK_S_MAX):
@@ -96,7 +96,7 @@ async def test_ids_that_nobody_opened_do_not_fill_the_log_and_hold_back_no_sale(
         assert int(reply.headers["Retry-After"]) >= 1
     for product_id in ("open", "sold-out"):
         assert {(await service.buy_async(product_id, f"v{number}")).status for number in range(30)} == {202}
-    # A crowd for one product that nobody knows costs few records, and so comes in.
+    # A crowd for a single unknown product needs few records, so all of it is accepted.
     await asyncio.sleep(CALM_S)
     before, began_s = (await service.figures())["records"], time.monotonic()
     crowd = await asyncio.gather(*(service.buy_async("new", f"w{number}") for number in range(60)))

@@ -1,4 +1,4 @@
-"""What may be read of a sale and of the process: stats, purchased, system/stats, health, the OpenAPI document."""
+"""The read calls: stats, purchased, system/stats, health and the OpenAPI document."""
 
 import asyncio
 
@@ -8,7 +8,7 @@ from contract.serving import PURCHASED, STATS, SYSTEM, Decider, Service, StartIn
 from pipeline.kafka.topics import partition_of
 
 
-async def test_stats_count_what_was_decided(service: Service, decider: Decider) -> None:
+async def test_stats_count_the_decisions(service: Service, decider: Decider) -> None:
     rule = {"requests_per_second": 7, "burst": 1_000, "algorithm": "token_bucket"}
     await service.prewarm("p-1", stock=5, price="19.90", per_user_limit=3, rate_limit=rule)
     await service.buy("p-1", "u1", quantity=2)
@@ -16,7 +16,7 @@ async def test_stats_count_what_was_decided(service: Service, decider: Decider) 
     await service.buy("p-1", "u2", quantity=3)
     await service.buy("p-1", "u1", quantity=1)
     reply = await service.stats("p-1")
-    assert '"price":19.90' in reply.text.replace(" ", ""), "money is told digit for digit"
+    assert '"price":19.90' in reply.text.replace(" ", ""), "prices are returned digit for digit"
     assert reply.json() == {
         "product_id": "p-1",
         "current_stock": 2,
@@ -67,7 +67,7 @@ async def test_stats_count_what_was_decided(service: Service, decider: Decider) 
     decider.gate.set()
 
 
-async def test_reads_refuse_what_is_no_id_and_no_product(service: Service) -> None:
+async def test_reads_refuse_bad_ids_and_unknown_products(service: Service) -> None:
     unknown = await service.stats(404)
     assert (unknown.status, unknown.json()["code"]) == (404, -1)
     assert (await service.purchased(404, "u1")).json()["purchased"] is False
@@ -81,7 +81,7 @@ async def test_reads_refuse_what_is_no_id_and_no_product(service: Service) -> No
             assert (reply.status, reply.json()["field"]) == (400, field), path
 
 
-async def test_health_and_the_document(service: Service) -> None:
+async def test_health_and_the_openapi_document(service: Service) -> None:
     for path in ("/health", "/health/live", "/health/ready"):
         reply = await service.call("GET", path)
         assert (reply.status, reply.json()["status"]) == (200, "ok")
@@ -113,9 +113,9 @@ async def test_health_and_the_document(service: Service) -> None:
     for path, verb in listed:
         client = service.admin if "/activity/" in path else service.public
         values = path.format(request_id="0-0-0", product_id="5", user_id="u1")
-        # Each is answered by a handler: with a refusal perhaps, but it is no path that nobody knows.
+        # A handler answers each, perhaps with a refusal, but never as an unknown path.
         async with client.request(verb, values) as response:
-            assert "nothing answers" not in await response.text(), path
+            assert "there is no resource" not in await response.text(), path
             assert response.status != 405, path
     nowhere = await service.call("GET", "/api/v1/nowhere")
     assert (nowhere.status, nowhere.kind) == (404, "application/problem+json")
@@ -123,12 +123,12 @@ async def test_health_and_the_document(service: Service) -> None:
     assert (wrong.status, wrong.headers["Allow"]) == (405, "GET, HEAD")
 
 
-async def test_ready_says_that_the_process_stops(
+async def test_readiness_says_that_the_process_is_stopping(
     start_ingress: StartIngress, private_redis: RedisServer
 ) -> None:
     service = await start_ingress(redis_url=private_redis.url)
     assert (await service.call("GET", "/health/live")).status == 200
-    # It waits for Redis, and so is still to be answered when the stop begins.
+    # The call waits for Redis, so it is still unanswered when the stop begins.
     private_redis.process.pause()
     try:
         asking = asyncio.create_task(service.call("GET", "/health/ready"))

@@ -1,9 +1,9 @@
-"""What no schema says of a prewarm: its sale ends after it has begun, in the years that there are, and money is exact.
+"""The rules for a prewarm that no schema states: a sale ends after its start, within valid years, and prices are exact.
 
-Schemathesis loads this module by its name; only what is meant to be valid is touched.
+Schemathesis loads this module by name. It only changes requests that are meant to be valid.
 
-It also keeps schemathesis from leaning toward requests that are accepted: Hypothesis then spends most of its time on
-variants of those it had, where new ones are wanted, and makes valid ones half of the time anyway.
+It also turns off Hypothesis's targeting of accepted requests: that would spend most of the time on variants of earlier
+requests instead of new ones, and half of the requests are valid anyway.
 """
 
 from datetime import UTC, datetime
@@ -35,5 +35,5 @@ def _is_sale(body: dict[str, Any]) -> bool:
     try:
         start, end = (datetime.fromisoformat(body[name].upper()) for name in _SALE)
     except ValueError:
-        return False  # a leap second, or more digits than Python takes
+        return False  # a leap second, or more digits than Python accepts
     return datetime(1970, 1, 1, tzinfo=UTC) <= start < end <= datetime(9999, 12, 31, tzinfo=UTC)

@@ -1,6 +1,6 @@
-"""Requests that schemathesis makes from the specification, valid ones and others, to both listeners.
+"""Valid and invalid requests that schemathesis generates from the specification, to both listeners.
 
-`--fuzz-cases N` makes so many for each call; `make fuzz` does, with 20,000.
+`--fuzz-cases N` generates N for each call; `make fuzz` uses 20,000.
 """
 
 import os
@@ -19,9 +19,9 @@ from pipeline.settings import Settings
 ADMINISTRATION = "/api/v1/seckill/activity/"
 PATHS = list(describe(Settings())["paths"])
 CASES_A_RUN_MAX = 2_000
-"""What Hypothesis remembers of a run makes a longer one slower and slower."""
+"""Longer runs get slower and slower, because Hypothesis remembers all cases of a run."""
 SEQUENCES_MAX = 2_000
-"""Each is some seven calls."""
+"""Each sequence has about seven calls."""
 OUTPUT_MAX = 20_000
 
 pytestmark = [
@@ -34,10 +34,10 @@ pytestmark = [
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     with System(tmp_path_factory.mktemp("fuzz") / "data") as system:
         yield system
-        _assert_whole(system)
+        _assert_intact(system)
 
 
-def _assert_whole(system: System) -> None:
+def _assert_intact(system: System) -> None:
     status, document = system.public("/health/ready")
     assert status == 200, document
     audited = system.run("audit")
@@ -46,7 +46,7 @@ def _assert_whole(system: System) -> None:
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_every_answer_is_as_the_specification_says(
+def test_every_answer_matches_the_specification(
     system: System, path: str, pytestconfig: pytest.Config, tmp_path: Path
 ) -> None:
     port = system.admin_port if path.startswith(ADMINISTRATION) else system.public_port
@@ -58,7 +58,7 @@ def test_every_answer_is_as_the_specification_says(
         phases, seed = "fuzzing", seed + 1
 
 
-def test_so_is_every_answer_to_a_call_that_another_leads_to(
+def test_every_answer_in_a_sequence_of_calls_matches_the_specification(
     system: System, pytestconfig: pytest.Config, tmp_path: Path
 ) -> None:
     which = ("--phases", "stateful", "--exclude-path-regex", f"^{ADMINISTRATION}")

@@ -1,4 +1,4 @@
-"""A whole sale where there is no Java: on the in-memory broker, whatever broker the other tests have."""
+"""A complete sale without Java: on the in-memory broker, whatever broker the other tests use."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -9,9 +9,9 @@ BUYERS = 60
 STOCK = 10
 
 
-def test_a_whole_sale_on_the_in_memory_broker(tmp_path):
+def test_a_complete_sale_on_the_in_memory_broker(tmp_path):
     with System(tmp_path / "data", broker="memory") as system:
-        assert "in-memory broker: its data ends with its process" in system.output
+        assert "in-memory broker: loses its data when it stops" in system.output
         now = datetime.now(UTC)
         product = {
             "product_id": 1001,
@@ -31,7 +31,7 @@ def test_a_whole_sale_on_the_in_memory_broker(tmp_path):
             if status == 202:
                 accepted.append(answer["request_id"])
             else:
-                # All is sold, and known to be: that needs no place in the log any more.
+                # Sold out is a final refusal, so it needs no record in the log.
                 assert (status, answer["code"], answer["order_id"]) == (409, -2, None), answer
                 at_once.append(number)
         assert len(set(accepted)) == BUYERS - len(at_once)
@@ -58,7 +58,7 @@ def test_a_whole_sale_on_the_in_memory_broker(tmp_path):
         assert (status, stats["current_stock"], stats["user_count"]) == (200, 0, STOCK)
         assert stats["answered_without_log"] == len(at_once) + 1
 
-        # Without transactions: at least once, which says so.
+        # Without transactions, orders are written at least once, and the follower's log says so.
         system.environment["SECKILL_KAFKA_IDEMPOTENCE"] = "false"
         wait_until(lambda: len(orders(system)) == STOCK, "the orders")
         assert orders(system) == winners

@@ -1,4 +1,4 @@
-"""The whole system as `seckill up` runs it: comes up, sells, survives the loss of parts, leaves no trace."""
+"""The whole system as `seckill up` runs it: it starts, sells, survives the loss of parts and leaves no process."""
 
 import json
 import os
@@ -10,13 +10,13 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from system import System, is_running, request, wait_until
 
-from pipeline.local.broker import choose
+from pipeline.local.broker import resolve_kind
 from pipeline.settings import BrokerKind, Settings
 
 pytestmark = [
     pytest.mark.durable,
     pytest.mark.skipif(
-        choose(Settings()) is not BrokerKind.APACHE,
+        resolve_kind(Settings()) is not BrokerKind.APACHE,
         reason="needs the local stack's own durable broker: Java and Maven",
     ),
 ]
@@ -42,14 +42,14 @@ def buy(system, product_id, user_id):
 
 
 def copied(line):
-    """Does what a printed curl command does."""
+    """Send the request of a printed curl command."""
     words = shlex.split(line)
     assert words[0] == "curl"
     url = next(word for word in words if word.startswith("http"))
     return request(url, json.loads(words[words.index("-d") + 1]))
 
 
-def test_a_sale_with_what_was_printed(tmp_path):
+def test_a_sale_with_the_printed_commands(tmp_path):
     with System(tmp_path / "data") as system:
         parts = {part["name"]: part for part in system.status()["parts"]}
         assert parts == system.parts()
@@ -79,20 +79,22 @@ def is_ready_again(system, name):
     return parts[name]["restarts"] == 1 and {part["state"] for part in parts.values()} == {"ready"}
 
 
-def test_the_sale_goes_on_after_each_part_was_killed(tmp_path):
+def test_the_sale_continues_after_each_part_is_killed(tmp_path):
     with System(tmp_path / "data") as system:
         assert system.admin("/api/v1/seckill/activity/prewarm", opening(7, stock=3))[0] == 200
         for name in sorted(PARTS):
             before = system.parts()[name]
             os.kill(before["pid"], signal.SIGKILL)
-            wait_until(lambda name=name: is_ready_again(system, name), f"{name} is back", told=system.story)
+            wait_until(
+                lambda name=name: is_ready_again(system, name), f"the restart of {name}", told=system.story
+            )
             assert system.parts()[name]["pid"] != before["pid"]
         results = [buy(system, 7, f"buyer-{number}")[1] for number in range(5)]
         assert [answer["code"] for answer in results] == [1, 1, 1, -2, -2]
         assert {part["restarts"] for part in system.parts().values()} == {1}
 
 
-def test_what_was_sold_stays_sold_after_a_restart(tmp_path):
+def test_sold_stock_stays_sold_after_a_restart(tmp_path):
     system = System(tmp_path / "data")
     with system:
         assert system.admin("/api/v1/seckill/activity/prewarm", opening(7, stock=1))[0] == 200
@@ -103,12 +105,12 @@ def test_what_was_sold_stays_sold_after_a_restart(tmp_path):
         assert buy(system, 7, "bob")[1]["code"] == -2
 
 
-def test_a_crowd_of_which_most_are_refused_at_once_and_the_audit_agrees(tmp_path):
+def test_a_crowd_is_mostly_refused_at_once_and_the_audit_is_clean(tmp_path):
     with System(tmp_path / "data", "--ingress", "2") as system:
         demo = system.run("demo", "--buyers", "3000", "--stock", "200")
         assert demo.returncode == 0, demo.stdout + demo.stderr
         assert "no violations" in demo.stdout
-        at_once = int(re.search(r"of these at once\D+([\d,]+)", demo.stdout)[1].replace(",", ""))
+        at_once = int(re.search(r"of these, at once\D+([\d,]+)", demo.stdout)[1].replace(",", ""))
         assert at_once > 0
 
 
@@ -121,7 +123,7 @@ def test_no_orphan_after_kill_9(tmp_path):
         assert all(map(is_running, pids))
         os.kill(system.pid, signal.SIGKILL)
         system.wait(10)
-        wait_until(lambda: not any(map(is_running, pids)), "all parts gone", timeout_s=10)
+        wait_until(lambda: not any(map(is_running, pids)), "the end of all parts", timeout_s=10)
         assert system.run("status").returncode == 1
 
 

@@ -1,4 +1,4 @@
-"""A `topics.yaml` of the test's own."""
+"""Fixture: a separate `topics.yaml` for each test."""
 
 from pathlib import Path
 
@@ -8,5 +8,5 @@ from followers import own_topics_file
 
 @pytest.fixture
 def topics_file(tmp_path: Path) -> Path:
-    """A `topics.yaml` whose topics have names that no other test has; they are not made yet."""
+    """A `topics.yaml` with topic names that no other test uses; the topics are not created yet."""
     return own_topics_file(tmp_path)

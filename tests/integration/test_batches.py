@@ -1,4 +1,4 @@
-"""Faust with our transport on a real broker: what the agents get of a log, and what is committed for what they did."""
+"""Faust with our transport on a real broker: what the agents get from a log, and which offsets are committed."""
 
 import asyncio
 import time
@@ -28,13 +28,13 @@ from pipeline.settings import Profile, Settings
 
 GROUP = "batches"
 SHARED_WITHIN_S = 30.0
-LOOK_S = 0.02
+WRITE_INTERVAL_S = 0.02
 ROUNDS = 3
 
 
 @dataclass
 class Stage:
-    """A log of its own, and the application that consumes it."""
+    """A log for one test, and the application that consumes it."""
 
     kafka: Kafka
     settings: Settings
@@ -46,14 +46,14 @@ class Stage:
         await self.producer.send_all(self.topic.name, partition, [(b"k", bytes(size))] * count)
 
     def offsets(self, partition: int) -> list[int]:
-        """Of the records that came, in their order."""
+        """The offsets of the received records, in order of arrival."""
         return [record.offset for batch in self.got[partition] for record in batch.records]
 
     @asynccontextmanager
     async def consuming(
         self, take: Callable[[Batch], Awaitable[None]], name: str = "worker-1"
     ) -> AsyncIterator[App]:
-        """Inside, batches go to `got` and `take`."""
+        """Consumes inside the block: batches go to `got` and `take`."""
         settings = self.settings.model_copy(update={"worker_name": name})
         app = create_app(settings, f"{GROUP}-{self.topic.name}", free_port())
 
@@ -71,22 +71,24 @@ class Stage:
         assert app.crash_reason is None
 
     async def members(self) -> int:
-        """Of the group, as the broker knows them."""
+        """The number of group members that the broker reports."""
         async with admin_client(self.kafka.bootstrap) as admin:
             (response,) = await admin.describe_consumer_groups([f"{GROUP}-{self.topic.name}"])
         ((_, _, _, _, _, members, *_),) = response.groups
         return len(members)
 
     async def committed(self) -> dict[int, int]:
-        """By partition, the offset of the group."""
-        places = [TopicPartition(self.topic.name, partition) for partition in range(self.topic.partitions)]
+        """The committed offset of the group, by partition."""
+        assignment = [
+            TopicPartition(self.topic.name, partition) for partition in range(self.topic.partitions)
+        ]
         async with AIOKafkaConsumer(
             bootstrap_servers=self.kafka.bootstrap,
             group_id=f"{GROUP}-{self.topic.name}",
             enable_auto_commit=False,
         ) as consumer:
-            consumer.assign(places)
-            offsets = {place.partition: await consumer.committed(place) for place in places}
+            consumer.assign(assignment)
+            offsets = {each.partition: await consumer.committed(each) for each in assignment}
         return {partition: offset for partition, offset in offsets.items() if offset is not None}
 
 
@@ -109,7 +111,7 @@ async def nothing(_: Batch) -> None:
     pass
 
 
-async def test_a_log_comes_whole_and_in_order_in_bounded_batches(stage: Stage) -> None:
+async def test_a_log_arrives_complete_and_in_order_in_bounded_batches(stage: Stage) -> None:
     counts = {partition: 700 * partition for partition in range(stage.topic.partitions)}
     for partition, count in counts.items():
         await stage.write(partition, count)
@@ -126,11 +128,11 @@ async def test_a_log_comes_whole_and_in_order_in_bounded_batches(stage: Stage) -
     assert isinstance(last, LogRecord)
     assert (last.key, last.value) == (b"k", bytes(10))
     assert last.time_ms > 1_600_000_000_000
-    # What was acknowledged is committed on the way out.
+    # Acknowledged offsets are committed on shutdown.
     assert await stage.committed() == {p: count + (p == 1) for p, count in counts.items() if count}
 
 
-async def test_what_was_not_acknowledged_comes_again(stage: Stage) -> None:
+async def test_unacknowledged_records_are_delivered_again(stage: Stage) -> None:
     await stage.write(0, 3 * FETCH_RECORDS_MAX)
 
     async def only_the_second(batch: Batch) -> None:
@@ -143,13 +145,13 @@ async def test_what_was_not_acknowledged_comes_again(stage: Stage) -> None:
     assert await stage.committed() == {0: end_of_second}
     stage.got.clear()
     async with stage.consuming(nothing):
-        await eventually(lambda: bool(stage.got[0]), "records that come again")
+        await eventually(lambda: bool(stage.got[0]), "records that are delivered again")
     assert stage.got[0][0].records[0].offset == end_of_second
     assert await stage.committed() == {0: end_of_second}
 
 
 @pytest.mark.parametrize("held", [{0}, {0, 1, 2, 3}])
-async def test_a_partition_whose_agent_has_enough_is_held_and_the_others_go_on(
+async def test_a_partition_whose_agent_is_behind_is_paused_and_the_others_continue(
     stage: Stage, held: set[int]
 ) -> None:
     gate = asyncio.Event()
@@ -159,11 +161,11 @@ async def test_a_partition_whose_agent_has_enough_is_held_and_the_others_go_on(
             await gate.wait()
 
     def waiting(app: App) -> dict[int, int]:
-        """By partition, how many batches wait for its agent."""
+        """How many batches wait for the agent, by partition."""
         return {
-            place.partition: channel.queue.qsize()
+            each.partition: channel.queue.qsize()
             for channel in app.topics
-            for place in channel.active_partitions or ()
+            for each in channel.active_partitions or ()
         }
 
     part = BATCHES_WAITING_MAX * FETCH_RECORDS_MAX
@@ -173,16 +175,16 @@ async def test_a_partition_whose_agent_has_enough_is_held_and_the_others_go_on(
                 await stage.write(partition, part if partition in held else 1)
             for partition in set(range(stage.topic.partitions)) - held:
                 await eventually(lambda: len(stage.offsets(partition)) == rounds, "the others")  # noqa: B023
-        await eventually(lambda: min(waiting(app)[p] for p in held) >= BATCHES_WAITING_MAX / 2, "enough")
+        await eventually(lambda: min(waiting(app)[p] for p in held) >= BATCHES_WAITING_MAX / 2, "full queues")
         assert max(waiting(app).values()) <= BATCHES_WAITING_MAX
         assert {len(stage.got[partition]) for partition in held} == {1}
         gate.set()
-        await eventually(lambda: all(len(stage.offsets(p)) == 3 * part for p in held), "what was held")
+        await eventually(lambda: all(len(stage.offsets(p)) == 3 * part for p in held), "the held records")
     assert all(stage.offsets(p) == list(range(3 * part)) for p in held)
 
 
 @pytest.mark.durable
-async def test_what_the_log_has_deleted_holds_no_offset_back(stage: Stage) -> None:
+async def test_records_deleted_from_the_log_do_not_hold_back_the_committed_offset(stage: Stage) -> None:
     await stage.write(0, 100)
     async with stage.consuming(acknowledge):
         await eventually(lambda: len(stage.offsets(0)) == 100, "all records")
@@ -190,31 +192,31 @@ async def test_what_the_log_has_deleted_holds_no_offset_back(stage: Stage) -> No
     await stage.write(0, 100)
     await trim(stage.kafka.bootstrap, stage.topic.name, 0, 150)
     async with stage.consuming(acknowledge):
-        await eventually(lambda: len(stage.offsets(0)) == 50, "what is left")
+        await eventually(lambda: len(stage.offsets(0)) == 50, "the remaining records")
     assert stage.offsets(0) == list(range(150, 200))
     assert await stage.committed() == {0: 200}
 
 
 async def is_shared_with(stage: Stage, other: Stage) -> None:
-    """Wait until some partitions, and not all, come to the other."""
+    """Write until `other` gets some of the partitions, but not all."""
     partitions = range(stage.topic.partitions)
     async with asyncio.timeout(SHARED_WITHIN_S):
         while not 0 < len(other.got) < len(partitions):
             for partition in partitions:
                 await stage.write(partition, 1)
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(WRITE_INTERVAL_S)
 
 
 async def ends(stage: Stage) -> dict[int, int]:
-    """By partition, the offset of a record that is the last one, now written."""
+    """Write one more record to each partition; return their offsets, by partition."""
     return {
         partition: await stage.producer.send(stage.topic.name, partition, b"k", b"last")
         for partition in range(stage.topic.partitions)
     }
 
 
-def has_come(last: dict[int, int], *stages: Stage) -> bool:
-    """Whether every record up to the last ones has come to one of them."""
+def have_arrived(last: dict[int, int], *stages: Stage) -> bool:
+    """Whether every record up to the last ones has reached one of the stages."""
     return all(
         set(range(end + 1)) <= {offset for stage in stages for offset in stage.offsets(partition)}
         for partition, end in last.items()
@@ -225,27 +227,27 @@ async def test_a_second_process_takes_over_its_share(stage: Stage) -> None:
     second = Stage(stage.kafka, stage.settings, stage.topic, stage.producer)
     async with stage.consuming(acknowledge):
         first = await ends(stage)
-        await eventually(lambda: has_come(first, stage), "all records")
+        await eventually(lambda: have_arrived(first, stage), "all records")
         async with second.consuming(acknowledge, "worker-2"):
             await is_shared_with(stage, second)
             last = await ends(stage)
-            await eventually(lambda: has_come(last, stage, second), "every record, at one of the two")
+            await eventually(lambda: have_arrived(last, stage, second), "every record, at one of the two")
     assert await stage.committed() == {p: end + 1 for p, end in last.items()}
 
 
-async def test_what_is_fetched_while_the_flow_is_stopped_comes_when_it_goes_on(stage: Stage) -> None:
+async def test_records_fetched_while_the_flow_is_stopped_arrive_when_it_resumes(stage: Stage) -> None:
     async with stage.consuming(nothing) as app:
         await stage.write(0, 1)
         await eventually(lambda: bool(stage.got[0]), "a record")
         stage.got.clear()
-        # By then a fetch waits for the next one.
+        # By then a fetch waits for the next record.
         await asyncio.sleep(4 * FETCH_WAIT_MS_MAX / 1_000)
         app.consumer.stop_flow()
         await stage.write(0, 1)
         await asyncio.sleep(4 * FETCH_WAIT_MS_MAX / 1_000)
         assert not stage.got[0]
         app.consumer.resume_flow()
-        await eventually(lambda: 1 in stage.offsets(0), "what was fetched meanwhile")
+        await eventually(lambda: 1 in stage.offsets(0), "the record fetched meanwhile")
     assert await stage.committed() == {}
 
 
@@ -253,12 +255,12 @@ async def test_a_partition_without_a_position_does_not_end_the_process(stage: St
     async with stage.consuming(nothing) as app:
         await stage.write(0, 1)
         await eventually(lambda: bool(stage.got[0]), "a record, so that the partition has been fetched")
-        place = TopicPartition(stage.topic.name, 0)
-        forget_position(app.consumer, place)
-        app.consumer.verify_event_path(time.monotonic(), place)
+        topic_partition = TopicPartition(stage.topic.name, 0)
+        forget_position(app.consumer, topic_partition)
+        app.consumer.verify_event_path(time.monotonic(), topic_partition)
 
 
-async def test_an_agent_whose_partition_goes_while_it_works_is_not_started_again(stage: Stage) -> None:
+async def test_an_agent_whose_partition_is_revoked_mid_batch_is_not_restarted(stage: Stage) -> None:
     gate = asyncio.Event()
     working: set[int] = set()
 
@@ -277,17 +279,17 @@ async def test_an_agent_whose_partition_goes_while_it_works_is_not_started_again
             second = Stage(stage.kafka, stage.settings, stage.topic, stage.producer)
             async with second.consuming(nothing, "worker-2"):
                 await is_shared_with(stage, second)
-                await eventually(lambda: working.isdisjoint(second.got), "the end of those that are gone")  # noqa: B023
-                channels = {place.partition for each in app.topics for place in each.active_partitions or ()}
+                await eventually(lambda: working.isdisjoint(second.got), "revoked agents stopped")  # noqa: B023
+                channels = {tp.partition for each in app.topics for tp in each.active_partitions or ()}
                 assert channels.isdisjoint(second.got)
         gate.set()
         last = await ends(stage)
-        await eventually(lambda: has_come(last, stage), "every record")
+        await eventually(lambda: have_arrived(last, stage), "every record")
     assert await stage.committed() == {p: end + 1 for p, end in last.items()}
 
 
 @pytest.mark.parametrize("leaves", [True, False])
-async def test_a_worker_that_stops_leaves_its_group_at_once_unless_it_is_to_come_back(
+async def test_a_stopping_worker_leaves_its_group_at_once_only_if_configured_to(
     stage: Stage, leaves: bool
 ) -> None:
     if not stage.settings.kafka_static_membership:

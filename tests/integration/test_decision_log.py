@@ -1,4 +1,4 @@
-"""Old decisions and the tail, read from logs on a real broker: in batches, with repeats, with the beginning deleted."""
+"""Old decisions and the tail, read from logs on a real broker: in batches, with repeats, with a trimmed beginning."""
 
 import random
 from collections.abc import AsyncIterator
@@ -30,7 +30,7 @@ def record(source_offset: int) -> bytes:
 
 
 class Written:
-    """A decision log as deciders leave it: `sources` are its source offsets, in batches of up to 40."""
+    """A decision log as deciders write it, in batches of up to 40; `sources` are its source offsets by position."""
 
     def __init__(self, kafka: Any, topics: Topics) -> None:
         self.bootstrap = kafka.bootstrap
@@ -80,7 +80,7 @@ RUNS_BYTES_MAX = 20_000
 
 
 @pytest.fixture(autouse=True)
-def _in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+def _without_pauses_and_in_small_fetches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lookup, "REST_FACTOR", 0)
     monkeypatch.setattr(lookup, "FETCH_BYTES_MAX", 2_000)
     monkeypatch.setattr(tail_loader, "REST_FACTOR", 0)
@@ -102,7 +102,7 @@ async def test_every_old_decision_is_found(decisions: DecisionFetcher) -> None:
     assert await reader.find(PARTITION + 1, 0) is NotFound.UNDECIDED
 
 
-async def test_the_tail_is_what_stands_last(decisions: DecisionFetcher, written: Written) -> None:
+async def test_the_tail_contains_the_latest_decisions(decisions: DecisionFetcher, written: Written) -> None:
     starts = [0, 0, len(written.sources), 0]
     for bytes_max in (20_000, 10_000_000):
         waiters = Waiters(4, 10, bytes_max)
@@ -118,7 +118,9 @@ async def test_the_tail_is_what_stands_last(decisions: DecisionFetcher, written:
 
 
 @pytest.mark.durable
-async def test_a_cut_in_the_middle_of_a_batch(decisions: DecisionFetcher, written: Written) -> None:
+async def test_decisions_before_a_cut_inside_a_batch_are_trimmed_and_the_rest_found(
+    decisions: DecisionFetcher, written: Written
+) -> None:
     cut = next(position for position in range(900, COMMANDS) if _is_first(written.sources, position, 5))
     await written.trim(cut)
     end = len(written.sources)
@@ -127,22 +129,22 @@ async def test_a_cut_in_the_middle_of_a_batch(decisions: DecisionFetcher, writte
     assert await decisions.fetch(PARTITION, end + 1, 1_000) == End(end)
     run = await decisions.fetch(PARTITION, cut, 1_000)
     assert isinstance(run, Run)
-    assert run.first < cut, "a broker sends whole batches"
+    assert run.first < cut, "a broker returns whole batches"
     reader = DecisionLookup(decisions, 10, RUNS_BYTES_MAX)
-    last_gone = written.sources[cut] - 1
-    for source_offset in (0, last_gone // 2, last_gone - 3, last_gone):
+    last_deleted = written.sources[cut] - 1
+    for source_offset in (0, last_deleted // 2, last_deleted - 3, last_deleted):
         assert await reader.find(PARTITION, source_offset) is NotFound.TRIMMED
-    for source_offset in range(last_gone + 1, last_gone + 200):
+    for source_offset in range(last_deleted + 1, last_deleted + 200):
         assert isinstance(await reader.find(PARTITION, source_offset), DecisionRecord), source_offset
 
     waiters = Waiters(4, 10, 10_000_000)
     await load_tail(decisions, [0, 0, end, 0], waiters.load, lambda *_: None)
-    assert waiters.recent(PARTITION, last_gone) is None
-    assert all(waiters.recent(PARTITION, offset) for offset in range(last_gone + 1, COMMANDS))
+    assert waiters.recent(PARTITION, last_deleted) is None
+    assert all(waiters.recent(PARTITION, offset) for offset in range(last_deleted + 1, COMMANDS))
 
 
 def _is_first(sources: list[int], position: int, around: int) -> bool:
-    """Whether this stands in a row of decisions that nobody had made before."""
-    row = sources[position - around : position + around]
-    higher = max(sources[: position - around])
-    return row == list(range(higher + 1, higher + 1 + 2 * around))
+    """Whether this position is inside a run of first decisions, without repeats."""
+    run = sources[position - around : position + around]
+    highest = max(sources[: position - around])
+    return run == list(range(highest + 1, highest + 1 + 2 * around))

@@ -16,7 +16,8 @@ from servers import Kafka
 
 from pipeline.demo import sale as demo_sale
 from pipeline.demo.connection import ClientConnection, Listener, NoResponse
-from pipeline.demo.sale import DemoRefused, Plan, Sale
+from pipeline.demo.observations import Plan
+from pipeline.demo.sale import DemoRefused, Sale
 from pipeline.demo.show import run_demo
 from pipeline.demo.verdict import judge
 from pipeline.kafka.topics import Topics
@@ -27,7 +28,7 @@ BUYERS, STOCK, REPEATS, BAD = 300, 40, 30, 18
 
 
 class StandIn:
-    """Decides each purchase at once, tells it a little later; every fault that a test wants is a member."""
+    """Decides each purchase at once and answers its polls; the public attributes switch faults on."""
 
     def __init__(self, producer: AIOKafkaProducer, orders_topic: str) -> None:
         self.is_ready = True
@@ -90,7 +91,7 @@ class StandIn:
         return web.json_response({"request_id": f"0-{index}-0"}, status=202)
 
     def _final(self, user_id: str) -> tuple[int, str | None] | None:
-        """The answer that cannot change any more, or the wrong one that a test wants."""
+        """The final refusal, or the wrong answer that a test asks for."""
         if self.refuses_at_once_with is not None and len(self._winners) == self._stock // 2:
             code, self.refuses_at_once_with = self.refuses_at_once_with, None
             return code, None
@@ -170,7 +171,7 @@ async def failed_checks(plan: Plan, feed: OrdersFeed) -> list[str]:
     sale = Sale(plan, feed)
     async with sale.opened():
         await sale.sell()
-        await sale.look_back()
+        await sale.read_results()
     return [check.name for check in judge(plan, sale.findings) if not check.holds]
 
 
@@ -182,7 +183,7 @@ async def test_a_sound_sale_passes(stand_in: StandIn, plan: Plan, feed: OrdersFe
     assert "long polls" in output.getvalue()
 
 
-async def test_a_sale_passes_though_answers_are_lost_and_orders_repeated(
+async def test_a_sale_passes_despite_lost_answers_and_repeated_orders(
     stand_in: StandIn, plan: Plan, feed: OrdersFeed
 ) -> None:
     stand_in.busy_every, stand_in.hang_up_every, stand_in.orders_twice = 50, 17, True
@@ -196,16 +197,16 @@ async def test_a_sale_whose_losers_are_answered_at_once_passes(
     output = io.StringIO()
     passed = await asyncio.to_thread(run_demo, plan, feed, Console(file=output, width=120))
     assert passed, output.getvalue()
-    assert re.search(r"of these at once +│ +[1-9]", output.getvalue())
+    assert re.search(r"of these, at once +│ +[1-9]", output.getvalue())
 
 
 @pytest.mark.parametrize(
-    ("code", "check"), [(-2, "who was refused at once"), (-1, "every purchase got its 202")]
+    ("code", "check"), [(-2, "no winner was refused at once"), (-1, "every purchase got a 202")]
 )
-async def test_a_buyer_who_is_refused_at_once_while_pieces_are_left_fails(
+async def test_a_sale_that_refuses_a_buyer_at_once_while_stock_is_left_fails(
     stand_in: StandIn, plan: Plan, feed: OrdersFeed, code: int, check: str
 ) -> None:
-    # With a piece for each, so that the one who was refused is missed.
+    # With a unit for each buyer, so that the refused one is missing.
     plan = replace(plan, stock=BUYERS)
     stand_in.answers_at_once, stand_in.refuses_at_once_with = True, code
     failed = await failed_checks(plan, feed)
@@ -213,7 +214,7 @@ async def test_a_buyer_who_is_refused_at_once_while_pieces_are_left_fails(
     assert failed[0].startswith(check)
 
 
-async def test_orders_that_come_late_are_waited_for(stand_in: StandIn, plan: Plan, feed: OrdersFeed) -> None:
+async def test_late_orders_are_waited_for(stand_in: StandIn, plan: Plan, feed: OrdersFeed) -> None:
     stand_in.last_order_late_s = 2.0
     assert await failed_checks(plan, feed) == []
 
@@ -229,7 +230,7 @@ async def test_a_request_that_is_never_decided_fails(
     monkeypatch.setattr(demo_sale, "DECISION_TIMEOUT_S", 1)
     stand_in.undecided = {BUYERS + REPEATS - 1}
     (failed,) = await failed_checks(plan, feed)
-    assert failed.startswith("every 202 has its decision")
+    assert failed.startswith("every 202 got exactly one decision")
 
 
 async def test_a_system_that_is_not_ready_is_refused_with_its_reason(
@@ -240,13 +241,13 @@ async def test_a_system_that_is_not_ready_is_refused_with_its_reason(
         await failed_checks(plan, feed)
 
 
-async def test_a_system_that_is_not_there_is_refused(plan: Plan, feed: OrdersFeed) -> None:
+async def test_a_system_that_does_not_run_is_refused(plan: Plan, feed: OrdersFeed) -> None:
     nowhere = plan.__class__("p", 1, 1, 0, 0, 1, Listener("127.0.0.1", free_port()), plan.administration)
-    with pytest.raises(DemoRefused, match=r"no answer from http://127\.0\.0\.1:.*does `seckill up` run\?"):
+    with pytest.raises(DemoRefused, match=r"no answer from http://127\.0\.0\.1:.*is `seckill up` running\?"):
         await failed_checks(nowhere, feed)
 
 
-async def test_a_connection_opens_again_and_names_who_does_not_answer(stand_in: StandIn, plan: Plan) -> None:
+async def test_a_connection_reopens_and_its_error_names_the_address(stand_in: StandIn, plan: Plan) -> None:
     stand_in.hang_up_every = 2
     connection = ClientConnection(plan.public)
     body = orjson.dumps({"product_id": "p", "user_id": "ann"})

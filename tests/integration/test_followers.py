@@ -1,4 +1,4 @@
-"""The followers on a real broker, as processes: killed, and joined. They have no Redis, and need none."""
+"""Follower processes on a real broker: killed, and joined by another. They have no Redis and need none."""
 
 import asyncio
 import json
@@ -33,7 +33,7 @@ _users = count()
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """What all tests of this module share."""
+    """The environment that all tests of this module share."""
 
     kafka: Kafka
     decider_url: str
@@ -61,7 +61,7 @@ def stage(
 
 @pytest.fixture(scope="module")
 def follower(stage: Stage) -> Iterator[Follower]:
-    """The follower that is there in all tests of this module."""
+    """The follower that all tests of this module share."""
     with stage.follower("follower-1") as follower:
         yield follower
 
@@ -73,7 +73,7 @@ def _shared() -> dict[str, Decisions]:
 
 @pytest.fixture
 async def decisions(stage: Stage, _shared: dict[str, Decisions]) -> AsyncIterator[Decisions]:
-    """What was decided so far, and the way to decide more."""
+    """The decisions so far, and the means to decide more."""
     store = StockStore(stage.decider_url, 2_000)
     producer = LogProducer(Settings.model_validate(stage.kafka.settings()), "test", idempotent=False)
     await producer.start()
@@ -101,21 +101,21 @@ async def buy_all(decisions: Decisions) -> None:
 
 @asynccontextmanager
 async def crowd(decisions: Decisions) -> AsyncIterator[None]:
-    """Inside, one product after the other is bought, all the time."""
-    enough = asyncio.Event()
+    """Buys one product after the other inside the block, without pause."""
+    stop = asyncio.Event()
 
-    async def buy_on() -> None:
+    async def keep_buying() -> None:
         for product_id in cycle(PRODUCTS):
-            if enough.is_set():
+            if stop.is_set():
                 return
             await buy(decisions, product_id)
             await asyncio.sleep(0.03)
 
-    buying = asyncio.create_task(buy_on())
+    buying = asyncio.create_task(keep_buying())
     try:
         yield
     finally:
-        enough.set()
+        stop.set()
         await buying
 
 
@@ -123,7 +123,7 @@ Counts = dict[str, tuple[object, ...]]
 
 
 def wanted_counts(decisions: Decisions) -> Counts:
-    """The decisions counted one by one, each once: by product, then by partition."""
+    """The expected counts, each decision counted once: by partition and by product."""
     products: dict[str, dict[str, Any]] = {}
     partitions: Counts = {}
     for partition, records in decisions.written.items():
@@ -158,7 +158,7 @@ def found_counts(follower: Follower) -> Counts:
         )
         for key, row in follower.rows("products").items()
     }
-    # Not results_offset: a repeat at the end moves that alone, and need not have been kept.
+    # Not results_offset: a repeat at the end advances nothing else, and is not necessarily stored.
     return products | {
         f"partition {key}": (row["source_offset"], row["records"], row["purchases"])
         for key, row in follower.rows("partitions").items()
@@ -167,10 +167,10 @@ def found_counts(follower: Follower) -> Counts:
 
 
 def differences(follower: Follower, decisions: Decisions) -> list[str]:
-    """Where the tables are not, to the last number, what the decision log comes to."""
+    """The rows in which the tables differ from the counts of the decision log."""
     wanted, found = wanted_counts(decisions), found_counts(follower)
     return [
-        f"{key}: {found.get(key)}, not {wanted.get(key)}"
+        f"{key}: {found.get(key)} instead of {wanted.get(key)}"
         for key in sorted(wanted.keys() | found.keys())
         if found.get(key) != wanted.get(key)
     ]
@@ -178,16 +178,16 @@ def differences(follower: Follower, decisions: Decisions) -> list[str]:
 
 async def shows_all(follower: Follower, decisions: Decisions) -> None:
     """Wait until both tables are right."""
-    left: list[str] = []
+    remaining: list[str] = []
 
     def are_right() -> bool:
-        left[:] = differences(follower, decisions)
-        return not left
+        remaining[:] = differences(follower, decisions)
+        return not remaining
 
-    await eventually(are_right, "right tables", in_thread=True, missing=lambda: left)
+    await eventually(are_right, "right tables", in_thread=True, missing=lambda: remaining)
 
 
-async def test_tables_come_to_what_was_decided(follower: Follower, decisions: Decisions) -> None:
+async def test_tables_match_the_decisions(follower: Follower, decisions: Decisions) -> None:
     await buy_all(decisions)
     await decisions.decide(encode_close("p-2"))
     await buy(decisions, "p-2")
@@ -215,7 +215,7 @@ async def test_a_repeat_in_the_decision_log_counts_once(follower: Follower, deci
     await shows_all(follower, decisions)
 
 
-async def test_the_breaker_stands_in_the_row_of_its_partition(
+async def test_the_breaker_state_appears_in_the_row_of_its_partition(
     follower: Follower, decisions: Decisions
 ) -> None:
     await buy_all(decisions)
@@ -230,7 +230,7 @@ async def test_the_breaker_stands_in_the_row_of_its_partition(
         assert follower.json(path)[1] == {**before, "breaker": state.value}
 
 
-async def test_the_lag_is_what_waits_to_be_decided(follower: Follower, decisions: Decisions) -> None:
+async def test_the_lag_counts_the_undecided_commands(follower: Follower, decisions: Decisions) -> None:
     partition = decisions.partition("101")
     await shows_all(follower, decisions)
     status, row = follower.json(f"/tables/partitions/{partition}")
@@ -243,7 +243,7 @@ async def test_the_lag_is_what_waits_to_be_decided(follower: Follower, decisions
     await eventually(lambda: follower.json(path)[1]["lag"] == 0, "no lag", in_thread=True)
 
 
-async def test_pages_for_people_stand_by_themselves(follower: Follower, decisions: Decisions) -> None:
+async def test_html_pages_are_self_contained(follower: Follower, decisions: Decisions) -> None:
     await shows_all(follower, decisions)
     for path in (
         "/tables/",
@@ -281,7 +281,7 @@ async def test_pages_for_people_stand_by_themselves(follower: Follower, decision
         ("/tables/products?format=xml", 400, "format"),
     ],
 )
-def test_what_is_not_there_is_refused_in_words(
+def test_a_missing_row_or_bad_parameter_is_refused_with_the_reason(
     follower: Follower, path: str, status: int, words: str
 ) -> None:
     found, document = follower.json(path)
@@ -293,7 +293,7 @@ def test_what_is_not_there_is_refused_in_words(
         assert words in body
 
 
-async def test_a_follower_killed_in_mid_stream_counts_all_once(
+async def test_a_follower_killed_mid_stream_counts_everything_once(
     follower: Follower, decisions: Decisions
 ) -> None:
     async with crowd(decisions):
@@ -322,7 +322,7 @@ async def test_two_followers_share_the_partitions_and_answer_for_each_other(
 
         async with crowd(decisions):
             await asyncio.to_thread(second.start)
-            await eventually(is_shared, "each partition with one of the two", in_thread=True)
+            await eventually(is_shared, "each partition at exactly one of the two", in_thread=True)
         for each in (follower, second):
             await shows_all(each, decisions)
             assert each.json("/tables/products")[1]["missing_partitions"] == []
@@ -345,10 +345,10 @@ async def test_two_followers_share_the_partitions_and_answer_for_each_other(
         status, kind, body = follower.get(f"/tables/partitions/{min(lost)}", accept="text/html")
         assert (status, kind) == (503, "text/html")
         assert second.address in body
-        assert "Without partitions" in follower.get("/tables/products", accept="text/html")[2]
+        assert "Missing partitions" in follower.get("/tables/products", accept="text/html")[2]
         await eventually(
             lambda: local_partitions(follower) == everything,
-            "all partitions with the one left",
+            "all partitions at the remaining follower",
             in_thread=True,
         )
         await buy_all(decisions)

@@ -1,8 +1,7 @@
-"""A process whose group never finishes its first rebalance ends, and says why."""
+"""A process whose group never finishes its first rebalance ends and says why."""
 
 import asyncio
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,47 +14,48 @@ from servers import Kafka
 from pipeline.kafka.topic_admin import create_topics
 from pipeline.kafka.topics import load_topics
 from pipeline.local.listen import free_port
+from pipeline.local.recipe import FOLLOWER_COMMAND, environment
 from pipeline.settings import Profile
 
 GROUP_PREFIX = "joining"
 PROGRESS_TIMEOUT_MS = 20_000
-HELD_UP_MS = 3 * PROGRESS_TIMEOUT_MS
+BLOCKED_MS = 3 * PROGRESS_TIMEOUT_MS
 ENDS_WITHIN_S = 50.0
 
 
 class FaustNamed(RangePartitionAssignor):
-    """Kafka lets only members into a group that know one protocol in common."""
+    """All members of a Kafka group must share a protocol, so this one has Faust's name."""
 
     name = "faust"
 
 
-class HoldsUp(ConsumerRebalanceListener):
-    """Keeps its partitions at a rebalance, so that the others wait."""
+class BlocksRebalance(ConsumerRebalanceListener):
+    """Keeps its partitions during a rebalance, so that the other members wait."""
 
     def __init__(self) -> None:
-        self.is_let_go = asyncio.Event()
+        self.is_released = asyncio.Event()
 
     async def on_partitions_revoked(self, revoked: set[Any]) -> None:
         if revoked:
-            await self.is_let_go.wait()
+            await self.is_released.wait()
 
     async def on_partitions_assigned(self, assigned: set[Any]) -> None:
         pass
 
 
 @pytest.mark.durable
-async def test_a_first_assignment_that_does_not_come_ends_the_process(kafka: Kafka, tmp_path: Path) -> None:
+async def test_a_first_assignment_that_never_arrives_ends_the_process(kafka: Kafka, tmp_path: Path) -> None:
     topics_file = own_topics_file(tmp_path)
     topics = load_topics(Profile.LOCAL, topics_file)
     await create_topics(kafka.bootstrap, topics)
-    group, listener = f"{GROUP_PREFIX}-{tmp_path.name}", HoldsUp()
+    group, listener = f"{GROUP_PREFIX}-{tmp_path.name}", BlocksRebalance()
     first = AIOKafkaConsumer(
         bootstrap_servers=kafka.bootstrap,
         group_id=f"{group}-followers",
         partition_assignment_strategy=[FaustNamed],
-        max_poll_interval_ms=HELD_UP_MS,
-        rebalance_timeout_ms=HELD_UP_MS,
-        session_timeout_ms=HELD_UP_MS // 2,
+        max_poll_interval_ms=BLOCKED_MS,
+        rebalance_timeout_ms=BLOCKED_MS,
+        session_timeout_ms=BLOCKED_MS // 2,
     )
     first.subscribe([topics.results.name], listener=listener)
     await first.start()
@@ -70,8 +70,8 @@ async def test_a_first_assignment_that_does_not_come_ends_the_process(kafka: Kaf
     try:
         ended = await asyncio.to_thread(
             subprocess.run,
-            (sys.executable, "-m", "agents", "follower"),
-            env={f"SECKILL_{name.upper()}": str(value) for name, value in settings.items()},
+            FOLLOWER_COMMAND,
+            env=environment(settings),
             cwd=Path(__file__).parents[2],
             capture_output=True,
             text=True,
@@ -79,9 +79,10 @@ async def test_a_first_assignment_that_does_not_come_ends_the_process(kafka: Kaf
             check=False,
         )
     finally:
-        listener.is_let_go.set()
+        listener.is_released.set()
         await first.stop()
     assert ended.returncode == 70, ended.stderr
     assert (
-        f"the group has assigned nothing for {PROGRESS_TIMEOUT_MS} ms although Kafka answers" in ended.stderr
+        f"no assignment from the consumer group for {PROGRESS_TIMEOUT_MS} ms although Kafka responds"
+        in ended.stderr
     )

@@ -1,4 +1,4 @@
-"""The broker and the Redis of the local stack keep what they were told, whatever happens to their process."""
+"""The broker and the Redis of the local stack keep their data, whatever happens to their processes."""
 
 import shutil
 from pathlib import Path
@@ -28,7 +28,7 @@ async def read(bootstrap: str, count: int) -> list[bytes]:
 
 
 @pytest.mark.durable
-async def test_broker_keeps_its_log_over_a_kill_and_a_stop(private_kafka):
+async def test_the_brokers_log_survives_a_kill_and_a_stop(private_kafka):
     await make_topic(private_kafka.bootstrap, NewTopic(TOPIC, 1, 1))
     await write(private_kafka.bootstrap, b"before the kill", idempotent=True)
     private_kafka.process.kill()
@@ -39,14 +39,14 @@ async def test_broker_keeps_its_log_over_a_kill_and_a_stop(private_kafka):
     assert await read(private_kafka.bootstrap, 2) == [b"before the kill", b"before the stop"]
 
 
-async def test_broker_takes_and_gives_records(kafka):
+async def test_the_broker_stores_and_returns_records(kafka):
     await make_topic(kafka.bootstrap, NewTopic(TOPIC, 1, 1))
     assert await write(kafka.bootstrap, b"first", idempotent=kafka.idempotent) == 0
     assert await write(kafka.bootstrap, b"second", idempotent=kafka.idempotent) == 1
     assert await read(kafka.bootstrap, 2) == [b"first", b"second"]
 
 
-def test_redis_keeps_its_data_over_a_kill(private_redis):
+def test_the_data_of_redis_survives_a_kill(private_redis):
     with Redis.from_url(private_redis.url, decode_responses=True) as client:
         assert client.info("memory")["maxmemory_policy"] == "noeviction"
         client.set("stock", 7)
@@ -55,14 +55,14 @@ def test_redis_keeps_its_data_over_a_kill(private_redis):
         assert client.get("stock") == "7"
 
 
-def test_paused_redis_is_stopped_all_the_same(private_redis):
+def test_a_paused_redis_can_be_stopped(private_redis):
     private_redis.process.pause()
     private_redis.process.stop()
     assert private_redis.process.pid is None
 
 
 @pytest.mark.skipif(shutil.which("mvn") is None, reason="needs Maven")
-def test_jars_go_into_a_relative_directory_too(tmp_path, monkeypatch):
+def test_jars_can_be_installed_in_a_relative_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     kafka_jars = Path("data/kafka/libs")
     install(kafka_jars)

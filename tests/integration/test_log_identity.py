@@ -1,4 +1,4 @@
-"""Which log it is: the same for whoever asks, another for topics of the same names that were made again."""
+"""The log identity: the same on every read, a different one for topics recreated under the same names."""
 
 import pytest
 from kafka_admin import admin_client
@@ -11,7 +11,7 @@ from pipeline.kafka.topics import Topics
 
 
 @pytest.mark.durable
-async def test_topics_that_are_made_again_are_another_log(kafka: Kafka, fresh_topics: Topics) -> None:
+async def test_recreated_topics_are_another_log(kafka: Kafka, fresh_topics: Topics) -> None:
     first = await log_identity(kafka.bootstrap, fresh_topics)
     assert first is not None
     assert len(set(first.split("/"))) == 3

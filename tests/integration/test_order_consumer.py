@@ -1,4 +1,4 @@
-"""The orders topic as consumers see it, on a real broker: the example of the README, and `seckill orders`."""
+"""The orders topic as consumers see it, on a real broker: the README's example and `seckill orders`."""
 
 import asyncio
 import os
@@ -26,7 +26,7 @@ START_TIMEOUT_S = 60
 
 
 def orders_of(offset: int, users: list[str]) -> list[bytes]:
-    """The order records that a decider of partition 0 writes for this record of purchases, which all win."""
+    """The order records of one decision in partition 0 in which all purchases win."""
     codes = [1] * len(users)
     result = PurchaseDecision(
         offset, 1_000 + offset, "p1", codes, {}, 5, 5, "9.90", None, None, Purchases(users, [2] * len(users))
@@ -35,7 +35,7 @@ def orders_of(offset: int, users: list[str]) -> list[bytes]:
 
 
 FIRST, SECOND, THIRD = orders_of(4, ["ann", "bob"]), orders_of(5, ["cid"]), orders_of(9, ["dan"])
-# What a crash leaves on a broker without transactions: some orders again.
+# The topic after a crash on a broker without transactions: some orders are repeated.
 WRITTEN = [*FIRST, *SECOND, *FIRST, *SECOND, *THIRD]
 IDS = ["0-4-0", "0-4-1", "0-5-0", "0-9-0"]
 
@@ -87,7 +87,7 @@ async def test_the_example_prints_every_order_once(kafka: Kafka, fresh_topics: T
     assert (rest, errors, process.returncode) == (b"", b"", 0)
 
 
-async def test_the_feed_drops_repeats_and_names_what_is_no_order(kafka: Kafka, fresh_topics: Topics) -> None:
+async def test_the_feed_drops_repeats_and_reports_foreign_records(kafka: Kafka, fresh_topics: Topics) -> None:
     topic = fresh_topics.orders.name
     await write(kafka, topic, [b"no order", *WRITTEN, b'{"event":"CREATED"}'])
     async with OrdersFeed(kafka.bootstrap, topic, from_beginning=True) as feed:
@@ -96,14 +96,14 @@ async def test_the_feed_drops_repeats_and_names_what_is_no_order(kafka: Kafka, f
     assert [order.order_id for order in orders] == IDS
     assert [order.value for order in orders] == [*FIRST, *SECOND, *THIRD]
     assert sum(batch.repeats for batch in batches) == 3
-    strangers = [stranger for batch in batches for stranger in batch.strangers]
-    assert len(strangers) == 2
-    assert strangers[0].startswith(f"{topic}/0 at 0: not an order")
-    assert strangers[1] == f"{topic}/0 at 8: not an order: order_id: missing"
+    foreign = [record for batch in batches for record in batch.foreign_records]
+    assert len(foreign) == 2
+    assert foreign[0].startswith(f"{topic}/0 at 0: not an order")
+    assert foreign[1] == f"{topic}/0 at 8: not an order: order_id: missing"
 
 
 @pytest.mark.durable
-async def test_a_transaction_that_did_not_end_is_not_seen(kafka: Kafka, fresh_topics: Topics) -> None:
+async def test_orders_of_an_uncommitted_transaction_are_not_seen(kafka: Kafka, fresh_topics: Topics) -> None:
     topic = fresh_topics.orders.name
     producer = AIOKafkaProducer(bootstrap_servers=kafka.bootstrap, transactional_id=topic)
     await producer.start()
@@ -124,7 +124,7 @@ async def seen(feed: OrdersFeed) -> list[str]:
     return [order.order_id async for batch in feed.to_end() for order in batch.orders]
 
 
-async def test_the_feed_begins_at_the_end_unless_told_otherwise(kafka: Kafka, fresh_topics: Topics) -> None:
+async def test_the_feed_starts_at_the_end_without_from_beginning(kafka: Kafka, fresh_topics: Topics) -> None:
     topic = fresh_topics.orders.name
     await write(kafka, topic, FIRST)
     async with OrdersFeed(kafka.bootstrap, topic, from_beginning=False) as feed:
@@ -142,7 +142,7 @@ async def test_a_missing_topic_is_refused(kafka: Kafka) -> None:
 
 @pytest.fixture
 def orders_environment(kafka: Kafka, fresh_topics: Topics, tmp_path: Path) -> dict[str, str]:
-    """The environment in which our own command reads the orders topic of this test."""
+    """The environment in which `seckill orders` reads this test's orders topic."""
     document = yaml.safe_load((ROOT / "topics.yaml").read_text("utf-8"))
     for name, topic in fresh_topics:
         document["topics"][name]["name"] = topic.name
@@ -167,7 +167,7 @@ async def test_the_command_follows_until_interrupted(
     assert (rest, errors, process.returncode) == (b"", b"", 0)
 
 
-async def test_the_command_prints_all_that_there_is(
+async def test_the_command_prints_all_orders_to_the_end(
     kafka: Kafka, fresh_topics: Topics, orders_environment: dict[str, str]
 ) -> None:
     await write(kafka, fresh_topics.orders.name, WRITTEN)
@@ -179,7 +179,7 @@ async def test_the_command_prints_all_that_there_is(
     assert (errors, process.returncode) == (b"", 0)
 
 
-async def test_the_command_ends_when_nobody_reads_it(
+async def test_the_command_ends_when_its_output_is_closed(
     kafka: Kafka, fresh_topics: Topics, orders_environment: dict[str, str]
 ) -> None:
     await write(kafka, fresh_topics.orders.name, FIRST)

@@ -1,4 +1,4 @@
-"""Orders and dead letters in Kafka: each once for `read_committed` consumers, whatever happens to who writes them."""
+"""Orders and dead letters in Kafka: each once for `read_committed` consumers, whatever happens to their writers."""
 
 import asyncio
 import time
@@ -21,7 +21,7 @@ from servers import Kafka
 from pipeline.followers import Follower, Progress, exactly_once, group_of
 from pipeline.followers.exactly_once import ExactlyOnce
 from pipeline.followers.follower import ProgressLost
-from pipeline.followers.ports import Derived, Fenced, StoodStill, WriteFailed
+from pipeline.followers.ports import Derived, Fenced, Suspended, WriteFailed
 from pipeline.followers.progress import BEGINNING, read_progress
 from pipeline.kafka.log_reader import LogReader
 from pipeline.kafka.producer import LogProducer
@@ -32,19 +32,19 @@ from pipeline.settings import Profile, Settings
 
 pytestmark = pytest.mark.durable
 
-EXIT_BROKEN_PROMISE = 70
-AMID_S = 0.5
+EXIT_FATAL = 70
+MIDWAY_S = 0.5
 
 
 @pytest.fixture
 def settings(module_kafka: Kafka) -> Settings:
-    """A consumer group of this test's own."""
+    """Settings with a separate consumer group for each test."""
     return Settings(**module_kafka.settings(), group_prefix=f"test-{uuid.uuid4().hex[:8]}")
 
 
 @pytest.fixture
 async def decisions(settings: Settings, topics_file: Path) -> AsyncIterator[DecisionLog]:
-    """Topics of this test's own."""
+    """The decision log of separate topics for each test."""
     topics = load_topics(Profile.LOCAL, topics_file)
     await create_topics(settings.kafka(), topics)
     producer = LogProducer(settings, "test", idempotent=True)
@@ -65,7 +65,7 @@ MakeFollower = Callable[..., FollowerProcess]
 
 @pytest.fixture
 def follower(module_kafka: Kafka, settings: Settings, topics_file: Path) -> Iterator[MakeFollower]:
-    """Makes follower processes of one group, not started yet; `point` is where one ends itself."""
+    """Makes follower processes of one group, not started yet; `point` is the fault point at which one kills itself."""
     with ExitStack() as stack:
 
         def make(name: str = "follower-1", point: str | None = None) -> FollowerProcess:
@@ -79,7 +79,7 @@ def follower(module_kafka: Kafka, settings: Settings, topics_file: Path) -> Iter
         yield make
 
 
-async def test_orders_and_letters_follow_from_the_decisions(
+async def test_orders_and_dead_letters_follow_from_the_decisions(
     settings: Settings, decisions: DecisionLog, follower: MakeFollower
 ) -> None:
     await decisions.decide(0, [1, -2, 1], [-2, -2], [1])
@@ -89,7 +89,7 @@ async def test_orders_and_letters_follow_from_the_decisions(
     await decisions.decide(0, [-3, -2], [1, 1])
     await decisions.leads_to_its_orders()
     assert (await decisions.orders())[0] == ["0-0-0", "0-0-2", "0-2-0", "0-4-0", "0-4-1"]
-    # The progress passes what leads to nothing, too.
+    # The progress also advances past decisions without orders.
     await decisions.decide(0, [-2])
     async with asyncio.timeout(10):
         while await progress(settings, decisions, 0) != (9, 5):
@@ -105,7 +105,7 @@ async def test_orders_and_letters_follow_from_the_decisions(
         fault_points.AFTER_ORDERS_TRANSACTION,
     ],
 )
-async def test_a_follower_killed_around_a_transaction(
+async def test_orders_are_exact_after_a_follower_is_killed_around_a_transaction(
     decisions: DecisionLog, follower: MakeFollower, point: str
 ) -> None:
     victim = follower(point=f"{point}:3")
@@ -117,7 +117,9 @@ async def test_a_follower_killed_around_a_transaction(
     await decisions.leads_to_its_orders()
 
 
-async def test_a_follower_killed_at_any_moment(decisions: DecisionLog, follower: MakeFollower) -> None:
+async def test_orders_are_exact_after_a_follower_is_killed_at_any_moment(
+    decisions: DecisionLog, follower: MakeFollower
+) -> None:
     victim = follower()
     async with crowd(decisions):
         for pause_s in (0.1, 0.35, 0.7):
@@ -132,41 +134,43 @@ async def test_a_zombie_writes_nothing_twice(decisions: DecisionLog, follower: M
     zombie, successor = follower("follower-1"), follower("follower-2")
     async with crowd(decisions):
         await asyncio.to_thread(zombie.start)
-        await asyncio.sleep(AMID_S)
+        await asyncio.sleep(MIDWAY_S)
         zombie.pause()
         await asyncio.to_thread(successor.start)
-        await asyncio.sleep(AMID_S)
+        await asyncio.sleep(MIDWAY_S)
         zombie.resume()
-        await asyncio.sleep(AMID_S)
+        await asyncio.sleep(MIDWAY_S)
     await decisions.leads_to_its_orders()
     assert successor.pid is not None, successor.log_tail()
-    # It may hear that it lost its partitions before it tries to write.
-    assert zombie.exit_status in (None, EXIT_BROKEN_PROMISE), zombie.log_tail()
+    # It may be notified of the revocation before it tries to write.
+    assert zombie.exit_status in (None, EXIT_FATAL), zombie.log_tail()
     if zombie.exit_status is not None:
         assert "the orders of this partition; this process ends" in zombie.log_tail()
 
 
-async def test_followers_that_join_and_leave(decisions: DecisionLog, follower: MakeFollower) -> None:
+async def test_orders_are_exact_while_followers_join_and_leave(
+    decisions: DecisionLog, follower: MakeFollower
+) -> None:
     first, second = follower("follower-1"), follower("follower-2")
     async with crowd(decisions):
         await asyncio.to_thread(first.start)
         for _ in range(2):
             await asyncio.to_thread(second.start)
-            await asyncio.sleep(AMID_S)
+            await asyncio.sleep(MIDWAY_S)
             await asyncio.to_thread(second.stop)
-            await asyncio.sleep(AMID_S)
+            await asyncio.sleep(MIDWAY_S)
     await decisions.leads_to_its_orders()
     assert first.pid is not None, first.log_tail()
     assert second.exit_status == 0, second.log_tail()
 
 
-async def test_a_broker_that_is_away_is_seen_and_waited_for(
+async def test_a_follower_reports_an_unavailable_broker_and_recovers(
     module_kafka: Kafka, decisions: DecisionLog, follower: MakeFollower
 ) -> None:
     process = follower()
     await asyncio.to_thread(process.start)
     async with crowd(decisions):
-        await asyncio.sleep(AMID_S)
+        await asyncio.sleep(MIDWAY_S)
         module_kafka.process.kill()
         await eventually(
             lambda: any(
@@ -178,7 +182,7 @@ async def test_a_broker_that_is_away_is_seen_and_waited_for(
             in_thread=True,
         )
         await asyncio.to_thread(module_kafka.process.start)
-        await asyncio.sleep(AMID_S)
+        await asyncio.sleep(MIDWAY_S)
     await eventually(
         lambda: process.json("/ready")[0] == 200, "ready again", within_s=WITHIN_S, in_thread=True
     )
@@ -189,7 +193,7 @@ async def test_a_broker_that_is_away_is_seen_and_waited_for(
 
 
 class Hold:
-    """Stops the first transaction before its end, with its orders in the log, until it is let go."""
+    """Stops the first transaction before its end, with its orders in the log, until `may_continue` is set."""
 
     def __init__(self) -> None:
         self.is_in_transaction = asyncio.Event()
@@ -232,7 +236,7 @@ def derived(decisions: DecisionLog, *orders: str) -> list[Derived]:
     return [Derived(decisions.topics.orders.name, 0, b"p", values)]
 
 
-async def test_a_fenced_writer_can_not_finish_its_transaction(
+async def test_a_fenced_writer_cannot_finish_its_transaction(
     settings: Settings, decisions: DecisionLog, writer: MakeWriter, hold: Hold
 ) -> None:
     zombie, successor = writer(), writer()
@@ -250,7 +254,7 @@ async def test_a_fenced_writer_can_not_finish_its_transaction(
     assert (await decisions.orders())[0] == ["0-0-0", "0-0-1", "0-1-0"]
 
 
-async def test_a_broker_that_restarts_with_a_transaction_open(
+async def test_a_broker_restart_leaves_all_or_nothing_of_an_open_transaction(
     module_kafka: Kafka, settings: Settings, decisions: DecisionLog, writer: MakeWriter, hold: Hold
 ) -> None:
     first, second = writer(), writer()
@@ -261,8 +265,8 @@ async def test_a_broker_that_restarts_with_a_transaction_open(
     await asyncio.to_thread(module_kafka.process.start)
     assert (await decisions.orders())[0] == []
     hold.may_continue.set()
-    # Committed, or given up because it was open for too long.
-    with suppress(Fenced, StoodStill, WriteFailed):
+    # Committed, or abandoned because it was open for too long.
+    with suppress(Fenced, Suspended, WriteFailed):
         await writing
     assert await second.open() in (None, Progress(1, 0))
     if await progress(settings, decisions, 0) == BEGINNING:
@@ -271,7 +275,7 @@ async def test_a_broker_that_restarts_with_a_transaction_open(
     assert (await decisions.orders())[0] == ["0-0-0"]
 
 
-async def test_a_transaction_that_is_not_done_in_time_is_given_up(
+async def test_a_transaction_that_is_not_done_in_time_is_abandoned(
     decisions: DecisionLog, writer: MakeWriter, hold: Hold, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(exactly_once, "WRITE_TIMEOUT_MS", 200)
@@ -284,17 +288,17 @@ async def test_a_transaction_that_is_not_done_in_time_is_given_up(
     assert (await decisions.orders())[0] == ["0-0-0"]
 
 
-async def test_a_process_that_stood_still_does_not_fence_its_successor(
+async def test_a_process_that_was_suspended_does_not_fence_its_successor(
     decisions: DecisionLog, writer: MakeWriter, hold: Hold, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(exactly_once, "WRITE_TIMEOUT_MS", 200)
-    monkeypatch.setattr(exactly_once, "STILL_MS_MAX", 200)
+    monkeypatch.setattr(exactly_once, "SUSPENDED_AFTER_MS", 200)
     held = writer()
     await held.open()
     writing = asyncio.create_task(held.write(derived(decisions, "0-0-0"), Progress(1, 0)))
     await hold.is_in_transaction.wait()
     time.sleep(0.6)  # noqa: ASYNC251 -- so does SIGSTOP
-    with pytest.raises(StoodStill, match="this process stood still for"):
+    with pytest.raises(Suspended, match="this process was suspended for"):
         await writing
 
 
@@ -312,13 +316,13 @@ async def is_at_the_end(settings: Settings, decisions: DecisionLog) -> None:
 
 
 async def follow_to_the_end(settings: Settings, decisions: DecisionLog, writer: ExactlyOnce) -> None:
-    """A follower's life, from its start until all decisions are followed."""
+    """Run a follower until it has followed all decisions."""
     each = follow(settings, decisions, writer)
     await is_at_the_end(settings, decisions)
     await each.stop()
 
 
-async def test_a_partition_that_is_revoked_in_mid_transaction(
+async def test_a_partition_revoked_mid_transaction_gets_its_orders_from_the_next_owner(
     settings: Settings, decisions: DecisionLog, writer: MakeWriter, hold: Hold
 ) -> None:
     await decisions.decide(0, [1, 1])
@@ -333,12 +337,12 @@ async def test_a_partition_that_is_revoked_in_mid_transaction(
 
 
 def without_progress(settings: Settings, decisions: DecisionLog) -> tuple[Settings, ExactlyOnce]:
-    """A group in which nobody has ever committed anything, and a writer of it."""
+    """The settings of a group without any committed offset, and a writer of that group."""
     other = settings.model_copy(update={"group_prefix": f"{settings.group_prefix}-other"})
     return other, ExactlyOnce(other, decisions.topics.results.name, 0, group_of(other.group_prefix))
 
 
-async def test_a_progress_that_kafka_has_forgotten(
+async def test_a_follower_without_progress_continues_after_the_last_order(
     settings: Settings, decisions: DecisionLog, writer: MakeWriter
 ) -> None:
     await decisions.decide(0, [1, 1], [-2], [1, -2, 1], [-2])
@@ -349,7 +353,7 @@ async def test_a_progress_that_kafka_has_forgotten(
     assert await decisions.orders() == decisions.wins
 
 
-async def test_orders_and_progress_that_kafka_has_forgotten(
+async def test_a_follower_ends_if_both_progress_and_orders_are_lost(
     settings: Settings, decisions: DecisionLog, writer: MakeWriter
 ) -> None:
     await decisions.decide(0, [1, 1], [-2], [1, -2, 1], [-2])
@@ -367,7 +371,7 @@ async def test_orders_and_progress_that_kafka_has_forgotten(
     assert (await decisions.orders())[0] == []
 
 
-async def test_a_writer_whose_closing_was_cancelled_is_closed_the_next_time(
+async def test_a_writer_whose_close_was_cancelled_closes_on_the_next_call(
     writer: MakeWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stop, stopped = AIOKafkaProducer.stop, asyncio.Event()
@@ -388,7 +392,7 @@ async def test_a_writer_whose_closing_was_cancelled_is_closed_the_next_time(
     assert stopped.is_set()
 
 
-async def test_an_assertion_of_aiokafka_is_tried_again(
+async def test_an_assertion_error_in_aiokafka_is_a_failed_write(
     writer: MakeWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def start(producer: AIOKafkaProducer) -> None:

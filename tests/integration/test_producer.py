@@ -1,4 +1,4 @@
-"""The producer on a real broker: places, order, and every way in which an acknowledgement may not come."""
+"""The producer on a real broker: offsets, order, and every way in which an acknowledgement may fail to arrive."""
 
 import asyncio
 from collections import Counter
@@ -65,26 +65,28 @@ async def producer(kafka: Kafka, sessions: list[AIOKafkaProducer]) -> AsyncItera
 
 
 async def values_of(bootstrap: str, topic: str, partition: int = 0) -> list[bytes | None]:
-    place = TopicPartition(topic, partition)
+    topic_partition = TopicPartition(topic, partition)
     consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap)
     values: list[bytes | None] = []
     await consumer.start()
     try:
-        consumer.assign([place])
-        consumer.seek(place, 0)
-        # The mark that comes with the records: when asked for its end, the in-memory broker says too little.
-        while (end := consumer.highwater(place)) is None or await consumer.position(place) < end:
-            records = await consumer.getmany(place, timeout_ms=200)
-            values += [record.value for record in records.get(place, [])]
+        consumer.assign([topic_partition])
+        consumer.seek(topic_partition, 0)
+        # The high watermark of the fetched records: the in-memory broker's own answer about its end is too low.
+        while (end := consumer.highwater(topic_partition)) is None or (
+            await consumer.position(topic_partition) < end
+        ):
+            records = await consumer.getmany(topic_partition, timeout_ms=200)
+            values += [record.value for record in records.get(topic_partition, [])]
     finally:
         await consumer.stop()
     return values
 
 
-# --- places and order ---------------------------------------------------------------------------------------
+# --- offsets and order --------------------------------------------------------------------------------------
 
 
-async def test_a_record_gets_the_next_place_and_our_headers(
+async def test_a_record_gets_the_next_offset_and_our_headers(
     kafka: Kafka, topic: str, producer: LogProducer
 ) -> None:
     assert [await producer.send(topic, 1, b"1001", b"%d" % n) for n in range(3)] == [0, 1, 2]
@@ -92,10 +94,10 @@ async def test_a_record_gets_the_next_place_and_our_headers(
     consumer = AIOKafkaConsumer(bootstrap_servers=kafka.bootstrap)
     await consumer.start()
     try:
-        place = TopicPartition(topic, 1)
-        consumer.assign([place])
-        consumer.seek(place, 0)
-        records = [await consumer.getone(place) for _ in range(4)]
+        topic_partition = TopicPartition(topic, 1)
+        consumer.assign([topic_partition])
+        consumer.seek(topic_partition, 0)
+        records = [await consumer.getone(topic_partition) for _ in range(4)]
     finally:
         await consumer.stop()
     assert [record.key for record in records] == [b"1001", b"1001", b"1001", None]
@@ -104,7 +106,9 @@ async def test_a_record_gets_the_next_place_and_our_headers(
     assert records[3].headers == (("v", b"2"), ("origin", b"test-1"), ("error", b"none"))
 
 
-async def test_many_at_once_each_get_their_own_place(kafka: Kafka, topic: str, producer: LogProducer) -> None:
+async def test_concurrent_sends_each_get_their_own_offset(
+    kafka: Kafka, topic: str, producer: LogProducer
+) -> None:
     sends = [producer.send(topic, n % PARTITIONS, b"1", b"%d" % n) for n in range(2_000)]
     offsets = await asyncio.gather(*sends)
     for partition in range(PARTITIONS):
@@ -124,11 +128,13 @@ async def test_a_list_longer_than_a_batch_keeps_its_order(
     assert await values_of(kafka.bootstrap, topic) == [b"first", *(value for _, value in records)]
 
 
-async def test_nothing_to_send_is_no_place(topic: str, producer: LogProducer) -> None:
+async def test_an_empty_list_has_no_offset(topic: str, producer: LogProducer) -> None:
     assert await producer.send_all(topic, 0, []) == -1
 
 
-async def test_records_that_each_fill_a_batch_all_go(kafka: Kafka, topic: str, producer: LogProducer) -> None:
+async def test_records_that_each_fill_a_batch_are_all_sent(
+    kafka: Kafka, topic: str, producer: LogProducer
+) -> None:
     large = b"x" * (module.BATCH_BYTES_MAX - 200)
     assert await producer.send_all(topic, 0, [(None, large), (None, b"small"), (None, large)]) == 2
     assert await values_of(kafka.bootstrap, topic) == [large, b"small", large]
@@ -137,7 +143,7 @@ async def test_records_that_each_fill_a_batch_all_go(kafka: Kafka, topic: str, p
 # --- refusals -----------------------------------------------------------------------------------------------
 
 
-async def test_a_partition_that_is_not_there_is_named(topic: str, producer: LogProducer) -> None:
+async def test_a_send_to_a_missing_partition_names_it(topic: str, producer: LogProducer) -> None:
     with pytest.raises(SendFailed, match=f"{topic} has no partition 4, only 4; the record was not sent"):
         await producer.send(topic, PARTITIONS, b"1", b"v")
     with pytest.raises(SendFailed, match=f"{topic} has no partition 4, only 4; the record was not sent"):
@@ -145,9 +151,9 @@ async def test_a_partition_that_is_not_there_is_named(topic: str, producer: LogP
     assert await producer.send(topic, 0, b"1", b"v") == 0
 
 
-async def test_a_topic_that_is_not_there_is_named(kafka: Kafka, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_send_to_a_missing_topic_names_it(kafka: Kafka, monkeypatch: pytest.MonkeyPatch) -> None:
     if not kafka.durable:
-        pytest.skip("the in-memory broker makes a topic of any name")
+        pytest.skip("the in-memory broker creates a topic of any name")
     monkeypatch.setattr(module, "REQUEST_TIMEOUT_MS", 500)
     async with running(kafka) as producer:
         with pytest.raises(SendFailed, match="nowhere/0: UnknownTopicOrPartitionError"):
@@ -170,29 +176,31 @@ async def test_a_record_over_the_limit_is_not_sent(
     assert len(sessions) == 1
 
 
-async def test_who_does_not_run_sends_nothing(kafka: Kafka, topic: str) -> None:
+async def test_a_producer_that_is_not_running_sends_nothing(kafka: Kafka, topic: str) -> None:
     producer = LogProducer(Settings.model_validate(kafka.settings()), "test-1", idempotent=kafka.idempotent)
-    with pytest.raises(SendFailed, match="does not run"):
+    with pytest.raises(SendFailed, match="is not running"):
         await producer.send(topic, 0, b"1", b"v")
     await producer.start()
     assert await producer.send(topic, 0, b"1", b"v") == 0
     await producer.stop()
     await producer.stop()
-    with pytest.raises(SendFailed, match="does not run"):
+    with pytest.raises(SendFailed, match="is not running"):
         await producer.send(topic, 0, b"1", b"v")
 
 
-async def test_without_a_broker_the_start_ends_with_words() -> None:
+async def test_a_start_without_a_broker_fails_with_the_reason() -> None:
     bootstrap = f"127.0.0.1:{free_port()}"
     producer = LogProducer(Settings(kafka_bootstrap=bootstrap), "test-1", idempotent=True)
-    with pytest.raises(SendFailed, match=f"{bootstrap} took no producer within 700 ms: KafkaConnectionError"):
+    with pytest.raises(
+        SendFailed, match=f"{bootstrap} accepted no producer within 700 ms: KafkaConnectionError"
+    ):
         await producer.start(700)
     await producer.stop()
 
 
-async def test_a_broker_that_knows_no_idempotence_is_told(kafka: Kafka) -> None:
+async def test_the_error_of_a_broker_without_idempotence_names_the_setting(kafka: Kafka) -> None:
     if kafka.idempotent:
-        pytest.skip("this broker knows idempotent producers")
+        pytest.skip("this broker supports idempotent producers")
     producer = LogProducer(Settings.model_validate(kafka.settings()), "test-1", idempotent=True)
     with pytest.raises(SendFailed, match="SECKILL_KAFKA_IDEMPOTENCE=false"):
         await producer.start(1_500)
@@ -201,11 +209,11 @@ async def test_a_broker_that_knows_no_idempotence_is_told(kafka: Kafka) -> None:
 # --- sessions that end --------------------------------------------------------------------------------------
 
 
-async def test_what_the_broker_refuses_costs_that_record_only(
+async def test_a_record_that_the_broker_refuses_affects_no_other(
     kafka: Kafka, topic: str, producer: LogProducer
 ) -> None:
     if not kafka.durable:
-        pytest.skip("the in-memory broker takes records of any size")
+        pytest.skip("the in-memory broker accepts records of any size")
     over_the_topics_limit = b"x" * (module.BATCH_BYTES_MAX + 1_000)
     with pytest.raises(SendFailed, match="MessageSizeTooLargeError"):
         await producer.send(topic, 0, None, over_the_topics_limit)
@@ -213,11 +221,11 @@ async def test_what_the_broker_refuses_costs_that_record_only(
     assert await values_of(kafka.bootstrap, topic) == [b"next"]
 
 
-async def test_a_gap_in_the_sequence_is_left_behind(
+async def test_a_gap_in_the_sequence_costs_one_record_and_a_new_session(
     kafka: Kafka, topic: str, producer: LogProducer, sessions: list[AIOKafkaProducer]
 ) -> None:
     if not kafka.idempotent:
-        pytest.skip("this broker knows no idempotent producers, so there is no sequence")
+        pytest.skip("this broker does not support idempotent producers, so there is no sequence")
     await producer.send(topic, 0, b"1", b"0")
     skip_sequence_numbers(sessions[0], TopicPartition(topic, 0), 5)
     with pytest.raises(SendFailed, match="OutOfOrderSequenceNumber"):
@@ -229,7 +237,7 @@ async def test_a_gap_in_the_sequence_is_left_behind(
 
 
 @pytest.mark.parametrize("death", ["fatal error", "closed"])
-async def test_a_dead_session_is_left_behind(
+async def test_a_dead_session_is_replaced(
     topic: str, producer: LogProducer, sessions: list[AIOKafkaProducer], death: str
 ) -> None:
     await producer.send(topic, 0, b"1", b"0")
@@ -244,7 +252,7 @@ async def test_a_dead_session_is_left_behind(
     assert len(sessions) == 2
 
 
-async def test_a_repeat_whose_place_nobody_knows_is_no_place(
+async def test_an_acknowledgement_without_an_offset_is_a_failure(
     topic: str, producer: LogProducer, sessions: list[AIOKafkaProducer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     acknowledged: asyncio.Future[Offset] = asyncio.get_running_loop().create_future()
@@ -263,16 +271,16 @@ class Offset:
         self.offset = offset
 
 
-# --- a broker that falls silent, dies, comes back -----------------------------------------------------------
+# --- a broker that hangs, dies, restarts --------------------------------------------------------------------
 
 
 async def silence(kafka: Kafka) -> None:
     kafka.process.pause()
-    # A signal says that threads shall stop; those in the middle of an answer do so a moment later.
+    # The signal does not stop all threads at once: one that is sending an answer stops a moment later.
     await asyncio.sleep(0.5)
 
 
-async def test_who_gives_up_the_answer_does_not_give_up_the_record(private_kafka: Kafka) -> None:
+async def test_a_caller_that_stops_waiting_does_not_withdraw_the_record(private_kafka: Kafka) -> None:
     topic = await make_topic(private_kafka.bootstrap)
     async with running(private_kafka) as producer:
         assert await producer.send(topic, 0, b"1", b"0") == 0
@@ -290,26 +298,26 @@ async def test_who_gives_up_the_answer_does_not_give_up_the_record(private_kafka
     assert values == [b"0", b"shielded", b"cancelled", b"last"]
 
 
-async def test_the_end_fails_what_is_owed(private_kafka: Kafka, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_stop_fails_the_pending_sends(private_kafka: Kafka, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SESSION_END_MS", 300)
     topic = await make_topic(private_kafka.bootstrap)
     async with running(private_kafka) as producer:
         await producer.send(topic, 0, b"1", b"0")
         await silence(private_kafka)
         try:
-            owed = [asyncio.ensure_future(producer.send(topic, 0, b"1", b"v")) for _ in range(3)]
-            owed.append(asyncio.ensure_future(producer.send_all(topic, 1, [(b"1", b"v")])))
+            pending = [asyncio.ensure_future(producer.send(topic, 0, b"1", b"v")) for _ in range(3)]
+            pending.append(asyncio.ensure_future(producer.send_all(topic, 1, [(b"1", b"v")])))
             await asyncio.sleep(0.2)
             await producer.stop()
-            outcomes = await asyncio.gather(*owed, return_exceptions=True)
+            outcomes = await asyncio.gather(*pending, return_exceptions=True)
         finally:
             private_kafka.process.resume()
     assert [type(outcome) for outcome in outcomes] == [SendFailed] * 4
     assert all("may be in the log" in str(outcome) for outcome in outcomes)
 
 
-async def send_in_the_end(producer: LogProducer, topic: str, value: bytes) -> int:
-    """A broker that has just come back may not lead its partitions yet, and says so."""
+async def send_until_accepted(producer: LogProducer, topic: str, value: bytes) -> int:
+    """Retry failed sends: a broker that has just restarted may not lead its partitions yet."""
     for _ in range(100):
         try:
             return await producer.send(topic, 0, b"1", value)
@@ -320,7 +328,7 @@ async def send_in_the_end(producer: LogProducer, topic: str, value: bytes) -> in
 
 @pytest.mark.durable
 async def test_without_idempotence_nothing_is_sent_again(private_kafka: Kafka) -> None:
-    """The broker dies with the request in its hands: a retry would find the next broker and land there."""
+    """The broker dies with the request in flight: a retry would reach the restarted broker and be written."""
     topic = await make_topic(private_kafka.bootstrap)
     async with running(private_kafka, idempotent=False) as producer:
         await producer.send(topic, 0, b"1", b"0")
@@ -331,7 +339,7 @@ async def test_without_idempotence_nothing_is_sent_again(private_kafka: Kafka) -
         await asyncio.to_thread(private_kafka.process.start)
         with pytest.raises(SendFailed, match="may be in the log"):
             await sending
-        await send_in_the_end(producer, topic, b"last")
+        await send_until_accepted(producer, topic, b"last")
     values = await values_of(private_kafka.bootstrap, topic)
     assert values[0] == b"0"
     assert set(values[1:]) == {b"last"}
@@ -343,7 +351,7 @@ async def test_a_killed_broker_costs_no_acknowledged_record(private_kafka: Kafka
     topic = await make_topic(private_kafka.bootstrap)
     acknowledged: dict[int, bytes] = {}
     failed: list[bytes] = []
-    well_under_way = asyncio.Event()
+    is_midway = asyncio.Event()
 
     async def client(name: int, producer: LogProducer) -> None:
         for number in range(500):
@@ -356,12 +364,12 @@ async def test_a_killed_broker_costs_no_acknowledged_record(private_kafka: Kafka
                 assert offset not in acknowledged
                 acknowledged[offset] = value
             if len(acknowledged) >= 500:
-                well_under_way.set()
+                is_midway.set()
 
     async with running(private_kafka, idempotent=idempotent) as producer, asyncio.TaskGroup() as group:
         for name in range(20):
             group.create_task(client(name, producer))
-        await well_under_way.wait()
+        await is_midway.wait()
         await asyncio.to_thread(private_kafka.process.kill)
         before = len(acknowledged)
         await asyncio.to_thread(private_kafka.process.start)
@@ -370,7 +378,7 @@ async def test_a_killed_broker_costs_no_acknowledged_record(private_kafka: Kafka
     assert all(values[offset] == value for offset, value in acknowledged.items())
     assert max(Counter(values).values()) == 1
     assert set(values) <= {*acknowledged.values(), *failed}
-    # Whoever may retry has lost nothing; whoever may not has said so to those whom it concerns.
+    # An idempotent producer retries and loses nothing; any other one has reported the failed sends.
     assert bool(failed) is not idempotent
 
 

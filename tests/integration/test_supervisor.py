@@ -1,4 +1,4 @@
-"""The supervisor and its parts: what dies comes back, within a limit, and nothing outlives its parent."""
+"""The supervisor and its parts: a dead part is restarted, within a limit, and no process outlives its parent."""
 
 import errno
 import os
@@ -19,7 +19,9 @@ from pipeline.local.state import PartStatus, read_state
 from pipeline.local.supervisor import Supervisor
 
 SLEEPS = "import signal; signal.pause()"
-DEAF = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); open({!r}, 'w').close(); signal.pause()"
+IGNORES_SIGTERM = (
+    "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); open({!r}, 'w').close(); signal.pause()"
+)
 
 
 def part(name: str, program: str, **options) -> Part:
@@ -44,113 +46,115 @@ def states(data_dir):
     return {part.name: part for part in read_state(data_dir).parts}
 
 
-def test_killed_part_is_named_and_comes_back(stack, said, tmp_path):
+def test_a_killed_part_is_reported_and_restarted(stack, said, tmp_path):
     stack.begin([part("a", SLEEPS), part("b", SLEEPS)])
     stack.wait_ready()
     before = states(tmp_path)
     os.kill(before["a"].pid, signal.SIGKILL)
-    wait_until(lambda: stack.look() or states(tmp_path)["a"].restarts == 1, "a death seen")
+    wait_until(lambda: stack.check() or states(tmp_path)["a"].restarts == 1, "the restart")
     stack.wait_ready()
     after = states(tmp_path)
     assert (after["a"].state, after["a"].restarts) == (PartStatus.READY, 1)
     assert after["a"].pid != before["a"].pid
     assert after["b"] == before["b"]
-    assert any(line.startswith("a was ended by signal 9; restart 1") for line in said)
+    assert any(line.startswith("a was killed by signal 9; restart 1") for line in said)
     assert "a is ready again" in said
 
 
-def test_part_that_keeps_dying_is_given_up(stack, said, tmp_path, monkeypatch):
+def test_the_supervisor_gives_up_on_a_part_that_keeps_dying(stack, said, tmp_path, monkeypatch):
     monkeypatch.setattr(supervisor, "BACKOFF_S_MIN", 0.001)
     stack.begin(
         [part("a", "import time; time.sleep(0.3); print('no luck', flush=True); raise SystemExit(3)")]
     )
     stack.wait_ready()
-    with pytest.raises(PartFailed, match=r"a ended with status 3 after 5 restarts within 60 s(?s:.*)no luck"):
+    with pytest.raises(
+        PartFailed, match=r"a exited with status 3 after 5 restarts within 60 s(?s:.*)no luck"
+    ):
         stack.watch()
     assert states(tmp_path)["a"].restarts == supervisor.RESTARTS_MAX
 
 
-def test_a_log_that_has_grown_is_begun_anew_while_its_part_writes_on(stack, said, tmp_path, monkeypatch):
+def test_a_log_is_rotated_while_its_part_keeps_writing(stack, said, tmp_path, monkeypatch):
     monkeypatch.setattr(process, "LOG_BYTES_MAX", 100_000)
     program = "import itertools, time\nfor n in itertools.count():\n  print(n, 'x' * 999, flush=True); time.sleep(1e-3)"
     stack.begin([part("a", program)])
     log, older = tmp_path / "logs" / "a.log", tmp_path / "logs" / "a.log.1"
-    wait_until(lambda: stack.look() or older.exists(), "an older log")
+    wait_until(lambda: stack.check() or older.exists(), "a rotated log")
     first = older.read_bytes()
     assert first.startswith(b"0 x")
     assert len(first) > 100_000
-    wait_until(lambda: stack.look() or older.read_bytes() != first, "the next one")
+    wait_until(lambda: stack.check() or older.read_bytes() != first, "the next rotation")
     wait_until(lambda: log.stat().st_size > 0, "a line after it")
     stack.stop()
-    # Written on from its beginning, not from where it was before.
+    # The part continues at the beginning of the file, not at its old offset.
     assert log.read_bytes()[:1].isdigit()
     assert log.stat().st_size < 10 * 100_000
 
 
-def test_a_log_is_cut_off_without_a_copy_where_the_disk_is_full(stack, tmp_path, monkeypatch, capsys):
-    def no_room(_source, target):
+def test_a_log_is_truncated_without_a_copy_when_the_disk_is_full(stack, tmp_path, monkeypatch, capsys):
+    def disk_full(_source, target):
         target.write_bytes(b"a part")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(process.shutil, "copyfile", no_room)
+    monkeypatch.setattr(process.shutil, "copyfile", disk_full)
     monkeypatch.setattr(process, "LOG_BYTES_MAX", 1_000)
     stack.begin([part("a", f"print('x' * 2_000, flush=True)\n{SLEEPS}")])
     log = tmp_path / "logs" / "a.log"
-    wait_until(lambda: "No space left" in (stack.look() or capsys.readouterr().err), "what happened")
+    wait_until(lambda: "No space left" in (stack.check() or capsys.readouterr().err), "the warning")
     assert log.stat().st_size == 0
     assert not log.with_name("a.log.1").exists()
 
 
-def test_part_that_never_gets_up_is_not_tried_again(stack, tmp_path):
+def test_a_part_that_fails_to_start_is_not_restarted(stack, tmp_path):
     stack.begin([part("a", "raise SystemExit('no such topic')", is_ready=lambda: False)])
-    with pytest.raises(PartFailed, match=r"a ended with status 1(?s:.*)no such topic"):
+    with pytest.raises(PartFailed, match=r"a exited with status 1(?s:.*)no such topic"):
         stack.wait_ready()
 
 
-def test_part_that_is_never_ready_is_named(stack):
+def test_a_part_that_is_never_ready_is_reported(stack):
     stack.begin([part("a", SLEEPS, is_ready=lambda: False, start_timeout_s=0.2)])
     with pytest.raises(PartFailed, match="a was not ready within"):
         stack.wait_ready()
 
 
-def test_part_whose_data_ended_with_it_is_not_restarted(stack, tmp_path):
+def test_a_part_that_loses_its_data_is_not_restarted(stack, tmp_path):
     stack.begin([part("a", SLEEPS, is_restartable=False)])
     stack.wait_ready()
     os.kill(states(tmp_path)["a"].pid, signal.SIGKILL)
-    with pytest.raises(PartFailed, match="a was ended by signal 9, and its data with it"):
+    with pytest.raises(PartFailed, match="a was killed by signal 9, and its data is lost"):
         stack.watch()
 
 
-def test_program_that_is_not_there_is_named(stack):
+def test_a_missing_program_is_reported(stack):
     missing = Part("a", "nowhere", ("/no/such/program",), is_ready=lambda: False)
     stack.begin([missing])
-    with pytest.raises(PartFailed, match=r"a ended with status 127(?s:.*)/no/such/program: No such file"):
+    with pytest.raises(PartFailed, match=r"a exited with status 127(?s:.*)/no/such/program: No such file"):
         stack.wait_ready()
 
 
-def test_last_stage_stops_first(stack, tmp_path):
-    story = tmp_path / "story"
-    tells = (
+def test_the_last_stage_stops_first(stack, tmp_path):
+    stopped = tmp_path / "stopped"
+    template = (
         "import signal, sys\n"
-        "def tell(*_):\n"
-        "    open({story!r}, 'a').write({name!r})\n"
+        "def stop(*_):\n"
+        "    open({stopped!r}, 'a').write({name!r})\n"
         "    sys.exit()\n"
-        "signal.signal(signal.SIGTERM, tell)\n"
-        "open({here!r}, 'w').close()\n"
+        "signal.signal(signal.SIGTERM, stop)\n"
+        "open({ready!r}, 'w').close()\n"
         "signal.pause()\n"
     )
     for name in "abc":
-        here = tmp_path / name
-        program = tells.format(story=str(story), name=name, here=str(here))
-        stack.begin([part(name, program, is_ready=here.exists)])
+        ready = tmp_path / name
+        program = template.format(stopped=str(stopped), name=name, ready=str(ready))
+        stack.begin([part(name, program, is_ready=ready.exists)])
         stack.wait_ready()
     stack.stop()
-    assert story.read_text() == "cba"
+    assert stopped.read_text() == "cba"
 
 
-def test_part_that_does_not_hear_is_killed(stack, said, tmp_path):
-    deaf = tmp_path / "deaf"
-    stack.begin([part("a", DEAF.format(str(deaf)), is_ready=deaf.exists, stop_timeout_s=0.2)])
+def test_a_part_that_ignores_sigterm_is_killed(stack, said, tmp_path):
+    ready = tmp_path / "ready"
+    stack.begin([part("a", IGNORES_SIGTERM.format(str(ready)), is_ready=ready.exists, stop_timeout_s=0.2)])
     stack.wait_ready()
     pid = states(tmp_path)["a"].pid
     stack.stop()
@@ -158,7 +162,7 @@ def test_part_that_does_not_hear_is_killed(stack, said, tmp_path):
     assert "a did not stop in time and was killed" in said
 
 
-def test_status_tells_a_part_whose_process_is_gone(stack, tmp_path):
+def test_status_shows_that_the_process_of_a_part_died(stack, tmp_path):
     stack.begin([part("a", SLEEPS)])
     stack.wait_ready()
     pid = states(tmp_path)["a"].pid
@@ -167,7 +171,7 @@ def test_status_tells_a_part_whose_process_is_gone(stack, tmp_path):
     assert (states(tmp_path)["a"].state, states(tmp_path)["a"].pid) == (PartStatus.DIED, None)
 
 
-def test_nothing_runs_where_nobody_holds_the_directory(tmp_path):
+def test_there_is_no_state_without_the_lock_of_the_data_directory(tmp_path):
     assert read_state(tmp_path) is None
     with hold(tmp_path):
         Supervisor(tmp_path, print).begin([])
@@ -175,7 +179,7 @@ def test_nothing_runs_where_nobody_holds_the_directory(tmp_path):
     assert read_state(tmp_path) is None
 
 
-def test_part_outlives_the_thread_that_started_it(tmp_path):
+def test_a_part_outlives_the_thread_that_started_it(tmp_path):
     process = Process(part("a", SLEEPS), tmp_path)
     thread = threading.Thread(target=process.start)
     thread.start()
@@ -205,13 +209,13 @@ def test_no_orphan_after_the_parent_is_killed(tmp_path):
         children = [int(parent.stdout.readline()) for _ in range(2)]
         assert all(map(is_running, children))
         parent.kill()
-    wait_until(lambda: not any(map(is_running, children)), "both children gone", timeout_s=10)
+    wait_until(lambda: not any(map(is_running, children)), "the end of both children", timeout_s=10)
 
 
-def test_no_orphan_where_the_kernel_does_not_help(tmp_path):
-    """Elsewhere than on Linux another process watches."""
-    here = tmp_path / "here"
-    child = f"import os; open({str(here)!r}, 'w').write(str(os.getpid())); {SLEEPS}"
+def test_no_orphan_without_support_from_the_kernel(tmp_path):
+    """On systems other than Linux, a watcher process ends the child."""
+    pid_file = tmp_path / "pid"
+    child = f"import os; open({str(pid_file)!r}, 'w').write(str(os.getpid())); {SLEEPS}"
     elsewhere = (
         "import sys, runpy, os\n"
         "sys.platform = 'darwin'\n"
@@ -224,14 +228,14 @@ def test_no_orphan_where_the_kernel_does_not_help(tmp_path):
         "time.sleep(60)\n"
     )
     with subprocess.Popen([sys.executable, "-c", starter]) as parent:
-        wait_until(lambda: here.exists() and here.read_text(), "the child runs")
-        pid = int(here.read_text())
+        wait_until(lambda: pid_file.exists() and pid_file.read_text(), "a running child")
+        pid = int(pid_file.read_text())
         assert is_running(pid)
         parent.kill()
-    wait_until(lambda: not is_running(pid), "the child gone", timeout_s=10)
+    wait_until(lambda: not is_running(pid), "the end of the child", timeout_s=10)
 
 
-def test_log_of_a_part_has_what_it_said(tmp_path):
+def test_the_log_of_a_part_contains_its_output(tmp_path):
     process = Process(part("a", "print('first')", is_ready=lambda: False), tmp_path)
     for _ in range(2):
         with pytest.raises(PartFailed, match="first"):
@@ -239,7 +243,7 @@ def test_log_of_a_part_has_what_it_said(tmp_path):
     assert Path(tmp_path / "a.log").read_text() == "first\nfirst\n"
 
 
-SPEAKS = """
+PRINTS = """
 import signal
 signal.signal(signal.SIGUSR1, lambda *_: print("more", flush=True))
 print("x" * {}, flush=True)
@@ -248,17 +252,17 @@ while True:
 """
 
 
-def test_a_log_that_grows_too_long_is_begun_anew(stack, tmp_path, monkeypatch):
+def test_only_a_log_above_the_limit_is_rotated(stack, tmp_path, monkeypatch):
     monkeypatch.setattr(process, "LOG_BYTES_MAX", 1_000)
-    long, short = part("long", SPEAKS.format(1_000)), part("short", SPEAKS.format(900))
+    long, short = part("long", PRINTS.format(1_000)), part("short", PRINTS.format(900))
     stack.begin([long, short])
     stack.wait_ready()
     logs = {each.name: Process(each, tmp_path / "logs").log_path for each in (long, short)}
     kept = logs["long"].with_name("long.log.1")
-    wait_until(lambda: stack.look() or kept.exists(), "a log that was begun anew")
+    wait_until(lambda: stack.check() or kept.exists(), "a rotated log")
     assert kept.read_text() == "x" * 1_000 + "\n"
-    # The program writes on into the same file, at its new end.
+    # The program keeps writing to the same file, at its new end.
     os.kill(states(tmp_path)["long"].pid, signal.SIGUSR1)
-    wait_until(lambda: logs["long"].read_text() == "more\n", "what it says next")
-    wait_until(lambda: stack.look() or logs["short"].stat().st_size == 901, "a log that is short enough")
+    wait_until(lambda: logs["long"].read_text() == "more\n", "the next line")
+    wait_until(lambda: stack.check() or logs["short"].stat().st_size == 901, "a log that is short enough")
     assert not logs["short"].with_name("short.log.1").exists()

@@ -1,4 +1,4 @@
-"""Synchronising on a real Redis, with logs made by hand: what a random schedule meets once in a long while."""
+"""Synchronising on a real Redis, with handmade logs: cases that a random schedule meets only rarely."""
 
 import asyncio
 import json
@@ -23,7 +23,8 @@ from pipeline.messages.commands import (
 )
 from pipeline.messages.decisions import DECISION_DEPTH_MAX, decode_decision
 from pipeline.settings import Profile
-from pipeline.stock.store import OtherLog, PreparedCommand, Stale, StockStore
+from pipeline.stock.store import OtherLog, Stale, StockStore
+from pipeline.stock.values import PreparedCommand
 
 TOPICS = load_topics(Profile.LOCAL)
 TERMS = Opening("n", "1.00", 100, 0, 10**12)
@@ -34,7 +35,7 @@ COMMANDS = [
 
 
 class World:
-    """The two logs of partition 0, and what was sent, in order."""
+    """The two logs of partition 0, and the records sent, in order."""
 
     def __init__(
         self, results: Sequence[bytes | None], requests_end: int = len(COMMANDS), beginning: int = 0
@@ -76,17 +77,17 @@ async def store(redis_url: str) -> AsyncIterator[StockStore]:
 
 
 async def synchronise(store: StockStore, world: World) -> Synchronised:
-    """Until it does not start over any more."""
+    """Synchronise until it no longer starts over."""
     for _ in range(3):
         try:
             return await Synchroniser(0, TOPICS, store, world, world).synchronise()
         except Stale:
             continue
-    raise AssertionError("it starts over for ever")
+    raise AssertionError("it starts over forever")
 
 
 async def decisions(store: StockStore) -> list[bytes]:
-    """What every decider says of the commands; Redis is forgotten again."""
+    """The decisions of every decider on COMMANDS; Redis is wiped again."""
     records = await store.decide(0, -1, 0, COMMANDS)
     await store.wipe(0, len(COMMANDS) - 1)
     return records
@@ -98,17 +99,17 @@ async def sold_and_buyers(store: StockStore) -> tuple[int, int]:
     return product.sold, await store.buyer_count(0, "1")
 
 
-async def test_an_empty_redis_is_made_again(store: StockStore) -> None:
+async def test_an_empty_redis_is_rebuilt(store: StockStore) -> None:
     world = World(await decisions(store))
     assert await synchronise(store, world) == (5, 6)
     assert await sold_and_buyers(store) == (5, 5)
     assert world.sent == []
 
 
-async def test_a_hole_after_a_zombies_hint_is_not_replayed_across(store: StockStore) -> None:
+async def test_a_gap_after_a_zombies_hint_is_not_skipped(store: StockStore) -> None:
     records = await decisions(store)
-    # The successor decided 2, 3 and 4; then the zombie's commit of 1 came late. Redis fell back to where the zombie
-    # stands, so it decided 2 with the end that its commit had taught it, and the successor's 5 came last of all.
+    # The successor decided 2, 3 and 4, then the zombie's late commit of 1 arrived. Redis fell back to the zombie's
+    # cursor, so the zombie decided 2, with the end after its own commit as the hint. The successor's 5 arrived last.
     await store.decide(0, -1, 0, COMMANDS[:2])
     await store.decide(0, 1, 6, COMMANDS[2:3])
     world = World([*records[:5], records[1], records[2], records[5]])
@@ -121,24 +122,24 @@ async def test_the_last_answer_is_repeated_above_the_log(store: StockStore) -> N
     await store.decide(0, -1, 0, COMMANDS[:2])
     await store.decide(0, 1, 2, COMMANDS[2:])
     world = World(records[:3])
-    place = await synchronise(store, world)
-    assert place.position == 5
+    synchronised = await synchronise(store, world)
+    assert synchronised.position == 5
     assert world.sent == [(TOPICS.results.name, record) for record in records[3:]]
 
 
-def with_strangers(records: Sequence[bytes]) -> list[bytes | None]:
-    """These decisions, and between them what no decider wrote."""
-    strangers = [None, b"", b"junk", b'{"source_offset":3,"type":"purchase"}', b'{"source_offset":99}', b"[]"]
-    return [each for pair in zip(records, strangers, strict=True) for each in pair]
+def with_foreign_records(records: Sequence[bytes]) -> list[bytes | None]:
+    """These decisions, each followed by a foreign record."""
+    foreign = [None, b"", b"junk", b'{"source_offset":3,"type":"purchase"}', b'{"source_offset":99}', b"[]"]
+    return [each for pair in zip(records, foreign, strict=True) for each in pair]
 
 
 @pytest.mark.parametrize("cut", range(1, 7))
-async def test_records_that_no_decider_wrote_are_passed_over(store: StockStore, cut: int) -> None:
+async def test_foreign_records_are_skipped(store: StockStore, cut: int) -> None:
     records = await decisions(store)
-    world = World(with_strangers(records)[: 2 * cut])
+    world = World(with_foreign_records(records)[: 2 * cut])
     assert await synchronise(store, world) == (cut - 1, 2 * cut)
     assert world.sent == []
-    # The next chunk died before its commit: its decisions are those above the log's, whatever stands there.
+    # The decider died before it committed the next chunk: the decisions above T are written, whatever the log ends in.
     if rest := COMMANDS[cut:]:
         await store.decide(0, cut - 1, 2 * cut, rest)
         await synchronise(store, world)
@@ -150,12 +151,12 @@ async def test_a_last_answer_with_newlines_in_its_commands_is_repeated(store: St
     records = await store.decide(0, -1, 0, [COMMANDS[0], COMMANDS[1]._replace(value=pretty), *COMMANDS[2:]])
     assert b"\n" in records[1]
     world = World([])
-    place = await synchronise(store, world)
-    assert place.position == 5
+    synchronised = await synchronise(store, world)
+    assert synchronised.position == 5
     assert world.sent == [(TOPICS.results.name, record) for record in records]
 
 
-async def test_a_last_answer_of_the_version_before_is_repeated(store: StockStore, redis_url: str) -> None:
+async def test_a_last_answer_of_the_previous_version_is_repeated(store: StockStore, redis_url: str) -> None:
     records = await store.decide(0, -1, 0, COMMANDS)
     with Redis.from_url(redis_url) as client:
         client.hset("seckill:{p0}:cursor", "last_answer", b"\n".join(records))
@@ -165,7 +166,7 @@ async def test_a_last_answer_of_the_version_before_is_repeated(store: StockStore
 
 
 @pytest.mark.parametrize("broken", [b'{\n"source_offset":0}', b"7:{}", b"2:{}", b"x", b"999999999:a"])
-async def test_a_last_answer_that_cannot_be_read_is_made_again(
+async def test_an_unreadable_last_answer_counts_as_missing(
     store: StockStore, redis_url: str, broken: bytes
 ) -> None:
     records = await store.decide(0, -1, 0, COMMANDS)
@@ -179,14 +180,14 @@ async def test_a_last_answer_that_cannot_be_read_is_made_again(
     [["cursor"], ["cursor", "products"], ["cursor", "product:1"], ["cursor", "buyers:1", "products"]],
     ids=" and ".join,
 )
-async def test_a_redis_that_lost_its_cursor_is_made_again_from_nothing(
+async def test_a_redis_that_lost_its_cursor_is_wiped_and_rebuilt(
     store: StockStore, redis_url: str, lost: list[str]
 ) -> None:
     records = await store.decide(0, -1, 0, COMMANDS)
     with Redis.from_url(redis_url) as client:
         client.hset("seckill:{p0}:buyers:stranger", "x", "1:1")
         client.delete(*(f"seckill:{{p0}}:{name}" for name in lost))
-        # Of other partitions, and of another system on this Redis.
+        # Keys of other partitions, and of another system on this Redis.
         others = ["seckill:{p01}:cursor", "seckill:{p1}:product:1", "other:{p0}:product:1"]
         for name in others:
             client.hset(name, "offset", 7)
@@ -210,7 +211,7 @@ async def test_a_redis_that_belongs_to_another_log_is_refused(store: StockStore,
     ):
         await synchronise(store, World(records))
     assert await sold_and_buyers(store) == (5, 5)
-    # Wiping for another reason does not make it this log's; to take it over does.
+    # A wipe does not make this Redis belong to our log; only taking it over does.
     await store.wipe(0, 5)
     with pytest.raises(OtherLog):
         await synchronise(store, World(records))
@@ -218,14 +219,14 @@ async def test_a_redis_that_belongs_to_another_log_is_refused(store: StockStore,
     assert await synchronise(store, World(records)) == (5, 6)
 
 
-async def test_a_log_without_ids_does_not_take_what_another_has_claimed(
+async def test_a_log_without_ids_refuses_a_redis_that_another_has_claimed(
     store: StockStore, redis_url: str
 ) -> None:
     records = await decisions(store)
     assert await synchronise(store, World(records)) == (5, 6)
     with Redis.from_url(redis_url) as client:
         client.set("seckill:{p0}:log", "cluster/a/b")
-        # An empty log: beside it, Redis would be wiped.
+        # With an empty log, Redis would be wiped.
         with pytest.raises(
             OtherLog, match=r"seckill:\{p0\}:log .* cluster/a/b, .* no ids: set SECKILL_REDIS_URL"
         ):
@@ -248,7 +249,7 @@ async def test_two_systems_share_a_redis(store: StockStore, redis_url: str) -> N
     assert await store.cursor_offset(0) == 5
 
 
-async def test_a_redis_that_knows_of_more_than_the_logs_is_made_again(store: StockStore) -> None:
+async def test_a_redis_that_is_ahead_of_the_logs_is_rebuilt(store: StockStore) -> None:
     records = await decisions(store)
     await store.decide(0, -1, 0, COMMANDS[:3])
     await store.decide(0, 2, 40, COMMANDS[3:])
@@ -262,7 +263,7 @@ async def test_a_decision_without_its_command_is_refused(store: StockStore) -> N
         await synchronise(store, World(records, requests_end=3))
 
 
-async def test_decisions_that_retention_deleted_can_not_be_made_again(store: StockStore) -> None:
+async def test_decisions_that_retention_deleted_cannot_be_replayed(store: StockStore) -> None:
     records = await decisions(store)
     with pytest.raises(LogsDisagree, match="deleted"):
         await synchronise(store, World(records, beginning=2))
@@ -272,16 +273,16 @@ async def test_the_tail_is_read_from_the_hint_only(store: StockStore) -> None:
     records = await decisions(store)
     await store.decide(0, -1, 0, COMMANDS[:3])
     await store.decide(0, 2, 3, COMMANDS[3:])
-    # Nothing before the hint is looked at: it may be gone.
+    # Nothing before the hint is read: it may be deleted.
     world = World([b"", b"", b"", *records[3:]])
     assert await synchronise(store, world) == (5, 6)
     assert world.read_from == [3]
     assert world.sent == []
 
 
-async def test_what_python_lets_pass_is_not_nested_too_deep_for_lua(store: StockStore) -> None:
+async def test_nesting_that_python_accepts_is_not_too_deep_for_lua(store: StockStore) -> None:
     def nested(value: bytes, depth: int) -> bytes:
-        """With a member that another one of its name hides from Python's parser."""
+        """With a deep member that Python's parser drops, because a later one has the same name."""
         inner = b"[" * (depth - 1) + b"]" * (depth - 1)
         return b'{"type":%s,' % inner + value[1:]
 
@@ -302,7 +303,7 @@ async def test_what_python_lets_pass_is_not_nested_too_deep_for_lua(store: Stock
 
 
 class Slow(World):
-    """Counts who reads the decision log at the same time."""
+    """Counts the concurrent readers of the decision log."""
 
     readers = readers_max = 0
 
@@ -318,7 +319,7 @@ class Slow(World):
 
 
 @pytest.mark.parametrize(("records", "at_once"), [(REPLAY_RECORDS_MAX, 4), (REPLAY_RECORDS_MAX + 1, 1)])
-async def test_long_replays_wait_for_each_other_and_count_as_progress(
+async def test_long_replays_take_turns_and_waiting_counts_as_progress(
     store: StockStore, records: int, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "TURN_STEP_S", 0.01)
@@ -336,8 +337,8 @@ async def test_long_replays_wait_for_each_other_and_count_as_progress(
         on_step = partial(step, partition)
         return await Synchroniser(partition, TOPICS, store, world, world, on_step, replays).synchronise()
 
-    places = await asyncio.gather(*map(one, range(4)))
-    assert places == [Synchronised(records - 1, records)] * 4
+    outcomes = await asyncio.gather(*map(one, range(4)))
+    assert outcomes == [Synchronised(records - 1, records)] * 4
     assert Slow.readers_max == at_once
     assert all(steps)
     assert (max(steps) > 2) == (at_once == 1)

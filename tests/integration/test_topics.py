@@ -1,10 +1,9 @@
-"""Creating and checking topics on a real broker, and real decisions against the schemas of `topics.yaml`."""
+"""Creating and checking the topics of `topics.yaml` on a real broker."""
 
 import asyncio
 import logging
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from pipeline.errors import KafkaUnavailable
 from pipeline.kafka.topic_admin import Difference, TopicsRefused, check_topics, create_topics, require_topics
 from pipeline.kafka.topics import Topics, load_topics
 from pipeline.local.listen import free_port
+from pipeline.local.recipe import FOLLOWER_COMMAND, WORKER_COMMAND, environment
 from pipeline.settings import Profile
 
 
@@ -34,17 +34,17 @@ def topics(topics_file: Path) -> Topics:
     return load_topics(Profile.LOCAL, topics_file)
 
 
-async def test_creating_twice_is_creating_once(kafka: Kafka, topics: Topics) -> None:
+async def test_creating_topics_is_idempotent(kafka: Kafka, topics: Topics) -> None:
     assert await create_topics(kafka.bootstrap, topics) == [topic.name for topic in topics.all()]
     assert await create_topics(kafka.bootstrap, topics) == []
     assert await check_topics(kafka.bootstrap, topics) == []
     await require_topics(kafka.bootstrap, topics)
 
 
-async def test_only_what_is_missing_is_created(kafka: Kafka, topics: Topics) -> None:
-    await make_topic(kafka.bootstrap, NewTopic(topics.stock.name, topics.stock.partitions, 1))
+async def test_only_missing_topics_are_created(kafka: Kafka, topics: Topics) -> None:
+    await make_topic(kafka.bootstrap, NewTopic(topics.control.name, topics.control.partitions, 1))
     created = await create_topics(kafka.bootstrap, topics)
-    assert created == [topic.name for topic in topics.all() if topic is not topics.stock]
+    assert created == [topic.name for topic in topics.all() if topic is not topics.control]
 
 
 async def test_a_new_topic_can_be_written_to_at_once(kafka: Kafka, topics: Topics) -> None:
@@ -60,30 +60,30 @@ async def test_a_new_topic_can_be_written_to_at_once(kafka: Kafka, topics: Topic
         await producer.stop()
 
 
-async def test_the_time_of_a_command_is_that_of_the_broker(kafka: Kafka, topics: Topics) -> None:
+async def test_a_command_gets_the_time_of_the_broker(kafka: Kafka, topics: Topics) -> None:
     if not kafka.durable:
         pytest.skip("the in-memory broker ignores LogAppendTime")
     await create_topics(kafka.bootstrap, topics)
-    said_ms = 1_000
+    producer_time_ms = 1_000
     producer = AIOKafkaProducer(bootstrap_servers=kafka.bootstrap)
     consumer = AIOKafkaConsumer(bootstrap_servers=kafka.bootstrap)
     await producer.start()
     await consumer.start()
     try:
         for topic in (topics.requests, topics.dead_letters):
-            await producer.send_and_wait(topic.name, b"{}", b"1", 0, timestamp_ms=said_ms)
-            place = TopicPartition(topic.name, 0)
-            consumer.assign([place])
-            consumer.seek(place, 0)
-            record = await consumer.getone(place)
+            await producer.send_and_wait(topic.name, b"{}", b"1", 0, timestamp_ms=producer_time_ms)
+            topic_partition = TopicPartition(topic.name, 0)
+            consumer.assign([topic_partition])
+            consumer.seek(topic_partition, 0)
+            record = await consumer.getone(topic_partition)
             assert (record.timestamp > 1_600_000_000_000) == topic.log_append_time
-            assert (record.timestamp == said_ms) != topic.log_append_time
+            assert (record.timestamp == producer_time_ms) != topic.log_append_time
     finally:
         await producer.stop()
         await consumer.stop()
 
 
-async def test_what_differs_is_said_and_left_as_it_is(kafka: Kafka, topics: Topics) -> None:
+async def test_differences_are_reported_and_nothing_is_changed(kafka: Kafka, topics: Topics) -> None:
     configs = {
         "cleanup.policy": "compact",
         "retention.ms": "60000",
@@ -105,7 +105,7 @@ async def test_what_differs_is_said_and_left_as_it_is(kafka: Kafka, topics: Topi
     with pytest.raises(TopicsRefused) as refused:
         await require_topics(kafka.bootstrap, topics)
     lines = str(refused.value).splitlines()
-    # More replicas in sync than asked for break nothing. A decision that is too large could never be written.
+    # More in-sync replicas than required break nothing. A decision above max.message.bytes could never be written.
     assert [line.partition(": ")[2].partition(" ")[0] for line in lines] == [
         "cleanup.policy",
         "retention.ms",
@@ -113,13 +113,13 @@ async def test_what_differs_is_said_and_left_as_it_is(kafka: Kafka, topics: Topi
         "max.message.bytes",
     ]
     assert lines[1] == (
-        f"{name}: retention.ms is 60000, topics.yaml says 2592000000; mend it: kafka-configs.sh "
+        f"{name}: retention.ms is 60000, topics.yaml says 2592000000; to fix it: kafka-configs.sh "
         f"--bootstrap-server {kafka.bootstrap} --alter --entity-type topics --entity-name {name} "
         "--add-config retention.ms=2592000000"
     )
 
 
-async def test_too_few_copies_are_said(kafka: Kafka, topics: Topics, topics_file: Path) -> None:
+async def test_too_few_replicas_are_reported(kafka: Kafka, topics: Topics, topics_file: Path) -> None:
     await create_topics(kafka.bootstrap, topics)
     differences = await check_topics(kafka.bootstrap, load_topics(Profile.CLUSTER, topics_file))
     assert Difference(topics.requests.name, "replication", "1", "3") in differences
@@ -127,42 +127,42 @@ async def test_too_few_copies_are_said(kafka: Kafka, topics: Topics, topics_file
     assert len(differences) == 2 * len(topics.all())
 
 
-async def test_a_missing_topic_is_said(kafka: Kafka, topics: Topics) -> None:
+async def test_a_missing_topic_is_reported(kafka: Kafka, topics: Topics) -> None:
     differences = await check_topics(kafka.bootstrap, topics)
-    assert [str(each) for each in differences] == [f"{topic.name}: is not there" for topic in topics.all()]
+    assert [str(each) for each in differences] == [f"{topic.name}: missing" for topic in topics.all()]
     with pytest.raises(TopicsRefused, match=topics.control.name):
         await require_topics(kafka.bootstrap, topics)
     assert not {topic.name for topic in topics.all()} & await topic_names(kafka.bootstrap)
 
 
-async def test_another_number_of_partitions_is_refused(kafka: Kafka, topics: Topics) -> None:
+async def test_a_different_number_of_partitions_is_refused(kafka: Kafka, topics: Topics) -> None:
     await make_topic(kafka.bootstrap, NewTopic(topics.orders.name, 3, 1))
     with pytest.raises(TopicsRefused, match=f"{topics.orders.name}: 3 partitions in the log, 4 in"):
         await create_topics(kafka.bootstrap, topics)
-    # Refused before anything was done.
+    # It refuses before it creates anything.
     assert topics.requests.name not in await topic_names(kafka.bootstrap)
     assert Difference(topics.orders.name, "partitions", "3", "4") in await check_topics(
         kafka.bootstrap, topics
     )
 
 
-async def test_more_copies_than_brokers_are_refused(kafka: Kafka, topics_file: Path) -> None:
+async def test_more_replicas_than_brokers_are_refused(kafka: Kafka, topics_file: Path) -> None:
     if not kafka.durable:
-        pytest.skip("the in-memory broker takes any number of copies and makes none")
+        pytest.skip("the in-memory broker accepts any number of replicas and creates none")
     topics = load_topics(Profile.CLUSTER, topics_file)
     with pytest.raises(TopicsRefused, match=f"{topics.requests.name}: InvalidReplicationFactorError"):
         await create_topics(kafka.bootstrap, topics)
 
 
 @pytest.mark.parametrize("call", [create_topics, check_topics, require_topics])
-async def test_a_broker_that_is_not_there_is_named(topics: Topics, call: Any) -> None:
+async def test_the_error_names_a_broker_that_does_not_answer(topics: Topics, call: Any) -> None:
     bootstrap = f"127.0.0.1:{free_port()}"
     with pytest.raises(KafkaUnavailable, match=f"{bootstrap} within 600 ms"):
         await call(bootstrap, topics, 600)
 
 
 @pytest.mark.parametrize("call", [check_topics, require_topics])
-async def test_what_a_broker_does_not_tell_is_said(
+async def test_settings_that_a_broker_does_not_report_are_logged(
     kafka: Kafka, topics: Topics, call: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     await create_topics(kafka.bootstrap, topics)
@@ -174,11 +174,11 @@ async def test_what_a_broker_does_not_tell_is_said(
     with caplog.at_level(logging.WARNING, "pipeline.kafka.topic_admin"):
         assert not await call(kafka.bootstrap, topics)
     for field in topics.orders.configs():
-        assert f"does not tell it: {field} of" in caplog.text
+        assert f"does not report it: {field} of" in caplog.text
 
 
 class _Refusing:
-    """A broker's answer to DescribeConfigs that has the same error for each topic."""
+    """An answer to DescribeConfigs with the same error for each topic."""
 
     def __init__(self, error: type[KafkaError], names: list[str]) -> None:
         self.resources = [(error.errno, error.description, 2, name, []) for name in names]
@@ -189,7 +189,7 @@ class _Refusing:
     ("error", "refusal"),
     [(TopicAuthorizationFailedError, TopicsRefused), (UnknownTopicOrPartitionError, KafkaUnavailable)],
 )
-async def test_what_a_broker_refuses_to_tell_is_not_taken_for_right(
+async def test_settings_that_a_broker_refuses_to_report_do_not_count_as_correct(
     kafka: Kafka,
     topics: Topics,
     call: Any,
@@ -210,24 +210,18 @@ async def test_what_a_broker_refuses_to_tell_is_not_taken_for_right(
     assert lines[0] == f"{topics.requests.name}: DescribeConfigs: {error.__name__}: {error.description}"
 
 
-@pytest.mark.parametrize("role", ["decider", "follower"])
+@pytest.mark.parametrize("command", [WORKER_COMMAND, FOLLOWER_COMMAND], ids=["decider", "follower"])
 def test_a_worker_does_not_start_on_topics_that_break_a_guarantee(
-    kafka: Kafka, topics_file: Path, topics: Topics, role: str, tmp_path: Path
+    kafka: Kafka, topics_file: Path, topics: Topics, command: tuple[str, ...], tmp_path: Path
 ) -> None:
     asyncio.run(create_topics(kafka.bootstrap, topics))
     document = yaml.safe_load(topics_file.read_text("utf-8"))
     document["topics"]["orders"]["retention_ms"] = -1
     topics_file.write_text(yaml.safe_dump(document))
-    environment = {
-        **os.environ,
-        "SECKILL_KAFKA_BOOTSTRAP": kafka.bootstrap,
-        "SECKILL_KAFKA_IDEMPOTENCE": str(kafka.idempotent),
-        "SECKILL_TOPICS_FILE": str(topics_file),
-        "SECKILL_DATA_DIR": str(tmp_path),
-    }
+    settings = {**kafka.settings(), "topics_file": topics_file, "data_dir": tmp_path}
     ended = subprocess.run(
-        (sys.executable, "-m", "agents", role),
-        env=environment,
+        command,
+        env={**os.environ, **environment(settings)},
         capture_output=True,
         text=True,
         timeout=30,
@@ -235,5 +229,5 @@ def test_a_worker_does_not_start_on_topics_that_break_a_guarantee(
     )
     assert ended.returncode != 0
     last = ended.stderr.splitlines()[-1]
-    assert last.startswith(f"the {role} does not start: {topics.orders.name}: retention.ms is ")
+    assert last.startswith(f"the {command[-1]} cannot start: {topics.orders.name}: retention.ms is ")
     assert "--add-config retention.ms=-1" in last

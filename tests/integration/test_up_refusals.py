@@ -1,4 +1,4 @@
-"""What `seckill up` refuses, each in a clear line and with status 1, before it has started anything."""
+"""What `seckill up` refuses, each in one clear line and with an exit status, before it starts anything."""
 
 import os
 import socket
@@ -14,7 +14,7 @@ from pipeline.local.redis import get_binary_path, serves
 
 @pytest.fixture
 def refused(tmp_path):
-    """Runs `seckill up` with these settings; what it says. It has to end by itself, with this status."""
+    """Runs `seckill up` with these settings and returns its output. It must end by itself, with this status."""
 
     def run(*options, status=1, **settings):
         system = System(tmp_path / "data", *options, **settings)
@@ -59,14 +59,14 @@ def test_health_port_of_an_ingress_in_use(refused, ingresses, settings, name):
     assert f"{name}: 127.0.0.1:{port} (for health of ingress-{ingresses}) is in use" in output
 
 
-def test_health_port_that_can_not_be(refused):
+def test_health_port_above_the_maximum(refused):
     assert "SECKILL_ADMIN_PORT + 1: 127.0.0.1:65536 (for health of ingress-1) is above 65535" in refused(
         admin_port=65_535
     )
 
 
-def test_port_that_another_shares(refused):
-    """SO_REUSEPORT lets several listen: a foreign one would take a part of the buyers."""
+def test_port_that_another_program_shares(refused):
+    """SO_REUSEPORT lets several processes listen: a foreign one would get some of the buyers."""
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listener.bind(("127.0.0.1", 0))
@@ -75,9 +75,9 @@ def test_port_that_another_shares(refused):
         assert f"SECKILL_PUBLIC_PORT: 127.0.0.1:{port}" in refused(public_port=port)
 
 
-def test_one_port_for_two(refused):
+def test_one_port_for_two_listeners(refused):
     port = free_port()
-    assert "is SECKILL_PUBLIC_PORT too" in refused(public_port=port, admin_port=port)
+    assert "is also SECKILL_PUBLIC_PORT" in refused(public_port=port, admin_port=port)
 
 
 def test_data_directory_in_use(refused, tmp_path):
@@ -87,7 +87,7 @@ def test_data_directory_in_use(refused, tmp_path):
     assert output.count("\n") == 1
 
 
-def test_data_directory_that_can_not_be(refused, tmp_path):
+def test_data_directory_that_is_a_file(refused, tmp_path):
     (tmp_path / "data").write_text("")
     assert f"SECKILL_DATA_DIR: {tmp_path / 'data'}: File exists" in refused()
 
@@ -148,18 +148,18 @@ def test_bad_topics(refused, tmp_path):
     assert "topics.yaml" in refused(topics_file=tmp_path / "topics.yaml")
 
 
-def test_status_where_nothing_runs(tmp_path):
+def test_status_when_nothing_runs(tmp_path):
     system = System(tmp_path / "data")
     answer = system.run("status")
-    assert (answer.returncode, "no system runs" in answer.stdout) == (1, True)
+    assert (answer.returncode, "no system is running" in answer.stdout) == (1, True)
     assert system.status() == {"pid": None, "ready": False, "parts": []}
 
 
 def test_ctrl_c_while_starting(tmp_path):
     system = System(tmp_path / "data", broker="memory")
     system.begin()
-    wait_until(lambda: "redis" in system.parts(), "redis is there")
+    wait_until(lambda: "redis" in system.parts(), "the start of redis")
     pids = [part["pid"] for part in system.parts().values() if part["pid"]]
     assert system.stop() == 0
     assert pids
-    wait_until(lambda: not any(map(is_running, pids)), "all parts gone", timeout_s=5)
+    wait_until(lambda: not any(map(is_running, pids)), "the end of all parts", timeout_s=5)

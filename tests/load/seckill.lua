@@ -2,10 +2,10 @@
 --
 --   wrk -t2 -c64 -d10s --latency -s tests/load/seckill.lua http://127.0.0.1:8083 -- [PRODUCT] [async|sync] [USERS]
 --
---   PRODUCT  id of an open product; default: the environment's SECKILL_PRODUCT, or 1001
---   async    (default) 202 once the log has the purchase;  sync  waits for the decision;
---            both answer at once, without the log, what cannot change any more, such as sold out
---   USERS    so many different users, drawn at random; default 1,000,000,000, so that hardly one comes twice
+--   PRODUCT  id of an open product; default: the environment variable SECKILL_PRODUCT, or 1001
+--   async    (default) 202 once the purchase is in the log;  sync  waits for the decision;
+--            both answer final refusals, such as sold out, at once and without the log
+--   USERS    number of different users, drawn at random; default 1,000,000,000, so that hardly any user repeats
 --
 -- Open the product first (administration listener, port 8084):
 --
@@ -13,8 +13,8 @@
 --     "product_id": "1001", "product_name": "phone", "price": "1999.00", "stock": 100, "status": "active",
 --     "start_time": "2026-01-01T00:00:00Z", "end_time": "2030-01-01T00:00:00Z"}'
 --
--- At the end it prints how many answers had each HTTP status and each code (a 202 has none yet), and how many came at
--- once without the log. wrk calls every status above 399 "Non-2xx"; a 409 is just the answer that the stock is gone.
+-- At the end it prints the number of answers per HTTP status and per code (a 202 has none yet), and of those given
+-- without the log. wrk reports every status above 399 as "Non-2xx"; a 409 just means that the stock is sold out.
 
 local PATHS = { async = '/api/v1/seckill/purchase/async', sync = '/api/v1/seckill/purchase' }
 local threads = {}
@@ -45,7 +45,7 @@ function response(status, _, body)
   local code = string.match(body, '"code":(-?%d+)')
   if not code then return end
   codes[code] = (codes[code] or 0) + 1
-  -- Problems have a code too, and a type.
+  -- Problem documents may have a code too, but they also have a type.
   if not string.find(body, '"request_id"', 1, true) and not string.find(body, '"type"', 1, true) then
     without_log[code] = (without_log[code] or 0) + 1
   end

@@ -1,4 +1,4 @@
-"""The wrk script against a stub of the ingress: does it send what it should, and count what it gets."""
+"""The wrk script against a stub of the ingress: it sends the right purchases and counts the answers."""
 
 import asyncio
 import re
@@ -18,9 +18,9 @@ pytestmark = pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not 
 
 
 class Stub:
-    """Answers purchases as the ingress would: a 202, or decisions of which every second says that nothing is left.
+    """Answers purchases like the ingress: with a 202, or with decisions of which every second one is "sold out".
 
-    Sold out, it says so without the log.
+    If `is_sold_out`, it answers without the log.
     """
 
     def __init__(self) -> None:
@@ -76,14 +76,14 @@ def counts(output: str, name: str) -> dict[int, int]:
     }
 
 
-async def test_asynchronous_purchases_of_many_users(stub: Stub) -> None:
+async def test_asynchronous_purchases_come_from_many_users(stub: Stub) -> None:
     status, output = await wrk(stub.url, "p-7")
     assert status == 0, output
     assert {(path, product) for path, product, _ in stub.asked} == {("/api/v1/seckill/purchase/async", "p-7")}
     users = [user for _, _, user in stub.asked]
     assert all(re.fullmatch(r"[1-9][0-9]{0,9}", user) for user in users)
     assert len(set(users)) > len(users) * 0.99
-    # The last answers may have been under way when wrk stopped.
+    # The last answers may have been in flight when wrk stopped.
     found = counts(output, "statuses")
     assert found.keys() == {202}
     assert 0 < found[202] <= stub.statuses[202]
@@ -102,7 +102,7 @@ async def test_synchronous_purchases_are_counted_by_code(stub: Stub) -> None:
 
 
 @pytest.mark.parametrize("mode", ["async", "sync"])
-async def test_answers_without_the_log_are_counted_apart(stub: Stub, mode: str) -> None:
+async def test_answers_without_the_log_are_counted_separately(stub: Stub, mode: str) -> None:
     stub.is_sold_out = True
     status, output = await wrk(stub.url, "1001", mode)
     assert status == 0, output
@@ -110,6 +110,6 @@ async def test_answers_without_the_log_are_counted_apart(stub: Stub, mode: str) 
     assert counts(output, "codes") == counts(output, "without_log") == {-2: counts(output, "statuses")[409]}
 
 
-async def test_an_unknown_mode_is_named(stub: Stub) -> None:
+async def test_an_unknown_mode_is_reported(stub: Stub) -> None:
     _, output = await wrk(stub.url, "1001", "fast")
     assert "the second argument is async or sync, not fast" in output

@@ -1,4 +1,4 @@
-"""Real decisions, as the scripts make them, against the schemas of `topics.yaml`."""
+"""Real decisions of the Lua scripts against the schemas of `topics.yaml`."""
 
 import orjson
 from jsonschema import Draft202012Validator
@@ -17,10 +17,11 @@ from pipeline.messages.decisions import (
 )
 from pipeline.messages.orders import created_orders
 from pipeline.settings import Profile
-from pipeline.stock.store import PreparedCommand, StockStore
+from pipeline.stock.store import StockStore
+from pipeline.stock.values import PreparedCommand
 
 
-async def test_real_decisions_have_the_form_that_the_file_tells(redis_url: str) -> None:
+async def test_real_decisions_match_the_schemas(redis_url: str) -> None:
     topics = load_topics(Profile.LOCAL)
     rule = limiters.Rule(limiters.Algorithm.TOKEN_BUCKET, 1, 3)
     opening = Opening("Watch", "9.90", 3, 0, 10_000, per_user_limit=2, rate_limit=rule)

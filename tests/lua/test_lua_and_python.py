@@ -1,4 +1,4 @@
-"""Lua in a real Redis against the rules in plain Python, over random command logs cut into random chunks."""
+"""Lua in a real Redis against the rules in plain Python, on random command logs in random chunks."""
 
 import asyncio
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from redis import Redis
 
 from pipeline.audit.fold import PartitionFold
 from pipeline.decider.intake import prepare
-from pipeline.domain.finality import Standing
+from pipeline.domain.finality import SaleTerms
 from pipeline.kafka.records import LogRecord
 from pipeline.messages.decision_peeks import shows_opened, shows_stock
 from pipeline.messages.decisions import (
@@ -23,7 +23,8 @@ from pipeline.messages.decisions import (
     decode_decision,
 )
 from pipeline.stock.keys import Keys
-from pipeline.stock.store import StockStore, decode_wins
+from pipeline.stock.store import StockStore
+from pipeline.stock.values import decode_wins
 
 keys = Keys()
 
@@ -31,7 +32,7 @@ PARTITION = 3
 
 
 class Stack:
-    """A store on its own event loop: Hypothesis calls plain functions."""
+    """A store on its own event loop, because Hypothesis calls plain functions."""
 
     def __init__(self, url: str) -> None:
         self.runner = asyncio.Runner()
@@ -42,7 +43,7 @@ class Stack:
         return StockStore(url, 5_000)
 
     def dump(self) -> dict[str, Any]:
-        """All decided state, without what tells only how it came to be."""
+        """All decided state, without the fields that depend on how it was built."""
         state: dict[str, Any] = {}
         for key in self.redis.scan_iter("seckill:*"):
             name = key.decode()
@@ -94,25 +95,25 @@ def without_terms(result: Decision) -> Decision | tuple[Any, ...]:
     )
 
 
-def assert_same_look(stack: Stack, fold: PartitionFold, product_id: str) -> None:
-    """A look shows at once what the product's keys show one by one."""
-    look = stack.runner.run(stack.store.look(PARTITION, product_id, USERS))
-    assert (look.offset, look.time_ms) == (fold.offset, fold.time_ms)
+def assert_same_snapshot(stack: Stack, fold: PartitionFold, product_id: str) -> None:
+    """One snapshot must show the same as the product's keys read one by one."""
+    snapshot = stack.runner.run(stack.store.snapshot(PARTITION, product_id, USERS))
+    assert (snapshot.offset, snapshot.time_ms) == (fold.offset, fold.time_ms)
     product = fold.products.get(product_id)
     if product is None:
-        assert (look.standing, look.wins) == (None, [])
+        assert (snapshot.terms, snapshot.wins) == (None, [])
         return
     terms = product.opening
-    assert look.standing == Standing(
+    assert snapshot.terms == SaleTerms(
         product.state, product.stock, terms.start_ms, terms.end_ms, terms.per_user_limit
     )
-    assert look.wins == [product.buyers.get(user, []) for user in USERS]
+    assert snapshot.wins == [product.buyers.get(user, []) for user in USERS]
 
 
 def assert_same_state(stack: Stack, fold: PartitionFold) -> None:
     run = stack.runner.run
     for product_id in PRODUCTS:
-        assert_same_look(stack, fold, product_id)
+        assert_same_snapshot(stack, fold, product_id)
     cursor = run(stack.store.cursor(PARTITION))
     assert (cursor.offset, cursor.time_ms, cursor.purchases) == (fold.offset, fold.time_ms, fold.purchases)
     assert run(stack.store.products(PARTITION)) == sorted(fold.products)
@@ -145,7 +146,7 @@ sizes = st.lists(st.integers(1, 7), min_size=1, max_size=4)
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(logs, sizes, sizes)
-def test_lua_decides_what_python_decides_and_replay_makes_the_same(
+def test_lua_decides_as_python_does_and_a_replay_leaves_the_same_state(
     stack: Stack, log: list[tuple[int, Keyed]], decide_sizes: list[int], replay_sizes: list[int]
 ) -> None:
     stack.redis.flushdb()
@@ -180,7 +181,7 @@ def test_lua_decides_what_python_decides_and_replay_makes_the_same(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(logs, sizes, sizes)
-def test_the_size_of_the_chunks_decides_nothing(
+def test_the_size_of_the_chunks_does_not_matter(
     stack: Stack, log: list[tuple[int, Keyed]], one: list[int], other: list[int]
 ) -> None:
     records = timed(log)

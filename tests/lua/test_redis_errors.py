@@ -1,4 +1,4 @@
-"""What Redis answers with an error: what waiting mends is RedisUnavailable, anything else has a name of its own."""
+"""Error replies of Redis: a temporary one is RedisUnavailable, any other a RedisFault."""
 
 import asyncio
 import shutil
@@ -14,11 +14,13 @@ from servers import RedisServer
 from pipeline.domain.product import Opening
 from pipeline.errors import RedisUnavailable
 from pipeline.messages.commands import OpenCommand, encode_open
-from pipeline.stock.store import PreparedCommand, RedisFault, StockStore
+from pipeline.stock.client import RedisFault
+from pipeline.stock.store import StockStore
+from pipeline.stock.values import PreparedCommand
 
 PARTITION = 1
 OPENING = PreparedCommand(0, 1_000, "1", encode_open(OpenCommand("1", Opening("n", "1", 5, 0, 10**13))))
-SAVE_LOOK_S = 0.01
+SAVE_POLL_S = 0.01
 
 
 @pytest.fixture
@@ -55,7 +57,7 @@ async def test_a_redis_that_cannot_save_is_waited_for(
         shutil.rmtree(tmp_path / "redis")
         client.bgsave()
         while client.info("persistence")["rdb_last_bgsave_status"] == "ok":
-            await asyncio.sleep(SAVE_LOOK_S)
+            await asyncio.sleep(SAVE_POLL_S)
         await _refused_then_decided(
             store, "MISCONF", lambda: client.config_set("stop-writes-on-bgsave-error", "no")
         )
@@ -100,7 +102,7 @@ def saying(error: str) -> StockStore:
         "ERR Error running script (call to f_1f): @user_script:9: -OOM command not allowed",
     ],
 )
-async def test_what_waiting_mends_is_told_wherever_its_code_stands(said: str) -> None:
+async def test_a_temporary_error_is_recognised_wherever_its_code_appears(said: str) -> None:
     with pytest.raises(RedisUnavailable):
         await saying(said).ping()
 
@@ -114,6 +116,6 @@ async def test_what_waiting_mends_is_told_wherever_its_code_stands(said: str) ->
         "NOPERM this user has no permissions to run the 'evalsha' command",
     ],
 )
-async def test_what_waiting_does_not_mend_is_a_fault(said: str) -> None:
+async def test_a_permanent_error_is_a_fault(said: str) -> None:
     with pytest.raises(RedisFault):
         await saying(said).ping()

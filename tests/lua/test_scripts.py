@@ -1,4 +1,4 @@
-"""What the scripts promise beside the rules: the fence, atomicity, the limits of a call, the same numbers as Python."""
+"""What the scripts guarantee besides the rules: the fence, atomicity, the limits of a call, Python's constants."""
 
 import re
 
@@ -7,13 +7,15 @@ from redis import Redis
 
 from pipeline.domain import product as rules
 from pipeline.domain.codes import DECIDED_CODES
-from pipeline.domain.finality import Standing
+from pipeline.domain.finality import SaleTerms
 from pipeline.domain.product import Opening, SaleState
 from pipeline.errors import RedisUnavailable
 from pipeline.messages.commands import OpenCommand, encode_close, encode_open, encode_purchases
 from pipeline.messages.decisions import decode_decision
+from pipeline.stock.client import RedisFault
 from pipeline.stock.scripts import script
-from pipeline.stock.store import Look, MayEvict, OtherLog, PreparedCommand, RedisFault, Stale, StockStore
+from pipeline.stock.store import MayEvict, OtherLog, Stale, StockStore
+from pipeline.stock.values import PreparedCommand, ProductSnapshot
 
 PARTITION = 1
 TERMS = Opening(name="n", price="9.90", stock=10_000, start_ms=0, end_ms=10**13, per_user_limit=1)
@@ -69,7 +71,7 @@ async def test_a_lost_cursor_is_not_a_beginning(store: StockStore, redis_url: st
     assert everything(redis_url) == before
 
 
-async def test_the_cursor_remembers_the_last_answer_and_what_was_settled(store: StockStore) -> None:
+async def test_the_cursor_stores_the_last_answer_and_what_is_settled(store: StockStore) -> None:
     first = await store.decide(PARTITION, -1, 0, [opening(), purchase(1, "a", "a")])
     cursor = await store.cursor(PARTITION)
     assert (cursor.offset, cursor.settled, cursor.results_position) == (1, -1, 0)
@@ -90,7 +92,9 @@ async def test_replay_clears_the_last_answer_and_settles(store: StockStore, redi
     assert (cursor.offset, cursor.settled, cursor.results_position, cursor.last_answer) == (1, 1, 9, [])
 
 
-async def test_a_record_that_no_decider_wrote_is_not_half_replayed(store: StockStore, redis_url: str) -> None:
+async def test_a_chunk_with_a_foreign_record_is_not_replayed_in_part(
+    store: StockStore, redis_url: str
+) -> None:
     decided = await store.decide(PARTITION, -1, 0, [opening(), purchase(1, "a")])
     with Redis.from_url(redis_url) as client:
         client.flushdb()
@@ -99,7 +103,7 @@ async def test_a_record_that_no_decider_wrote_is_not_half_replayed(store: StockS
     assert everything(redis_url) == {}
 
 
-async def test_wipe_forgets_this_partition_and_no_other(store: StockStore, redis_url: str) -> None:
+async def test_wipe_deletes_this_partition_and_no_other(store: StockStore, redis_url: str) -> None:
     await store.decide(PARTITION + 1, -1, 0, [opening(), purchase(1, "a")])
     other = everything(redis_url)
     await store.decide(PARTITION, -1, 0, [opening(), purchase(1, "a"), opening(2, "p-2")])
@@ -116,7 +120,7 @@ async def test_a_full_chunk_fits_one_call(store: StockStore) -> None:
     assert await store.buyer_count(PARTITION, "1001") == 2_000
 
 
-async def test_a_chunk_of_as_many_products_as_records(store: StockStore) -> None:
+async def test_each_record_of_a_chunk_may_have_its_own_product(store: StockStore) -> None:
     commands = [opening(offset, f"p{offset}") for offset in range(1_000)]
     commands += [purchase(1_000 + offset, "a", product_id=f"p{offset}") for offset in range(1_000)]
     decided = await store.decide(PARTITION, -1, 0, commands)
@@ -124,47 +128,47 @@ async def test_a_chunk_of_as_many_products_as_records(store: StockStore) -> None
     assert len(await store.products(PARTITION)) == 1_000
 
 
-async def test_a_look_is_of_one_moment_and_changes_nothing(store: StockStore, redis_url: str) -> None:
-    assert await store.look(PARTITION, "1001", ["a"]) == Look(-1, 0, None, [])
+async def test_a_snapshot_is_atomic_and_changes_nothing(store: StockStore, redis_url: str) -> None:
+    assert await store.snapshot(PARTITION, "1001", ["a"]) == ProductSnapshot(-1, 0, None, [])
     users = [f"user-{number:059d}" for number in range(1_000)]
     await store.decide(PARTITION, -1, 0, [opening(), purchase(1, users[7])])
     before = everything(redis_url)
-    look = await store.look(PARTITION, "1001", users)
-    assert (look.offset, look.time_ms) == (1, 1_000)
-    assert look.standing == Standing(SaleState.ACTIVE, 9_999, 0, 10**13, 1)
-    assert [index for index, wins in enumerate(look.wins) if wins] == [7]
-    assert [str(win.receipt) for win in look.wins[7]] == ["1-1-0"]
-    assert await store.look(PARTITION, "p-2", ["a"]) == Look(1, 1_000, None, [])
+    snapshot = await store.snapshot(PARTITION, "1001", users)
+    assert (snapshot.offset, snapshot.time_ms) == (1, 1_000)
+    assert snapshot.terms == SaleTerms(SaleState.ACTIVE, 9_999, 0, 10**13, 1)
+    assert [index for index, wins in enumerate(snapshot.wins) if wins] == [7]
+    assert [str(win.receipt) for win in snapshot.wins[7]] == ["1-1-0"]
+    assert await store.snapshot(PARTITION, "p-2", ["a"]) == ProductSnapshot(1, 1_000, None, [])
     assert everything(redis_url) == before
 
 
 @pytest.mark.parametrize("own", [None, "cluster/a/b"])
-async def test_what_another_log_has_left_is_neither_look_nor_progress(
+async def test_the_state_of_another_log_gives_no_snapshot_and_no_progress(
     store: StockStore, redis_url: str, own: str | None
 ) -> None:
     await store.decide(PARTITION, -1, 0, [opening(), purchase(1, "a")])
     store.log_identity = own
     name = f"seckill:{{p{PARTITION}}}:log"
 
-    async def look_and_progress(product_id: str) -> None:
-        assert (await store.look(PARTITION, product_id, ["a"])).offset == 1
+    async def snapshot_and_progress(product_id: str) -> None:
+        assert (await store.snapshot(PARTITION, product_id, ["a"])).offset == 1
         assert await store.progress(PARTITION) == (1, 1)
 
     with Redis.from_url(redis_url) as client:
         for product_id in ("1001", "unknown"):
-            # Unclaimed, it may be ours.
-            await look_and_progress(product_id)
+            # Until a log has claimed it, the Redis may be ours.
+            await snapshot_and_progress(product_id)
             client.set(name, "cluster/a/c")
             with pytest.raises(OtherLog, match="log cluster/a/c, but"):
-                await store.look(PARTITION, product_id, ["a"])
+                await store.snapshot(PARTITION, product_id, ["a"])
             with pytest.raises(OtherLog, match="log cluster/a/c, but"):
                 await store.progress(PARTITION)
             await store.take_over(PARTITION)
-            await look_and_progress(product_id)
+            await snapshot_and_progress(product_id)
             client.delete(name)
 
 
-async def test_ids_stay_strings_also_where_they_look_like_large_numbers(store: StockStore) -> None:
+async def test_ids_that_look_like_large_numbers_stay_strings(store: StockStore) -> None:
     big = "9223372036854775807"
     await store.decide(PARTITION, -1, 0, [opening(0, big), purchase(1, big, "0", product_id=big)])
     wins = await store.wins(PARTITION, big, big)
@@ -199,19 +203,17 @@ async def test_no_key_of_the_fold_has_a_time_to_live(store: StockStore, redis_ur
 
 
 async def test_a_redis_that_may_evict_is_refused(store: StockStore, redis_url: str) -> None:
-    await store.assert_keeps_keys()
+    await store.require_noeviction()
     with Redis.from_url(redis_url) as client:
         client.config_set("maxmemory-policy", "allkeys-lru")
         try:
             with pytest.raises(MayEvict, match="allkeys-lru"):
-                await store.assert_keeps_keys()
+                await store.require_noeviction()
         finally:
             client.config_set("maxmemory-policy", "noeviction")
 
 
-async def test_a_redis_that_is_full_or_away_is_unavailable_not_broken(
-    store: StockStore, redis_url: str
-) -> None:
+async def test_a_redis_that_is_full_or_unreachable_is_unavailable(store: StockStore, redis_url: str) -> None:
     with Redis.from_url(redis_url) as client:
         client.config_set("maxmemory", 1)
         try:
@@ -241,8 +243,8 @@ def test_codes_and_limits_are_the_same_in_lua() -> None:
     }
 
 
-@pytest.mark.parametrize("name", ["decide", "look", "replay", "wipe"])
-def test_every_script_tells_its_keys_arguments_reply_and_errors(name: str) -> None:
+@pytest.mark.parametrize("name", ["decide", "snapshot", "replay", "wipe"])
+def test_every_script_documents_its_keys_arguments_reply_and_errors(name: str) -> None:
     source = script(name)
     assert all(f"-- {word}" in source for word in ("KEYS", "ARGV", "Reply", "Errors"))
     assert "-- include:" not in source

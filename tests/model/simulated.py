@@ -71,8 +71,8 @@ class World:
     results: list[LogRecord] = field(default_factory=list)
     committed: int = 0
     clock_ms: int = 1_000
-    trouble: bool = True
-    """Whether calls may fail; off once the schedule is over."""
+    calls_may_fail: bool = True
+    """False once the schedule is over."""
     snapshot: dict[bytes, bytes] = field(default_factory=dict)
     redis_answers: asyncio.Event = field(default_factory=asyncio.Event)
     """Cleared while Redis hangs: nobody's call comes back."""
@@ -88,7 +88,7 @@ class World:
         return len(log) - 1
 
     def fails(self, probability: float) -> bool:
-        return self.trouble and self.rng.random() < probability
+        return self.calls_may_fail and self.rng.random() < probability
 
     async def a_while(self) -> None:
         await asyncio.sleep(self.rng.expovariate(50))

@@ -37,7 +37,7 @@ from pipeline.messages.commands import OpenCommand, encode_close, encode_open, e
 from pipeline.messages.decisions import OpenDecision, decode_decision, peek_source_offset
 from pipeline.settings import Settings
 from pipeline.stock.keys import Keys
-from pipeline.stock.store import decode_wins
+from pipeline.stock.values import decode_wins
 
 keys = Keys()
 
@@ -100,7 +100,7 @@ class Worker:
 
     async def rebalance(self) -> None:
         """The partition stays here; or it goes and comes back, and gets another decider."""
-        self._deciders.doubt()
+        self._deciders.begin_rebalance()
         await self._world.a_while()
         if self._world.rng.random() < 0.5:
             await self._deciders.assign(set())
@@ -191,7 +191,7 @@ async def schedule(world: World) -> str | None:
         for worker in workers:
             if fault := worker.fault():
                 return f"a decider ended: {fault!r}"
-    world.trouble = False
+    world.calls_may_fail = False
     try:
         return await settle(world, workers)
     finally:

@@ -1,12 +1,12 @@
-"""The ingress of the tests of final refusals."""
+"""The ingress for tests of final refusals."""
 
 import pytest
-from looks import Ingress, sold_out_partition
+from refusal_world import Ingress, sold_out_partition
 
 
 @pytest.fixture
 def sold_out() -> Ingress:
-    """A process that has seen the sale of the last piece."""
+    """A process that has seen the sale of the last unit."""
     ingress = Ingress(sold_out_partition(), follows_from=0)
     ingress.feed_all()
     return ingress

@@ -1,4 +1,4 @@
-"""The one place where faults become problem documents: what a client may do next has to be true."""
+"""Errors become problem documents in one place; what they tell a client to do next must be safe."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,8 +21,8 @@ from pipeline.ingress.http.problems import Kind
 from pipeline.settings import Settings
 
 
-async def told(error: Exception) -> tuple[web.StreamResponse, dict[str, Any]]:
-    """The problem document that a handler's fault becomes."""
+async def problem_for(error: Exception) -> tuple[web.StreamResponse, dict[str, Any]]:
+    """The response and its problem document for this error of a handler."""
 
     async def fails(_: web.Request) -> web.StreamResponse:
         raise error
@@ -36,15 +36,15 @@ async def told(error: Exception) -> tuple[web.StreamResponse, dict[str, Any]]:
 @pytest.mark.parametrize(
     ("error", "words"), [(NotAcknowledged(), "same Idempotency-Key"), (NotSent(), "a repeat is safe")]
 )
-async def test_only_what_is_safe_to_repeat_is_called_so(error: Exception, words: str) -> None:
-    response, problem = await told(error)
+async def test_only_requests_that_are_safe_to_repeat_are_called_so(error: Exception, words: str) -> None:
+    response, problem = await problem_for(error)
     assert response.status == 503
     assert words in problem["detail"]
     assert ("a repeat is safe" in problem["detail"]) is isinstance(error, NotSent)
 
 
-async def test_too_many_unknown_products_are_told_when_to_come_back() -> None:
-    response, problem = await told(TooManyUnknownProducts(2_500))
+async def test_a_refusal_of_unknown_products_says_when_to_retry() -> None:
+    response, problem = await problem_for(TooManyUnknownProducts(2_500))
     assert (response.status, problem["code"], problem["limit"]) == (429, -9, 200)
     assert response.headers["Retry-After"] == "3"
 
@@ -53,7 +53,7 @@ async def test_too_many_unknown_products_are_told_when_to_come_back() -> None:
     ("error", "status"), [(UnknownRequest("9-9-9"), 404), (DecisionDeleted("9-9-9"), 410)]
 )
 async def test_a_request_without_a_decision_is_unknown_or_deleted(error: Exception, status: int) -> None:
-    response, problem = await told(error)
+    response, problem = await problem_for(error)
     assert (response.status, problem["status"], problem["detail"]) == (status, status, "9-9-9")
 
 

@@ -1,4 +1,4 @@
-"""How small batches are joined for those who pay by the batch."""
+"""How small batches are merged for consumers that pay per batch."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -11,12 +11,12 @@ from eventually import turns
 from agents.batches import BatchPolicy, batches
 from pipeline.kafka.records import Batch, LogRecord
 
-FOR_EVER_S = 3_600.0
+FOREVER_S = 3_600.0
 ENOUGH = 5
 
 
 class Stream:
-    """Faust's stream of one partition: what is put here comes in events."""
+    """Faust's stream of one partition; each fetch becomes an event."""
 
     def __init__(self) -> None:
         self.enable_acks = True
@@ -46,7 +46,7 @@ async def stream() -> Stream:
 
 
 class Agent:
-    """Takes batches; `got` has their offsets."""
+    """Consumes batches; `got` has their offsets."""
 
     def __init__(self, source: AsyncIterator[Batch]) -> None:
         self.got: list[list[int]] = []
@@ -69,7 +69,7 @@ def gathering(stream: Stream, pace_s: float) -> Agent:
     return Agent(batches(cast("Any", stream), BatchPolicy(pace_s, ENOUGH)))
 
 
-async def test_batches_come_as_they_were_fetched_and_faust_acknowledges_none(stream: Stream) -> None:
+async def test_batches_arrive_as_fetched_and_faust_acknowledges_none(stream: Stream) -> None:
     agent = Agent(batches(cast("Any", stream)))
     stream.fetched(0, 1)
     stream.fetched(2)
@@ -81,7 +81,7 @@ async def test_batches_come_as_they_were_fetched_and_faust_acknowledges_none(str
     assert stream.acknowledged == [2]
 
 
-async def test_what_waits_is_joined_until_it_is_enough(stream: Stream) -> None:
+async def test_waiting_batches_are_merged_until_they_are_large_enough(stream: Stream) -> None:
     for offset in range(0, 14, 2):
         stream.fetched(offset, offset + 1)
     agent = gathering(stream, 0.0)
@@ -91,8 +91,8 @@ async def test_what_waits_is_joined_until_it_is_enough(stream: Stream) -> None:
     assert stream.acknowledged == [13]
 
 
-async def test_after_a_calm_the_first_is_not_held_up_and_the_next_gathers(stream: Stream) -> None:
-    agent = gathering(stream, FOR_EVER_S)
+async def test_after_a_pause_the_first_batch_is_not_delayed_and_the_next_ones_gather(stream: Stream) -> None:
+    agent = gathering(stream, FOREVER_S)
     stream.fetched(0)
     assert await agent.gets() == [[0]]
     stream.fetched(1)
@@ -100,8 +100,8 @@ async def test_after_a_calm_the_first_is_not_held_up_and_the_next_gathers(stream
     assert await agent.gets() == [[0]]
 
 
-async def test_what_is_enough_waits_for_nothing(stream: Stream) -> None:
-    agent = gathering(stream, FOR_EVER_S)
+async def test_a_batch_that_is_large_enough_does_not_wait(stream: Stream) -> None:
+    agent = gathering(stream, FOREVER_S)
     stream.fetched(0)
     assert await agent.gets() == [[0]]
     stream.fetched(1, 2, 3)

@@ -1,4 +1,4 @@
-"""Any body either becomes a command that the log's one gate takes, or a problem that names a field."""
+"""Any body becomes either a command that `decode_command` accepts or a problem that names a field."""
 
 import json
 from typing import Any
@@ -46,14 +46,14 @@ _RULES = st.fixed_dictionaries(
 
 
 def _fields(required: dict[str, Any], optional: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
-    """Mostly in form, so that the later checks are reached; sometimes one field is anything, or missing."""
-    in_form = st.fixed_dictionaries(required, optional=optional)
-    spoilt = st.tuples(in_form, st.sampled_from(sorted(required) + sorted(optional)), _ANYTHING)
-    less = st.tuples(in_form, st.sampled_from(sorted(required)))
+    """Mostly valid, so that the later checks are reached; sometimes one field is arbitrary or missing."""
+    valid = st.fixed_dictionaries(required, optional=optional)
+    spoilt = st.tuples(valid, st.sampled_from(sorted(required) + sorted(optional)), _ANYTHING)
+    incomplete = st.tuples(valid, st.sampled_from(sorted(required)))
     return (
-        in_form
+        valid
         | spoilt.map(lambda each: {**each[0], each[1]: each[2]})
-        | less.map(lambda each: {name: value for name, value in each[0].items() if name != each[1]})
+        | incomplete.map(lambda each: {name: value for name, value in each[0].items() if name != each[1]})
     )
 
 
@@ -89,7 +89,7 @@ _OPENING = {
 _KEYS = st.none() | st.text(max_size=130) | st.just("key-1")
 
 
-def _told(problem: Problem) -> None:
+def _check_problem(problem: Problem) -> None:
     assert problem.field is not None
     assert 400 <= problem.kind.status < 500
     problem.response()
@@ -99,11 +99,11 @@ def _told(problem: Problem) -> None:
     _PURCHASES.map(json.dumps).map(str.encode) | _ANYTHING.map(json.dumps).map(str.encode) | st.binary(),
     _KEYS,
 )
-def test_a_purchase_is_what_the_log_takes_or_a_problem_with_a_field(body: bytes, key: str | None) -> None:
+def test_a_body_is_a_valid_purchase_or_a_problem_with_a_field(body: bytes, key: str | None) -> None:
     try:
         purchase = parse_purchase(body, DEPTH_MAX, key)
     except Problem as problem:
-        _told(problem)
+        _check_problem(problem)
         return
     keys = {} if purchase.key is None else {0: purchase.key}
     value = encode_purchases(purchase.product_id, [purchase.user_id], [purchase.quantity], keys)
@@ -114,11 +114,11 @@ def test_a_purchase_is_what_the_log_takes_or_a_problem_with_a_field(body: bytes,
 
 
 @given(_OPENINGS.map(json.dumps).map(str.encode) | _ANYTHING.map(json.dumps).map(str.encode) | st.binary())
-def test_an_opening_is_what_the_log_takes_or_a_problem_with_a_field(body: bytes) -> None:
+def test_a_body_is_a_valid_opening_or_a_problem_with_a_field(body: bytes) -> None:
     try:
         command = parse_opening(body, DEPTH_MAX)
     except Problem as problem:
-        _told(problem)
+        _check_problem(problem)
         return
     decoded = decode_command(command.product_id.encode(), encode_open(command))
     assert isinstance(decoded, OpenCommand)
@@ -129,10 +129,10 @@ def test_an_opening_is_what_the_log_takes_or_a_problem_with_a_field(body: bytes)
 @pytest.mark.parametrize(
     "field", ["product_id", "price", "stock", "per_user_limit", "payment_timeout_ms", "status"]
 )
-def test_a_number_with_an_exponent_that_nothing_holds_is_a_problem(field: str, exponent: str) -> None:
+def test_an_exponent_that_is_too_large_is_a_problem(field: str, exponent: str) -> None:
     with pytest.raises(Problem) as refused:
         parse_opening(_literal_opening(**{field: exponent}), DEPTH_MAX)
-    _told(refused.value)
+    _check_problem(refused.value)
 
 
 @pytest.mark.parametrize("five", ["5", "5.0", "5e0", "0.5e1", "50E-1"])
@@ -152,12 +152,12 @@ def test_a_number_without_a_fraction_is_an_integer(five: str) -> None:
     assert (opening.rate_limit.requests_per_second, opening.rate_limit.burst) == (5, 5)
 
 
-def test_an_id_with_a_fraction_is_taken_only_where_that_is_nothing() -> None:
+def test_an_id_may_have_a_fraction_only_if_it_is_zero() -> None:
     def bought(product_id: str) -> str:
         body = f'{{"product_id": {product_id}, "user_id": 1}}'.encode()
         return parse_purchase(body, DEPTH_MAX, None).product_id
 
-    # Those above 2^53 no float holds.
+    # A float would round those above 2^53.
     for exact_id in (5, JSON_SAFE_INTEGER_MAX, JSON_SAFE_INTEGER_MAX + 2, INTEGER_ID_MAX):
         assert bought(f"{exact_id}.0") == str(exact_id)
     for refused in ("1.5", f"{JSON_SAFE_INTEGER_MAX}.5", f"{INTEGER_ID_MAX + 1}.0", "1" + 300 * "0", "1e400"):
@@ -170,13 +170,13 @@ def test_an_id_with_a_fraction_is_taken_only_where_that_is_nothing() -> None:
 
 
 def _literal_opening(**changed: str) -> bytes:
-    """The body of a prewarm whose members are these JSON texts, digit for digit."""
+    """The body of a prewarm with these JSON texts as its members, character for character."""
     members = {**_OPENING, **changed}
     return ("{" + ", ".join(f'"{name}": {text}' for name, text in members.items()) + "}").encode()
 
 
 @given(st.integers(0, 40), st.text(alphabet='[]{}"\\ a', max_size=40))
-def test_depth_counts_brackets_outside_of_strings_only(depth: int, text: str) -> None:
+def test_only_brackets_outside_of_strings_count_as_depth(depth: int, text: str) -> None:
     body = b'{"s":' + orjson.dumps(text) + b',"d":' + b"[" * depth + b"0" + b"]" * depth + b"}"
     if depth + 1 <= DEPTH_MAX:
         assert parse_object(body, DEPTH_MAX)["s"] == text

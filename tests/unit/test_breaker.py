@@ -1,4 +1,4 @@
-"""The circuit breaker as a state machine, against what its documentation says in plain words."""
+"""The circuit breaker as a state machine, against its documented rules."""
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -9,7 +9,7 @@ from pipeline.domain.breaker import (
     BreakerState,
     answered,
     failed,
-    look,
+    half_opened,
     succeeded,
     wait_ms,
 )
@@ -22,13 +22,13 @@ class BreakerMachine(RuleBasedStateMachine):
         super().__init__()
         self.now_ms = 5_000
         self.breaker = Breaker()
-        self.in_a_row = 0
+        self.consecutive_failures = 0
 
     @rule(ms=st.integers(0, 1_500))
     def time_passes(self, ms: int) -> None:
         before = self.breaker
         self.now_ms += ms
-        self.breaker = look(before, RULE, self.now_ms)
+        self.breaker = half_opened(before, RULE, self.now_ms)
         if before.state is BreakerState.OPEN:
             recovered = self.now_ms - before.opened_at_ms >= RULE.recovery_timeout_ms
             assert (self.breaker.state is BreakerState.HALF_OPEN) == recovered
@@ -39,21 +39,23 @@ class BreakerMachine(RuleBasedStateMachine):
     @rule()
     def a_call_fails_while_closed(self) -> None:
         self.breaker = failed(self.breaker, RULE, self.now_ms)
-        self.in_a_row += 1
-        assert (self.breaker.state is BreakerState.OPEN) == (self.in_a_row >= RULE.failure_threshold)
+        self.consecutive_failures += 1
+        assert (self.breaker.state is BreakerState.OPEN) == (
+            self.consecutive_failures >= RULE.failure_threshold
+        )
 
     @precondition(lambda self: self.breaker.state is BreakerState.HALF_OPEN)
     @rule()
-    def the_one_chunk_fails(self) -> None:
+    def the_trial_chunk_fails(self) -> None:
         self.breaker = failed(self.breaker, RULE, self.now_ms)
         assert self.breaker.state is BreakerState.OPEN
         assert wait_ms(self.breaker, RULE, self.now_ms) == RULE.recovery_timeout_ms
 
     @precondition(lambda self: self.breaker.state is not BreakerState.OPEN)
     @rule()
-    def a_chunk_goes_through(self) -> None:
+    def a_chunk_succeeds(self) -> None:
         self.breaker = succeeded(self.breaker)
-        self.in_a_row = 0
+        self.consecutive_failures = 0
         assert self.breaker.state is BreakerState.CLOSED
 
     @rule()
@@ -67,13 +69,13 @@ class BreakerMachine(RuleBasedStateMachine):
             assert self.breaker == before
 
     @precondition(lambda self: self.breaker.state is BreakerState.OPEN)
-    @rule(well=st.booleans())
-    def a_late_answer_changes_nothing_while_open(self, well: bool) -> None:
+    @rule(is_success=st.booleans())
+    def a_late_answer_changes_nothing_while_open(self, is_success: bool) -> None:
         before = self.breaker
-        assert (succeeded(before) if well else failed(before, RULE, self.now_ms)) == before
+        assert (succeeded(before) if is_success else failed(before, RULE, self.now_ms)) == before
 
     @invariant()
-    def only_an_open_breaker_makes_wait(self) -> None:
+    def only_an_open_breaker_requires_a_wait(self) -> None:
         waiting = wait_ms(self.breaker, RULE, self.now_ms)
         assert 0 <= waiting <= RULE.recovery_timeout_ms
         assert waiting == 0 or self.breaker.state is BreakerState.OPEN

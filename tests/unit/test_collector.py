@@ -1,4 +1,4 @@
-"""What the start has left is never looked at again, and cycles made later still are."""
+"""Startup objects are never scanned again, and later cycles are still collected."""
 
 import gc
 import weakref
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pipeline.process.garbage_collector import THRESHOLDS, freeze_what_stays
+from pipeline.process.garbage_collector import THRESHOLDS, freeze_startup_objects
 
 
 class Node:
@@ -22,10 +22,10 @@ def collector() -> Iterator[None]:
     gc.set_threshold(*thresholds)
 
 
-def test_what_is_there_is_spared_and_later_cycles_are_freed(collector: None) -> None:
+def test_startup_objects_are_frozen_and_later_cycles_are_freed(collector: None) -> None:
     dead_before = weakref.ref(Node())
-    freeze_what_stays()
-    assert dead_before() is None, "what was dead already is not kept for ever"
+    freeze_startup_objects()
+    assert dead_before() is None, "startup garbage is freed first"
     frozen = gc.get_freeze_count()
     assert frozen > 1_000
     later = weakref.ref(Node())

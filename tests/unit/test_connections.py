@@ -1,4 +1,4 @@
-"""Connections on both event loops, and the limit on open files against what the settings call for."""
+"""Connections on both event loops, and the limit on open files that the settings require."""
 
 import asyncio
 import resource
@@ -14,7 +14,7 @@ from aiohttp.http_parser import HttpRequestParserC, HttpRequestParserPy
 
 from pipeline.ingress.http import connections, heads
 from pipeline.ingress.http.connections import (
-    DESCRIPTORS_BESIDE,
+    OTHER_DESCRIPTORS,
     RECEIVE_BUFFER_BYTES,
     Connection,
     Gate,
@@ -42,7 +42,7 @@ UNLIMITED = resource.RLIM_INFINITY
 
 @pytest.fixture
 def limits(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
-    """The limits that were in force, the last one last; a test begins with its own."""
+    """All limits so far, the current one last; a test sets the first."""
     history: list[tuple[int, int]] = []
     monkeypatch.setattr(resource, "getrlimit", lambda _: history[-1])
     monkeypatch.setattr(resource, "setrlimit", lambda _, pair: history.append(pair))
@@ -53,14 +53,14 @@ def test_the_soft_limit_is_raised_to_what_is_needed_and_never_lowered(limits: li
     for hard in (20_000, UNLIMITED):
         limits[:] = [(1_024, hard)]
         raise_descriptor_limit(10_000, "SETTINGS")
-        assert limits[-1] == (10_000 + DESCRIPTORS_BESIDE, hard)
+        assert limits[-1] == (10_000 + OTHER_DESCRIPTORS, hard)
     for soft in (15_000, UNLIMITED):
         limits[:] = [(soft, UNLIMITED)]
         raise_descriptor_limit(10_000, "SETTINGS")
         assert limits == [(soft, UNLIMITED)]
 
 
-def test_a_hard_limit_that_is_too_low_is_said_with_the_settings(limits: list[tuple[int, int]]) -> None:
+def test_a_hard_limit_that_is_too_low_is_reported_with_the_settings(limits: list[tuple[int, int]]) -> None:
     limits[:] = [(1_024, 4_096)]
     with pytest.raises(TooFewDescriptors, match=r"SECKILL_X, SECKILL_Y: .* 10256 open files.* 4096"):
         raise_descriptor_limit(10_000, "SECKILL_X, SECKILL_Y")
@@ -72,10 +72,10 @@ def test_a_full_listener_refuses_and_a_silent_connection_is_closed(
     loop: Callable[[], asyncio.AbstractEventLoop],
 ) -> None:
     with asyncio.Runner(loop_factory=loop) as runner:
-        runner.run(_fill_and_be_silent())
+        runner.run(_fill_and_stay_silent())
 
 
-async def _fill_and_be_silent() -> None:
+async def _fill_and_stay_silent() -> None:
     async def hello(_: web.BaseRequest) -> web.Response:
         return web.Response(text="hello")
 
@@ -134,17 +134,17 @@ async def _listening(
 
 @pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize(
-    "end", ["asks for it", "is malformed", "hangs up half", "stays idle", "shutdown", "shutdown while stuck"]
+    "end", ["asks to close", "is malformed", "half-closes", "stays idle", "shutdown", "shutdown while stuck"]
 )
-def test_a_closed_connection_ends_though_its_client_takes_no_answers(
+def test_a_closed_connection_ends_even_if_its_client_reads_no_answers(
     loop: Callable[[], asyncio.AbstractEventLoop], end: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connections, "SEND_TIMEOUT_MS", 300)
     with asyncio.Runner(loop_factory=loop) as runner:
-        runner.run(_take_nothing(end))
+        runner.run(_read_nothing(end))
 
 
-async def _take_nothing(end: str) -> None:
+async def _read_nothing(end: str) -> None:
     unsent: asyncio.Queue[int] = asyncio.Queue()
 
     async def answer(request: web.BaseRequest) -> web.Response:
@@ -161,16 +161,16 @@ async def _take_nothing(end: str) -> None:
             await loop.sock_connect(client, ("127.0.0.1", port))
             while True:
                 await loop.sock_sendall(client, ASK)
-                # Too little for aiohttp to wait until it is taken.
+                # Too little for aiohttp to wait until the client reads it.
                 if await unsent.get():
                     break
             assert gate.open == 1
             match end:
-                case "asks for it":
+                case "asks to close":
                     await loop.sock_sendall(client, LAST)
                 case "is malformed":
                     await loop.sock_sendall(client, b"hello\r\n\r\n")
-                case "hangs up half":
+                case "half-closes":
                     client.shutdown(socket.SHUT_WR)
                 case "shutdown":
                     await server.shutdown(0.01)
@@ -185,15 +185,15 @@ async def _take_nothing(end: str) -> None:
 
 @pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize("parser", PARSERS)
-def test_what_a_request_says_before_its_body_is_limited(
+def test_the_head_of_a_request_is_limited(
     loop: Callable[[], asyncio.AbstractEventLoop], parser: type, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(heads, "HttpRequestParser", parser)
     with asyncio.Runner(loop_factory=loop) as runner:
-        runner.run(_say_much())
+        runner.run(_send_large_heads())
 
 
-async def _say_much() -> None:
+async def _send_large_heads() -> None:
     async def count(request: web.BaseRequest) -> web.Response:
         await request.read()
         return web.Response(text=str(len(request.headers)))
@@ -216,7 +216,7 @@ async def _say_much() -> None:
         (request(b"/" + b"q" * REQUEST_LINE_BYTES_MAX), REQUEST_LINE_BYTES_MAX),
         (request(b"/", *many), HEADERS_MAX),
         (request(b"/", b"A: " + large, b"B: " + large, b"C: " + large), HEAD_BYTES_MAX),
-        # Neither its end nor anything else comes.
+        # An unfinished head, with nothing after it.
         (request(b"/", *[b"A: " + large] * 3)[:-2], HEAD_BYTES_MAX),
         (b"GET /\xff\xfe HTTP/1.1\r\nX: \xff\r\n\r\n", None),
     ]
@@ -231,7 +231,7 @@ async def _say_much() -> None:
             else:
                 assert head.split()[1] == b"400"
                 assert b"\r\nContent-Type: application/problem+json\r\n" in head
-                # The end of the connection is also that of the document.
+                # The document ends with the connection.
                 problem = orjson.loads(await reader.read())
                 assert problem["type"] == "urn:seckill:problem:invalid-request"
                 assert problem.get("limit") == limit
@@ -256,16 +256,16 @@ def only_connection(server: web.Server) -> Connection:
 @pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize("parser", PARSERS)
 @pytest.mark.parametrize("body", [b"", b"{}"])
-def test_few_requests_of_a_connection_wait_and_all_are_answered(
+def test_few_pipelined_requests_wait_and_all_are_answered(
     loop: Callable[[], asyncio.AbstractEventLoop], parser: type, body: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(heads, "HttpRequestParser", parser)
     with asyncio.Runner(loop_factory=loop) as runner:
-        runner.run(_ask_ahead(body))
+        runner.run(_pipeline(body))
 
 
-async def _ask_ahead(body: bytes) -> None:
-    """The `body` of the first request comes with those that are asked ahead."""
+async def _pipeline(body: bytes) -> None:
+    """The `body` of the first request arrives together with pipelined requests."""
     begun, may_end = asyncio.Event(), asyncio.Event()
 
     async def hello(request: web.BaseRequest) -> web.Response:
@@ -345,6 +345,6 @@ async def _send_much(sent: bytes, read: list[int]) -> None:
         while transport.is_reading():
             await asyncio.sleep(0.001)
         await asyncio.sleep(0.1)
-        # The kernel doubles its buffer, and a read may bring all of it.
+        # The kernel doubles its buffer, and one read may return all of it.
         assert sum(read) < HEADS * HEAD_BYTES_MAX + 2 * READ_BYTES_MAX + 4 * RECEIVE_BUFFER_BYTES
         writer.transport.abort()

@@ -1,6 +1,6 @@
-"""The container files against what they start: settings, topics, commands, the broker of the local stack.
+"""The container files match what they start: settings, topics, commands, the broker of the local stack.
 
-No daemon is asked.
+No Docker daemon is needed.
 """
 
 import importlib.util
@@ -22,7 +22,7 @@ from jsonschema import Draft202012Validator
 
 from pipeline.cli import main
 from pipeline.kafka.topics import load_topics
-from pipeline.local import kafka
+from pipeline.local import PACKAGES, kafka
 from pipeline.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -31,7 +31,7 @@ SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 DOCKERFILE = (ROOT / "deploy" / "Dockerfile").read_text("utf-8")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 OURS = sorted(name for name, service in SERVICES.items() if "build" in service)
-LASTING = sorted(name for name in SERVICES if name != "topics")
+LONG_RUNNING = sorted(name for name in SERVICES if name != "topics")
 
 _CHECK = distribution("check-jsonschema")
 SCHEMA = json.loads(
@@ -39,7 +39,7 @@ SCHEMA = json.loads(
         "utf-8"
     )
 )
-"""Of the compose specification, as that package brings it."""
+"""The schema of the compose specification, as check-jsonschema ships it."""
 
 
 def settings_of(name: str, monkeypatch: pytest.MonkeyPatch) -> Settings:
@@ -52,7 +52,7 @@ def settings_of(name: str, monkeypatch: pytest.MonkeyPatch) -> Settings:
 # --- the compose file ---------------------------------------------------------------------------------------
 
 
-def test_the_file_has_the_form_of_compose() -> None:
+def test_the_compose_file_is_valid() -> None:
     assert SCHEMA["title"] == "Compose Specification"
     Draft202012Validator(SCHEMA).validate(COMPOSE)
     assert sorted(SERVICES) == ["follower", "ingress", "kafka", "redis", "topics", "worker"]
@@ -67,14 +67,14 @@ def test_the_file_has_the_form_of_compose() -> None:
         ("cap_drop", "ALL"),
     ],
 )
-def test_what_compose_does_not_know_has_not_its_form(field: str, value: object) -> None:
+def test_the_schema_of_compose_refuses_invalid_fields(field: str, value: object) -> None:
     services = {**SERVICES, "ingress": {**SERVICES["ingress"], field: value}}
     assert not Draft202012Validator(SCHEMA).is_valid({**COMPOSE, "services": services})
 
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_every_variable_is_a_string(name: str) -> None:
-    """A number or a yes would reach the process in a form that YAML chose."""
+    """YAML would choose the form in which a number or a `yes` reaches the process."""
     environment = SERVICES[name].get("environment", {})
     assert {key: value for key, value in environment.items() if not isinstance(value, str)} == {}
 
@@ -84,13 +84,13 @@ def test_images_are_pinned(name: str) -> None:
     assert re.fullmatch(r"[a-z-]+(/[a-z-]+)?:[0-9]+\.[0-9]+\.[0-9]+", SERVICES[name]["image"])
 
 
-def test_the_versions_are_those_of_the_rest() -> None:
+def test_the_versions_are_those_of_the_project() -> None:
     assert SERVICES["kafka"]["image"] == f"apache/kafka:{kafka.KAFKA_VERSION}"
     assert {SERVICES[name]["image"] for name in OURS} == {f"{PROJECT['name']}:{PROJECT['version']}"}
 
 
-@pytest.mark.parametrize("name", LASTING)
-def test_what_stays_has_a_health_check_with_limits(name: str) -> None:
+@pytest.mark.parametrize("name", LONG_RUNNING)
+def test_a_long_running_service_has_a_health_check_with_limits(name: str) -> None:
     check = SERVICES[name]["healthcheck"]
     assert check.keys() == {"test", "interval", "timeout", "retries", "start_period"}
     assert check["test"][0] == "CMD"
@@ -98,36 +98,36 @@ def test_what_stays_has_a_health_check_with_limits(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_nobody_is_root(name: str) -> None:
+def test_no_service_runs_as_root(name: str) -> None:
     service = SERVICES[name]
     if "build" in service:
-        assert "user" not in service  # the image says who; a test below, that it is not root
+        assert "user" not in service  # the image sets the user; a test below checks it
         assert service["cap_drop"] == ["ALL"]
     else:
         assert service["user"] not in ("", "root", "0", "0:0")
 
 
 WAITS = [
-    (name, other, wish["condition"])
+    (name, other, dependency["condition"])
     for name, service in SERVICES.items()
-    for other, wish in service.get("depends_on", {}).items()
+    for other, dependency in service.get("depends_on", {}).items()
 ]
 
 
 @pytest.mark.parametrize(("name", "other", "condition"), WAITS)
-def test_what_a_service_waits_for_can_come(name: str, other: str, condition: str) -> None:
+def test_the_condition_of_each_dependency_can_be_met(name: str, other: str, condition: str) -> None:
     if condition == "service_healthy":
         assert "healthcheck" in SERVICES[other]
     else:
         assert (condition, SERVICES[other]["restart"]) == ("service_completed_successfully", "on-failure")
 
 
-def test_nothing_is_started_before_the_topics_are_there() -> None:
+def test_nothing_is_started_before_the_topics_exist() -> None:
     for name in ("ingress", "worker", "follower"):
         assert SERVICES[name]["depends_on"]["topics"] == {"condition": "service_completed_successfully"}
 
 
-def test_data_lies_in_named_volumes() -> None:
+def test_data_is_in_named_volumes() -> None:
     mounts = dict(mount.split(":") for service in SERVICES.values() for mount in service.get("volumes", []))
     assert mounts.keys() == COMPOSE["volumes"].keys()
     assert mounts["kafka-log"] == SERVICES["kafka"]["environment"]["KAFKA_LOG_DIRS"]
@@ -145,7 +145,7 @@ def test_every_variable_is_a_setting(name: str, monkeypatch: pytest.MonkeyPatch)
     assert settings.redis() == "redis://redis:6379/0"
 
 
-def test_the_command_line_has_what_is_called() -> None:
+def test_the_command_of_the_topics_service_exists() -> None:
     assert PROJECT["scripts"]["seckill"] == "pipeline.cli:main"
     program, *words = SERVICES["topics"]["command"]
     assert program == "seckill"
@@ -156,7 +156,7 @@ def test_the_command_line_has_what_is_called() -> None:
     assert not isinstance(found, click.Group)
 
 
-def test_the_modules_have_what_is_called() -> None:
+def test_the_modules_and_roles_that_are_called_exist() -> None:
     assert SERVICES["ingress"]["command"] == ["python", "-m", "pipeline.ingress"]
     assert importlib.util.find_spec("pipeline.ingress.__main__") is not None
     usage = subprocess.run(
@@ -168,7 +168,7 @@ def test_the_modules_have_what_is_called() -> None:
         assert role in re.findall(r"[a-z]+", usage.stderr.partition("-m agents ")[2])
 
 
-def test_only_the_public_listener_leaves_its_container(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_public_listener_is_published(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [name for name, service in SERVICES.items() if "ports" in service] == ["ingress"]
     settings = settings_of("ingress", monkeypatch)
     assert SERVICES["ingress"]["ports"] == [f"{settings.public_port}:{settings.public_port}"]
@@ -177,12 +177,12 @@ def test_only_the_public_listener_leaves_its_container(monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("name", ["worker", "follower"])
-def test_nothing_else_listens_outside_its_loopback(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_other_services_listen_only_on_loopback(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = settings_of(name, monkeypatch)
     assert {settings.public_host, settings.admin_host, settings.tables_host} == {"127.0.0.1"}
 
 
-def test_names_of_members_are_their_own() -> None:
+def test_member_names_are_unique() -> None:
     names = [
         SERVICES[name]["environment"]["SECKILL_WORKER_NAME"] for name in ("ingress", "worker", "follower")
     ]
@@ -190,7 +190,7 @@ def test_names_of_members_are_their_own() -> None:
 
 
 @pytest.mark.parametrize("name", ["ingress", "worker", "follower"])
-def test_the_health_check_asks_where_the_process_answers(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_health_check_asks_the_port_of_the_process(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = settings_of(name, monkeypatch)
     test = SERVICES[name]["healthcheck"]["test"]
     compile(test[-1], name, "exec")
@@ -204,7 +204,7 @@ def test_the_health_check_asks_where_the_process_answers(name: str, monkeypatch:
 # --- the broker and Redis -----------------------------------------------------------------------------------
 
 
-def test_the_broker_is_the_one_of_the_local_stack() -> None:
+def test_the_broker_is_configured_like_that_of_the_local_stack() -> None:
     environment = SERVICES["kafka"]["environment"]
     lines = [line for line in kafka.SERVER_PROPERTIES.splitlines() if line and not line.startswith("#")]
     shared = [line.split("=", 1) for line in lines if "{" not in line]
@@ -213,7 +213,7 @@ def test_the_broker_is_the_one_of_the_local_stack() -> None:
         assert environment["KAFKA_" + name.upper().replace(".", "_")] == value
 
 
-def test_the_broker_can_be_reached_where_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_broker_is_reachable_at_its_advertised_address(monkeypatch: pytest.MonkeyPatch) -> None:
     environment = SERVICES["kafka"]["environment"]
     settings = settings_of("ingress", monkeypatch)
     assert environment["KAFKA_ADVERTISED_LISTENERS"] == f"PLAINTEXT://{settings.kafka()}"
@@ -221,14 +221,14 @@ def test_the_broker_can_be_reached_where_it_says(monkeypatch: pytest.MonkeyPatch
     assert re.fullmatch(r"[A-Za-z0-9_-]{22}", environment["CLUSTER_ID"])
 
 
-def test_there_are_brokers_for_all_copies_of_a_topic(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_there_are_enough_brokers_for_all_replicas_of_a_topic(monkeypatch: pytest.MonkeyPatch) -> None:
     brokers = [name for name, service in SERVICES.items() if service["image"].startswith("apache/kafka:")]
     topics = load_topics(settings_of("topics", monkeypatch).kafka_profile)
     for topic in topics.all():
         assert topic.replication <= len(brokers)
 
 
-def test_redis_keeps_what_it_is_given() -> None:
+def test_redis_persists_its_data_and_evicts_nothing() -> None:
     command = SERVICES["redis"]["command"]
     options = dict(zip(command[1::2], command[2::2], strict=True))
     assert options == {"--appendonly": "yes", "--save": "", "--maxmemory-policy": "noeviction"}
@@ -252,7 +252,7 @@ def test_the_image_does_not_run_as_root() -> None:
     assert DOCKERFILE.rindex("FROM ") < DOCKERFILE.rindex("USER ")
 
 
-def test_what_the_image_copies_is_there_and_not_ignored() -> None:
+def test_what_the_image_copies_exists_and_is_not_ignored() -> None:
     rules = [
         line for line in (ROOT / ".dockerignore").read_text("utf-8").splitlines() if line and line[0] != "#"
     ]
@@ -260,13 +260,23 @@ def test_what_the_image_copies_is_there_and_not_ignored() -> None:
     assert {"pipeline", "agents", "topics.yaml", "requirements.lock"} <= copied
     for source in copied:
         assert (ROOT / source).exists()
-    # The last rule that fits a name decides.
+    # The last rule that matches a name decides.
     for name in [*copied, ".env", ".git", "data", "tests"]:
-        fitting = [rule for rule in rules if fnmatch(name, rule.removeprefix("!"))]
-        assert fitting[-1].startswith("!") is (name in copied)
+        matching = [rule for rule in rules if fnmatch(name, rule.removeprefix("!"))]
+        assert matching[-1].startswith("!") is (name in copied)
 
 
-def test_the_image_says_only_what_is_a_setting() -> None:
+def test_the_image_has_nothing_of_the_local_stack() -> None:
+    (installed,) = {words[-1] for words in instructions("RUN") if "--require-hashes" in words}
+    in_image, in_local = (
+        set(re.findall(r"^([a-z0-9.-]+)==", (ROOT / name).read_text("utf-8"), re.MULTILINE))
+        for name in (installed, "requirements-local.lock")
+    )
+    assert in_image.isdisjoint(PACKAGES.values())
+    assert in_local >= in_image | set(PACKAGES.values())
+
+
+def test_the_image_sets_only_known_settings() -> None:
     named = re.findall(r"SECKILL_([A-Z_]+)=", DOCKERFILE)
     assert named == ["DATA_DIR"]
     assert {name.lower() for name in named} <= Settings.model_fields.keys()

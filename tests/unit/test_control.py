@@ -1,4 +1,4 @@
-"""News of the circuit breakers: what is written, and what those who follow make of it."""
+"""Changes of circuit breakers: what a decider writes, and what its readers make of it."""
 
 import asyncio
 
@@ -13,11 +13,11 @@ from pipeline.settings import Profile, Settings
 OPEN = Breaker(BreakerState.OPEN, 10, 1)
 
 
-def news(state: BreakerState, retry_at_ms: int = 0, partition: int = 2) -> bytes:
+def change_record(state: BreakerState, retry_at_ms: int = 0, partition: int = 2) -> bytes:
     return encode_breaker(BreakerChange(partition, state, 1_000, retry_at_ms))[1]
 
 
-def test_news_is_read_back_as_it_was_written_and_other_records_are_none() -> None:
+def test_a_change_round_trips_and_other_records_are_ignored() -> None:
     written = BreakerChange(2, BreakerState.HALF_OPEN, 5, 0)
     key, value = encode_breaker(written)
     assert key == b"breaker:2"
@@ -26,25 +26,25 @@ def test_news_is_read_back_as_it_was_written_and_other_records_are_none() -> Non
     assert decode_breaker(None) is None
 
 
-def test_the_board_refuses_while_open_and_no_longer() -> None:
+def test_buyers_wait_only_while_the_breaker_is_open() -> None:
     board = BreakerBoard()
     assert board.all_closed
-    board.take(news(BreakerState.OPEN, retry_at_ms=9_000))
+    board.apply(change_record(BreakerState.OPEN, retry_at_ms=9_000))
     assert not board.all_closed
     assert board.state(2) is BreakerState.OPEN
     assert board.retry_after_ms(2, now_ms=8_000) == 1_000
     assert board.retry_after_ms(1, now_ms=8_000) == 0
     assert board.retry_after_ms(2, now_ms=9_001) == 0, (
-        "a decider that died with an open breaker blocks nobody"
+        "a decider that died with an open breaker blocks no buyer"
     )
-    board.take(news(BreakerState.HALF_OPEN))
+    board.apply(change_record(BreakerState.HALF_OPEN))
     assert board.retry_after_ms(2, now_ms=8_000) == 0
     assert board.all_closed
 
 
-def test_no_record_keeps_buyers_away_for_longer_than_a_decider_would() -> None:
+def test_no_record_blocks_buyers_beyond_the_given_maximum() -> None:
     board = BreakerBoard()
-    board.take(news(BreakerState.OPEN, retry_at_ms=TIME_MS_MAX), retry_at_ms_max=9_000)
+    board.apply(change_record(BreakerState.OPEN, retry_at_ms=TIME_MS_MAX), retry_at_ms_max=9_000)
     assert board.retry_after_ms(2, now_ms=8_000) == 1_000
     assert board.retry_after_ms(2, now_ms=9_000) == 0
 
@@ -57,12 +57,12 @@ class Sender:
     async def send(self, topic: str, partition: int, key: bytes | None, value: bytes) -> int:
         if self.failures:
             self.failures -= 1
-            raise SendFailed("away")
+            raise SendFailed("down")
         self.sent.append(value)
         return len(self.sent) - 1
 
 
-async def test_the_newest_state_is_told_however_often_sending_fails() -> None:
+async def test_the_latest_state_is_sent_however_often_sending_fails() -> None:
     sender = Sender(failures=3)
     settings = Settings(backoff_ms_min=1, backoff_ms_max=2)
     reporter = BreakerReporter(load_topics(Profile.LOCAL).control, sender, settings)
@@ -74,5 +74,5 @@ async def test_the_newest_state_is_told_however_often_sending_fails() -> None:
         await asyncio.sleep(0.001)
     await asyncio.sleep(0.01)
     running.cancel()
-    assert [told.state for value in sender.sent if (told := decode_breaker(value))][-1] is BreakerState.CLOSED
+    assert [each.state for value in sender.sent if (each := decode_breaker(value))][-1] is BreakerState.CLOSED
     assert sender.failures == 0

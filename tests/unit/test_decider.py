@@ -1,11 +1,11 @@
-"""One decider: its circuit breaker, and what it reads from the log by itself."""
+"""One decider: its circuit breaker, and what it reads from the log itself."""
 
 import asyncio
 import logging
 from collections.abc import AsyncGenerator
 
 import pytest
-from decider_world import ALWAYS, Fetched, World, let
+from decider_world import ALWAYS, Fetched, World, allow_answers
 from eventually import soon
 
 from pipeline.decider import Decider
@@ -21,17 +21,17 @@ HOUR_MS = 3_600_000
 @pytest.fixture
 async def world() -> World:
     world = World()
-    let(world, ALWAYS)
+    allow_answers(world, ALWAYS)
     return world
 
 
 @pytest.fixture(autouse=True)
-def _probes_often(monkeypatch: pytest.MonkeyPatch) -> None:
+def _frequent_probes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PROBE_INTERVAL_MS", 5)
 
 
-class Life:
-    """A decider from its start to its end, as a context manager."""
+class Running:
+    """Runs a decider until the context ends."""
 
     def __init__(self, world: World, **settings: int) -> None:
         defaults = {"chunk_pace_ms": 0, "idle_look_ms": 10, "backoff_ms_min": 1, "backoff_ms_max": 2}
@@ -52,15 +52,15 @@ class Life:
             self._task.result()
 
 
-async def test_an_open_breaker_lets_a_chunk_try_as_soon_as_redis_answers(world: World) -> None:
-    async with Life(world, breaker_failure_threshold=2, breaker_recovery_timeout_ms=HOUR_MS) as decider:
-        world.is_away = True
+async def test_an_open_breaker_admits_a_chunk_as_soon_as_redis_answers(world: World) -> None:
+    async with Running(world, breaker_failure_threshold=2, breaker_recovery_timeout_ms=HOUR_MS) as decider:
+        world.is_down = True
         await decider.put(Fetched(world, 0, 3).batch.records)
         await soon(lambda: decider.breaker.state is BreakerState.OPEN)
         await asyncio.sleep(0.1)
         assert decider.breaker.state is BreakerState.OPEN
-        assert decider.trouble == "partition 0: the circuit breaker is open"
-        world.is_away = False
+        assert decider.fault == "partition 0: the circuit breaker is open"
+        world.is_down = False
         await soon(lambda: len(world.results) == 3)
         assert decider.breaker.state is BreakerState.CLOSED
 
@@ -69,7 +69,7 @@ async def test_slow_chunks_are_counted_and_never_open_the_breaker(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     world.decide_s = 0.01
-    async with Life(world, breaker_failure_threshold=1, slow_chunk_ms=1, chunk_purchases_max=1) as decider:
+    async with Running(world, breaker_failure_threshold=1, slow_chunk_ms=1, chunk_purchases_max=1) as decider:
         await decider.put(Fetched(world, 0, 5).batch.records)
         await soon(lambda: len(world.results) == 5)
         assert decider.breaker.state is BreakerState.CLOSED
@@ -77,10 +77,10 @@ async def test_slow_chunks_are_counted_and_never_open_the_breaker(
     assert "partition 0: a chunk took" in caplog.text
 
 
-async def test_commands_that_cannot_be_read_yet_are_waited_for(world: World) -> None:
+async def test_a_decider_waits_for_commands_that_cannot_be_read_yet(world: World) -> None:
     records = Fetched(world, 0, 10).batch.records
     world.readable = 4
-    async with Life(world) as decider:
+    async with Running(world) as decider:
         await decider.put(records[8:])
         await asyncio.sleep(0.1)
         assert world.results == []
@@ -88,12 +88,12 @@ async def test_commands_that_cannot_be_read_yet_are_waited_for(world: World) -> 
         await soon(lambda: len(world.results) == 10)
 
 
-async def test_only_deleted_commands_are_passed_over_with_an_error(
+async def test_only_deleted_commands_are_skipped_with_an_error(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     records = Fetched(world, 0, 10).batch.records
     world.beginning = 6
-    async with Life(world) as decider:
+    async with Running(world) as decider:
         await decider.put(records[8:])
         await soon(lambda: world.cursor_at == 9)
     assert [int(each[17:-1]) for each in world.results] == [6, 7, 8, 9]
@@ -104,8 +104,8 @@ async def test_only_deleted_commands_are_passed_over_with_an_error(
     ]
 
 
-async def test_offsets_without_a_record_at_the_end_of_the_log_do_not_count_as_waiting(world: World) -> None:
-    async with Life(world) as decider:
+async def test_offsets_without_a_record_at_the_end_of_the_log_are_no_lag(world: World) -> None:
+    async with Running(world) as decider:
         await decider.put(Fetched(world, 0, 2).batch.records)
         # A transaction's marker at offset 2: the log ends at 3.
         world.end = 3
@@ -118,44 +118,44 @@ async def test_offsets_without_a_record_at_the_end_of_the_log_do_not_count_as_wa
         assert len(world.results) == 3
 
 
-async def test_a_decider_that_lives_on_what_it_reads_itself_says_so(world: World) -> None:
-    async with Life(world, chunk_purchases_max=1, decider_buffer_records_max=8) as decider:
+async def test_a_decider_that_the_stream_starves_reports_it(world: World) -> None:
+    async with Running(world, chunk_purchases_max=1, decider_buffer_records_max=8) as decider:
         Fetched(world, 0, 30)
         world.end = 30
         await soon(lambda: len(world.results) == 30)
         assert [int(each[17:-1]) for each in world.results] == list(range(30))
         assert decider.is_starved
-        # The stream brings what is decided already: it lives.
+        # Even a decided record shows that the stream delivers.
         await decider.put(world.commands[:1])
         assert not decider.is_starved
 
 
 @pytest.mark.parametrize("during", ["cursor_offset", "read"])
-async def test_what_the_stream_brings_during_an_idle_look_feeds_the_decider(
+async def test_a_decider_is_not_starved_if_records_arrive_during_an_idle_check(
     world: World, during: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with Life(world) as decider:
+    async with Running(world) as decider:
         await decider.put(Fetched(world, 0, 2).batch.records)
         await soon(lambda: world.cursor_at == 1)
-        real, is_brought = getattr(world, during), False
+        real, is_delivered = getattr(world, during), False
 
-        async def bring() -> None:
-            nonlocal is_brought
-            if not is_brought and (during == "cursor_offset" or world.end == 3):
-                is_brought = True
+        async def deliver() -> None:
+            nonlocal is_delivered
+            if not is_delivered and (during == "cursor_offset" or world.end == 3):
+                is_delivered = True
                 records = Fetched(world, 2, 3).batch.records
                 world.end = 3
                 await decider.put(records)
 
         async def cursor_offset(partition: int) -> int:
             at: int = await real(partition)
-            await bring()
+            await deliver()
             return at
 
         async def read(
             topic: str, partition: int, start: int, end: int | None = None
         ) -> AsyncGenerator[list[LogRecord], None]:
-            await bring()
+            await deliver()
             async for batch in real(topic, partition, start, end):
                 yield batch
 
@@ -164,6 +164,6 @@ async def test_what_the_stream_brings_during_an_idle_look_feeds_the_decider(
             Fetched(world, 2, 3)
             world.end = 3
         await soon(lambda: world.cursor_at == 2)
-        assert is_brought
+        assert is_delivered
         assert not decider.is_starved
         assert len(world.results) == 3

@@ -5,7 +5,7 @@ import time
 from collections.abc import AsyncIterator
 
 import pytest
-from decider_world import ALWAYS, Fetched, World, let
+from decider_world import ALWAYS, Fetched, World, allow_answers
 from eventually import turns
 
 from pipeline.decider import Decider, LogsDisagree
@@ -46,16 +46,16 @@ async def test_a_batch_is_acknowledged_when_its_last_record_is_decided(
     await deciders.put(first.batch)
     await deciders.put(second.batch)
     for chunk, acknowledged in enumerate([(False, False), (True, False), (True, True)], start=1):
-        let(world, 1)
+        allow_answers(world, 1)
         await turns()
         assert len(world.results) == 2 * chunk
         assert (first.acknowledged, second.acknowledged) == acknowledged
 
 
-async def test_batches_that_come_again_are_acknowledged_and_not_decided_again(
+async def test_repeated_batches_are_acknowledged_and_not_decided_again(
     world: World, deciders: Deciders
 ) -> None:
-    let(world, ALWAYS)
+    allow_answers(world, ALWAYS)
     await deciders.assign({0})
     await deciders.put(Fetched(world, 0, 6).batch)
     await turns()
@@ -71,21 +71,21 @@ async def test_a_decision_log_that_lost_decisions_ends_the_process(world: World)
         0, Settings(chunk_pace_ms=0), load_topics(Profile.LOCAL), world, world, world, lambda _: None
     )
     deciding = asyncio.create_task(decider.run())
-    let(world, ALWAYS)
+    allow_answers(world, ALWAYS)
     await decider.put(Fetched(world, 0, 3).batch.records)
     await turns()
     assert len(world.results) == 3
     del world.results[1:]
     await decider.put(Fetched(world, 3, 4).batch.records)
     await turns()
-    with pytest.raises(LogsDisagree, match=r"acknowledged up to 3, and now 1 records more .* up to 2"):
+    with pytest.raises(LogsDisagree, match=r"acknowledged up to 3, but now 1 more records .* up to 2"):
         await deciding
 
 
-async def test_a_broker_whose_clock_was_ahead_is_said_and_decided(
+async def test_a_broker_clock_that_was_ahead_is_reported_and_deciding_continues(
     world: World, deciders: Deciders, caplog: pytest.LogCaptureFixture
 ) -> None:
-    let(world, ALWAYS)
+    allow_answers(world, ALWAYS)
     await deciders.assign({0})
     await deciders.put(Fetched(world, 0, 2).batch)
     await turns()
@@ -95,16 +95,16 @@ async def test_a_broker_whose_clock_was_ahead_is_said_and_decided(
     for end in (3, 5):
         await deciders.put(Fetched(world, len(world.results), end).batch)
         await turns()
-        # Also when the records have the right time again: decided time stays.
+        # Still reported when the records have the right time again: decided time does not go back.
         assert "ahead of this machine's clock" in deciders.report()["0"]["clock"]
-        # Deciding goes on, and a process that starts now has to become ready.
+        # Deciding continues, and a process that starts now must become ready.
         assert set(deciders.checks().values()) == {"ok"}
     assert len(world.results) == 5
     assert sum("ahead of this machine's clock" in each.getMessage() for each in caplog.records) == 2
 
 
 async def test_a_batch_waits_for_its_partition(world: World, deciders: Deciders) -> None:
-    let(world, ALWAYS)
+    allow_answers(world, ALWAYS)
     fetched = Fetched(world, 0, 3)
     putting = asyncio.create_task(deciders.put(fetched.batch))
     await deciders.assign({1})
@@ -116,18 +116,18 @@ async def test_a_batch_waits_for_its_partition(world: World, deciders: Deciders)
     assert fetched.acknowledged
 
 
-async def test_a_batch_that_waits_in_a_full_decider_reaches_the_one_after_the_rebalance(
+async def test_a_batch_that_waits_for_a_full_decider_reaches_its_successor(
     world: World, deciders: Deciders
 ) -> None:
     await deciders.assign({0})
     fetched = Fetched(world, 0, 3 * BUFFER_RECORDS_MAX)
-    # Faust lets the agent of a partition that stays live on: it is this task that waits.
+    # Faust keeps the agent of a retained partition running: this is the task that waits.
     putting = asyncio.create_task(deciders.put(fetched.batch))
     await turns()
     assert not putting.done()
     await deciders.revoke({0})
     await deciders.assign({0})
-    let(world, ALWAYS)
+    allow_answers(world, ALWAYS)
     again = Fetched(world, 0, 4)
     await asyncio.wait_for(putting, 10)
     await deciders.put(again.batch)
@@ -136,13 +136,13 @@ async def test_a_batch_that_waits_in_a_full_decider_reaches_the_one_after_the_re
     assert (fetched.acknowledged, again.acknowledged) == (True, True)
 
 
-async def test_a_decider_goes_on_through_a_rebalance_in_which_its_partition_stays(
+async def test_a_decider_continues_through_a_rebalance_that_keeps_its_partition(
     world: World, deciders: Deciders
 ) -> None:
     await deciders.assign({0})
     await deciders.put(Fetched(world, 0, 6).batch)
-    deciders.doubt()
-    let(world, ALWAYS)
+    deciders.begin_rebalance()
+    allow_answers(world, ALWAYS)
     await turns()
     assert len(world.results) == 6
     before = deciders.report()
@@ -153,14 +153,14 @@ async def test_a_decider_goes_on_through_a_rebalance_in_which_its_partition_stay
     assert before["0"]["position"] == 5
 
 
-async def test_a_decider_yields_to_another_while_its_partition_may_be_gone(
+async def test_a_decider_yields_to_another_while_its_partition_may_be_revoked(
     world: World, deciders: Deciders
 ) -> None:
-    let(world, ALWAYS)
+    allow_answers(world, ALWAYS)
     await deciders.assign({0})
     await deciders.put(Fetched(world, 0, 2).batch)
     await turns()
-    deciders.doubt()
+    deciders.begin_rebalance()
     Fetched(world, 2, 6)
     world.cursor_at = 3  # another process has decided
     world.results += [b'{"source_offset":2,', b'{"source_offset":3,']
@@ -173,8 +173,10 @@ async def test_a_decider_yields_to_another_while_its_partition_may_be_gone(
     assert len(world.results) == 6
 
 
-async def test_an_idle_decider_reads_what_the_stream_does_not_bring(world: World, deciders: Deciders) -> None:
-    let(world, ALWAYS)
+async def test_an_idle_decider_reads_what_the_stream_does_not_deliver(
+    world: World, deciders: Deciders
+) -> None:
+    allow_answers(world, ALWAYS)
     await deciders.assign({0})
     await deciders.put(Fetched(world, 0, 2).batch)
     Fetched(world, 2, 30)
@@ -185,7 +187,7 @@ async def test_an_idle_decider_reads_what_the_stream_does_not_bring(world: World
     assert [int(each[17:-1]) for each in world.results] == list(range(30))
 
 
-async def test_deciders_that_are_cancelled_at_the_end_of_the_process_are_no_fault(
+async def test_a_decider_cancelled_at_the_end_of_the_process_is_no_fault(
     world: World, deciders: Deciders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deaths: list[str] = []
@@ -193,10 +195,10 @@ async def test_deciders_that_are_cancelled_at_the_end_of_the_process_are_no_faul
     await deciders.assign({0, 1})
     tasks = {each.get_name(): each for each in asyncio.all_tasks()}
     tasks["decider of partition 0"].cancel()
-    # One that what it waits for cancels is.
+    # A cancellation by something it awaits is a fault.
     monkeypatch.setattr(world, "cursor_offset", _cancelled)
     await asyncio.wait({tasks["decider of partition 0"], tasks["decider of partition 1"]}, timeout=10)
-    assert deaths == ["decider of partition 1: cancelled by what it waited for"]
+    assert deaths == ["decider of partition 1: cancelled by something it awaited"]
 
 
 async def _cancelled(_: int) -> int:

@@ -1,4 +1,4 @@
-"""Reading old decisions and loading the tail, from a log in memory: what is shared, bounded, and not read twice."""
+"""Lookups of old decisions and loading the tail: what is shared, what is bounded, and that nothing is read twice."""
 
 import asyncio
 from collections.abc import Iterable
@@ -16,7 +16,7 @@ from pipeline.ingress.decisions.waiters import Waiters
 from pipeline.ingress.errors import TooManyLookups
 
 BATCH = 4
-"""Records, unless a test says otherwise."""
+"""Records per batch."""
 
 
 def record(source_offset: int) -> bytes:
@@ -24,11 +24,11 @@ def record(source_offset: int) -> bytes:
 
 
 def ignore(_: bytes | None, __: bytes) -> None:
-    """What most of these tests do with what is observed."""
+    """Discards what is observed."""
 
 
 class Log:
-    """Partitions in memory, in batches of a fixed number of records. `gate` closed, no fetch comes back."""
+    """Partitions in memory, in batches of `BATCH` records. No fetch returns while the gate is closed."""
 
     def __init__(self, *partitions: list[int]) -> None:
         self.values = [[record(each) for each in sources] for sources in partitions]
@@ -50,7 +50,7 @@ class Log:
             self.under_way -= 1
         if self.failures:
             self.failures -= 1
-            raise KafkaUnavailable("away")
+            raise KafkaUnavailable("down")
         values = self.values[partition]
         if position < self.beginning:
             return Trimmed(self.beginning)
@@ -62,7 +62,7 @@ class Log:
 
 
 @pytest.fixture(autouse=True)
-def _in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lookup, "REST_FACTOR", 0)
     monkeypatch.setattr(tail_loader, "REST_FACTOR", 0)
     monkeypatch.setattr(tail_loader, "BACKOFF_MS", 1)
@@ -84,7 +84,7 @@ def _fresh(sources: Iterable[int]) -> tuple[Log, DecisionLookup]:
 # --- old decisions ---------------------------------------------------------------------------------------------------
 
 
-async def test_what_came_with_a_fetch_is_not_fetched_again() -> None:
+async def test_records_of_an_earlier_fetch_are_not_fetched_again() -> None:
     log = Log(list(range(40)), list(range(4)))
     reader = DecisionLookup(log, 10)  # type: ignore[arg-type]
     assert await found(reader, 22) == record(22)
@@ -95,7 +95,7 @@ async def test_what_came_with_a_fetch_is_not_fetched_again() -> None:
     assert await found(reader, 40) is NotFound.UNDECIDED
 
 
-async def test_no_more_is_kept_of_fetches_than_may_be() -> None:
+async def test_the_memory_for_fetched_records_is_bounded() -> None:
     log = Log(list(range(40)))
     reader = DecisionLookup(log, 10, 2 * lookup.FETCH_BYTES_MAX)  # type: ignore[arg-type]
     for source_offset in (0, 10, 0, 20, 0, 10):
@@ -103,14 +103,14 @@ async def test_no_more_is_kept_of_fetches_than_may_be() -> None:
     assert log.fetched == [(0, 0), (0, 10), (0, 20), (0, 10)]
 
 
-async def test_a_batch_that_is_more_than_may_be_kept_is_not_fetched_at_each_step() -> None:
+async def test_a_batch_too_large_to_keep_is_not_fetched_at_each_step() -> None:
     log = Log([0, 1, 1, 2])
     reader = DecisionLookup(log, 10, runs_bytes_max=1)  # type: ignore[arg-type]
     assert await found(reader, 2) == record(2)
     assert len(log.fetched) == 1
 
 
-async def test_repeats_are_stepped_over_and_a_stranger_among_them() -> None:
+async def test_repeats_and_a_foreign_record_among_them_are_skipped() -> None:
     log = Log([0, 1, 2, 3, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9])
     log.values[0].insert(6, b"no decision")
     reader = DecisionLookup(log, 10)  # type: ignore[arg-type]
@@ -118,18 +118,18 @@ async def test_repeats_are_stepped_over_and_a_stranger_among_them() -> None:
         assert await found(reader, source_offset) == record(source_offset)
 
 
-async def test_where_the_command_log_has_lost_records_decisions_stand_earlier() -> None:
+async def test_decisions_after_lost_commands_are_found_at_earlier_positions() -> None:
     log = Log([*range(20), *range(120, 400)])
     reader = DecisionLookup(log, 10)  # type: ignore[arg-type]
     assert await found(reader, 150) == record(150)
     assert len(log.fetched) == 2
-    assert await found(reader, 390) == record(390), "also where its place would be behind the end"
+    assert await found(reader, 390) == record(390), "also if its offset is beyond the end of the log"
     assert await found(reader, 400) is NotFound.UNDECIDED
     with pytest.raises(KafkaUnavailable):
         await reader.find(0, 100)
 
 
-async def test_where_the_log_begins_is_asked_once() -> None:
+async def test_the_beginning_of_the_log_is_fetched_once() -> None:
     log = Log(list(range(40)))
     log.beginning = 13
     reader = DecisionLookup(log, 10)  # type: ignore[arg-type]
@@ -140,7 +140,7 @@ async def test_where_the_log_begins_is_asked_once() -> None:
     assert len(log.fetched) == fetches
 
 
-async def test_all_who_ask_for_one_decision_share_the_lookup() -> None:
+async def test_all_requests_for_one_decision_share_the_lookup() -> None:
     log = Log(list(range(40)))
     log.gate.clear()
     reader = DecisionLookup(log, 1)  # type: ignore[arg-type]
@@ -155,10 +155,10 @@ async def test_all_who_ask_for_one_decision_share_the_lookup() -> None:
     assert one is other
     assert leaves.cancelled()
     assert len(log.fetched) == 1
-    assert await found(reader, 6) == record(6), "the place is free again"
+    assert await found(reader, 6) == record(6), "the slot is free again"
 
 
-async def test_fetches_go_one_after_the_other() -> None:
+async def test_fetches_run_one_at_a_time() -> None:
     log = Log(list(range(400)))
     reader = DecisionLookup(log, 100)  # type: ignore[arg-type]
     lookups = [reader.find(0, source_offset) for source_offset in range(0, 400, 4)]
@@ -167,10 +167,10 @@ async def test_fetches_go_one_after_the_other() -> None:
     log, reader = _fresh(range(400))
     lookups = [reader.find(0, source_offset) for source_offset in range(100, 108)]
     assert all(isinstance(each, DecisionRecord) for each in await asyncio.gather(*lookups))
-    assert len(log.fetched) == 2, "those beside each other came together"
+    assert len(log.fetched) == 2, "adjacent decisions arrive together"
 
 
-async def test_after_a_fetch_the_event_loop_is_left_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_fetch_is_followed_by_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lookup, "REST_FACTOR", 1_000_000)
     monkeypatch.setattr(lookup, "REST_MS_MAX", 60_000)
     log = Log(list(range(40)))
@@ -179,12 +179,12 @@ async def test_after_a_fetch_the_event_loop_is_left_to_others(monkeypatch: pytes
     waits = asyncio.create_task(reader.find(0, 25))
     await asyncio.sleep(0.01)
     assert (waits.done(), len(log.fetched)) == (False, 1)
-    assert await found(reader, 6) == record(6), "what needs no fetch needs no rest"
+    assert await found(reader, 6) == record(6), "a lookup without a fetch does not pause"
     await reader.stop()
     assert waits.cancelled()
 
 
-async def test_a_lookup_ends_when_its_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_lookup_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lookup, "LOOKUP_TIMEOUT_MS", 10)
     log = Log(list(range(40)))
     log.gate.clear()
@@ -196,14 +196,14 @@ async def test_a_lookup_ends_when_its_time_is_over(monkeypatch: pytest.MonkeyPat
     assert await found(reader, 5) == record(5)
 
 
-async def test_a_log_that_is_away_or_has_a_hole_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_unavailable_log_or_one_with_a_gap_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     log = Log([0, 1, 2, 4, 5])
     log.failures = 1
     reader = DecisionLookup(log, 10)  # type: ignore[arg-type]
     for source_offset in (0, 3):
         with pytest.raises(KafkaUnavailable):
             await reader.find(0, source_offset)
-    # Nobody reads a log to its beginning for one receipt.
+    # One receipt is no reason to read a log to its beginning.
     monkeypatch.setattr(lookup, "FETCHES_MAX", 3)
     reader = DecisionLookup(Log([*range(50), *([0] * 100), 50]), 10)  # type: ignore[arg-type]
     with pytest.raises(KafkaUnavailable, match="3 fetches"):
@@ -240,18 +240,18 @@ async def test_no_batch_is_read_twice_for_the_tail(monkeypatch: pytest.MonkeyPat
     assert len(log.fetched) == len({position // BATCH for _, position in log.fetched}) == 75
 
 
-async def test_no_more_is_loaded_than_is_kept() -> None:
+async def test_loading_stops_when_the_memory_is_full() -> None:
     size = len(record(0)) + 60
     log, waiters = Log(list(range(500)), list(range(500))), Waiters(2, 10, 40 * size)
     await load_tail(log, [500, 500], waiters.load, ignore)  # type: ignore[arg-type]
-    # The first window of the one has taken all there is.
+    # The first window of one partition has used all the memory.
     assert kept(waiters, 0) == list(range(460, 500))
     assert waiters.last == [499, 499]
     assert all(waiters.is_ahead(partition, 500) for partition in range(2))
     assert len(log.fetched) <= 2 * (tail_loader.WINDOW_RECORDS_FIRST // BATCH + 1)
 
 
-async def test_a_trimmed_log_is_loaded_as_far_as_it_goes() -> None:
+async def test_a_trimmed_log_is_loaded_back_to_its_beginning() -> None:
     log, waiters = Log(list(range(40)), list(range(20))), Waiters(2, 10, 1_000_000)
     log.beginning = 30
     await load_tail(log, [40, 20], waiters.load, ignore)  # type: ignore[arg-type]
@@ -260,13 +260,13 @@ async def test_a_trimmed_log_is_loaded_as_far_as_it_goes() -> None:
     assert [waiters.is_ahead(0, offset) for offset in (39, 40)] == [False, True]
 
 
-async def test_where_all_was_trimmed_what_is_new_is_ahead_and_the_rest_may_be_gone() -> None:
+async def test_only_new_commands_are_ahead_if_everything_was_trimmed() -> None:
     log, waiters = Log(list(range(40)), [*range(35), *range(5, 10)]), Waiters(2, 10, 1_000_000)
     log.beginning = 40
     await load_tail(log, [40, 40], waiters.load, ignore)  # type: ignore[arg-type]
     assert kept(waiters, 0) == []
     assert [waiters.is_ahead(0, offset) for offset in (39, 40)] == [False, True]
-    # What is left are repeats: those behind which they stood are gone, too.
+    # Only repeats are left; the originals before them were trimmed, too.
     log, waiters = Log([*range(35), *range(5, 10)]), Waiters(1, 10, 1_000_000)
     log.beginning = 37
     await load_tail(log, [40], waiters.load, ignore)  # type: ignore[arg-type]
@@ -278,14 +278,14 @@ LATE = [
     # More than the first window, in one late commit and in two.
     [*range(1_000), *range(400)],
     [*range(1_000), *range(400), *range(300, 700)],
-    # Behind a hole in the command log a decision stands before its offset.
+    # After a gap in the command log, a decision is at a position below its offset.
     [*range(600), *range(5_000, 6_000), *range(400)],
 ]
 
 
 @pytest.mark.parametrize("sources", LATE)
 @pytest.mark.parametrize("cache_bytes_max", [0, 1_000_000])
-async def test_what_was_decided_is_never_ahead_whatever_was_repeated(
+async def test_a_decided_command_is_never_ahead_whatever_was_repeated(
     sources: list[int], cache_bytes_max: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tail_loader, "WINDOW_RECORDS_MAX", tail_loader.WINDOW_RECORDS_FIRST)
@@ -300,5 +300,5 @@ async def test_what_was_decided_is_never_ahead_whatever_was_repeated(
     await load_tail(log, [len(sources)], load, ignore)  # type: ignore[arg-type]
     assert wrong == []
     assert waiters.last == [max(sources)]
-    # Where the command log has lost records, only the beginning of the log would tell.
+    # If the command log has lost records, only the beginning of the decision log would show it.
     assert waiters.is_ahead(0, max(sources) + 1) is (max(sources) < len(sources))

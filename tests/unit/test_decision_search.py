@@ -1,4 +1,4 @@
-"""The search for a decision in the decision log, over random logs as the protocol allows them."""
+"""The search for a decision, in random decision logs that the protocol allows."""
 
 import random
 from collections import Counter
@@ -11,13 +11,13 @@ from pipeline.ingress.decisions.search import End, NotFound, Trimmed, search
 
 LOOKUPS = 60_000
 READS_MAX = 16
-"""Of any of these lookups, in logs as crashes and zombies here and there leave them."""
+"""Per lookup, in logs with a few repeats by crashes and zombies."""
 READS_WITH_LOSS_MAX = 48
-"""The same where the command log has lost records."""
+"""Per lookup, if the command log has also lost records."""
 
 
 class Log:
-    """The source offsets of a decision log, of which the beginning was deleted."""
+    """The source offsets of a decision log; those below position `beginning` were deleted."""
 
     def __init__(self, sources: list[int], beginning: int = 0) -> None:
         self.sources = sources
@@ -29,34 +29,34 @@ class Log:
         return self.sources[position] if position < len(self.sources) else End(len(self.sources))
 
     def find(self, wanted: int) -> tuple[int | NotFound, int]:
-        """What the search comes to, and after how many reads."""
-        looking, reads = search(wanted), 1
-        position = next(looking)
+        """The result of the search, and its number of reads."""
+        steps, reads = search(wanted), 1
+        position = next(steps)
         try:
             while True:
                 assert position >= 0
-                position = looking.send(self.at(position))
+                position = steps.send(self.at(position))
                 reads += 1
         except StopIteration as stop:
             return stop.value, reads
 
     def allowed(self, wanted: int) -> set[NotFound]:
-        """What may be said of a decision that was not found."""
+        """The results that are correct if the search finds no decision."""
         kept = self.sources[self.beginning :]
-        goes_on = max(kept, default=-1) > wanted
+        continues = max(kept, default=-1) > wanted
         hidden = {NotFound.UNDECIDED} if self.hides(wanted) else set()
         if wanted in kept and self.sources.index(wanted) >= self.beginning:
             return hidden
         if wanted in self.sources:
-            # Where the log goes on with nothing but repeats, it looks as if it ended before.
-            return hidden | {NotFound.TRIMMED} if goes_on else {NotFound.TRIMMED, NotFound.UNDECIDED}
-        if goes_on:
+            # If only repeats follow, the log seems to end before them.
+            return hidden | {NotFound.TRIMMED} if continues else {NotFound.TRIMMED, NotFound.UNDECIDED}
+        if continues:
             return hidden | {NotFound.TRIMMED if self.beginning else NotFound.SKIPPED}
         is_all_deleted = wanted < self.beginning == len(self.sources)
         return {NotFound.TRIMMED} if is_all_deleted else {NotFound.UNDECIDED}
 
     def hides(self, wanted: int) -> bool:
-        """Whether a late repeat stands just where it would show that the command log has lost records."""
+        """Whether a late repeat is at exactly the position that would show that the command log has lost records."""
         before = self.sources[: min(wanted, len(self.sources))]
         has_lost = len(set(self.sources)) <= max(self.sources, default=-1)
         return has_lost and bool(before) and before[-1] < max(before)
@@ -64,9 +64,9 @@ class Log:
 
 @st.composite
 def logs(draw: st.DrawFn, lost_max: int = 0) -> Log:
-    """What deciders leave: chunks in order, some of their records twice, or once more much later.
+    """What deciders write: chunks in order, some of their records twice, or again much later.
 
-    Up to `lost_max` commands before a chunk were lost, now and then.
+    Before some chunks, up to `lost_max` commands are lost.
     """
     sources: list[int] = []
     late: list[list[int]] = []
@@ -99,14 +99,14 @@ def test_every_decision_is_found_and_nothing_else(log: Log) -> None:
 
 
 @given(logs() | logs(lost_max=40))
-def test_no_place_is_read_again_and_again(log: Log) -> None:
+def test_the_length_of_the_log_bounds_the_reads(log: Log) -> None:
     for wanted in range(max(log.sources, default=-1) + 5):
         _, reads = log.find(wanted)
         assert reads <= 2 * len(log.sources) + 3
 
 
 @pytest.mark.parametrize("commands", [300, 20_000])
-def test_few_reads_find_it_where_little_was_repeated(commands: int) -> None:
+def test_few_reads_suffice_if_little_is_repeated(commands: int) -> None:
     rng = random.Random(commands)
     reads: Counter[int] = Counter()
     while reads.total() < LOOKUPS:
@@ -120,7 +120,7 @@ def test_few_reads_find_it_where_little_was_repeated(commands: int) -> None:
     assert max(reads) <= READS_MAX, sorted(reads.items())
 
 
-def test_few_reads_find_it_where_the_command_log_has_lost_records() -> None:
+def test_few_reads_suffice_if_the_command_log_has_lost_records() -> None:
     rng = random.Random(11)
     reads: Counter[int] = Counter()
     for _ in range(20):
@@ -185,5 +185,5 @@ def _history(rng: random.Random, commands: int, lost_max: int = 0) -> list[int]:
         (Log([*range(100), 3, 4, *range(300, 400), 5, 6, *range(400, 500)]), 320, 122),
     ],
 )
-def test_the_edges(log: Log, wanted: int, found: int | NotFound) -> None:
+def test_edge_cases(log: Log, wanted: int, found: int | NotFound) -> None:
     assert log.find(wanted)[0] == found

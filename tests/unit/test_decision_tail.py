@@ -1,10 +1,10 @@
-"""The tail of the decision log: what is kept in which number of bytes, and what goes first."""
+"""The tail of the decision log: what is kept within the limit in bytes, and what is evicted first."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.ingress.decisions.record import DecisionRecord, RecentlyAsked
+from pipeline.ingress.decisions.record import DecisionRecord, RecentlyRequested
 from pipeline.ingress.decisions.tail import RECORD_OVERHEAD_BYTES, DecisionTail
 
 VALUE_BYTES = 100
@@ -26,7 +26,7 @@ def kept(tail: DecisionTail, partition: int, below: int = 200) -> list[int]:
     return [offset for offset, each in found.items() if each is not None]
 
 
-def test_what_came_is_found_and_nothing_else() -> None:
+def test_appended_decisions_are_found_and_nothing_else() -> None:
     tail = DecisionTail(2, 10 * RECORD_BYTES)
     follow(tail, 0, 7, 8, 9)
     follow(tail, 1, 0)
@@ -35,49 +35,47 @@ def test_what_came_is_found_and_nothing_else() -> None:
     assert tail.bytes == 4 * RECORD_BYTES
 
 
-def test_the_oldest_go_first() -> None:
+def test_the_oldest_are_evicted_first() -> None:
     tail = DecisionTail(1, 10 * RECORD_BYTES)
     follow(tail, 0, *range(10))
     assert kept(tail, 0) == list(range(10))
     follow(tail, 0, 10)
-    # Room is made for a little more than the one.
+    # Slightly more room is made than the new one needs.
     assert kept(tail, 0) == list(range(2, 11))
 
 
-def test_a_busy_partition_does_not_drive_out_a_quiet_one() -> None:
+def test_a_busy_partition_does_not_evict_a_quiet_one() -> None:
     tail = DecisionTail(3, 90 * RECORD_BYTES)
     follow(tail, 1, *range(5))
     follow(tail, 2, *range(60))
     follow(tail, 0, *range(200))
-    assert kept(tail, 1) == list(range(5)), "it holds less than a third"
-    assert len(kept(tail, 2)) == pytest.approx(len(kept(tail, 0)), abs=2), (
-        "those who hold most share the rest"
-    )
+    assert kept(tail, 1) == list(range(5)), "it has less than its third"
+    assert len(kept(tail, 2)) == pytest.approx(len(kept(tail, 0)), abs=2), "the largest ones share the rest"
     assert kept(tail, 2)[-1] == 59
     assert kept(tail, 0)[-1] == 199
 
 
-def test_where_the_order_breaks_a_partition_begins_anew() -> None:
+def test_a_gap_starts_the_tail_of_a_partition_again() -> None:
     tail = DecisionTail(1, 10 * RECORD_BYTES)
     follow(tail, 0, 1, 2, 3, 9, 10)
     assert kept(tail, 0) == [9, 10]
     assert tail.bytes == 2 * RECORD_BYTES
 
 
-def test_older_ones_are_put_before_without_holes_and_repeats() -> None:
+def test_older_decisions_are_prepended_without_gaps_and_repeats() -> None:
     tail = DecisionTail(1, 100 * RECORD_BYTES)
     follow(tail, 0, 10, 11)
     older = [5, 6, 7, 6, 7, 8, 9, 3, 4]
     assert tail.load(0, [(offset, value(offset)) for offset in older])
     assert kept(tail, 0) == [5, 6, 7, 8, 9, 10, 11]
     assert tail.load(0, [(offset, value(offset)) for offset in (2, 3, 4)])
-    assert not tail.load(0, [(offset, value(offset)) for offset in (0, 3, 4)]), "a hole: 1 is not there"
+    assert not tail.load(0, [(offset, value(offset)) for offset in (0, 3, 4)]), "a gap: 1 is missing"
     follow(tail, 0, 12)
     assert kept(tail, 0) == list(range(2, 13))
     assert tail.bytes == 11 * RECORD_BYTES
 
 
-def test_what_is_older_drives_nothing_out() -> None:
+def test_older_decisions_evict_nothing() -> None:
     tail = DecisionTail(2, 6 * RECORD_BYTES)
     follow(tail, 0, 10, 11)
     follow(tail, 1, 0, 1)
@@ -85,7 +83,7 @@ def test_what_is_older_drives_nothing_out() -> None:
     assert (kept(tail, 0), kept(tail, 1)) == ([8, 9, 10, 11], [0, 1])
 
 
-def test_nothing_is_kept_where_nothing_may_be() -> None:
+def test_nothing_is_kept_in_zero_bytes() -> None:
     tail = DecisionTail(1, 0)
     follow(tail, 0, 1, 2)
     assert (kept(tail, 0), tail.bytes) == ([], 0)
@@ -99,7 +97,7 @@ RECORDS = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 400), st.integers
 def test_the_bytes_stay_within_their_limit(records: list[tuple[int, int, int]], bytes_max: int) -> None:
     tail, written = DecisionTail(3, bytes_max), [0, 0, 0]
     for partition, size, step in records:
-        # Mostly the next offset, now and then one that leaves a hole.
+        # Mostly the next offset, sometimes one that leaves a gap.
         written[partition] += 1 if step < 3 else 2
         tail.append(partition, written[partition], value(written[partition], size))
         assert tail.bytes <= bytes_max
@@ -111,8 +109,10 @@ def test_the_bytes_stay_within_their_limit(records: list[tuple[int, int, int]], 
 
 
 @given(RECORDS, st.integers(0, 3_000))
-def test_the_youngest_of_a_partition_stays(records: list[tuple[int, int, int]], more_bytes: int) -> None:
-    # A third of it is more than the largest, whatever is kept free.
+def test_the_latest_decision_of_a_partition_stays(
+    records: list[tuple[int, int, int]], more_bytes: int
+) -> None:
+    # A third of it is more than the largest record, whatever is kept free.
     tail, written = DecisionTail(3, 4 * (400 + RECORD_OVERHEAD_BYTES) + more_bytes), [0, 0, 0]
     for partition, size, step in records:
         written[partition] += step
@@ -121,21 +121,21 @@ def test_the_youngest_of_a_partition_stays(records: list[tuple[int, int, int]], 
             assert (tail.get(each, written[each]) is None) is (written[each] == 0)
 
 
-def test_decisions_that_were_asked_for_are_kept_by_bytes_the_last_asked_longest() -> None:
-    asked = RecentlyAsked(300, 100)
+def test_recently_requested_decisions_are_limited_in_bytes_and_the_latest_kept_longest() -> None:
+    recent = RecentlyRequested(300, 100)
     first, second, third, fourth = (DecisionRecord(0, offset, value(offset)) for offset in range(4))
     for each in (first, second, third):
-        asked.add(each)
-    asked.add(DecisionRecord(0, 1, b"other"))
-    assert asked.get(0, 0) is first
-    asked.add(fourth)
-    assert asked.get(0, 1) is None
-    assert [asked.get(0, offset) for offset in (0, 2, 3)] == [first, third, fourth]
-    assert asked.get(1, 0) is None
+        recent.add(each)
+    recent.add(DecisionRecord(0, 1, b"other"))
+    assert recent.get(0, 0) is first
+    recent.add(fourth)
+    assert recent.get(0, 1) is None
+    assert [recent.get(0, offset) for offset in (0, 2, 3)] == [first, third, fourth]
+    assert recent.get(1, 0) is None
 
 
-def test_decisions_that_were_asked_for_are_limited_in_number() -> None:
-    asked = RecentlyAsked(1_000_000, 2)
+def test_recently_requested_decisions_are_limited_in_number() -> None:
+    recent = RecentlyRequested(1_000_000, 2)
     for offset in range(4):
-        asked.add(DecisionRecord(0, offset, value(offset)))
-    assert [asked.get(0, offset) is not None for offset in range(4)] == [False, False, True, True]
+        recent.add(DecisionRecord(0, offset, value(offset)))
+    assert [recent.get(0, offset) is not None for offset in range(4)] == [False, False, True, True]

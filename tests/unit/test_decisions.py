@@ -1,4 +1,4 @@
-"""Finding a decision: whom to ask in which order, and what it takes to say "never given", "gone" or "not yet"."""
+"""Finding a decision: what to ask in which order, and when the answer is "unknown", "deleted" or "not yet"."""
 
 import asyncio
 from types import SimpleNamespace
@@ -22,7 +22,7 @@ from pipeline.ingress.errors import (
 
 KEPT_BYTES_MAX = 10_000
 NOT_KEPT = 500
-"""So many records later a record is not kept any more."""
+"""After this many newer records, a record is no longer kept."""
 
 
 def record(source_offset: int) -> bytes:
@@ -30,14 +30,14 @@ def record(source_offset: int) -> bytes:
 
 
 class World:
-    """One partition: a decision log, a command log with an end that only a refresh brings to light, and the feed."""
+    """One partition: a decision log, a command log whose end only a refresh shows, and the feed."""
 
     def __init__(self, waiters_max: int = 10, kept_bytes_max: int = KEPT_BYTES_MAX) -> None:
         self.decided: dict[int, bytes] = {}
         self.trimmed_below = 0
-        self.trouble: Exception | None = None
+        self.fault: Exception | None = None
         self.log_end = 0
-        self.looks = 0
+        self.refreshes = 0
         self.lookups: list[int] = []
         self.waiters = Waiters(1, waiters_max, kept_bytes_max)
         self.commits = SimpleNamespace(ends=[0])
@@ -47,9 +47,9 @@ class World:
         self.decisions = DecisionFinder(*parts)
 
     async def find(self, partition: int, source_offset: int) -> DecisionRecord | NotFound:
-        """As the reader of old decisions."""
-        if self.trouble is not None:
-            raise self.trouble
+        """Stands in for the lookup of old decisions."""
+        if self.fault is not None:
+            raise self.fault
         self.lookups.append(source_offset)
         if (value := self.decided.get(source_offset)) is not None:
             return DecisionRecord(partition, source_offset, value)
@@ -60,7 +60,7 @@ class World:
             self.waiters.deliver(0, record(offset))
 
     async def _refresh(self) -> None:
-        self.looks += 1
+        self.refreshes += 1
         self.ends.ends = [self.log_end]
 
 
@@ -70,22 +70,22 @@ async def refusal(world: World, receipt: Receipt) -> type[RequestRefused]:
     return refused.type
 
 
-async def test_the_broker_is_asked_before_an_id_is_denied_and_only_then() -> None:
+async def test_the_broker_is_asked_only_before_an_id_is_denied() -> None:
     world = World()
     world.log_end = 5
-    assert await world.decisions.find(Receipt(0, 4, 0)) is None, "another process gave it a moment ago"
+    assert await world.decisions.find(Receipt(0, 4, 0)) is None, "another process issued it a moment ago"
     assert await world.decisions.find(Receipt(0, 3, 0)) is None
-    assert world.looks == 1
+    assert world.refreshes == 1
     assert await refusal(world, Receipt(0, 5, 0)) is UnknownRequest
-    assert world.looks == 2
+    assert world.refreshes == 2
     assert await refusal(world, Receipt(1, 0, 0)) is UnknownRequest
-    assert world.lookups == [4, 3], "the decision log is not searched for what was never given"
+    assert world.lookups == [4, 3], "the decision log is not searched for ids that were never issued"
     world.commits.ends[0] = 6
-    assert await world.decisions.find(Receipt(0, 5, 0)) is None, "what this process gave it knows"
-    assert (world.looks, world.lookups) == (2, [4, 3, 5])
+    assert await world.decisions.find(Receipt(0, 5, 0)) is None, "this process knows the ids that it issued"
+    assert (world.refreshes, world.lookups) == (2, [4, 3, 5])
 
 
-async def test_what_was_trimmed_is_gone_and_nothing_else_is() -> None:
+async def test_only_a_trimmed_decision_is_reported_as_deleted() -> None:
     world = World()
     world.log_end, world.trimmed_below, world.decided = 9, 5, {5: record(5)}
     found = await world.decisions.find(Receipt(0, 5, 0))
@@ -94,31 +94,31 @@ async def test_what_was_trimmed_is_gone_and_nothing_else_is() -> None:
     assert await refusal(world, Receipt(0, 4, 0)) is DecisionDeleted
     assert await world.decisions.find(Receipt(0, 6, 0)) is None
     assert world.lookups == [5, 4, 6]
-    assert await world.decisions.find(Receipt(0, 5, 0)) is found, "read once for all who ask"
+    assert await world.decisions.find(Receipt(0, 5, 0)) is found, "read once for all callers"
     assert world.lookups == [5, 4, 6]
 
 
-async def test_the_log_is_not_read_for_what_the_feed_brought_or_has_not_reached() -> None:
+async def test_the_log_is_not_read_for_what_the_feed_delivered_or_has_not_reached() -> None:
     world = World()
     world.log_end = 9
     world.deliver(5)
     assert await world.decisions.find(Receipt(0, 5, 0)) is not None
     assert world.lookups == []
-    # That may have been a repeat: what was decided last is known when it was loaded what stood before the feed.
+    # That may have been a repeat: the last decided offset is known once what precedes the feed is loaded.
     assert await world.decisions.find(Receipt(0, 7, 0)) is None
     assert world.lookups == [7]
     world.waiters.load(0, [(offset, record(offset)) for offset in (5, 6)], 5)
     assert await world.decisions.find(Receipt(0, 7, 0)) is None
     assert world.lookups == [7]
-    # A feed that has ended says nothing any more of what is not there.
+    # A feed that has ended no longer shows what is undecided.
     world.feed.is_alive = False
     assert await world.decisions.find(Receipt(0, 7, 0)) is None
     assert world.lookups == [7, 7]
 
 
 @pytest.mark.parametrize("is_trimmed", [True, False])
-async def test_the_log_is_not_read_for_what_came_after_the_feed_had_begun(is_trimmed: bool) -> None:
-    """Where all that stood before it was deleted, and where that is not loaded yet."""
+async def test_the_log_is_not_read_for_commands_after_the_start_of_the_feed(is_trimmed: bool) -> None:
+    """Whether everything before it was deleted or is not loaded yet."""
     world = World()
     world.log_end, world.trimmed_below = 150, 100
     if is_trimmed:
@@ -132,17 +132,17 @@ async def test_the_log_is_not_read_for_what_came_after_the_feed_had_begun(is_tri
     assert await refusal(world, Receipt(0, 99, 0)) is DecisionDeleted
 
 
-@pytest.mark.parametrize("trouble", [KafkaUnavailable("away"), TooManyLookups()])
-async def test_what_can_not_be_looked_up_is_not_denied(trouble: Exception) -> None:
+@pytest.mark.parametrize("fault", [KafkaUnavailable("down"), TooManyLookups()])
+async def test_an_id_is_not_denied_if_its_lookup_fails(fault: Exception) -> None:
     world = World()
-    world.log_end, world.trouble = 9, trouble
-    with pytest.raises(type(trouble)):
+    world.log_end, world.fault = 9, fault
+    with pytest.raises(type(fault)):
         await world.decisions.find(Receipt(0, 3, 0))
-    with pytest.raises(type(trouble)):
+    with pytest.raises(type(fault)):
         await world.decisions.wait(Receipt(0, 3, 0), 60_000)
 
 
-async def test_a_wait_ends_with_the_feed_or_with_the_log() -> None:
+async def test_a_wait_is_answered_by_the_feed_or_from_the_log() -> None:
     world = World()
     world.log_end = 2_000
     world.waiters.load(0, [], 0)
@@ -152,7 +152,7 @@ async def test_a_wait_ends_with_the_feed_or_with_the_log() -> None:
     assert await by_feed is not None
     assert world.lookups == []
     world.deliver(*range(1, NOT_KEPT + 2))
-    # Record 1 has passed by: the feed will not bring it again.
+    # The feed has passed record 1 and will not deliver it again.
     world.decided[1] = record(1)
     for found in (
         await world.decisions.wait(Receipt(0, 1, 0), 60_000),
@@ -164,8 +164,8 @@ async def test_a_wait_ends_with_the_feed_or_with_the_log() -> None:
 
 
 @pytest.mark.parametrize("kept_bytes_max", [0, KEPT_BYTES_MAX])
-async def test_who_waits_for_what_was_decided_before_the_feed_began_is_woken(kept_bytes_max: int) -> None:
-    """It came to light only behind what a decider that had lost its partition wrote again."""
+async def test_a_waiter_for_a_decision_that_precedes_the_feed_is_woken(kept_bytes_max: int) -> None:
+    """Loading backwards passes a zombie's repeats before it reaches the decision."""
     world = World(kept_bytes_max=kept_bytes_max)
     world.log_end = 10
     world.waiters.load(0, [(offset, record(offset)) for offset in (1, 2, 3)], 9)
@@ -183,14 +183,14 @@ async def test_who_waits_for_what_was_decided_before_the_feed_began_is_woken(kep
             assert found.value == record(8)
 
 
-async def test_who_has_bought_is_never_told_of_a_fault() -> None:
+async def test_a_buyer_whose_purchase_is_accepted_never_gets_an_error() -> None:
     world = World(waiters_max=0)
     with pytest.raises(TooManyWaiters):
         world.decisions.check_room()
     assert await world.decisions.wait_for_own(Receipt(0, 600, 0), 60_000) is None
     world.deliver(*range(NOT_KEPT + 1))
-    for trouble in (KafkaUnavailable("away"), TooManyLookups(), None):
-        world.trouble, world.trimmed_below = trouble, 1
+    for fault in (KafkaUnavailable("down"), TooManyLookups(), None):
+        world.fault, world.trimmed_below = fault, 1
         assert await world.decisions.wait_for_own(Receipt(0, 0, 0), 60_000) is None
 
 

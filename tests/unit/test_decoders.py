@@ -1,4 +1,4 @@
-"""Any bytes are a value to every decoder of every topic, or its own error: never anything else."""
+"""Every decoder of every topic turns any bytes into a value or its own error, never anything else."""
 
 import json
 import tracemalloc
@@ -31,7 +31,7 @@ from pipeline.messages.decisions import NotADecision, PurchaseDecision, decode_d
 from pipeline.messages.nesting import is_nested_deeper
 from pipeline.messages.orders import BadOrder, Order, created_orders, decode_order
 from pipeline.orders.feed import Repeats
-from pipeline.stock.store import decode_last_answer
+from pipeline.stock.values import decode_last_answer
 
 RULE = Rule(Algorithm.TOKEN_BUCKET, 5, 5)
 COMMANDS = [
@@ -47,7 +47,10 @@ RESULTS = [
     malformed(4),
 ]
 ORDERS = created_orders(decode_decision(bought(2, "1", [1], stock=3, sold=1)), 0)  # type: ignore[arg-type]
-NEWS = [encode_breaker(BreakerChange(1, BreakerState.OPEN, 5, 9))[1], b'{"type":"setting","name":"x"}']
+BREAKER_RECORDS = [
+    encode_breaker(BreakerChange(1, BreakerState.OPEN, 5, 9))[1],
+    b'{"type":"setting","name":"x"}',
+]
 
 scalars = (
     st.none()
@@ -61,28 +64,30 @@ anything = st.recursive(
     scalars,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
 )
-FIELDS = sorted({name for value in (*COMMANDS, *RESULTS, *ORDERS, *NEWS) for name in json.loads(value)})
+FIELDS = sorted(
+    {name for value in (*COMMANDS, *RESULTS, *ORDERS, *BREAKER_RECORDS) for name in json.loads(value)}
+)
 documents = st.dictionaries(st.sampled_from(FIELDS), anything, max_size=6)
 
 
 @st.composite
 def mutated(draw: st.DrawFn, valid: list[bytes]) -> bytes:
-    """A valid record with something in it replaced, taken out or added, in its JSON or in its bytes."""
+    """A valid record with one part replaced, removed or added, in its JSON or in its bytes."""
     value = draw(st.sampled_from(valid))
     if draw(st.booleans()):
         at, length = draw(st.integers(0, len(value))), draw(st.integers(0, 4))
         return value[:at] + draw(st.binary(max_size=4)) + value[at + length :]
     document = json.loads(value)
-    place: Any = document
+    node: Any = document
     while True:
-        key = draw(st.sampled_from(sorted(place) if isinstance(place, dict) else range(len(place))))
-        if not (isinstance(place[key], dict | list) and place[key]) or draw(st.booleans()):
+        key = draw(st.sampled_from(sorted(node) if isinstance(node, dict) else range(len(node))))
+        if not (isinstance(node[key], dict | list) and node[key]) or draw(st.booleans()):
             break
-        place = place[key]
+        node = node[key]
     if draw(st.booleans()):
-        place[key] = draw(anything)
+        node[key] = draw(anything)
     else:
-        del place[key]
+        del node[key]
     text = json.dumps(document, separators=(",", ":"), indent=draw(st.sampled_from([None, 1])))
     return text.encode("utf-8", "surrogatepass")
 
@@ -116,7 +121,7 @@ def test_decisions(value: bytes | None) -> None:
         result = decode_decision(value)
     except NotADecision:
         return
-    # All that is asked of a decision can be answered.
+    # Whatever callers ask of a decoded decision works.
     if isinstance(result, PurchaseDecision):
         assert len(result.codes) == len(result.purchases.users)
         for index in range(len(result.codes)):
@@ -137,10 +142,10 @@ def test_orders(value: bytes | None) -> None:
 
 
 @many
-@given(inputs(NEWS))
-def test_news_of_breakers(value: bytes | None) -> None:
+@given(inputs(BREAKER_RECORDS))
+def test_breaker_changes(value: bytes | None) -> None:
     try:
-        BreakerBoard().take(value)
+        BreakerBoard().apply(value)
     except BadControlRecord:
         return
 
@@ -152,7 +157,7 @@ def test_last_answers(value: bytes) -> None:
 
 
 @given(st.lists(st.binary(max_size=20)))
-def test_a_last_answer_is_read_back(decisions: list[bytes]) -> None:
+def test_a_last_answer_round_trips(decisions: list[bytes]) -> None:
     value = b"".join(b"%d:%b" % (len(each), each) for each in decisions)
     assert decode_last_answer(value) == decisions
 
@@ -165,14 +170,14 @@ def test_a_last_answer_is_read_back(decisions: list[bytes]) -> None:
         (decode_order, ORDERS),
     ],
 )
-def test_what_is_right_is_taken(decode: Callable[[bytes], object], valid: list[bytes]) -> None:
+def test_valid_records_are_accepted(decode: Callable[[bytes], object], valid: list[bytes]) -> None:
     for value in valid:
         assert decode(value)
-    assert decode_breaker(NEWS[0]) == BreakerChange(1, BreakerState.OPEN, 5, 9)
+    assert decode_breaker(BREAKER_RECORDS[0]) == BreakerChange(1, BreakerState.OPEN, 5, 9)
 
 
 @pytest.mark.parametrize("field", Order._fields[:-1])
-def test_an_order_names_the_field_that_is_wrong(field: str) -> None:
+def test_the_error_of_an_order_names_the_wrong_field(field: str) -> None:
     document = json.loads(ORDERS[0])
     for wrong in (None, 1.5, [], {}, "\n", -1):
         with pytest.raises(BadOrder, match=f"^{field}: "):
@@ -202,7 +207,7 @@ def test_the_depth_of_json_is_that_of_its_arrays_and_objects(
     assert is_nested_deeper(text, depth_max) == (depth(value) > depth_max)
 
 
-def test_a_member_that_is_hidden_by_another_of_its_name_counts() -> None:
+def test_a_duplicate_member_counts_towards_the_depth() -> None:
     for levels in (COMMAND_DEPTH_MAX - 1, COMMAND_DEPTH_MAX):
         hidden = b"[" * levels + b"]" * levels
         value = b'{"type":"purchase","product_id":"1","users":%s,"users":["a"]}' % hidden
@@ -213,7 +218,7 @@ def test_a_member_that_is_hidden_by_another_of_its_name_counts() -> None:
             decode_command(b"1", value)
 
 
-def test_a_long_string_takes_no_more_memory_than_it_has() -> None:
+def test_checking_a_long_string_takes_little_memory() -> None:
     value = b"[]" * COMMAND_DEPTH_MAX + b'"' + b"x" * 1_000_000 + b'"'
     tracemalloc.start()
     try:
@@ -236,7 +241,7 @@ def test_a_long_string_takes_no_more_memory_than_it_has() -> None:
         (malformed(1), "error"),
     ],
 )
-def test_a_null_that_lua_would_take_for_something_is_no_decision(decision: bytes, name: str) -> None:
+def test_a_null_that_lua_would_take_for_a_value_is_no_decision(decision: bytes, name: str) -> None:
     document = orjson.loads(decision)
     assert name in document
     decode_decision(decision)
@@ -244,7 +249,7 @@ def test_a_null_that_lua_would_take_for_something_is_no_decision(decision: bytes
         decode_decision(orjson.dumps({**document, name: None}))
 
 
-def test_a_command_that_no_decision_could_carry_is_malformed() -> None:
+def test_a_command_too_large_for_a_decision_is_malformed() -> None:
     value = encode_purchases("1", ["a"])
     padded = value + b" " * (COMMAND_BYTES_MAX - len(value) - 1)
     decode_command(b"1", padded)

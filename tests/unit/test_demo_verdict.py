@@ -1,13 +1,14 @@
-"""The demo's verdict on what a crowd saw, and the crowd itself."""
+"""The demo's verdict on what a crowd observed, and the crowd itself."""
 
 import re
 from collections import Counter
 
 import pytest
 
+from pipeline.demo.calls import FinalAnswer
 from pipeline.demo.connection import Listener
 from pipeline.demo.crowd import make_crowd
-from pipeline.demo.sale import AtOnce, FinalAnswer, Observations, Plan
+from pipeline.demo.observations import AtOnce, Observations, Plan
 from pipeline.demo.verdict import by_code, judge
 from pipeline.domain.codes import Code
 from pipeline.domain.receipts import Receipt
@@ -20,11 +21,11 @@ ANSWERED, AT_ONCE, DECIDED, WINNERS, ORDERS, STOCK = range(6)
 
 
 def sound() -> Observations:
-    """Three buyers, two pieces; the first one asks twice."""
+    """Three buyers, two units; the first buyer repeats the purchase."""
     return Observations(
         refused_rightly=2,
         accepted={FIRST: "ann", SECOND: "bob", THIRD: "cid", AGAIN: "ann"},
-        told={
+        answers={
             FIRST: FinalAnswer(Code.SUCCESS, "0-1-0"),
             SECOND: FinalAnswer(Code.SUCCESS, "0-1-1"),
             THIRD: FinalAnswer(Code.INSUFFICIENT_STOCK, None),
@@ -37,11 +38,11 @@ def sound() -> Observations:
 
 
 def sold_out_early() -> Observations:
-    """The same, but the last buyer and the repeat came when all was sold, and were answered at once."""
+    """The same, but the last buyer and the repeat arrived after the sell-out and were answered at once."""
     findings = sound()
     for receipt in (THIRD, AGAIN):
-        user_id, told = findings.accepted.pop(receipt), findings.told.pop(receipt)
-        findings.at_once.append(AtOnce(user_id, told))
+        user_id, answer = findings.accepted.pop(receipt), findings.answers.pop(receipt)
+        findings.at_once.append(AtOnce(user_id, answer))
     return findings
 
 
@@ -56,8 +57,8 @@ def test_a_sound_sale_passes() -> None:
 
 def test_a_win_whose_202_was_lost_counts_by_its_order_id() -> None:
     findings = sound()
-    # The 202 of ann's first purchase never came; she asked again, and that told her of her order.
-    del findings.accepted[FIRST], findings.told[FIRST]
+    # The 202 of ann's first purchase was lost; the repeat returned the order.
+    del findings.accepted[FIRST], findings.answers[FIRST]
     assert failing(findings) == []
 
 
@@ -68,14 +69,14 @@ def test_answers_at_once_count_as_answers() -> None:
     assert by_code(findings) == by_code(sound())
 
 
-def test_a_win_that_only_a_repeat_at_once_tells_of_counts_by_its_order_id() -> None:
+def test_a_win_that_only_a_repeat_at_once_shows_counts_by_its_order_id() -> None:
     findings = sold_out_early()
-    del findings.accepted[FIRST], findings.told[FIRST]
+    del findings.accepted[FIRST], findings.answers[FIRST]
     assert failing(findings) == []
 
 
 @pytest.mark.parametrize(
-    ("user_id", "told"),
+    ("user_id", "answer"),
     [
         ("bob", FinalAnswer(Code.INSUFFICIENT_STOCK, None)),
         ("bob", FinalAnswer(Code.ALREADY_BOUGHT, "0-1-0")),
@@ -83,30 +84,30 @@ def test_a_win_that_only_a_repeat_at_once_tells_of_counts_by_its_order_id() -> N
         ("cid", FinalAnswer(Code.ALREADY_BOUGHT, None)),
     ],
 )
-def test_a_winner_who_is_refused_or_told_of_anothers_order_fails(user_id: str, told: FinalAnswer) -> None:
+def test_a_refusal_of_a_winner_or_an_order_of_another_user_fails(user_id: str, answer: FinalAnswer) -> None:
     findings = sold_out_early()
-    findings.at_once.append(AtOnce(user_id, told))
+    findings.at_once.append(AtOnce(user_id, answer))
     assert failing(findings) == [AT_ONCE]
     assert f"wrongly: {user_id}" in judge(PLAN, findings)[AT_ONCE].found
 
 
-def test_who_is_refused_at_once_and_told_of_no_order_has_none() -> None:
+def test_a_winner_refused_at_once_without_an_order_id_fails() -> None:
     findings = sold_out_early()
     findings.at_once.append(AtOnce("ann", FinalAnswer(Code.INSUFFICIENT_STOCK, None)))
-    del findings.accepted[FIRST], findings.told[FIRST]
+    del findings.accepted[FIRST], findings.answers[FIRST]
     assert failing(findings) == [AT_ONCE]
 
 
-def test_a_refusal_at_once_while_something_is_left_fails() -> None:
+def test_a_refusal_at_once_while_stock_is_left_fails() -> None:
     findings = sold_out_early()
-    del findings.accepted[SECOND], findings.told[SECOND]
+    del findings.accepted[SECOND], findings.answers[SECOND]
     findings.at_once.append(AtOnce("bob", FinalAnswer(Code.INSUFFICIENT_STOCK, None)))
     findings.order_ids.remove("0-1-1")
     findings.sold, findings.remaining = 1, 1
     assert failing(findings) == [AT_ONCE, WINNERS]
 
 
-def test_a_buyer_who_is_nowhere_fails() -> None:
+def test_a_buyer_without_any_answer_fails() -> None:
     findings = sold_out_early()
     findings.at_once = [each for each in findings.at_once if each.user_id != "cid"]
     assert failing(findings) == [ANSWERED]
@@ -121,20 +122,20 @@ def test_a_wrong_answer_fails() -> None:
 
 def test_a_buyer_who_was_never_accepted_fails() -> None:
     findings = sound()
-    del findings.accepted[THIRD], findings.told[THIRD]
+    del findings.accepted[THIRD], findings.answers[THIRD]
     assert failing(findings) == [ANSWERED]
 
 
 def test_a_receipt_without_a_decision_fails() -> None:
     findings = sound()
-    del findings.told[THIRD]
+    del findings.answers[THIRD]
     assert failing(findings) == [DECIDED]
     assert "none for 0-1-2" in judge(PLAN, findings)[DECIDED].found
 
 
 def test_a_decision_that_changes_fails() -> None:
     findings = sound()
-    findings.take_told(THIRD, FinalAnswer(Code.SUCCESS, "0-1-2"))
+    findings.take_answer(THIRD, FinalAnswer(Code.SUCCESS, "0-1-2"))
     assert failing(findings) == [DECIDED]
 
 
@@ -143,7 +144,7 @@ def test_a_decision_that_changes_fails() -> None:
 )
 def test_one_winner_too_many_fails(third: FinalAnswer) -> None:
     findings = sound()
-    findings.told[THIRD] = third
+    findings.answers[THIRD] = third
     findings.order_ids.add("0-1-2")
     findings.sold, findings.remaining = 3, -1
     assert failing(findings) == [WINNERS]
@@ -151,14 +152,14 @@ def test_one_winner_too_many_fails(third: FinalAnswer) -> None:
 
 def test_one_winner_too_few_fails() -> None:
     findings = sound()
-    findings.told[SECOND] = FinalAnswer(Code.INSUFFICIENT_STOCK, None)
+    findings.answers[SECOND] = FinalAnswer(Code.INSUFFICIENT_STOCK, None)
     findings.order_ids.remove("0-1-1")
     findings.sold, findings.remaining = 1, 1
     assert failing(findings) == [WINNERS]
 
 
 @pytest.mark.parametrize("order_ids", [{"0-1-0"}, {"0-1-0", "0-1-1", "0-1-2"}, {"0-1-0", "0-1-9"}])
-def test_orders_of_others_than_the_winners_fail(order_ids: set[str]) -> None:
+def test_orders_that_are_not_those_of_the_winners_fail(order_ids: set[str]) -> None:
     findings = sound()
     findings.order_ids = order_ids
     assert failing(findings) == [ORDERS]
@@ -171,7 +172,7 @@ def test_a_stock_that_does_not_add_up_fails(sold: int, remaining: int) -> None:
     assert failing(findings) == [STOCK]
 
 
-def test_the_crowd_is_as_large_as_wanted_and_its_bad_requests_are_of_every_kind() -> None:
+def test_the_crowd_has_the_requested_size_and_every_kind_of_bad_request() -> None:
     crowd = make_crowd(LISTENER, "p", buyers=50, repeats=5, bad=18, seed=1)
     users = Counter(attempt.user_id for attempt in crowd)
     assert users.pop(None) == 18
@@ -182,6 +183,6 @@ def test_the_crowd_is_as_large_as_wanted_and_its_bad_requests_are_of_every_kind(
     assert {status for _, status in bad} == {400, 405, 413, 415}
     purchases = [attempt for attempt in crowd if attempt.user_id is not None]
     assert all(attempt.status == 202 for attempt in purchases)
-    # Each is safe to send again: it has a key that no other has.
+    # Each has a key of its own, so it is safe to send again.
     keys = [re.search(rb"\r\nIdempotency-Key: (\S+)\r\n", attempt.request) for attempt in purchases]
     assert len({key[1] for key in keys if key is not None}) == len(purchases)

@@ -1,4 +1,4 @@
-"""aiokafka on uvloop: a connection that the broker has closed is a fault of the connection, not of aiokafka."""
+"""aiokafka on uvloop: a connection that the broker has closed fails as a connection error."""
 
 import asyncio
 import struct

@@ -1,9 +1,9 @@
-"""Final refusals: what they answer, who gets a look, and who shares one."""
+"""Final refusals: what they answer, which purchases need a snapshot, and which share one."""
 
 import asyncio
 
 import pytest
-from looks import SOLD_OUT, Ingress, Partition, code, opening, purchase
+from refusal_world import SOLD_OUT, Ingress, Partition, code, opening, purchase
 
 from pipeline.domain.limiters import Algorithm, Rule
 from pipeline.domain.product import SaleState
@@ -12,13 +12,13 @@ from pipeline.messages.commands import encode_close
 from pipeline.messages.decisions import Answer
 
 
-async def test_sold_out_is_answered_and_a_winner_hears_of_his_order(sold_out: Ingress) -> None:
+async def test_sold_out_is_answered_and_a_winner_gets_their_order(sold_out: Ingress) -> None:
     bob, alice = await asyncio.gather(sold_out.buy("p", "bob"), sold_out.buy("p", "alice"))
     assert bob is not None
     assert (bob.code, bob.remaining_stock, bob.order_id) == (SOLD_OUT, 0, None)
     assert alice is not None
     assert (alice.code, alice.remaining_stock, alice.order_id) == (-3, 0, "0-1-0")
-    assert code(await sold_out.buy("p", "carol", quantity=2)) == -3, "more than anybody may have"
+    assert code(await sold_out.buy("p", "carol", quantity=2)) == -3, "more than any user may have"
     assert sold_out.refusals.by_code == {-2: 1, -3: 2}
     assert sold_out.refusals.answers_of("p") == 3
 
@@ -37,7 +37,7 @@ async def test_the_same_key_gets_the_first_win_again() -> None:
     assert code(await ingress.buy("p", "bob", key="k")) == SOLD_OUT
 
 
-async def test_a_rate_limit_is_not_asked_where_nothing_is_left() -> None:
+async def test_the_rate_limit_does_not_apply_once_nothing_is_left() -> None:
     partition = Partition()
     partition.append(*opening(rate_limit=Rule(Algorithm.FIXED_WINDOW, 1, 1)))
     partition.append(*purchase("alice"))
@@ -56,7 +56,7 @@ async def test_a_closed_product_is_over() -> None:
     assert (answer.code, answer.remaining_stock) == (-6, 5)
 
 
-async def test_a_product_on_sale_is_not_looked_at_and_a_paused_one_only_once() -> None:
+async def test_a_product_on_sale_needs_no_snapshot_and_a_paused_one_only_one() -> None:
     partition = Partition()
     partition.append(*opening(stock=5))
     partition.append(*purchase("alice"))
@@ -65,23 +65,23 @@ async def test_a_product_on_sale_is_not_looked_at_and_a_paused_one_only_once() -
     ingress = Ingress(partition, follows_from=0)
     ingress.feed_all()
     assert await ingress.buy("p", "bob") is None
-    assert ingress.looks == []
+    assert ingress.snapshots == []
     assert await ingress.buy("paused", "bob") is None
     assert await ingress.buy("paused", "bob") is None
-    assert len(ingress.looks) == 1
+    assert len(ingress.snapshots) == 1
 
 
-async def test_a_process_that_knows_no_decision_of_a_product_learns_from_the_first_look() -> None:
+async def test_a_process_that_knows_no_decision_of_a_product_learns_from_the_first_snapshot() -> None:
     partition = Partition()
     partition.append(*opening(stock=5))
     partition.settle()
     ingress = Ingress(partition)
     assert await ingress.buy("p", "bob") is None
     assert await ingress.buy("p", "bob") is None
-    assert (len(ingress.looks), ingress.refreshes) == (1, 0)
+    assert (len(ingress.snapshots), ingress.refreshes) == (1, 0)
 
 
-async def test_stock_that_comes_back_is_sold_before_the_feed_has_heard_of_it(sold_out: Ingress) -> None:
+async def test_stock_that_comes_back_is_sold_before_the_feed_delivers_it(sold_out: Ingress) -> None:
     assert code(await sold_out.buy("p", "bob")) == SOLD_OUT
     sold_out.partition.adjust("p", 1)
     sold_out.partition.settle()
@@ -95,7 +95,7 @@ async def test_stock_that_comes_back_is_sold_before_the_feed_has_heard_of_it(sol
     assert code(await sold_out.buy("p", "carol")) == SOLD_OUT
 
 
-async def test_a_look_makes_a_product_known_also_where_it_counts_for_nothing_else() -> None:
+async def test_a_snapshot_makes_a_product_known_even_if_it_counts_for_nothing_else() -> None:
     partition = Partition()
     partition.append(*opening("paused", state=SaleState.PAUSED))
     partition.append(*opening("behind"))
@@ -106,60 +106,60 @@ async def test_a_look_makes_a_product_known_also_where_it_counts_for_nothing_els
         await ingress.buy(product_id, "alice")
     assert ingress.refusals.is_known("paused")
     assert not ingress.refusals.is_known("unknown")
-    # Redis has lost the newest commands, and is asked before it has them back.
+    # Redis has lost the newest commands, and is read before their replay.
     partition.append(*purchase("bob", product_id="behind"))
     ingress.refusals.begin([partition.end])
     assert await ingress.buy("behind", "alice") is None
     assert ingress.refusals.is_known("behind")
 
 
-# --- who shares a look ------------------------------------------------------------------------------------------------
+# --- sharing a snapshot -----------------------------------------------------------------------------------------------
 
 
-async def test_who_comes_during_a_look_has_the_next_one_and_shares_it(sold_out: Ingress) -> None:
+async def test_purchases_that_arrive_during_a_snapshot_share_the_next_one(sold_out: Ingress) -> None:
     late: list[asyncio.Task[Answer | None]] = []
 
-    def come() -> None:
+    def arrive() -> None:
         late.extend(asyncio.create_task(sold_out.buy("p", f"late{number}")) for number in range(5))
 
     await sold_out.buy("p", "before")
-    sold_out.looks.clear()
-    sold_out.meanwhile.append(come)
+    sold_out.snapshots.clear()
+    sold_out.meanwhile.append(arrive)
     first = await sold_out.buy("p", "first")
     answers = await asyncio.gather(*late)
     assert {code(answer) for answer in (first, *answers)} == {SOLD_OUT}
-    assert sold_out.looks == [["first"], [f"late{number}" for number in range(5)]]
+    assert sold_out.snapshots == [["first"], [f"late{number}" for number in range(5)]]
 
 
-async def test_a_look_is_for_so_many_users_and_no_more(
+async def test_a_snapshot_has_a_limited_number_of_users(
     sold_out: Ingress, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(final_refusals, "USERS_PER_LOOK_MAX", 4)
+    monkeypatch.setattr(final_refusals, "USERS_PER_SNAPSHOT_MAX", 4)
     answers = await asyncio.gather(*(sold_out.buy("p", f"u{number}") for number in range(10)))
     assert {code(answer) for answer in answers} == {SOLD_OUT}
-    assert [len(users) for users in sold_out.looks] == [4, 4, 2]
+    assert [len(users) for users in sold_out.snapshots] == [4, 4, 2]
 
 
-async def test_beyond_so_many_products_at_once_there_is_the_log(
+async def test_beyond_the_limit_on_concurrent_snapshots_purchases_go_into_the_log(
     sold_out: Ingress, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(final_refusals, "LOOKS_MAX", 2)
+    monkeypatch.setattr(final_refusals, "SNAPSHOTS_MAX", 2)
     answers = await asyncio.gather(*(sold_out.buy(product, "u") for product in ("p", "q", "r", "p")))
     assert [code(answer) for answer in answers] == [SOLD_OUT, -1, None, SOLD_OUT]
     assert code(await sold_out.buy("r", "u")) == -1
 
 
-async def test_a_buyer_who_hangs_up_leaves_the_others_their_answers(sold_out: Ingress) -> None:
-    gone, stays = (asyncio.create_task(sold_out.buy("p", user)) for user in ("gone", "stays"))
-    sold_out.meanwhile.append(gone.cancel)
+async def test_a_buyer_who_disconnects_does_not_affect_the_others(sold_out: Ingress) -> None:
+    leaves, stays = (asyncio.create_task(sold_out.buy("p", user)) for user in ("leaves", "stays"))
+    sold_out.meanwhile.append(leaves.cancel)
     assert code(await stays) == SOLD_OUT
     with pytest.raises(asyncio.CancelledError):
-        await gone
+        await leaves
     assert sold_out.refusals.by_code == {SOLD_OUT: 1}
     assert code(await sold_out.buy("p", "next")) == SOLD_OUT
 
 
-async def test_counts_by_product_are_bounded_and_unknown_ones_have_none(
+async def test_counts_by_product_are_bounded_and_unknown_products_have_none(
     sold_out: Ingress, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(final_refusals, "COUNTED_MAX", 2)

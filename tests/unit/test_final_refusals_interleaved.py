@@ -1,9 +1,8 @@
-"""Final refusals while anything happens: commands, decisions, a late feed, Redis that loses state, new processes.
+"""Final refusals in random schedules: commands, decisions, a late feed, Redis that loses state, new processes.
 
-Every answer has to be what the log itself would have answered at some position between the arrival of the purchase and
-the answer. Two things are allowed. Sold out and over are both a refusal for good, and either will do. And stock that
-came back may be missed for as long as its decision takes to arrive, so there the range begins at what the process had
-been told (but not before its start).
+Every answer must be one that the log itself would have given at some position between the arrival of the purchase and
+the answer, with two exceptions. Sold out and over are both final, so either is accepted. Stock that came back may be
+missed until its decision arrives, so there the range begins at what the process knew (but not before its start).
 """
 
 import asyncio
@@ -15,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from looks import PARTITION, Ingress, Moment, Partition
+from refusal_world import PARTITION, Ingress, Moment, Partition
 
 from pipeline.domain.codes import Code
 from pipeline.domain.finality import FINAL_CODES
@@ -29,7 +28,7 @@ OVER = {Code.INSUFFICIENT_STOCK, Code.ENDED}
 
 Step = tuple[Any, ...]
 
-LAST_PIECE: list[Step] = [("open", "feed", ("p", 1, 0, 1)), ("purchase", "feed", ("p", "a", 1, "k"))]
+LAST_UNIT: list[Step] = [("open", "feed", ("p", 1, 0, 1)), ("purchase", "feed", ("p", "a", 1, "k"))]
 SOLD_OUT: Step = ("ask", ("p", "b", 1, None), ())
 NOT_BEGUN: list[Step] = [
     ("open", "feed", ("p", 1, 3_000, 1)),
@@ -37,13 +36,13 @@ NOT_BEGUN: list[Step] = [
     ("purchase", "feed", ("p", "a", 1, None)),
     SOLD_OUT,
 ]
-BEGINNINGS: list[list[Step]] = [[], LAST_PIECE, [*LAST_PIECE, SOLD_OUT], NOT_BEGUN]
+BEGINNINGS: list[list[Step]] = [[], LAST_UNIT, [*LAST_UNIT, SOLD_OUT], NOT_BEGUN]
 REACH = ("feed", "feed", "decision log", "redis", "command log")
-"""How far a command has come when the next step is taken, if nothing has stopped it."""
+"""How far a command gets before the next step, if nothing stops it."""
 
 
 class Schedules:
-    """Makes schedules; the same seed makes the same one."""
+    """Random schedules; the same seed gives the same ones."""
 
     def __init__(self, seed: int) -> None:
         self._rng = random.Random(seed)
@@ -58,14 +57,14 @@ class Schedules:
             return ("start", self._rng.randrange(9))
         if kind < 5:
             meanwhile = [self._meanwhile() for _ in range(self._rng.choice([0, 0, 3, 6]))]
-            return ("ask", self._wish(), tuple(meanwhile))
+            return ("ask", self._request(), tuple(meanwhile))
         return self._quiet()
 
     def _meanwhile(self) -> tuple[Step, ...]:
-        """What happens in one of the moments in which a look or the broker is waited for."""
+        """What happens at one point at which the ingress waits for a snapshot or the broker."""
         some = [self._quiet() for _ in range(self._rng.choice([0, 0, 1, 2]))]
         if self._rng.random() < 0.2:
-            some.append(("ask", self._wish(), ()))
+            some.append(("ask", self._request(), ()))
         return tuple(some)
 
     def _quiet(self) -> Step:
@@ -80,7 +79,7 @@ class Schedules:
                     (choose("pq"), choose([0, 1, 2]), choose([0, 0, 3_000]), choose([1, 2])),
                 )
             case "purchase":
-                return ("purchase", reach, self._wish())
+                return ("purchase", reach, self._request())
             case "lose":
                 return ("lose", choose([1, 1, 2, 9]))
             case "tick":
@@ -90,22 +89,22 @@ class Schedules:
             case command:
                 return (command, reach, choose("ppq"))
 
-    def _wish(self) -> tuple[str, str, int, str | None]:
+    def _request(self) -> tuple[str, str, int, str | None]:
         choose = self._rng.choice
         return choose("ppq"), choose("ab"), choose([1, 1, 1, 2]), choose([None, None, "k"])
 
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """A purchase when it comes: how many commands were acknowledged, and how many of them this process knew of."""
+    """A purchase on arrival: how many commands are acknowledged, and how many of them this process knows."""
 
-    wish: tuple[str, str, int, str | None]
+    request: tuple[str, str, int, str | None]
     acknowledged: int
     known: int
 
 
 class Run:
-    """One schedule, step after step."""
+    """Runs one schedule, step by step."""
 
     def __init__(self) -> None:
         self.partition = Partition()
@@ -132,7 +131,7 @@ class Run:
         match name:
             case "open" | "purchase" | "adjust" | "close":
                 self._command(name, terms[1])
-                self._go_on(terms[0])
+                self._advance(terms[0])
             case "tick":
                 partition.now_ms += terms[0]
             case "lose":
@@ -162,7 +161,7 @@ class Run:
         else:
             partition.append(terms.encode(), encode_close(terms))
 
-    def _go_on(self, reach: str) -> None:
+    def _advance(self, reach: str) -> None:
         if reach != "command log":
             self.partition.decide()
         if reach in ("decision log", "feed"):
@@ -170,16 +169,18 @@ class Run:
         if reach == "feed":
             self.ingress.feed_all()
 
-    def _ask(self, wish: tuple[str, str, int, str | None], meanwhile: tuple[tuple[Step, ...], ...]) -> None:
+    def _ask(
+        self, request: tuple[str, str, int, str | None], meanwhile: tuple[tuple[Step, ...], ...]
+    ) -> None:
         def later(some: tuple[Step, ...]) -> Callable[[], None]:
             return lambda: [self._do(step) for step in some] and None
 
         self.ingress.meanwhile.extend(map(later, meanwhile))
-        arrival = Arrival(wish, self.partition.end, max(self.began, self.ingress.last[0] + 1))
+        arrival = Arrival(request, self.partition.end, max(self.began, self.ingress.last[0] + 1))
         self._asking.append(asyncio.create_task(self._buy(self.ingress, arrival)))
 
     async def _buy(self, ingress: Ingress, arrival: Arrival) -> None:
-        answer = await ingress.buy(*arrival.wish)
+        answer = await ingress.buy(*arrival.request)
         if answer is not None:
             self.codes[answer.code] += 1
             self._check(answer, arrival)
@@ -188,18 +189,20 @@ class Run:
         partition = self.partition
         first = arrival.acknowledged if answer.code is Code.NEVER_OPENED else arrival.known
         moments = partition.moments[first : partition.end + 1]
-        possible = {outcome(moment, partition.now_ms, arrival.wish) for moment in moments}
+        possible = {outcome(moment, partition.now_ms, arrival.request) for moment in moments}
         if answer.code is not Code.NOT_STARTED:
-            possible |= {outcome(moment, moment.time_ms, arrival.wish) for moment in moments}
-        told = (answer.code, answer.order_id)
-        assert told in possible or (answer.code in OVER and any(code in OVER for code, _ in possible)), (
-            f"{arrival} was told {told}, the log would tell one of {possible}"
+            possible |= {outcome(moment, moment.time_ms, arrival.request) for moment in moments}
+        given = (answer.code, answer.order_id)
+        assert given in possible or (answer.code in OVER and any(code in OVER for code, _ in possible)), (
+            f"{arrival} got {given}, the log would give one of {possible}"
         )
 
 
-def outcome(moment: Moment, time_ms: int, wish: tuple[str, str, int, str | None]) -> tuple[Code, str | None]:
-    """What the log would answer to this purchase right after this moment."""
-    product_id, user, quantity, key = wish
+def outcome(
+    moment: Moment, time_ms: int, request: tuple[str, str, int, str | None]
+) -> tuple[Code, str | None]:
+    """The answer of the log to this purchase, right after this moment."""
+    product_id, user, quantity, key = request
     product = copy.deepcopy(moment.products.get(product_id))
     purchases = Purchases([user], [quantity], {0: key} if key else {})
     decision = decide_purchases(product, PARTITION, 10_000, max(time_ms, moment.time_ms), purchases)
@@ -207,7 +210,7 @@ def outcome(moment: Moment, time_ms: int, wish: tuple[str, str, int, str | None]
 
 
 async def faults(seeds: range) -> dict[int, str]:
-    """What was wrong, by seed."""
+    """The violations, by seed."""
     wrong = {}
     for seed in seeds:
         try:
@@ -223,7 +226,7 @@ async def test_every_answer_is_one_that_the_log_would_have_given(shard: int) -> 
     assert await faults(seeds) == {}
 
 
-async def test_the_schedules_do_get_answers() -> None:
+async def test_the_schedules_give_every_final_answer() -> None:
     codes: Counter[int] = Counter()
     for seed in range(1_000):
         run = Run()

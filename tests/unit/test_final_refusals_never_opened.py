@@ -1,13 +1,15 @@
-"""The final refusal of products that nobody has opened, and of all that a process does not know yet."""
+"""Final refusals of products that were never opened, and of those that a process does not know yet."""
 
 import pytest
-from looks import SOLD_OUT, Ingress, Partition, code, opening, purchase, sold_out_partition
+from refusal_world import SOLD_OUT, Ingress, Partition, code, opening, purchase, sold_out_partition
 
 from pipeline.errors import KafkaUnavailable
 from pipeline.ingress.final_refusals import PAUSE_MS
 
 
-async def test_an_unknown_product_is_refused_once_the_log_has_been_asked_each_time(sold_out: Ingress) -> None:
+async def test_an_unknown_product_is_refused_after_reading_the_end_of_the_log_each_time(
+    sold_out: Ingress,
+) -> None:
     for asked in range(1, 4):
         answer = await sold_out.buy("unknown", "bob")
         assert answer is not None
@@ -16,25 +18,25 @@ async def test_an_unknown_product_is_refused_once_the_log_has_been_asked_each_ti
     assert sold_out.waits == 0
 
 
-async def test_the_log_is_not_asked_for_a_product_that_was_opened(sold_out: Ingress) -> None:
+async def test_the_end_of_the_log_is_not_read_for_an_opened_product(sold_out: Ingress) -> None:
     for _ in range(3):
         assert code(await sold_out.buy("p", "bob")) == SOLD_OUT
-    assert (sold_out.refreshes, len(sold_out.looks)) == (0, 3)
+    assert (sold_out.refreshes, len(sold_out.snapshots)) == (0, 3)
 
 
-async def test_before_it_has_begun_nothing_is_answered() -> None:
+async def test_nothing_is_answered_before_the_start() -> None:
     ingress = Ingress(sold_out_partition(), begins=False)
     assert await ingress.buy("p", "bob") is None
     ingress.refusals.begin([ingress.partition.end])
     assert code(await ingress.buy("p", "bob")) == SOLD_OUT
 
 
-async def test_nothing_is_said_of_an_empty_redis_though_the_log_be_empty() -> None:
+async def test_an_empty_redis_proves_nothing_even_if_the_log_is_empty() -> None:
     assert await Ingress(Partition()).buy("p", "bob") is None
 
 
-async def test_opened_by_another_process_while_redis_is_emptied() -> None:
-    """The prewarm was answered 200 there; Redis lost it and is being made again; our feed is late."""
+async def test_a_product_opened_by_another_process_is_not_refused_while_redis_is_emptied() -> None:
+    """The prewarm was answered 200 there; Redis lost it and is being rebuilt; our feed is late."""
     partition = Partition()
     for number in range(3):
         partition.append(*opening(f"q{number}"))
@@ -52,8 +54,8 @@ async def test_opened_by_another_process_while_redis_is_emptied() -> None:
     assert "p" in ingress.on_sale
 
 
-async def test_opened_in_the_log_and_not_decided_yet() -> None:
-    """Acknowledged, as it was when we were asked: so its decision is waited for, and a second look shows it."""
+async def test_a_product_whose_opening_is_not_decided_yet_is_not_refused() -> None:
+    """Acknowledged before the purchase arrived: the ingress waits for the decision, and a second snapshot shows it."""
     partition = sold_out_partition()
     ingress = Ingress(partition)
     partition.append(*opening("q"))
@@ -64,28 +66,28 @@ async def test_opened_in_the_log_and_not_decided_yet() -> None:
 
     ingress.meanwhile.extend([bool, bool, bool, bool, decide])
     assert await ingress.buy("q", "bob") is None
-    assert (len(ingress.looks), ingress.refreshes, ingress.waits) == (2, 1, 1)
+    assert (len(ingress.snapshots), ingress.refreshes, ingress.waits) == (2, 1, 1)
     assert "q" in ingress.on_sale
 
 
-async def test_other_purchases_are_under_way_all_the_time() -> None:
-    """An unknown product is refused all the same: the second look is past all that was under way."""
+async def test_an_unknown_product_is_refused_despite_constant_purchases() -> None:
+    """The second snapshot is past everything that was in flight when the purchase arrived."""
     partition = sold_out_partition()
     ingress = Ingress(partition)
     partition.append(*purchase("bob"))
 
-    def go_on() -> None:
+    def advance() -> None:
         partition.append(*purchase("carol"))
         partition.decide()
         partition.commit()
         ingress.feed_all()
 
-    ingress.meanwhile.extend([bool, bool, go_on, go_on, go_on])
+    ingress.meanwhile.extend([bool, bool, advance, advance, advance])
     assert code(await ingress.buy("unknown", "bob")) == -1
-    assert len(ingress.looks) == 2
+    assert len(ingress.snapshots) == 2
 
 
-async def test_a_log_that_is_not_decided_in_time_is_not_waited_for_again_for_a_while() -> None:
+async def test_purchases_do_not_wait_for_decisions_for_a_while_after_a_late_one() -> None:
     partition = sold_out_partition()
     ingress = Ingress(partition)
     partition.append(*purchase("bob"))
@@ -97,19 +99,19 @@ async def test_a_log_that_is_not_decided_in_time_is_not_waited_for_again_for_a_w
     assert code(await ingress.buy("unknown", "bob")) == -1
 
 
-async def test_a_broker_that_does_not_say_where_its_log_ends(
+async def test_only_opened_products_are_refused_without_the_end_of_the_log(
     sold_out: Ingress, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def refuse() -> None:
-        raise KafkaUnavailable("Kafka: away")
+        raise KafkaUnavailable("Kafka: down")
 
     monkeypatch.setattr(sold_out, "refresh", refuse)
     assert await sold_out.buy("unknown", "bob") is None
     assert code(await sold_out.buy("p", "bob")) == SOLD_OUT
 
 
-async def test_a_process_that_has_just_started_beside_a_long_log() -> None:
-    """Its feed has nothing, and Redis was put back: only the command log tells that it has lost something."""
+async def test_a_new_process_does_not_trust_a_restored_redis() -> None:
+    """Its feed has delivered nothing, and Redis was restored: only the command log shows that it has lost something."""
     partition = sold_out_partition()
     partition.adjust("p", 1)
     partition.append(*opening("q"))

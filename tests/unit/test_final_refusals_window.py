@@ -1,11 +1,11 @@
-"""Final refusals before the start and after the end of a sale: the time is the broker's."""
+"""Final refusals before the start and after the end of a sale, in the broker's time."""
 
-from looks import Ingress, Partition, code, opening, purchase
+from refusal_world import Ingress, Partition, code, opening, purchase
 
 from pipeline.ingress.final_refusals import MARK_MS_MAX
 
 
-async def test_after_the_end_only_what_the_log_shows_counts() -> None:
+async def test_after_the_end_only_the_time_that_the_log_shows_counts() -> None:
     partition = Partition(now_ms=1_000)
     partition.append(*opening(stock=5, end_ms=2_000))
     partition.settle()
@@ -14,7 +14,7 @@ async def test_after_the_end_only_what_the_log_shows_counts() -> None:
         partition.now_ms = now_ms
         assert await ingress.buy("p", "bob") is None
     assert "p" in ingress.on_sale
-    # The log decides those, and so tells the time.
+    # The log decides these, and so shows the time.
     for now_ms, expected in ((2_099, None), (2_100, -6)):
         partition.now_ms = now_ms
         partition.append(*purchase("bob"))
@@ -23,15 +23,15 @@ async def test_after_the_end_only_what_the_log_shows_counts() -> None:
         assert code(await ingress.buy("p", "bob")) == expected
 
 
-async def test_before_the_start_one_purchase_a_second_goes_into_the_log_and_tells_the_time() -> None:
+async def test_before_the_start_one_purchase_a_second_goes_into_the_log_to_show_the_time() -> None:
     partition = Partition(now_ms=1_000)
     partition.append(*opening(start_ms=60_000, end_ms=90_000))
     partition.settle()
     ingress = Ingress(partition, margin_ms=2_000)
-    told: list[int | None] = []
+    codes: list[int | None] = []
     while partition.now_ms < 62_000:
         answer = await ingress.buy("p", "bob")
-        told.append(code(answer))
+        codes.append(code(answer))
         if answer is None:
             partition.append(*purchase("bob"))
             partition.settle()
@@ -39,13 +39,13 @@ async def test_before_the_start_one_purchase_a_second_goes_into_the_log_and_tell
         elif answer.code == -5:
             assert partition.now_ms < 58_000
         partition.now_ms += 100
-    before, after = told[:560], told[590:]
+    before, after = codes[:560], codes[590:]
     assert before.count(-5) > 0.8 * len(before)
     assert set(before) == {-5, None}
     assert -5 not in after
 
 
-async def test_a_quiet_partition_cannot_tell_that_a_sale_has_not_begun() -> None:
+async def test_a_quiet_partition_cannot_prove_that_a_sale_has_not_begun() -> None:
     partition = Partition(now_ms=1_000)
     partition.append(*opening(start_ms=60_000, end_ms=90_000))
     partition.settle()
@@ -56,24 +56,24 @@ async def test_a_quiet_partition_cannot_tell_that_a_sale_has_not_begun() -> None
     assert code(await ingress.buy("p", "bob")) == -5
     partition.now_ms += MARK_MS_MAX + 1
     assert await ingress.buy("p", "bob") is None
-    # An old record says nothing of now, though a young mark lies before it.
+    # An old record proves nothing about the current time, even after a recent mark.
     partition.now_ms = 60_000
     assert await ingress.buy("p", "bob") is None
     assert await ingress.buy("p", "bob") is None
 
 
-async def test_a_mark_is_as_old_as_the_question_for_it() -> None:
-    """While the answer is on its way, a record is appended behind the mark, and time goes on."""
+async def test_a_mark_is_as_old_as_the_request_for_it() -> None:
+    """While the answer is on its way, a record is appended after the mark, and time passes."""
     partition = Partition(now_ms=1_000)
     partition.append(*opening(start_ms=1_500, end_ms=90_000))
     partition.settle()
     ingress = Ingress(partition)
 
-    def go_on() -> None:
+    def advance() -> None:
         partition.append(*purchase("bob"))
         partition.now_ms = 1_400
 
-    ingress.meanwhile.extend([bool, bool, bool, go_on])
+    ingress.meanwhile.extend([bool, bool, bool, advance])
     assert await ingress.buy("p", "bob") is None
     partition.settle()
     assert code(await ingress.buy("p", "bob")) == -5
@@ -86,7 +86,7 @@ async def test_an_end_that_is_understated_makes_no_mark_of_an_old_record() -> No
     partition.append(*opening(start_ms=60_000, end_ms=90_000))
     partition.settle()
     ingress = Ingress(partition)
-    ingress.untold = 1
+    ingress.understated_by = 1
     partition.now_ms = 60_000
     for _ in range(3):
         assert await ingress.buy("p", "bob") is None

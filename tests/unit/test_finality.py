@@ -1,4 +1,4 @@
-"""Answers that cannot change: what is final, where the margins lie, and that the log would give the same answer."""
+"""Answers that cannot change: which are final, with what margins, and that the log would give the same answer."""
 
 import copy
 from dataclasses import replace
@@ -10,26 +10,26 @@ from hypothesis import strategies as st
 
 from pipeline.audit.fold import PartitionFold
 from pipeline.domain.codes import Code
-from pipeline.domain.finality import FINAL_CODES, Standing, final_answer, final_code
+from pipeline.domain.finality import FINAL_CODES, SaleTerms, final_answer, final_code
 from pipeline.domain.product import WINS_PER_USER_MAX, Product, Purchases, SaleState, Win, decide_purchases
 from pipeline.domain.receipts import Receipt
 from pipeline.messages.commands import OpenCommand, encode_open
 
-SALE = Standing(SaleState.ACTIVE, 0, start_ms=1_000, end_ms=2_000, per_user_limit=5)
+SALE = SaleTerms(SaleState.ACTIVE, 0, start_ms=1_000, end_ms=2_000, per_user_limit=5)
 MARGIN_MS = 100
 PARTITION = 3
 
 
-def code(standing: Standing | None, time_ms: int, latest_ms: int | None = None) -> Code | None:
-    return final_code(standing, time_ms, latest_ms, MARGIN_MS)
+def code(terms: SaleTerms | None, time_ms: int, latest_ms: int | None = None) -> Code | None:
+    return final_code(terms, time_ms, latest_ms, MARGIN_MS)
 
 
-def test_what_was_never_opened_is_refused_at_any_time() -> None:
+def test_an_unopened_product_is_always_refused() -> None:
     assert code(None, 0) is Code.NEVER_OPENED
     assert final_answer(None, Code.NEVER_OPENED, (), 7, "k") == (Code.NEVER_OPENED, None)
 
 
-def test_sold_out_is_final_within_the_window_and_one_piece_is_not() -> None:
+def test_sold_out_is_final_within_the_window_unless_a_unit_is_left() -> None:
     for time_ms in (1_000, 1_500, 1_999):
         assert code(SALE, time_ms) is Code.INSUFFICIENT_STOCK
         assert code(replace(SALE, stock=1), time_ms) is None
@@ -41,7 +41,7 @@ def test_a_paused_sale_may_be_resumed() -> None:
         assert code(paused, time_ms, time_ms) is None
 
 
-def test_a_closed_sale_is_over_at_any_time() -> None:
+def test_a_closed_sale_is_always_over() -> None:
     closed = replace(SALE, state=SaleState.CLOSED, stock=3)
     for time_ms in (0, 1_500, 9_999):
         assert code(closed, time_ms) is Code.ENDED
@@ -56,9 +56,9 @@ def test_the_end_is_final_once_the_margin_is_over(stock: int) -> None:
 
 
 @pytest.mark.parametrize("stock", [0, 3])
-def test_before_the_start_the_time_has_to_be_known_and_far_from_it(stock: int) -> None:
+def test_not_started_requires_a_known_time_well_before_the_start(stock: int) -> None:
     sale = replace(SALE, stock=stock)
-    assert code(sale, 0) is None, "time may have gone on since the last record"
+    assert code(sale, 0) is None, "time may have passed since the last record"
     assert code(sale, 0, 899) is Code.NOT_STARTED
     assert code(sale, 0, 900) is None
     assert code(sale, 999, 5_000) is None
@@ -82,7 +82,7 @@ def won(*quantities: int, key: str = "") -> list[Win]:
         (won(*[0] * WINS_PER_USER_MAX), 1, "", Code.ALREADY_BOUGHT),
     ],
 )
-def test_a_winner_hears_of_his_order_where_the_decider_would_tell_him(
+def test_a_winner_gets_their_order_whenever_the_decider_would_return_it(
     wins: list[Win], quantity: int, key: str, expected: Code
 ) -> None:
     found, first = final_answer(SALE, Code.INSUFFICIENT_STOCK, wins, quantity, key)
@@ -90,24 +90,24 @@ def test_a_winner_hears_of_his_order_where_the_decider_would_tell_him(
     assert first == (wins[0] if wins and expected in (Code.SUCCESS, Code.ALREADY_BOUGHT) else None)
 
 
-@pytest.mark.parametrize("shut", [Code.ENDED, Code.NOT_STARTED])
-def test_a_key_is_honoured_while_the_sale_is_shut_and_nothing_else_is(shut: Code) -> None:
+@pytest.mark.parametrize("off_sale", [Code.ENDED, Code.NOT_STARTED])
+def test_only_an_idempotency_key_is_honoured_while_nothing_is_on_sale(off_sale: Code) -> None:
     wins = won(5, key="k")
-    assert final_answer(SALE, shut, wins, 1, "k") == (Code.SUCCESS, wins[0])
-    assert final_answer(SALE, shut, wins, 1, "") == (shut, None)
+    assert final_answer(SALE, off_sale, wins, 1, "k") == (Code.SUCCESS, wins[0])
+    assert final_answer(SALE, off_sale, wins, 1, "") == (off_sale, None)
 
 
-def standing(product: Product | None) -> Standing | None:
+def terms_of(product: Product | None) -> SaleTerms | None:
     if product is None:
         return None
-    terms = product.opening
-    return Standing(product.state, product.stock, terms.start_ms, terms.end_ms, terms.per_user_limit)
+    opening = product.opening
+    return SaleTerms(product.state, product.stock, opening.start_ms, opening.end_ms, opening.per_user_limit)
 
 
 def decided(
     product: Product | None, time_ms: int, user: str, quantity: int, key: str
 ) -> tuple[Code, str | None]:
-    """What the next record of the log would be decided as, if the rate limiter let it through."""
+    """How the next record of the log would be decided, if the rate limiter admitted it."""
     product = copy.deepcopy(product)
     if product is not None:
         product.opening = replace(product.opening, rate_limit=None)
@@ -151,14 +151,12 @@ def test_a_final_answer_is_what_the_log_would_answer(
     product_id, log = sale
     fold = folded(log)
     product = fold.products.get(product_id)
-    state, latest_ms = standing(product), fold.time_ms + later_ms
+    state, latest_ms = terms_of(product), fold.time_ms + later_ms
     refusal = final_code(state, fold.time_ms, latest_ms, 0)
     next_ms = latest_ms if refusal is Code.NOT_STARTED else fold.time_ms
     if refusal is None:
         stranger, _ = decided(product, next_ms, "stranger", 1, "")
-        assert stranger in (Code.SUCCESS, Code.NOT_ACTIVE, Code.NOT_STARTED), (
-            "what can be answered is answered"
-        )
+        assert stranger in (Code.SUCCESS, Code.NOT_ACTIVE, Code.NOT_STARTED), "no final refusal is missed"
         return
     expected, order_id = decided(product, next_ms, user, quantity, key)
     wins = product.buyers.get(user, []) if product is not None else []
@@ -173,12 +171,14 @@ def test_a_final_answer_is_what_the_log_would_answer(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
 @given(opened_sales(), logs, st.integers(0, 500))
-def test_nobody_wins_after_a_final_refusal(sale: Sale, after: list[tuple[int, Keyed]], later_ms: int) -> None:
-    """Whatever comes into the log: only the opening of an unknown product, and time before a start, change anything."""
+def test_no_purchase_wins_after_a_final_refusal(
+    sale: Sale, after: list[tuple[int, Keyed]], later_ms: int
+) -> None:
+    """Whatever is appended. Only two refusals can change: an unknown product may be opened, and a sale may start."""
     product_id, before = sale
     fold = folded(before)
     product = fold.products.get(product_id)
-    refusal = final_code(standing(product), fold.time_ms, fold.time_ms + later_ms, 0)
+    refusal = final_code(terms_of(product), fold.time_ms, fold.time_ms + later_ms, 0)
     assume(refusal not in (None, Code.NOT_STARTED))
     assert product is not None
     sold, at_ms = product.sold, fold.time_ms

@@ -1,4 +1,4 @@
-"""What a follower does with the batches of a stream: what it counts, when it acknowledges, what it makes of gaps."""
+"""How a table follower handles batches of the stream: what it counts, when it acknowledges, how it fills gaps."""
 
 import asyncio
 import time
@@ -24,13 +24,13 @@ class Log:
     def __init__(self) -> None:
         self.records: dict[int, bytes] = {}
         self.failures = 0
-        self.is_away = False
-        self.bounds_asked = 0
+        self.is_down = False
+        self.bounds_calls = 0
 
     async def bounds(self, topic: str, partition: int) -> Bounds:
-        self.bounds_asked += 1
-        if self.is_away:
-            raise KafkaUnavailable("away")
+        self.bounds_calls += 1
+        if self.is_down:
+            raise KafkaUnavailable("down")
         return Bounds(0, 1)
 
     async def read(
@@ -38,30 +38,30 @@ class Log:
     ) -> AsyncIterator[list[LogRecord]]:
         if self.failures:
             self.failures -= 1
-            raise KafkaUnavailable("away")
+            raise KafkaUnavailable("down")
         for position in sorted(self.records):
             if start <= position < (end or 0):
                 yield [LogRecord(position, 0, b"1", self.records[position])]
 
 
 class FakeTables:
-    """Tables in memory. `true` and `kept` are what Faust and Kafka would decide."""
+    """Tables in memory. Faust would set `current` after recovery, Kafka `kept` when the changelog is acknowledged."""
 
     def __init__(self) -> None:
         self.tally = Tally({}, {})
-        self.true = asyncio.Event()
-        self.true.set()
+        self.current = asyncio.Event()
+        self.current.set()
         self.kept: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    def are_true(self) -> bool:
-        return self.true.is_set()
+    def are_current(self) -> bool:
+        return self.current.is_set()
 
-    async def become_true(self) -> None:
-        await self.true.wait()
+    async def wait_until_current(self) -> None:
+        await self.current.wait()
 
-    def take_in(self, partition: int, records: Sequence[Positioned]) -> list[Any]:
-        assert self.true.is_set()
-        self.tally.take_in(partition, records)
+    def count(self, partition: int, records: Sequence[Positioned]) -> list[Any]:
+        assert self.current.is_set()
+        self.tally.count(partition, records)
         return [self.kept]
 
 
@@ -113,7 +113,7 @@ async def test_a_batch_is_acknowledged_when_the_changelog_has_its_rows(bench: Be
     assert fetched.acknowledged
 
 
-async def test_a_row_that_the_changelog_never_gets_is_no_row(bench: Bench) -> None:
+async def test_a_batch_whose_rows_the_changelog_never_gets_is_not_acknowledged(bench: Bench) -> None:
     bench.tables.kept.set_exception(RuntimeError("gave up"))
     fetched = Fetched(0)
     with pytest.raises(RuntimeError, match="gave up"):
@@ -121,34 +121,34 @@ async def test_a_row_that_the_changelog_never_gets_is_no_row(bench: Bench) -> No
     assert not fetched.acknowledged
 
 
-async def test_nothing_is_counted_while_the_changelog_is_read(bench: Bench) -> None:
+async def test_nothing_is_counted_while_the_tables_recover(bench: Bench) -> None:
     bench.tables.kept.set_result(None)
-    bench.tables.true.clear()
+    bench.tables.current.clear()
     fetched = Fetched(0)
     following = asyncio.create_task(bench.followers.follow(fetched.batch))
     await turns()
     assert (bench.counted(), fetched.acknowledged) == (0, False)
     assert bench.followers.partitions == frozenset()
     assert bench.followers.checks()["tables"] == "recovering"
-    bench.tables.true.set()
+    bench.tables.current.set()
     await following
     assert (bench.counted(), fetched.acknowledged) == (1, True)
     assert bench.followers.partitions == {0}
 
 
-async def test_a_partition_that_was_taken_away_is_neither_counted_nor_acknowledged(bench: Bench) -> None:
-    bench.tables.true.clear()
+async def test_a_revoked_partition_is_neither_counted_nor_acknowledged(bench: Bench) -> None:
+    bench.tables.current.clear()
     fetched = Fetched(0)
     following = asyncio.create_task(bench.followers.follow(fetched.batch))
     await turns()
     bench.followers.assign({1})
-    bench.tables.true.set()
+    bench.tables.current.set()
     await following
     assert (bench.counted(), fetched.acknowledged) == (0, False)
 
 
 @pytest.mark.parametrize("failures", [0, 2])
-async def test_what_the_stream_left_out_is_counted_from_the_log(bench: Bench, failures: int) -> None:
+async def test_records_that_the_stream_left_out_are_counted_from_the_log(bench: Bench, failures: int) -> None:
     bench.tables.kept.set_result(None)
     bench.log.records = {position: record_at(position) for position in range(6)}
     await bench.followers.follow(Fetched(0).batch)
@@ -158,7 +158,7 @@ async def test_what_the_stream_left_out_is_counted_from_the_log(bench: Bench, fa
     assert bench.tables.tally.products["1"]["decided"] == 5
 
 
-async def test_what_the_log_has_no_longer_is_not_waited_for(bench: Bench) -> None:
+async def test_trimmed_records_are_not_waited_for(bench: Bench) -> None:
     bench.tables.kept.set_result(None)
     for kept in ({}, {6: record_at(6)}):
         bench.log.records = kept
@@ -168,7 +168,7 @@ async def test_what_the_log_has_no_longer_is_not_waited_for(bench: Bench) -> Non
     assert bench.counted() == 1
 
 
-async def test_what_the_log_has_only_the_end_of_is_counted_from_there(bench: Bench) -> None:
+async def test_a_partly_trimmed_gap_is_counted_from_the_beginning_of_the_log(bench: Bench) -> None:
     bench.tables.kept.set_result(None)
     bench.log.records = {position: record_at(position) for position in (5, 6)}
     await bench.followers.follow(Fetched(7).batch)
@@ -183,23 +183,23 @@ async def test_repeats_are_no_gap(bench: Bench) -> None:
     assert (bench.counted(), bench.log.failures) == (4, 1)
 
 
-@pytest.mark.parametrize("is_away", [False, True])
-async def test_a_changelog_that_stays_unacknowledged_is_given_up_only_while_kafka_answers(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, is_away: bool
+@pytest.mark.parametrize("is_down", [False, True])
+async def test_an_unacknowledged_changelog_ends_the_follower_only_while_kafka_answers(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, is_down: bool
 ) -> None:
     monkeypatch.setattr(follower, "CHANGELOG_SLOW_AFTER_S", 0.001)
-    monkeypatch.setattr(follower, "CHANGELOG_STUCK_AFTER_LOOKS", 2)
-    bench.log.is_away = is_away
+    monkeypatch.setattr(follower, "CHANGELOG_STUCK_AFTER_CHECKS", 2)
+    bench.log.is_down = is_down
     fetched = Fetched(0)
     following = asyncio.create_task(bench.followers.follow(fetched.batch))
-    while bench.log.bounds_asked < (5 if is_away else 2):
+    while bench.log.bounds_calls < (5 if is_down else 2):
         await asyncio.sleep(0.001)
-    if is_away:
+    if is_down:
         bench.tables.kept.set_result(None)
         await following
         assert fetched.acknowledged
     else:
-        with pytest.raises(ChangelogStuck, match="Kafka answers"):
+        with pytest.raises(ChangelogStuck, match="Kafka responds"):
             await following
         assert not fetched.acknowledged
 
@@ -213,27 +213,29 @@ async def test_a_gap_within_a_batch_is_counted(bench: Bench) -> None:
     assert (bench.counted(), again.acknowledged) == (8, True)
 
 
-async def test_a_kafka_that_is_back_has_as_long_as_any(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_time_limit_starts_again_when_kafka_is_back(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(follower, "CHANGELOG_SLOW_AFTER_S", 0.001)
-    monkeypatch.setattr(follower, "CHANGELOG_STUCK_AFTER_LOOKS", 3)
-    bench.log.is_away = True
+    monkeypatch.setattr(follower, "CHANGELOG_STUCK_AFTER_CHECKS", 3)
+    bench.log.is_down = True
     following = asyncio.create_task(bench.followers.follow(Fetched(0).batch))
-    while bench.log.bounds_asked < 6:
+    while bench.log.bounds_calls < 6:
         await asyncio.sleep(0.001)
-    bench.log.is_away = False
-    asked = bench.log.bounds_asked
+    bench.log.is_down = False
+    calls_before = bench.log.bounds_calls
     with pytest.raises(ChangelogStuck):
         await following
-    assert bench.log.bounds_asked >= asked + 3
+    assert bench.log.bounds_calls >= calls_before + 3
 
 
-async def test_a_process_that_stood_still_does_not_blame_kafka(
+async def test_a_suspended_process_does_not_blame_kafka(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(follower, "CHANGELOG_SLOW_AFTER_S", 0.02)
     following = asyncio.create_task(bench.followers.follow(Fetched(0).batch))
     await turns()
-    time.sleep(0.5)  # noqa: ASYNC251 -- so does SIGSTOP
+    time.sleep(0.5)  # noqa: ASYNC251 -- blocks the event loop, as SIGSTOP does
     await turns()
     bench.tables.kept.set_result(None)
     await following

@@ -1,4 +1,4 @@
-"""Group commit: the order of buyers, what gathers, what a time-out tells, and the places that are given back."""
+"""Group commit: the order of buyers, gathering, timeouts, and the slots that are freed."""
 
 import asyncio
 from typing import Any
@@ -16,7 +16,7 @@ from pipeline.messages.commands import PurchaseCommand, decode_command
 
 
 class Producer:
-    """Acknowledges a record when the test says so; the offset is the number of records before it."""
+    """Acknowledges a record when the test wants it; the offset is the number of records before it."""
 
     def __init__(self) -> None:
         self.sends = 0
@@ -33,7 +33,7 @@ class Producer:
         return await self.acknowledgements[-1]
 
     async def acknowledge(self) -> None:
-        """The record sent last."""
+        """Acknowledges the record sent last."""
         self.acknowledgements[-1].set_result(len(self.records) - 1)
         await turns()
 
@@ -57,7 +57,7 @@ def submit(commits: GroupCommit, *users: str, product_id: str = "5") -> list[asy
     ]
 
 
-async def test_what_comes_in_flight_gathers_in_order_up_to_the_batch_limit() -> None:
+async def test_purchases_gather_in_order_while_a_record_is_in_flight() -> None:
     producer = Producer()
     commits = commit_to(producer)
     buyers = submit(commits, "a", "b")
@@ -79,7 +79,7 @@ async def test_what_comes_in_flight_gathers_in_order_up_to_the_batch_limit() -> 
     producer.acknowledgements[1].set_result(1)
     partition = partition_of("5", 4)
     receipts = [str(await buyer) for buyer in buyers]
-    assert receipts == [f"{partition}-{place}" for place in ("7-0", "7-1", "2-0", "2-1", "2-2", "3-0")]
+    assert receipts == [f"{partition}-{rest}" for rest in ("7-0", "7-1", "2-0", "2-1", "2-2", "3-0")]
     await asyncio.gather(*others)
     assert (commits.waiting, commits.accepted, commits.records) == (0, 7, 4)
     assert commits.ends[partition] == 8
@@ -97,25 +97,25 @@ async def test_quantities_and_keys_stay_with_their_buyers() -> None:
     assert (sent.users, sent.quantities, sent.keys) == (["a", "b"], [1, 4], {1: "key"})
 
 
-async def test_a_time_out_tells_who_was_sent_from_who_was_not() -> None:
+async def test_a_timeout_distinguishes_sent_and_unsent_purchases() -> None:
     producer = Producer()
     commits = commit_to(producer, send_timeout_ms=30)
     partition = partition_of("5", 4)
     sent = submit(commits, "a")
     await turns()
     gathered = submit(commits, "b")
-    told = await asyncio.gather(*sent, *gathered, return_exceptions=True)
-    assert [type(each) for each in told] == [NotAcknowledged, NotSent]
-    assert commits.is_away(partition)
+    outcomes = await asyncio.gather(*sent, *gathered, return_exceptions=True)
+    assert [type(each) for each in outcomes] == [NotAcknowledged, NotSent]
+    assert commits.is_overdue(partition)
     with pytest.raises(NotSent):
         await commits.submit(Purchase("5", "c", 1, None))
     same = next(str(each) for each in range(6, 100) if partition_of(str(each), 4) == partition)
     with pytest.raises(NotSent):
         await commits.submit(Purchase(same, "c", 1, None))
     assert commits.waiting == 0
-    # The acknowledgement comes after all, and the partition is back; who was told "not sent" never was.
+    # The late acknowledgement makes the partition usable again; what was reported as not sent stays unsent.
     await producer.acknowledge()
-    assert not commits.is_away(partition)
+    assert not commits.is_overdue(partition)
     (again,) = submit(commits, "d")
     await turns()
     await producer.acknowledge()
@@ -123,7 +123,7 @@ async def test_a_time_out_tells_who_was_sent_from_who_was_not() -> None:
     assert producer.users() == [["a"], ["d"]]
 
 
-async def test_a_failed_send_may_be_in_the_log_and_the_next_goes_on() -> None:
+async def test_a_failed_send_may_be_in_the_log_and_the_next_one_continues() -> None:
     producer = Producer()
     commits = commit_to(producer)
     (failed,) = submit(commits, "a")
@@ -138,7 +138,7 @@ async def test_a_failed_send_may_be_in_the_log_and_the_next_goes_on() -> None:
     assert (await gathered).offset == 1
 
 
-async def test_who_goes_away_frees_his_place_and_takes_what_was_not_sent() -> None:
+async def test_a_buyer_who_disconnects_frees_the_slot_and_withdraws_an_unsent_purchase() -> None:
     producer = Producer()
     commits = commit_to(producer)
     (sent,) = submit(commits, "a")
@@ -153,10 +153,10 @@ async def test_who_goes_away_frees_his_place_and_takes_what_was_not_sent() -> No
     await producer.acknowledge()
     await producer.acknowledge()
     assert (await stays).index == 0
-    assert producer.users() == [["a"], ["c"]], "what was sent stays sent, what gathered is taken back"
+    assert producer.users() == [["a"], ["c"]], "what was sent stays sent, what gathered is withdrawn"
 
 
-async def test_no_more_wait_than_may_and_all_can_be_let_go() -> None:
+async def test_the_number_of_waiting_buyers_is_bounded_and_all_can_be_released() -> None:
     producer = Producer()
     commits = commit_to(producer, waiting_max=2)
     waiting = submit(commits, "a")
@@ -165,15 +165,15 @@ async def test_no_more_wait_than_may_and_all_can_be_let_go() -> None:
     await turns()
     with pytest.raises(TooManyPurchases):
         await commits.submit(Purchase("6", "c", 1, None))
-    commits.let_all_go()
-    told = await asyncio.gather(*waiting, return_exceptions=True)
-    assert [type(each) for each in told] == [NotAcknowledged, NotSent]
+    commits.fail_all()
+    outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [type(each) for each in outcomes] == [NotAcknowledged, NotSent]
     assert commits.waiting == 0
     await producer.acknowledge()
 
 
 class Clock:
-    """The clock of the running event loop, which stands still unless a test moves it."""
+    """Freezes the clock of the running event loop; only the test moves it."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         loop = asyncio.get_running_loop()
@@ -192,7 +192,7 @@ async def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 async def commit_after(producer: Producer, clock: Clock, purchases: int, took_s: float) -> GroupCommit:
-    """A group commit that has just sent a record of so many purchases of product 5; the producer forgets it."""
+    """A group commit that has just sent a record of this many purchases of product 5; the producer forgets it."""
     commits = commit_to(
         producer, purchases_per_record_max=10, gather_ms_max=60_000, send_timeout_ms=3_600_000
     )
@@ -204,7 +204,7 @@ async def commit_after(producer: Producer, clock: Clock, purchases: int, took_s:
     return commits
 
 
-async def test_as_many_as_the_last_round_had_are_waited_for(clock: Clock) -> None:
+async def test_a_record_waits_for_as_many_as_the_last_round_had(clock: Clock) -> None:
     producer = Producer()
     commits = await commit_after(producer, clock, 3, took_s=60)
     buyers = submit(commits, "a", "b")
@@ -212,12 +212,14 @@ async def test_as_many_as_the_last_round_had_are_waited_for(clock: Clock) -> Non
     assert producer.users() == [], "the third is expected"
     buyers += submit(commits, "c", "d")
     await turns()
-    assert producer.users() == [["a", "b", "c", "d"]], "with the third they go, and who came with it"
+    assert producer.users() == [["a", "b", "c", "d"]], (
+        "the third completes the record, with the fourth that came along"
+    )
     buyers += submit(commits, "e", "f")
     await clock.move(10)
     await producer.acknowledge()
     await clock.move(9)
-    assert producer.users() == [["a", "b", "c", "d"]], "six were there"
+    assert producer.users() == [["a", "b", "c", "d"]], "six are expected"
     buyers += submit(commits, "g", "h", "i", "j")
     await turns()
     assert producer.users()[1:] == [["e", "f", "g", "h", "i", "j"]]
@@ -225,7 +227,7 @@ async def test_as_many_as_the_last_round_had_are_waited_for(clock: Clock) -> Non
     await asyncio.gather(*buyers)
 
 
-async def test_who_waits_for_a_decision_is_waited_for_until_it_is_there(clock: Clock) -> None:
+async def test_a_record_waits_for_buyers_until_their_decision_arrives(clock: Clock) -> None:
     producer = Producer()
     commits = await commit_after(producer, clock, 3, took_s=0)
     commits.note_decision("5", 60)
@@ -245,7 +247,7 @@ async def test_who_waits_for_a_decision_is_waited_for_until_it_is_there(clock: C
     await asyncio.gather(*buyers)
 
 
-async def test_decisions_of_a_product_whose_buyers_are_alone_hold_nobody_up(clock: Clock) -> None:
+async def test_a_lone_buyer_does_not_wait_for_decisions(clock: Clock) -> None:
     producer = Producer()
     commits = await commit_after(producer, clock, 1, took_s=60)
     commits.note_decision("5", 60)
@@ -256,7 +258,7 @@ async def test_decisions_of_a_product_whose_buyers_are_alone_hold_nobody_up(cloc
     await buyer
 
 
-async def test_who_does_not_come_is_not_waited_for_again(clock: Clock) -> None:
+async def test_a_record_does_not_wait_twice_for_buyers_who_do_not_come(clock: Clock) -> None:
     producer = Producer()
     commits = await commit_after(producer, clock, 3, took_s=10)
     (buyer,) = submit(commits, "a")
@@ -268,12 +270,12 @@ async def test_who_does_not_come_is_not_waited_for_again(clock: Clock) -> None:
     await buyer
     (buyer,) = submit(commits, "b")
     await turns()
-    assert producer.users() == [["a"], ["b"]], "the last round had one only"
+    assert producer.users() == [["a"], ["b"]], "the last round had only one"
     await producer.acknowledge()
     await buyer
 
 
-async def test_who_gathers_can_go_away_and_be_let_go(clock: Clock) -> None:
+async def test_a_gathering_buyer_can_disconnect_and_is_released_on_stop(clock: Clock) -> None:
     producer = Producer()
     commits = await commit_after(producer, clock, 2, took_s=1)
     before = producer.sends
@@ -281,17 +283,17 @@ async def test_who_gathers_can_go_away_and_be_let_go(clock: Clock) -> None:
     await turns()
     left.cancel()
     await turns()
-    (told,) = submit(commits, "b")
+    (gathering,) = submit(commits, "b")
     await turns()
-    commits.let_all_go()
+    commits.fail_all()
     with pytest.raises(NotSent):
-        await told
+        await gathering
     assert commits.waiting == 0
     await clock.move(2)
     assert producer.sends == before, "an empty record is not sent"
 
 
-async def test_a_product_is_not_waited_for_because_of_another_one(clock: Clock) -> None:
+async def test_a_product_does_not_wait_because_of_another_one(clock: Clock) -> None:
     producer = Producer()
     commits = await commit_after(producer, clock, 3, took_s=60)
     (buyer,) = submit(commits, "z", product_id="6")
@@ -301,7 +303,7 @@ async def test_a_product_is_not_waited_for_because_of_another_one(clock: Clock) 
     await buyer
 
 
-async def test_no_more_products_are_remembered_than_may(
+async def test_the_number_of_remembered_products_is_bounded(
     clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(group_commit, "PRODUCTS_REMEMBERED_MAX", 2)
@@ -316,15 +318,15 @@ async def test_no_more_products_are_remembered_than_may(
     alone = [submit(commits, f"alone-{each}", product_id=each)[0] for each in ("6", "7", "8")]
     await turns()
     assert producer.users()[sent:] == [["alone-7"]], (
-        "the oldest is forgotten, so nobody else is expected of it"
+        "the oldest is forgotten, so no other buyer of it is expected"
     )
     await clock.move(0.1)
     assert producer.users()[sent + 1 :] == [["alone-6"], ["alone-8"]]
-    commits.let_all_go()
+    commits.fail_all()
     await asyncio.gather(*alone, return_exceptions=True)
 
 
-async def test_a_purchase_that_joins_a_record_is_told_from_one_that_begins_one() -> None:
+async def test_a_purchase_that_joins_a_record_is_distinguished_from_one_that_begins_one() -> None:
     producer = Producer()
     commits = commit_to(producer)
     joins = []

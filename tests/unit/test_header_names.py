@@ -1,4 +1,4 @@
-"""Records with header names that are not UTF-8 are read like all others."""
+"""Records whose header names are not UTF-8 are read like all others."""
 
 from typing import Any
 
@@ -8,23 +8,23 @@ from aiokafka.consumer import fetcher as aiokafka_fetcher
 from aiokafka.consumer.fetcher import READ_UNCOMMITTED, PartitionRecords
 from odd_headers import NAME, READ_AS, batch_of
 
-import pipeline.kafka.log_reader  # noqa: F401 -- every process that reads a log has it
+import pipeline.kafka.log_reader  # noqa: F401 -- every process that reads a log imports it
 from pipeline.ingress.decisions import fetcher
 from pipeline.kafka import header_names
 
-PLACE = TopicPartition("t", 0)
+PARTITION = TopicPartition("t", 0)
 
 
 def fetched(*batches: bytes, start: int = 0) -> list[Any]:
-    """As a consumer gets them."""
+    """The records as a consumer gets them."""
     records = aiokafka_fetcher.MemoryRecords(b"".join(batches))
-    return list(PartitionRecords(PLACE, records, [], start, None, None, True, READ_UNCOMMITTED))
+    return list(PartitionRecords(PARTITION, records, [], start, None, None, True, READ_UNCOMMITTED))
 
 
 @pytest.mark.parametrize("start", [0, 2, 4])
-def test_a_consumer_reads_each_record_once_from_where_it_is(start: int) -> None:
+def test_a_consumer_reads_each_record_once_from_its_position(start: int) -> None:
     plain, odd = batch_of(0, [b"a", b"b"], odd=False), batch_of(2, [b"c", b"d", b"e"])
-    # A broker begins with the batch that holds the offset that is asked for.
+    # A broker begins with the batch that contains the requested offset.
     first = [plain] if start < 2 else []
     records = fetched(*first, odd, batch_of(5, [b"f"], odd=False), start=start)
     assert [record.offset for record in records] == list(range(start, 6))
@@ -34,7 +34,7 @@ def test_a_consumer_reads_each_record_once_from_where_it_is(start: int) -> None:
     assert names == [["v", NAME], ["v", NAME], *odd_names, ["v", NAME]][start:]
 
 
-def test_each_of_many_odd_batches_is_read_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_odd_batch_is_read_once_by_each_reader(monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[bytes] = []
     lenient = header_names.lenient_records
     monkeypatch.setattr(header_names, "lenient_records", lambda batch: read.append(batch) or lenient(batch))
@@ -44,11 +44,11 @@ def test_each_of_many_odd_batches_is_read_alone(monkeypatch: pytest.MonkeyPatch)
     run = fetcher.parse_run("t", 0, b"".join(batches))
     assert run is not None
     assert run.values == [b"%d" % offset for offset in range(20)]
-    # Of the first of them it was seen before anything else was read.
+    # Once by the consumer and once by the fetcher.
     assert read == 2 * batches
 
 
-def test_the_feed_of_decisions_reads_them() -> None:
+def test_the_results_feed_reads_odd_header_names() -> None:
     run = fetcher.parse_run("t", 0, batch_of(7, [b"a"], odd=False) + batch_of(8, [b"b", b"c"]))
     assert run is not None
     assert (run.first, run.values) == (7, [b"a", b"b", b"c"])

@@ -1,4 +1,4 @@
-"""Health of a process that stops: not ready, and alive."""
+"""A stopping process is still alive."""
 
 from typing import Any
 

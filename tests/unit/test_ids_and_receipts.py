@@ -1,4 +1,4 @@
-"""Identifiers have one canonical form; receipts say what they are made of."""
+"""Ids have one canonical form; receipts round-trip."""
 
 import pytest
 from hypothesis import given
@@ -16,12 +16,12 @@ def test_a_number_and_its_digits_are_the_same_id(number: int) -> None:
 @pytest.mark.parametrize(
     "value", [0, -1, INTEGER_ID_MAX + 1, True, 1.0, None, "", "a b", "ä", "x" * 65, [], "1\n"]
 )
-def test_what_has_not_the_form_is_no_id(value: object) -> None:
+def test_a_malformed_id_is_rejected(value: object) -> None:
     assert canonical_id(value) is None
 
 
 @given(st.from_regex(r"[A-Za-z0-9_-]{1,64}", fullmatch=True))
-def test_what_is_presented_is_the_same_id_again(text: str) -> None:
+def test_a_presented_id_is_the_same_id(text: str) -> None:
     assert canonical_id(text) == text
     assert canonical_id(presented_id(text)) == text
 
@@ -37,12 +37,12 @@ def test_what_is_presented_is_the_same_id_again(text: str) -> None:
         ("u1", "u1"),
     ],
 )
-def test_only_numbers_that_every_client_can_hold_are_json_numbers(canonical: str, presented: object) -> None:
+def test_only_ids_that_every_client_can_represent_are_json_numbers(canonical: str, presented: object) -> None:
     assert presented_id(canonical) == presented
 
 
 @given(st.integers(0, 999_999_999), st.integers(0, 10**18 - 1), st.integers(0, 999_999))
-def test_a_receipt_is_read_back_as_it_was_written(partition: int, offset: int, index: int) -> None:
+def test_a_receipt_round_trips(partition: int, offset: int, index: int) -> None:
     receipt = Receipt(partition, offset, index)
     assert parse_receipt(str(receipt)) == receipt
 
@@ -50,5 +50,5 @@ def test_a_receipt_is_read_back_as_it_was_written(partition: int, offset: int, i
 @pytest.mark.parametrize(
     "text", ["", "1-2", "1-2-3-4", "-1-2-3", "01-2-3", "1-2-x", "1- 2-3", "1-2-3\n", "٣-1-1"]
 )
-def test_what_has_not_the_form_is_no_receipt(text: str) -> None:
+def test_a_malformed_receipt_is_rejected(text: str) -> None:
     assert parse_receipt(text) is None

@@ -1,4 +1,4 @@
-"""Answers about the tables: which rows are true here, who is asked for the others, and how they are shown."""
+"""Answers about the tables: which rows are current here, which follower has the others, and how they are shown."""
 
 import pytest
 
@@ -45,19 +45,19 @@ class Others:
     """The other followers; `processes` are those that answer."""
 
     def __init__(self) -> None:
-        self.told: dict[str, frozenset[int]] = {}
+        self.assignments: dict[str, frozenset[int]] = {}
         self.processes: dict[str, Inspection] = {}
         self.asked: list[str] = []
 
     own = OWN
 
     def others(self) -> dict[str, frozenset[int]]:
-        return self.told
+        return self.assignments
 
     def other_with(self, partition: int) -> str | None:
-        return next((url for url, partitions in self.told.items() if partition in partitions), None)
+        return next((url for url, partitions in self.assignments.items() if partition in partitions), None)
 
-    async def ask(self, url: str, path: str) -> OwnerResponse | None:
+    async def fetch(self, url: str, path: str) -> OwnerResponse | None:
         self.asked.append(url + path)
         if (process := self.processes.get(url)) is None:
             return None
@@ -72,14 +72,14 @@ class Others:
             return OwnerResponse(refusal.status, {"detail": str(refusal)})
 
 
-class Nowhere:
+class NoBacklog:
     async def undecided(self, partition: int, source_offset: int) -> int | None:
         return None
 
 
-def inspection(others: Others, held: set[int], *products: Row, **partitions: Row) -> Inspection:
+def inspection(others: Others, owned: set[int], *products: Row, **partitions: Row) -> Inspection:
     tally = Tally({row["product_id"]: row for row in products}, partitions)
-    return Inspection(tally, PARTITIONS, lambda: frozenset(held), others, Nowhere())
+    return Inspection(tally, PARTITIONS, lambda: frozenset(owned), others, NoBacklog())
 
 
 HERE, THERE = product_in(0), product_in(1)
@@ -88,8 +88,8 @@ HERE, THERE = product_in(0), product_in(1)
 @pytest.fixture
 def others() -> Others:
     others = Others()
-    others.told = {OTHER: frozenset({1, 2, 3})}
-    # It also still has an old row of a partition that it has no longer.
+    others.assignments = {OTHER: frozenset({1, 2, 3})}
+    # It still has an old row of a partition that it no longer owns.
     others.processes[OTHER] = inspection(Others(), {1, 2, 3}, product_row(THERE, 4), product_row(HERE, 0))
     return others
 
@@ -99,7 +99,7 @@ def own(others: Others) -> Inspection:
     return inspection(others, {0}, product_row(HERE, 2), product_row(THERE, 3))
 
 
-async def test_a_row_comes_from_the_follower_that_has_its_partition(own: Inspection, others: Others) -> None:
+async def test_a_row_comes_from_the_follower_that_owns_its_partition(own: Inspection, others: Others) -> None:
     assert (await own.product(HERE, False))["sold"] == 2
     assert others.asked == []
     assert (await own.product(THERE, False))["sold"] == 4
@@ -107,8 +107,8 @@ async def test_a_row_comes_from_the_follower_that_has_its_partition(own: Inspect
     assert (await own.partition("2", False))["partition"] == 2
 
 
-async def test_whoever_is_asked_does_not_ask_on(own: Inspection, others: Others) -> None:
-    with pytest.raises(InspectionRefused, match="held by no follower") as refusal:
+async def test_a_follower_does_not_forward_what_another_one_asks(own: Inspection, others: Others) -> None:
+    with pytest.raises(InspectionRefused, match="has no follower right now") as refusal:
         await own.product(THERE, True)
     assert refusal.value.status == 503
     assert (await own.products(True))["missing_partitions"] == [1, 2, 3]
@@ -139,7 +139,7 @@ async def test_an_owner_that_does_not_answer_is_named(own: Inspection, others: O
     assert (await own.index(False))["owners"][1] == {"url": OTHER, "partitions": [1, 2, 3], "answers": False}
 
 
-async def test_an_owner_that_has_it_no_longer_makes_no_row(own: Inspection, others: Others) -> None:
+async def test_a_former_owner_has_no_row(own: Inspection, others: Others) -> None:
     others.processes[OTHER] = inspection(Others(), set(), product_row(THERE))
     with pytest.raises(InspectionRefused) as refusal:
         await own.product(THERE, False)
@@ -148,7 +148,7 @@ async def test_an_owner_that_has_it_no_longer_makes_no_row(own: Inspection, othe
     assert (len(document["rows"]), document["missing_partitions"]) == (1, [1, 2, 3])
 
 
-async def test_two_that_say_they_have_a_partition_give_one_row(others: Others) -> None:
+async def test_two_owners_of_a_partition_give_one_row(others: Others) -> None:
     own = inspection(others, {0, 1}, product_row(HERE, 2), product_row(THERE, 3))
     document = await own.products(False)
     assert {row["product_id"]: row["sold"] for row in document["rows"]} == {int(HERE): 2, int(THERE): 3}
@@ -157,7 +157,7 @@ async def test_two_that_say_they_have_a_partition_give_one_row(others: Others) -
 @pytest.mark.parametrize(
     ("text", "status"), [("x", 400), ("-1", 400), ("4", 400), ("²", 400), ("٣", 400), ("1_0", 400), ("", 400)]
 )
-async def test_a_partition_that_is_none_is_refused(own: Inspection, text: str, status: int) -> None:
+async def test_an_invalid_partition_is_refused(own: Inspection, text: str, status: int) -> None:
     with pytest.raises(InspectionRefused, match="from 0 to 3") as refusal:
         await own.partition(text, False)
     assert refusal.value.status == status
@@ -190,7 +190,7 @@ async def test_a_row_is_shown_with_the_names_of_its_codes_and_its_time(own: Insp
     assert row["time"] == "2023-11-14T22:13:20.123Z"
 
 
-async def test_a_partition_without_decisions_has_a_row_all_the_same(own: Inspection) -> None:
+async def test_a_partition_without_decisions_still_has_a_row(own: Inspection) -> None:
     assert await own.partition("0", False) == {
         "partition": 0,
         "source_offset": -1,
@@ -239,15 +239,15 @@ class Ends:
         return answer
 
 
-async def test_the_lag_is_what_lies_after_the_last_decision() -> None:
+async def test_the_lag_is_what_follows_the_last_decided_command() -> None:
     backlog = Backlog(Ends({0: Bounds(0, 10), 1: Bounds(6, 10), 2: Bounds(0, 0)}), "requests", 3)
     assert [await backlog.undecided(0, offset) for offset in (-1, 4, 9, 12)] == [10, 5, 0, 0]
     assert await backlog.undecided(1, 2) == 4
     assert await backlog.undecided(2, -1) == 0
 
 
-async def test_without_an_answer_from_kafka_the_lag_is_not_known() -> None:
-    backlog = Backlog(Ends(KafkaUnavailable("away")), "requests", 1)
+async def test_without_an_answer_from_kafka_the_lag_is_unknown() -> None:
+    backlog = Backlog(Ends(KafkaUnavailable("down")), "requests", 1)
     assert await backlog.undecided(0, 3) is None
-    # Not asked again at once: there is no second answer to be had.
+    # Not asked again at once: `Ends` has no second answer.
     assert await backlog.undecided(0, 3) is None

@@ -1,4 +1,4 @@
-"""The intake of a decider: bounded, in order, and nothing is lost where it is closed."""
+"""The intake of a decider: bounded, in order, and nothing is lost when it closes."""
 
 import asyncio
 
@@ -26,7 +26,7 @@ def waiting(intake: Intake, position: int = -1) -> list[int]:
     return [prepared.offset for prepared in intake.chunk(position, 1_000_000)]
 
 
-async def test_a_batch_is_taken_whole_where_there_is_room() -> None:
+async def test_a_batch_that_fits_is_buffered_at_once() -> None:
     intake = Intake(100, BYTES_MAX)
     assert await intake.put((record(0, 3), record(1, 4))) == ()
     assert (len(intake), intake.purchases, intake.last_offset) == (2, 7, 1)
@@ -34,7 +34,7 @@ async def test_a_batch_is_taken_whole_where_there_is_room() -> None:
     assert waiting(intake) == [0, 1]
 
 
-async def test_a_batch_that_is_larger_than_the_intake_comes_as_there_is_room() -> None:
+async def test_a_batch_larger_than_the_intake_is_buffered_as_room_is_freed() -> None:
     intake = Intake(4, BYTES_MAX)
     putting = asyncio.create_task(intake.put(records(0, 11)))
     decided = -1
@@ -48,7 +48,7 @@ async def test_a_batch_that_is_larger_than_the_intake_comes_as_there_is_room() -
     assert (len(intake), intake.purchases) == (0, 0)
 
 
-async def test_a_large_batch_does_not_hold_up_the_decider() -> None:
+async def test_a_large_batch_does_not_delay_the_decider() -> None:
     size = len(record(0).value or b"")
     batch = records(0, 3 * PREPARED_BYTES_MAX // size)
     intake = Intake(len(batch), BYTES_MAX)
@@ -76,12 +76,12 @@ async def test_an_intake_is_limited_by_bytes_too() -> None:
     assert waiting(intake, 2) == [3, 4]
 
 
-async def test_the_key_of_a_record_counts_and_what_a_malformed_one_becomes() -> None:
+async def test_the_byte_limit_counts_keys_and_the_base64_of_malformed_commands() -> None:
     record = LogRecord(0, 1_000, b"k" * 3_000, b"{}")
     intake = Intake(100, 12_000)
     putting = asyncio.create_task(intake.put([record._replace(offset=offset) for offset in range(3)]))
     await turns()
-    # As base64 its key is a third longer again.
+    # Base64 makes the key a third longer.
     assert waiting(intake) == [0, 1]
     intake.drop_decided(1)
     assert await putting == ()
@@ -94,7 +94,7 @@ async def test_the_key_of_a_record_counts_and_what_a_malformed_one_becomes() -> 
     assert await putting == ()
 
 
-async def test_who_waits_in_a_closed_intake_has_the_rest_back() -> None:
+async def test_a_put_into_a_closed_intake_returns_the_rest() -> None:
     intake = Intake(4, BYTES_MAX)
     putting = asyncio.create_task(intake.put(records(0, 10)))
     await turns()
@@ -105,7 +105,7 @@ async def test_who_waits_in_a_closed_intake_has_the_rest_back() -> None:
     assert len(intake) == 0
 
 
-async def test_repeats_are_dropped_and_gaps_are_told() -> None:
+async def test_repeats_are_dropped_and_gaps_are_reported() -> None:
     intake = Intake(100, BYTES_MAX)
     await intake.put((*records(0, 3), *records(1, 5), *records(7, 9)))
     assert intake.gap(-1) is None
@@ -116,7 +116,7 @@ async def test_repeats_are_dropped_and_gaps_are_told() -> None:
     assert waiting(intake, 6) == [7, 8]
 
 
-def test_every_command_leaves_a_decision_that_the_log_takes() -> None:
+def test_every_command_leads_to_a_decision_that_fits_into_a_record() -> None:
     valid = encode_purchases("1", ["a"])
     for value in (
         b"x" * (COMMAND_BYTES_MAX - 1),

@@ -7,31 +7,31 @@ import pytest
 from dying import Died, on_clock
 
 from agents import joining as module
-from agents.joining import LOOK_INTERVAL_S, Joining
+from agents.joining import CHECK_INTERVAL_S, Joining
 from agents.watchdog import LATE_AFTER_S
 from pipeline.errors import KafkaUnavailable
 from pipeline.process.assignment import Assignment
 
 TIMEOUT_MS = 30_000
-LOOKS = int(TIMEOUT_MS / 1_000 / LOOK_INTERVAL_S)
+CHECKS = int(TIMEOUT_MS / 1_000 / CHECK_INTERVAL_S)
 
 
 class Bench:
     def __init__(self) -> None:
         self.now_s = 1_000.0
-        self.kafka_is_away = False
+        self.kafka_is_down = False
         self.assignment = Assignment()
         self.joining = Joining(self, "results", self.assignment, TIMEOUT_MS)  # type: ignore[arg-type]
 
     async def bounds_of(self, topic: str, partitions: Collection[int]) -> dict[int, Any]:
-        if self.kafka_is_away:
-            raise KafkaUnavailable("away")
+        if self.kafka_is_down:
+            raise KafkaUnavailable("down")
         return {}
 
-    async def looks(self, count: int) -> None:
+    async def check(self, count: int) -> None:
         for _ in range(count):
-            await self.joining.look()
-            self.now_s += LOOK_INTERVAL_S
+            await self.joining.check_once()
+            self.now_s += CHECK_INTERVAL_S
 
 
 @pytest.fixture
@@ -42,47 +42,49 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
     return bench
 
 
-async def test_no_assignment_ends_the_process_after_the_time_out(bench: Bench) -> None:
-    await bench.looks(LOOKS)
-    with pytest.raises(Died, match=f"assigned nothing for {TIMEOUT_MS} ms although Kafka answers"):
-        await bench.looks(1)
+async def test_no_assignment_ends_the_process_after_the_timeout(bench: Bench) -> None:
+    await bench.check(CHECKS)
+    with pytest.raises(
+        Died, match=f"no assignment from the consumer group for {TIMEOUT_MS} ms although Kafka responds"
+    ):
+        await bench.check(1)
 
 
-async def test_an_assigned_process_goes_on(bench: Bench) -> None:
-    await bench.looks(LOOKS)
+async def test_an_assigned_process_continues(bench: Bench) -> None:
+    await bench.check(CHECKS)
     bench.assignment.complete()
-    await bench.looks(3 * LOOKS)
+    await bench.check(3 * CHECKS)
 
 
-async def test_a_later_rebalance_that_does_not_end_ends_the_process(bench: Bench) -> None:
+async def test_a_later_rebalance_that_never_completes_ends_the_process(bench: Bench) -> None:
     bench.assignment.complete()
-    await bench.looks(3 * LOOKS)
+    await bench.check(3 * CHECKS)
     bench.assignment.begin()
-    await bench.looks(LOOKS - 1)
+    await bench.check(CHECKS - 1)
     with pytest.raises(Died):
-        await bench.looks(1)
+        await bench.check(1)
 
 
 async def test_the_time_without_kafka_does_not_count(bench: Bench) -> None:
-    await bench.looks(LOOKS)
-    bench.kafka_is_away = True
-    await bench.looks(3 * LOOKS)
-    bench.kafka_is_away = False
-    await bench.looks(LOOKS - 1)
+    await bench.check(CHECKS)
+    bench.kafka_is_down = True
+    await bench.check(3 * CHECKS)
+    bench.kafka_is_down = False
+    await bench.check(CHECKS - 1)
     with pytest.raises(Died):
-        await bench.looks(1)
+        await bench.check(1)
 
 
-async def test_rebalances_that_follow_one_another_but_end_go_on(bench: Bench) -> None:
-    for _ in range(LOOKS):
-        await bench.looks(LOOKS // 2)
+async def test_consecutive_rebalances_that_complete_do_not_end_the_process(bench: Bench) -> None:
+    for _ in range(CHECKS):
+        await bench.check(CHECKS // 2)
         bench.assignment.complete()
         bench.assignment.begin()
 
 
-async def test_the_time_in_which_the_process_stood_still_does_not_count(bench: Bench) -> None:
-    await bench.looks(LOOKS - 1)
+async def test_the_time_in_which_the_process_was_suspended_does_not_count(bench: Bench) -> None:
+    await bench.check(CHECKS - 1)
     bench.now_s += LATE_AFTER_S
-    await bench.looks(LOOKS)
+    await bench.check(CHECKS)
     with pytest.raises(Died):
-        await bench.looks(1)
+        await bench.check(1)

@@ -1,4 +1,4 @@
-"""The limiters against slow, obvious models: they let through what the models do, at the same moments."""
+"""The limiters against slow, obvious models: they admit the same requests at the same times."""
 
 from fractions import Fraction
 
@@ -13,14 +13,14 @@ starts = st.integers(0, 2_000_000_000_000)
 
 
 def run(rule: Rule, start: int, steps: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """(time, how many passed) for each step of (ms later, how many ask)."""
+    """For each step (ms later, requests): (time, admitted requests)."""
     state, time_ms, passed = FRESH, start, []
-    for later, asking in steps:
+    for later, requests in steps:
         time_ms += later
         allowed, state = limiters.admissible(rule, state, time_ms)
-        through = min(allowed, asking)
-        state = limiters.count(rule, state, through)
-        passed.append((time_ms, through))
+        admitted = min(allowed, requests)
+        state = limiters.count(rule, state, admitted)
+        passed.append((time_ms, admitted))
     return passed
 
 
@@ -29,12 +29,12 @@ def test_token_bucket_is_a_bucket_of_tokens(
     rate: int, burst: int, start: int, steps: list[tuple[int, int]]
 ) -> None:
     tokens, at, expected = Fraction(burst), start, []
-    for later, asking in steps:
+    for later, requests in steps:
         tokens = min(Fraction(burst), tokens + Fraction(later * rate, 1_000))
         at += later
-        through = min(asking, int(tokens))
-        tokens -= through
-        expected.append((at, through))
+        admitted = min(requests, int(tokens))
+        tokens -= admitted
+        expected.append((at, admitted))
     assert run(Rule(Algorithm.TOKEN_BUCKET, rate, burst), start, steps) == expected
 
 
@@ -44,21 +44,23 @@ def test_fixed_window_counts_by_the_second(rate: int, start: int, steps: list[tu
     by_window: dict[int, int] = {}
     time_ms = start
     passed = run(rule, start, steps)
-    for (later, asking), (at, through) in zip(steps, passed, strict=True):
+    for (later, requests), (at, admitted) in zip(steps, passed, strict=True):
         time_ms += later
         window = time_ms // 1_000
         assert at == time_ms
-        assert through == min(asking, rate - by_window.get(window, 0))
-        by_window[window] = by_window.get(window, 0) + through
+        assert admitted == min(requests, rate - by_window.get(window, 0))
+        by_window[window] = by_window.get(window, 0) + admitted
 
 
 @given(st.integers(1, 20), starts, steps)
-def test_sliding_window_weighs_the_second_before(rate: int, start: int, steps: list[tuple[int, int]]) -> None:
+def test_sliding_window_weights_the_previous_second(
+    rate: int, start: int, steps: list[tuple[int, int]]
+) -> None:
     rule = Rule(Algorithm.SLIDING_WINDOW, rate, 1)
     log: list[int] = []
-    for (_, asking), (at, through) in zip(steps, run(rule, start, steps), strict=True):
+    for (_, requests), (at, admitted) in zip(steps, run(rule, start, steps), strict=True):
         expected = 0
-        while expected < asking:
+        while expected < requests:
             window, elapsed = divmod(at, 1_000)
             before = sum(each // 1_000 == window - 1 for each in log)
             now = sum(each // 1_000 == window for each in log)
@@ -66,21 +68,21 @@ def test_sliding_window_weighs_the_second_before(rate: int, start: int, steps: l
                 break
             log.append(at)
             expected += 1
-        assert through == expected
+        assert admitted == expected
 
 
 @given(st.sampled_from(Algorithm), st.integers(1, 50), st.integers(1, 20), starts, steps)
-def test_retry_after_is_the_first_moment_at_which_one_more_may_pass(
+def test_retry_after_is_the_earliest_time_at_which_one_more_passes(
     algorithm: Algorithm, rate: int, burst: int, start: int, steps: list[tuple[int, int]]
 ) -> None:
     rule = Rule(algorithm, rate, burst)
     state, time_ms = FRESH, start
-    for later, asking in steps:
+    for later, requests in steps:
         time_ms += later
         allowed, state = limiters.admissible(rule, state, time_ms)
-        state = limiters.count(rule, state, min(allowed, asking))
+        state = limiters.count(rule, state, min(allowed, requests))
     allowed, state = limiters.admissible(rule, state, time_ms)
-    # As many ask as may pass now, so that the next one has to wait.
+    # Use up what is admissible now, so that the next request has to wait.
     state = limiters.count(rule, state, allowed)
     wait_ms = limiters.retry_after_ms(rule, state, time_ms)
     assert wait_ms >= 1
@@ -91,7 +93,7 @@ def test_retry_after_is_the_first_moment_at_which_one_more_may_pass(
 @given(
     st.sampled_from(Algorithm), st.integers(1, 10**6), st.integers(1, 10**6), starts, st.integers(0, 10**10)
 )
-def test_state_stays_where_lua_numbers_are_exact(
+def test_the_state_stays_within_the_exact_integers_of_lua(
     algorithm: Algorithm, rate: int, burst: int, start: int, later: int
 ) -> None:
     rule = Rule(algorithm, rate, burst)

@@ -1,4 +1,4 @@
-"""A decision on a record that is no command carries that record, whatever its bytes."""
+"""The decision on a malformed command contains the record, whatever its bytes."""
 
 import orjson
 import pytest
@@ -15,7 +15,7 @@ anything = st.none() | st.binary(max_size=50)
 
 
 @given(anything, anything)
-def test_key_and_value_come_back_as_they_were(key: bytes | None, value: bytes | None) -> None:
+def test_key_and_value_round_trip(key: bytes | None, value: bytes | None) -> None:
     command = RawCommand(key, value)
     record = HEAD + malformed_members("value: not JSON", command) + b"}"
     assert decode_decision(record) == MalformedDecision(7, 9, "value: not JSON", command)

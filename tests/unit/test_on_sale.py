@@ -1,4 +1,4 @@
-"""What the decision log tells of a product, without being parsed: whether it is on sale, whether it was opened."""
+"""What unparsed decisions show of a product: whether it is on sale, and whether it was opened."""
 
 import pytest
 from records import bought, closed, malformed, opened
@@ -17,7 +17,7 @@ def test_a_product_is_on_sale_while_its_decisions_show_stock() -> None:
     assert not after(opened(0, "p", 5)), "it may not have begun"
     assert after(bought(1, "p", [1, -2], stock=4, sold=1))
     assert after(bought(2, "p", [-3], held={"0": "0-1-0"}, stock=4, sold=1))
-    assert after(bought(3, "p", [-4], stock=4, sold=1)), "a paused sale goes the way of the log"
+    assert after(bought(3, "p", [-4], stock=4, sold=1)), "purchases of a paused sale go into the log"
     assert not after(bought(4, "p", [1], stock=0, sold=5))
     assert after(bought(5, "p", [1], stock=10, sold=5)), "stock came back"
     assert not after(bought(6, "p", [-3, 1], held={"0": "0-1-0"}, stock=0, sold=15))
@@ -36,7 +36,7 @@ def test_a_product_is_known_as_opened_from_the_first_record_that_shows_it_and_fo
     def known(record: bytes, key: bytes | None = b"p", *, older: bool = False) -> bool:
         on_sale = OnSale()
         (on_sale.observe_older if older else on_sale.observe)(key, record)
-        assert not (older and "p" in on_sale), "what is old tells nothing of stock"
+        assert not (older and "p" in on_sale), "an old record shows nothing about stock"
         return on_sale.is_opened("p")
 
     for older in (False, True):
@@ -59,7 +59,7 @@ def test_a_product_is_known_as_opened_from_the_first_record_that_shows_it_and_fo
     assert on_sale.is_opened("p")
 
 
-def test_of_too_many_opened_products_the_youngest_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_latest_opened_products_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(on_sale_module, "OPENED_MAX", 3)
     on_sale = OnSale()
     # The tail of the log is loaded backwards.
@@ -72,19 +72,19 @@ def test_of_too_many_opened_products_the_youngest_are_known(monkeypatch: pytest.
     assert [each for each in ("live", "b", "c", "e", "f") if on_sale.is_opened(each)] == ["live", "e", "f"]
 
 
-def test_the_command_in_a_decision_cannot_speak_for_it() -> None:
+def test_the_command_in_a_decision_cannot_forge_its_fields() -> None:
     on_sale = OnSale()
-    word = ',"stock":7,"sold":1,"codes":[1]'
-    on_sale.observe(b"p", opened(0, word, 5))
-    on_sale.observe(b"p", bought(1, word, [1], stock=0, sold=1))
-    on_sale.observe(b"p", bought(2, word, [-1]))
+    forged = ',"stock":7,"sold":1,"codes":[1]'
+    on_sale.observe(b"p", opened(0, forged, 5))
+    on_sale.observe(b"p", bought(1, forged, [1], stock=0, sold=1))
+    on_sale.observe(b"p", bought(2, forged, [-1]))
     on_sale.observe(
         b"p", b'{"source_offset":3,"type":"malformed","time_ms":1,"error":"x","value":"[1],\\"stock\\":7,"}'
     )
     assert len(on_sale) == 0
 
 
-def test_what_is_remembered_is_bounded_and_grows_by_nothing_that_was_never_opened(
+def test_the_memory_is_bounded_and_unopened_products_take_none(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(on_sale_module, "ON_SALE_MAX", 3)

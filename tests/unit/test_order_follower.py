@@ -1,4 +1,4 @@
-"""The follower that has orders written, over a stream that leaves out and repeats, and a writer that fails."""
+"""The order follower, with a stream that has gaps and repeats and a writer that fails."""
 
 import asyncio
 
@@ -8,7 +8,7 @@ from eventually import soon
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from order_world import PRODUCT, World, decisions, look_often, order_ids
+from order_world import PRODUCT, World, check_often, decisions, order_ids
 from records import bought
 
 from pipeline.followers import follower
@@ -16,8 +16,8 @@ from pipeline.kafka.records import LogRecord
 
 
 @pytest.fixture(autouse=True)
-def _looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    look_often(monkeypatch)
+def _frequent_checks(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_often(monkeypatch)
 
 
 @st.composite
@@ -41,7 +41,7 @@ def logs(draw: st.DrawFn) -> list[bytes]:
     st.integers(0, 3),
 )
 @hypothesis_settings(max_examples=150, deadline=None)
-def test_orders_are_the_wins_whatever_the_stream_brings(
+def test_orders_are_the_wins_whatever_the_stream_delivers(
     results: list[bytes], offers: list[tuple[int, int]], faults: list[bool], restarts: int
 ) -> None:
     async def run() -> None:
@@ -65,7 +65,7 @@ def test_orders_are_the_wins_whatever_the_stream_brings(
     asyncio.run(run())
 
 
-async def test_what_the_stream_brings_is_not_read_from_the_log() -> None:
+async def test_what_the_stream_delivers_is_not_read_from_the_log() -> None:
     world = World(decisions(10))
     each = world.follower(log_end=lambda: None)
     world.start(each)
@@ -80,7 +80,7 @@ async def test_what_the_stream_brings_is_not_read_from_the_log() -> None:
     assert world.reads == []
 
 
-async def test_a_gap_is_read_from_the_log_and_no_more() -> None:
+async def test_only_a_gap_is_read_from_the_log() -> None:
     world = World(decisions(10))
     each = world.follower(log_end=lambda: None)
     world.start(each)
@@ -90,7 +90,7 @@ async def test_a_gap_is_read_from_the_log_and_no_more() -> None:
     assert world.reads == [(2, 5)]
 
 
-async def test_what_there_is_no_room_for_is_let_go_and_read_later(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_records_without_room_are_dropped_and_read_later(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(follower, "OFFERED_BYTES_MAX", 100)
     world = World(decisions(50))
     each = world.follower(log_end=lambda: None)
@@ -118,7 +118,7 @@ async def test_a_transaction_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None
     assert order_ids(world.orders) == world.wins()
 
 
-async def test_progress_without_orders_is_written_now_and_then() -> None:
+async def test_progress_without_orders_is_written_at_intervals() -> None:
     world = World([bought(offset, "p", [-2]) for offset in range(100)])
     each = world.follower()
     began_s = asyncio.get_running_loop().time()
@@ -134,7 +134,7 @@ async def test_progress_without_orders_is_written_now_and_then() -> None:
     assert len(world.writes) <= took_s / follower.PROGRESS_INTERVAL_S + 1
 
 
-async def test_a_progress_that_stays_the_same_is_renewed(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_unchanged_progress_is_renewed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(follower, "PROGRESS_RENEWAL_S", 0.02)
     world = World([])
     each = world.follower()
@@ -143,18 +143,18 @@ async def test_a_progress_that_stays_the_same_is_renewed(monkeypatch: pytest.Mon
     await world.stop(each)
 
 
-async def test_kafka_away_is_told_and_waited_for() -> None:
+async def test_unavailable_kafka_is_reported_and_waited_for() -> None:
     world = World(decisions(3))
-    world.is_away = True
+    world.is_down = True
     each = world.follower()
     world.start(each)
-    await soon(lambda: each.check() == "away")
-    world.is_away = False
+    await soon(lambda: each.check() == "down")
+    world.is_down = False
     await soon(lambda: each.check() == "ok" and len(world.orders) == 3)
     await world.stop(each)
 
 
-async def test_records_that_no_decider_wrote_are_passed_over(caplog: pytest.LogCaptureFixture) -> None:
+async def test_foreign_records_are_skipped(caplog: pytest.LogCaptureFixture) -> None:
     first, second, third, *_ = decisions(3)
     broken = second.replace(b'"users":[', b'"users":[1,')
     world = World([first, b"junk", second, broken, b'{"source_offset":2,"type":"purchase"}', third])

@@ -2,7 +2,7 @@
 
 import pytest
 from eventually import soon
-from order_world import PARTITION, PRODUCT, TOPICS, World, decisions, look_often, order_ids
+from order_world import PARTITION, PRODUCT, TOPICS, World, check_often, decisions, order_ids
 from records import bought
 
 from pipeline.followers import Progress
@@ -14,12 +14,12 @@ from pipeline.messages.decisions import decode_decision
 
 
 @pytest.fixture(autouse=True)
-def _looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    look_often(monkeypatch)
+def _frequent_checks(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_often(monkeypatch)
 
 
 async def end_of(world: World) -> BaseException | None:
-    """What a follower ends with, which ends its process."""
+    """The error that a follower ends with, which ends its process."""
     ends: list[BaseException | None] = []
     each = world.follower()
     each.start(lambda task: ends.append(task.exception()))
@@ -29,13 +29,13 @@ async def end_of(world: World) -> BaseException | None:
 
 
 @pytest.mark.parametrize("orders_left", [5, 6, 12])
-async def test_orders_that_are_there_are_not_written_again(orders_left: int) -> None:
+async def test_existing_orders_are_not_written_again(orders_left: int) -> None:
     world = World(decisions(10))
     await world.follow_to(10)
     world.progress = None
-    whole, rest = divmod(orders_left, 2)
-    partial = [each._replace(values=each.values[:rest]) for each in world.orders[whole : whole + 1]]
-    world.orders = world.orders[:whole] + partial
+    full, rest = divmod(orders_left, 2)
+    partial = [each._replace(values=each.values[:rest]) for each in world.orders[full : full + 1]]
+    world.orders = world.orders[:full] + partial
     await world.follow_to(10)
     assert order_ids(world.orders) == world.wins()
 
@@ -49,7 +49,7 @@ async def test_deleted_orders_are_not_written_again() -> None:
     error = await end_of(world)
     assert isinstance(error, ProgressLost)
     assert f"--topic {TOPICS.results.name}:{PARTITION}" in str(error)
-    world.progress = Progress(0, -1)  # as an operator may say
+    world.progress = Progress(0, -1)  # as an operator may set it
     await world.follow_to(5)
     assert order_ids(world.orders) == written * 2
 
@@ -64,7 +64,7 @@ async def test_orders_of_another_log_are_not_trusted() -> None:
 
 
 @pytest.mark.parametrize("progress", [None, Progress(2, 1)])
-async def test_decisions_that_are_deleted_are_not_passed_over(progress: Progress | None) -> None:
+async def test_deleted_decisions_are_not_skipped(progress: Progress | None) -> None:
     world = World(decisions(10))
     world.progress = progress
     world.beginnings[TOPICS.results.name] = 6
@@ -72,12 +72,12 @@ async def test_decisions_that_are_deleted_are_not_passed_over(progress: Progress
     assert isinstance(error, DecisionsLost)
     assert f"commands {2 if progress else 0} to 5 " in str(error)
     assert not world.orders
-    world.progress = Progress(6, -1)  # as an operator says
+    world.progress = Progress(6, -1)  # as an operator may set it
     await world.follow_to(10)
     assert order_ids(world.orders) == world.wins()[12:]
 
 
-async def test_repeats_that_are_deleted_are_not_missed() -> None:
+async def test_deleted_repeats_are_not_missed() -> None:
     results = decisions(6)
     world = World([*results, *results[2:5], *decisions(9)[6:]])
     world.orders = [each for value in results for each in derive(TOPICS, PARTITION, decode_decision(value))]
@@ -86,7 +86,7 @@ async def test_repeats_that_are_deleted_are_not_missed() -> None:
     assert order_ids(world.orders) == world.wins()
 
 
-async def test_records_that_do_not_come_are_waited_for() -> None:
+async def test_missing_records_are_waited_for() -> None:
     world = World(decisions(6))
     late, world.results = world.results, world.results[:2]
     each = world.follower(log_end=lambda: None)
@@ -100,7 +100,7 @@ async def test_records_that_do_not_come_are_waited_for() -> None:
     assert order_ids(world.orders) == world.wins()
 
 
-async def test_the_last_order_is_found_behind_what_is_none() -> None:
+async def test_the_last_order_is_found_before_other_events() -> None:
     world = World(decisions(2))
     world.orders = derive(TOPICS, PARTITION, decode_decision(world.results[1].value))
     values = [value.replace(b"CREATED", b"PAID") for value in world.orders[0].values]
@@ -111,6 +111,6 @@ async def test_the_last_order_is_found_behind_what_is_none() -> None:
     assert await last_order(world, TOPICS.orders.name, PARTITION) is None
 
 
-def test_a_progress_is_an_offset_with_metadata() -> None:
+def test_progress_is_an_offset_with_metadata() -> None:
     assert committed(Progress(9, 5)) == (9, "source_offset=5")
     assert committed(BEGINNING) == (0, "source_offset=-1")

@@ -1,27 +1,27 @@
-"""An order follower in a rebalance: it holds back, and is fenced by the next owner."""
+"""An order follower in a rebalance: it pauses, and the next owner fences it."""
 
 import asyncio
 from collections.abc import Sequence
 
 import pytest
 from eventually import soon
-from order_world import World, decisions, look_often, order_ids
+from order_world import World, check_often, decisions, order_ids
 
 from pipeline.followers import Progress, follower
-from pipeline.followers.ports import Derived, Fenced, StoodStill
+from pipeline.followers.ports import Derived, Fenced, Suspended
 
 
 @pytest.fixture(autouse=True)
-def _looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    look_often(monkeypatch)
+def _frequent_checks(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_often(monkeypatch)
 
 
-async def test_a_follower_writes_and_opens_nothing_while_it_is_held_and_goes_on_afterwards() -> None:
+async def test_a_paused_follower_writes_and_opens_nothing_and_then_continues() -> None:
     world = World(decisions(3))
     each = world.follower()
     world.start(each)
     await soon(lambda: world.position == 3)
-    assert await each.hold()
+    assert await each.pause()
     world.results = World(decisions(6)).results
     world.faults = [True]
     await asyncio.sleep(0.1)
@@ -33,20 +33,20 @@ async def test_a_follower_writes_and_opens_nothing_while_it_is_held_and_goes_on_
     assert order_ids(world.orders) == world.wins()
 
 
-async def test_a_follower_that_is_held_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_paused_follower_stops_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(follower, "STOP_WITHIN_S", 1_000.0)
     world = World(decisions(3))
     each = world.follower()
     world.start(each)
     await soon(lambda: world.position == 3)
-    assert await each.hold()
+    assert await each.pause()
     world.results = World(decisions(6)).results
     async with asyncio.timeout(5):
         await world.stop(each)
     assert world.position == 3
 
 
-async def test_a_write_that_takes_too_long_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_pause_does_not_wait_for_a_slow_write(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(follower, "STOP_WITHIN_S", 0.05)
     world = World(decisions(3))
     is_writing = asyncio.Event()
@@ -59,12 +59,12 @@ async def test_a_write_that_takes_too_long_is_not_waited_for(monkeypatch: pytest
     each = world.follower()
     world.start(each)
     await is_writing.wait()
-    assert not await each.hold()
+    assert not await each.pause()
     await world.stop(each)
     assert world.orders == []
 
 
-async def test_markers_at_the_end_of_the_log_do_not_count_as_decisions_that_wait() -> None:
+async def test_markers_at_the_end_of_the_log_are_no_lag() -> None:
     world = World(decisions(3))
     world.markers = 2
     each = world.follower(log_end=lambda: 5)
@@ -76,12 +76,12 @@ async def test_markers_at_the_end_of_the_log_do_not_count_as_decisions_that_wait
     await world.stop(each)
 
 
-async def test_a_follower_that_was_fenced_while_nothing_is_decided_opens_again_at_once() -> None:
+async def test_an_idle_follower_that_was_fenced_opens_again_at_once() -> None:
     world = World(decisions(3))
     each = world.follower()
     world.start(each)
     await soon(lambda: world.position == 3)
-    assert await each.hold()
+    assert await each.pause()
     world.is_fenced = True
     each.resume()
     await soon(lambda: world.opened == 2)
@@ -89,7 +89,7 @@ async def test_a_follower_that_was_fenced_while_nothing_is_decided_opens_again_a
 
 
 @pytest.mark.parametrize("confirmed", [True, False])
-async def test_a_follower_that_is_fenced_opens_again_only_if_its_partition_has_just_been_assigned(
+async def test_a_fenced_follower_opens_again_only_if_its_partition_was_just_assigned(
     confirmed: bool,
 ) -> None:
     world = World(decisions(3))
@@ -98,14 +98,14 @@ async def test_a_follower_that_is_fenced_opens_again_only_if_its_partition_has_j
     each.start(ended.append)
     await soon(lambda: world.position == 3)
     if confirmed:
-        await each.hold()
+        await each.pause()
         each.resume()
     world.is_fenced = True
     world.results = World(decisions(6)).results
     if confirmed:
         await soon(lambda: world.position == 6)
         assert order_ids(world.orders) == world.wins()
-        # Once: another fence means that the partition is another's.
+        # Only once: the next fence means that another process owns the partition.
         world.is_fenced = True
         world.results = World(decisions(9)).results
     await soon(lambda: bool(ended))
@@ -113,24 +113,24 @@ async def test_a_follower_that_is_fenced_opens_again_only_if_its_partition_has_j
     await world.stop(each)
 
 
-async def test_a_follower_that_stood_still_opens_again_when_the_group_has_had_time_to_tell(
+async def test_a_suspended_follower_waits_for_news_of_the_group_before_it_opens_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     world = World(decisions(3))
     write, asleep = world.write, asyncio.Event()
 
-    async def stand_still(derived: Sequence[Derived], progress: Progress) -> None:
+    async def suspend(derived: Sequence[Derived], progress: Progress) -> None:
         asleep.set()
-        raise StoodStill("for long")
+        raise Suspended("for long")
 
-    monkeypatch.setattr(world, "write", stand_still)
+    monkeypatch.setattr(world, "write", suspend)
     monkeypatch.setattr(follower, "OWNER_KNOWN_AFTER_S", 0.2)
     each = world.follower()
     world.start(each)
     await asleep.wait()
     monkeypatch.setattr(world, "write", write)
-    # The partition is gone: what the group tells meanwhile holds the follower back.
-    assert await each.hold()
+    # The group revokes the partition meanwhile, which pauses the follower.
+    assert await each.pause()
     await asyncio.sleep(0.4)
     assert world.opened == 1
     each.resume()

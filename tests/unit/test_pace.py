@@ -1,4 +1,4 @@
-"""Estimates: how many are ahead, and when it is one's turn; unknown is said as unknown."""
+"""Estimates: the purchases ahead and the time until the decision; unknown is reported as unknown."""
 
 import logging
 from typing import Any
@@ -12,15 +12,15 @@ from pipeline.ingress.decisions.pace import SAMPLES_MAX, Estimate, Pace, PaceKee
 from pipeline.stock.store import OtherLog
 
 
-def test_without_samples_only_the_place_in_the_record_and_the_records_ahead_are_known() -> None:
+def test_without_samples_only_the_index_and_the_records_ahead_are_known() -> None:
     assert Pace().estimate(offset=9, index=2, decided_offset=4) == Estimate(ahead=4 + 2, eta_ms=None)
     assert Pace().decided_offset == -1
 
 
-def test_records_count_for_what_they_held_of_late() -> None:
+def test_a_record_ahead_counts_as_the_recent_average() -> None:
     pace = Pace()
     pace.add(Sample(1.0, 99, 1_000))
-    assert pace.purchases_per_record() == 10, "before anything moved, as since the beginning"
+    assert pace.purchases_per_record() == 10, "the average since the beginning, before any progress"
     pace.add(Sample(2.0, 109, 3_000))
     assert pace.purchases_per_record() == 200
     assert pace.purchases_per_s() == 2_000
@@ -32,14 +32,14 @@ def test_records_count_for_what_they_held_of_late() -> None:
     assert pace.estimate(offset=113, index=1, decided_offset=112).ahead == 1
 
 
-def test_a_decider_that_was_idle_is_not_a_slow_one() -> None:
+def test_idle_time_does_not_slow_the_pace() -> None:
     pace = Pace()
     for sample in (Sample(0, 0, 0), Sample(1, 10, 500), Sample(2, 10, 500), Sample(3, 11, 501)):
         pace.add(sample)
     assert pace.purchases_per_s() == 500
 
 
-def test_a_cursor_that_went_back_forgets_what_was() -> None:
+def test_a_cursor_that_moves_back_discards_the_samples() -> None:
     pace = Pace()
     pace.add(Sample(0, 100, 1_000))
     pace.add(Sample(1, 200, 2_000))
@@ -67,7 +67,7 @@ def test_an_estimate_is_never_negative(
 
 
 class _Redis:
-    """What each sample finds: a cursor, or a fault."""
+    """Redis as each sample finds it: a cursor, or a fault."""
 
     def __init__(self) -> None:
         self.fault: Exception | None = None
@@ -82,7 +82,7 @@ class _Ends:
     async def refresh(self) -> None: ...
 
 
-async def test_a_redis_of_another_log_is_told_until_one_answers_that_is_ours(
+async def test_another_logs_redis_is_reported_until_ours_answers(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     redis = _Redis()
@@ -97,7 +97,7 @@ async def test_a_redis_of_another_log_is_told_until_one_answers_that_is_ours(
     redis.fault = OtherLog("seckill:{p0}:log is another")
     for _ in range(2):
         await sample()
-    # One that is away is still not ours.
+    # An unavailable one is still not ours.
     redis.fault = RedisUnavailable("Redis: refused")
     await sample()
     assert keeper.other_log == "OtherLog: seckill:{p0}:log is another"

@@ -1,4 +1,4 @@
-"""What is put on the wire, and what not."""
+"""What a plain answer writes to the connection."""
 
 import asyncio
 
@@ -23,7 +23,7 @@ class Wire(asyncio.Transport):
         return self._is_closing
 
 
-async def test_it_is_written_in_one_piece() -> None:
+async def test_an_answer_is_a_single_write() -> None:
     wire = Wire()
     request = make_mocked_request("POST", "/", version=HttpVersion11, transport=wire)
     answer = PlainAnswer({"code": -9}, 429, {"Retry-After": "2"})
@@ -59,7 +59,7 @@ async def test_a_client_that_does_not_read_gets_no_further_answer() -> None:
     await answering
 
 
-async def test_nobody_is_there_any_more() -> None:
+async def test_nothing_is_written_to_a_client_that_disconnected() -> None:
     wire = Wire(is_closing=True)
     request = make_mocked_request("POST", "/", transport=wire)
     with pytest.raises(ConnectionResetError):

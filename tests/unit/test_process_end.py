@@ -1,4 +1,4 @@
-"""How a process says why it ends: what an operator can mend in one line, anything else with its traceback."""
+"""How a process reports why it ends: in one line if an operator can fix it, otherwise with a traceback."""
 
 import asyncio
 import logging
@@ -7,8 +7,8 @@ import os
 import pytest
 
 from pipeline.decider import LogsDisagree
-from pipeline.process.exit import EXIT_BROKEN_PROMISE, die_with
-from pipeline.stock.store import RedisFault
+from pipeline.process.exit import EXIT_FATAL, die_with
+from pipeline.stock.client import RedisFault
 
 
 class Ended(BaseException):
@@ -18,7 +18,7 @@ class Ended(BaseException):
 @pytest.fixture
 def _ends(monkeypatch: pytest.MonkeyPatch) -> None:
     def end(status: int) -> None:
-        assert status == EXIT_BROKEN_PROMISE
+        assert status == EXIT_FATAL
         raise Ended
 
     monkeypatch.setattr(os, "_exit", end)
@@ -35,7 +35,7 @@ async def _failed(error: Exception) -> "asyncio.Task[None]":
 
 @pytest.mark.usefixtures("_ends")
 @pytest.mark.parametrize("error", [RedisFault("Redis: WRONGTYPE"), LogsDisagree("a log lost records")])
-async def test_what_an_operator_can_mend_is_one_line(
+async def test_an_error_that_an_operator_can_fix_is_one_line(
     error: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
     with pytest.raises(Ended):
@@ -47,7 +47,7 @@ async def test_what_an_operator_can_mend_is_one_line(
 
 
 @pytest.mark.usefixtures("_ends")
-async def test_what_nobody_foresaw_brings_its_traceback(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_unexpected_error_is_logged_with_its_traceback(caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(Ended):
         die_with(await _failed(KeyError("x")))
     assert [bool(record.exc_info) for record in caplog.records] == [True, False]

@@ -37,14 +37,14 @@ def test_never_opened() -> None:
     assert codes(None, "a", "b") == [-1, -1]
 
 
-def test_the_window_is_closed_at_its_start_and_open_at_its_end() -> None:
+def test_the_window_includes_its_start_and_excludes_its_end() -> None:
     assert codes(opened(), "a", at=99) == [-5]
     assert codes(opened(), "a", at=100) == [1]
     assert codes(opened(), "a", at=199) == [1]
     assert codes(opened(), "a", at=200) == [-6]
 
 
-def test_not_active_and_closed_come_before_the_window() -> None:
+def test_not_active_and_closed_take_precedence_over_the_window() -> None:
     assert codes(opened(state=SaleState.PAUSED), "a", at=99) == [-4]
     product = opened()
     assert close_product(product) is product
@@ -57,7 +57,7 @@ def test_stock_and_limit() -> None:
     assert (product.stock, product.sold) == (0, 3)
 
 
-def test_a_purchase_over_the_limit_burns_nothing_and_names_the_order_held() -> None:
+def test_a_purchase_over_the_limit_takes_no_stock_and_names_the_held_order() -> None:
     product = opened()
     decision = decide_purchases(product, 2, 7, 150, Purchases(["a", "a"]))
     assert decision.codes == [1, -3]
@@ -65,7 +65,7 @@ def test_a_purchase_over_the_limit_burns_nothing_and_names_the_order_held() -> N
     assert (decision.stock, decision.sold) == (9, 1)
 
 
-def test_a_quantity_above_the_limit_is_refused_though_nothing_is_held() -> None:
+def test_a_quantity_above_the_limit_is_refused_without_a_held_order() -> None:
     decision = decide_purchases(opened(), 0, 1, 150, Purchases(["a"], [2]))
     assert decision.codes == [-3]
     assert decision.held == {}
@@ -76,7 +76,7 @@ def test_quantity_out_of_range(quantity: int) -> None:
     assert codes(opened(), "a", quantities=[quantity]) == [-7]
 
 
-def test_the_same_key_of_the_same_user_gets_his_first_win_again() -> None:
+def test_the_same_key_of_the_same_user_gets_the_first_win_again() -> None:
     product = opened(per_user_limit=5)
     first = decide_purchases(product, 0, 1, 150, Purchases(["a"], None, {0: "k"}))
     again = decide_purchases(product, 0, 2, 150, Purchases(["a", "a", "b"], None, {0: "k", 2: "k"}))
@@ -92,7 +92,7 @@ def test_wins_of_one_user_are_bounded() -> None:
     assert codes(product, *["a"] * (WINS_PER_USER_MAX + 1)) == [1] * WINS_PER_USER_MAX + [-3]
 
 
-def test_the_limiter_answers_busy_and_when_to_come_again() -> None:
+def test_the_limiter_answers_busy_and_when_to_retry() -> None:
     product = opened(rate_limit=Rule(Algorithm.TOKEN_BUCKET, 10, 2))
     decision = decide_purchases(product, 0, 1, 150, Purchases(["a", "b", "c"]))
     assert decision.codes == [1, 1, -9]
@@ -114,7 +114,7 @@ records = st.lists(st.lists(st.tuples(users, st.integers(0, 4)), min_size=1, max
 
 
 @given(st.integers(0, 15), st.integers(1, 4), records)
-def test_never_oversold_never_undersold_nobody_above_his_limit(
+def test_never_oversold_never_undersold_and_no_user_above_the_limit(
     stock: int, limit: int, records: list[list[tuple[str, int]]]
 ) -> None:
     product = opened(stock=stock, per_user_limit=limit)

@@ -1,4 +1,4 @@
-"""Settings: what no process starts with, and how it says so."""
+"""Settings that no process starts with, and how it reports them."""
 
 import pytest
 
@@ -6,9 +6,7 @@ from pipeline.process.configuration import BadSettings, load_settings
 
 
 @pytest.mark.parametrize("cache_bytes_max", [0, 1_048_575])
-def test_an_ingress_that_keeps_next_to_no_decision_does_not_start(
-    cache_bytes_max: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_cache_that_is_too_small_is_refused(cache_bytes_max: int, monkeypatch: pytest.MonkeyPatch) -> None:
     name = "SECKILL_RESULTS_CACHE_BYTES_MAX"
     monkeypatch.setenv(name, str(cache_bytes_max))
     with pytest.raises(BadSettings, match=f"{name}: .* 1048576 .*{cache_bytes_max}"):
@@ -29,7 +27,7 @@ def test_an_ingress_that_keeps_next_to_no_decision_does_not_start(
         ),
     ],
 )
-def test_an_address_of_redis_that_is_none_is_named(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_redis_url_is_named(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SECKILL_REDIS_URL", url)
     with pytest.raises(BadSettings, match=f"^SECKILL_REDIS_URL: .*redis://.*{url}"):
         load_settings()
@@ -44,7 +42,7 @@ def test_an_address_of_redis_that_is_none_is_named(url: str, monkeypatch: pytest
         "unix:///run/redis.sock?db=1",
     ],
 )
-def test_an_address_of_redis_is_taken_as_it_is(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_redis_url_is_used_unchanged(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SECKILL_REDIS_URL", url)
     assert load_settings().redis() == url
 
@@ -59,7 +57,7 @@ def test_an_address_of_redis_is_taken_as_it_is(url: str, monkeypatch: pytest.Mon
         "redis://:sec[ret@redis:6379",
     ],
 )
-def test_a_refusal_does_not_tell_a_password(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refusal_does_not_show_a_password(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SECKILL_REDIS_URL", url)
     with pytest.raises(BadSettings, match=r"\(got '\*\*\*@redis:6379'\)") as refusal:
         load_settings()

@@ -1,4 +1,4 @@
-"""Shared reads: one at a time for a key, each answer from a read that began after its asker came."""
+"""Shared reads: one at a time per key; each answer is from a read that began after its question."""
 
 import asyncio
 import gc
@@ -13,7 +13,7 @@ from pipeline.ingress.http.shared_reads import SharedReads
 
 
 class Store:
-    """Answers a question with its key and the number of the read; a read ends when the test says so."""
+    """Answers a question with its key and the number of the read; a read waits for the gate to open."""
 
     def __init__(self) -> None:
         self.begun: list[tuple[str, list[str]]] = []
@@ -36,7 +36,7 @@ async def asked(reads: SharedReads[str, str], *questions: str, key: str = "p") -
     return tasks
 
 
-async def test_who_comes_during_a_read_is_answered_by_the_next_one() -> None:
+async def test_a_question_during_a_read_is_answered_by_the_next_read() -> None:
     store = Store()
     reads = SharedReads(store.read)
     first = await asked(reads, "a", "b")
@@ -46,7 +46,7 @@ async def test_who_comes_during_a_read_is_answered_by_the_next_one() -> None:
     store.gate.set()
     answers = await asyncio.gather(*first, *late, *other)
     assert answers == ["p.a@1", "p.b@1", "p.c@3", "p.d@3", "q.a@2"]
-    assert await reads.ask("p", "a") == "p.a@4", "no answer is kept"
+    assert await reads.ask("p", "a") == "p.a@4", "answers are not cached"
 
 
 class Key(str):
@@ -67,34 +67,34 @@ async def test_a_key_is_forgotten_when_all_are_answered() -> None:
     assert forgotten() is None
 
 
-async def test_a_fault_is_told_to_all_who_wait_and_to_nobody_after() -> None:
+async def test_an_error_reaches_all_waiting_callers_and_no_later_ones() -> None:
     store = Store()
     reads = SharedReads(store.read)
-    store.fault = OSError("away")
+    store.fault = OSError("down")
     waiting = [*await asked(reads, "a"), *await asked(reads, "b")]
     store.gate.set()
     for task in waiting:
-        with pytest.raises(OSError, match="away"):
+        with pytest.raises(OSError, match="down"):
             await task
     assert len(store.begun) == 1
     store.fault = None
     assert await reads.ask("p", "a") == "p.a@2"
 
 
-async def test_who_hangs_up_takes_nobody_along() -> None:
+async def test_a_cancelled_caller_does_not_affect_the_others() -> None:
     store = Store()
     reads = SharedReads(store.read)
     first, second = await asked(reads, "a", "b")
-    gone, stays = await asked(reads, "c", "d")
+    leaves, stays = await asked(reads, "c", "d")
     first.cancel()
-    gone.cancel()
+    leaves.cancel()
     await asyncio.sleep(0)
     store.gate.set()
     assert await asyncio.gather(second, stays) == ["p.b@1", "p.d@2"]
     assert store.begun[1] == ("p", ["d"])
 
 
-async def test_a_read_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_read_answers_a_limited_number_of_questions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shared_reads, "QUESTIONS_PER_READ_MAX", 2)
     store = Store()
     store.gate.set()

@@ -1,4 +1,4 @@
-"""What the rows of the tables come to: counting, repeats, and rows of which a crash has kept only some."""
+"""The rows of the tables: counting, repeats, and crashes that keep only some of the rows."""
 
 import copy
 
@@ -12,7 +12,7 @@ PARTITION = 3
 
 
 def take(tally: Tally, *records: bytes | None, start: int = 0) -> None:
-    tally.take_in(PARTITION, [Positioned(start + at, record) for at, record in enumerate(records)])
+    tally.count(PARTITION, [Positioned(start + at, record) for at, record in enumerate(records)])
 
 
 LOG = (
@@ -59,8 +59,8 @@ PRODUCTS = {
         "time_ms": 50,
     },
 }
-"""What LOG comes to, counted by hand."""
-PLACE = {
+"""The rows for LOG, counted by hand."""
+PARTITION_ROW = {
     "partition": PARTITION,
     "source_offset": 9,
     "results_offset": 7,
@@ -75,7 +75,7 @@ def rows(tally: Tally) -> tuple[dict[str, Row], dict[str, Row]]:
     return dict(tally.products), dict(tally.partitions)
 
 
-ROWS = PRODUCTS, {str(PARTITION): PLACE}
+ROWS = PRODUCTS, {str(PARTITION): PARTITION_ROW}
 
 
 @pytest.fixture
@@ -113,7 +113,7 @@ def test_refused_commands_change_no_product(tally: Tally) -> None:
     assert tally.products["1"]["source_offset"] == 2
 
 
-def test_what_was_never_opened_has_no_row_and_counts_for_its_partition(tally: Tally) -> None:
+def test_an_unopened_product_has_no_row_and_counts_for_its_partition(tally: Tally) -> None:
     take(tally, bought(0, "ghost", [-1, -1]), closed(1, "ghost", refusal="never_opened"))
     assert tally.products == {}
     row = tally.partition_row(PARTITION)
@@ -122,7 +122,7 @@ def test_what_was_never_opened_has_no_row_and_counts_for_its_partition(tally: Ta
 
 @pytest.mark.parametrize("begin", range(len(LOG)))
 @pytest.mark.parametrize("end", range(1, len(LOG) + 1))
-def test_what_comes_again_counts_once(tally: Tally, begin: int, end: int) -> None:
+def test_records_that_are_delivered_again_count_once(tally: Tally, begin: int, end: int) -> None:
     take(tally, *LOG[:end])
     begin = min(begin, end)
     take(tally, *LOG[begin:], start=begin)
@@ -131,42 +131,42 @@ def test_what_comes_again_counts_once(tally: Tally, begin: int, end: int) -> Non
 
 def test_a_repeat_by_another_decider_counts_once(tally: Tally) -> None:
     take(tally, *LOG[:4], *LOG[1:4], *LOG[4:])
-    assert rows(tally) == (PRODUCTS, {str(PARTITION): {**PLACE, "results_offset": 10}})
+    assert rows(tally) == (PRODUCTS, {str(PARTITION): {**PARTITION_ROW, "results_offset": 10}})
 
 
-@pytest.mark.parametrize("lost", [{"1"}, {"2"}, {"1", "2"}, {"place"}, {"1", "place"}])
-def test_rows_that_a_crash_did_not_keep_are_counted_from_where_they_stand(lost: set[str]) -> None:
-    """The events of a batch come again until all of its rows are kept; each row then counts for itself."""
+@pytest.mark.parametrize("lost", [{"1"}, {"2"}, {"1", "2"}, {"partition_row"}, {"1", "partition_row"}])
+def test_rows_that_a_crash_did_not_keep_are_counted_from_their_position(lost: set[str]) -> None:
+    """A batch is delivered again until all of its rows are kept; each row counts from its own position."""
     once = Tally({}, {})
     take(once, *LOG)
     kept = Tally({}, {})
     take(kept, *LOG[:2])
-    products, place = copy.deepcopy(dict(kept.products)), copy.deepcopy(dict(kept.partitions))
+    products, partition_row = copy.deepcopy(dict(kept.products)), copy.deepcopy(dict(kept.partitions))
     crashed = Tally(dict(once.products), dict(once.partitions))
-    for product_id in lost - {"place"}:
+    for product_id in lost - {"partition_row"}:
         del crashed.products[product_id]
         crashed.products.update({key: row for key, row in products.items() if key == product_id})
-    if "place" in lost:
-        crashed.partitions.update(place)
+    if "partition_row" in lost:
+        crashed.partitions.update(partition_row)
     take(crashed, *LOG[2:], start=2)
     assert rows(crashed) == ROWS
 
 
-def test_rows_are_replaced_and_never_changed(tally: Tally) -> None:
+def test_rows_are_replaced_and_never_mutated(tally: Tally) -> None:
     take(tally, *LOG[:2])
-    row, place = tally.products["1"], tally.partitions[str(PARTITION)]
-    kept = copy.deepcopy((row, place))
+    row, partition_row = tally.products["1"], tally.partitions[str(PARTITION)]
+    kept = copy.deepcopy((row, partition_row))
     take(tally, *LOG[2:], start=2)
-    assert (row, place) == kept
+    assert (row, partition_row) == kept
 
 
 @pytest.mark.parametrize(
-    "stranger", [None, b"", b"[]", b'{"source_offset":2}', bought(2, "1", [1]).replace(b"[1]", b"[1,1]")]
+    "foreign", [None, b"", b"[]", b'{"source_offset":2}', bought(2, "1", [1]).replace(b"[1]", b"[1,1]")]
 )
-def test_a_record_that_no_decider_wrote_is_passed_over(
-    tally: Tally, stranger: bytes | None, caplog: pytest.LogCaptureFixture
+def test_a_foreign_record_is_skipped(
+    tally: Tally, foreign: bytes | None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    take(tally, LOG[0], LOG[1], stranger, *LOG[2:])
-    assert rows(tally) == (PRODUCTS, {str(PARTITION): {**PLACE, "results_offset": 8}})
+    take(tally, LOG[0], LOG[1], foreign, *LOG[2:])
+    assert rows(tally) == (PRODUCTS, {str(PARTITION): {**PARTITION_ROW, "results_offset": 8}})
     assert [record.levelname for record in caplog.records] == ["ERROR"]
     assert f"partition {PARTITION} at 2: no decider wrote this record" in caplog.text

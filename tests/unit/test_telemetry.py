@@ -1,4 +1,4 @@
-"""What repeats in a log is counted; what is said last is said."""
+"""Repeated log lines are counted; the last line of a process is always printed."""
 
 import io
 import logging
@@ -23,7 +23,7 @@ def handler(monkeypatch: pytest.MonkeyPatch) -> Iterator[CountingHandler]:
     logger.removeHandler(handler)
 
 
-def said(handler: CountingHandler) -> list[str]:
+def printed(handler: CountingHandler) -> list[str]:
     assert isinstance(handler.stream, io.StringIO)
     return handler.stream.getvalue().splitlines()
 
@@ -31,24 +31,24 @@ def said(handler: CountingHandler) -> list[str]:
 logger = logging.getLogger("test_telemetry")
 
 
-def away(partition: int) -> None:
-    logger.warning("partition %d is away", partition)
+def down(partition: int) -> None:
+    logger.warning("partition %d is down", partition)
 
 
 def test_a_line_that_repeats_is_printed_once_and_then_counted(handler: CountingHandler) -> None:
     for number in range(1_000):
-        away(number)
+        down(number)
     logger.warning("something else")
-    assert said(handler) == ["WARNING partition 0 is away", "WARNING something else"]
-    handler.look()
-    assert said(handler)[2:] == ["WARNING partition 999 is away (999 more of this line)"]
-    # Nothing came since, so it is forgotten, and the next one is printed at once.
-    handler.look()
-    away(5)
-    handler.look()
+    assert printed(handler) == ["WARNING partition 0 is down", "WARNING something else"]
+    handler.rotate_counts()
+    assert printed(handler)[2:] == ["WARNING partition 999 is down (999 more of this line)"]
+    # Not repeated since, so the line is forgotten, and the next one is printed at once.
+    handler.rotate_counts()
+    down(5)
+    handler.rotate_counts()
     for number in range(2):
-        away(number)
-    assert said(handler)[3:] == ["WARNING partition 5 is away", "WARNING partition 0 is away"]
+        down(number)
+    assert printed(handler)[3:] == ["WARNING partition 5 is down", "WARNING partition 0 is down"]
 
 
 def test_tracebacks_are_counted_too(handler: CountingHandler) -> None:
@@ -57,17 +57,17 @@ def test_tracebacks_are_counted_too(handler: CountingHandler) -> None:
             raise KeyError("x")
         except KeyError:
             logger.exception("it failed")
-    handler.look()
-    lines = said(handler)
+    handler.rotate_counts()
+    lines = printed(handler)
     assert sum("Traceback" in line for line in lines) == 1
     assert lines[-1] == "ERROR it failed (99 more of this line)"
 
 
-def test_the_last_word_is_printed_after_all_counts(handler: CountingHandler) -> None:
+def test_a_critical_line_is_printed_after_all_counts(handler: CountingHandler) -> None:
     for _ in range(3):
         logger.error("bad")
         logger.critical("this process ends")
-    assert said(handler) == [
+    assert printed(handler) == [
         "ERROR bad",
         "CRITICAL this process ends",
         "ERROR bad (1 more of this line)",
@@ -77,43 +77,45 @@ def test_the_last_word_is_printed_after_all_counts(handler: CountingHandler) -> 
     ]
 
 
-def test_what_is_counted_is_told_by_itself(handler: CountingHandler, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_counts_are_printed_without_another_line(
+    handler: CountingHandler, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(logs, "COUNTED_S", 0.01)
     for _ in range(2):
         logger.error("bad")
     deadline = time.monotonic() + 10
-    while len(said(handler)) < 2 and time.monotonic() < deadline:
+    while len(printed(handler)) < 2 and time.monotonic() < deadline:
         time.sleep(0.005)
-    assert said(handler)[1] == "ERROR bad (1 more of this line)"
+    assert printed(handler)[1] == "ERROR bad (1 more of this line)"
 
 
-def test_so_many_different_lines_are_counted_and_no_more(handler: CountingHandler) -> None:
+def test_the_number_of_counted_lines_is_bounded(handler: CountingHandler) -> None:
     for number in range(3 * logs.LINES_MAX):
         for _ in range(2):
             logger.error(f"line {number}")
 
     def counts() -> int:
-        return sum("(1 more of this line)" in line for line in said(handler))
+        return sum("(1 more of this line)" in line for line in printed(handler))
 
-    assert counts() == 2 * logs.LINES_MAX, "who is not counted any more is told"
+    assert counts() == 2 * logs.LINES_MAX, "lines that are no longer counted are printed"
     handler.close()
     assert counts() == 3 * logs.LINES_MAX
 
 
-def test_a_line_whose_arguments_do_not_fit_breaks_nothing(
+def test_a_line_with_wrong_arguments_breaks_nothing(
     handler: CountingHandler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     faults: list[logging.LogRecord] = []
     monkeypatch.setattr(handler, "handleError", faults.append)
     for _ in range(3):
-        # Not by the logger: pytest has a handler, too, and that one raises.
+        # Not through the logger: pytest's own handler would raise.
         handler.handle(logging.LogRecord("library", logging.WARNING, "library.py", 1, "%d of %d", (1,), None))
-        away(1)
+        down(1)
     logger.critical("the end")
-    assert said(handler) == [
-        "WARNING partition 1 is away",
-        "WARNING partition 1 is away (2 more of this line)",
+    assert printed(handler) == [
+        "WARNING partition 1 is down",
+        "WARNING partition 1 is down (2 more of this line)",
         "CRITICAL the end",
     ]
     assert len(faults) == 2
-    handler.look()
+    handler.rotate_counts()

@@ -1,4 +1,4 @@
-"""`topics.yaml`: what it says, what is refused, and that its schemas are those of the records we write."""
+"""`topics.yaml`: what it defines, which faults are refused, and that its schemas match the records we write."""
 
 import copy
 import re
@@ -9,10 +9,10 @@ from typing import Any
 import orjson
 import pytest
 import yaml
-from aiokafka.partitioner import DefaultPartitioner
 from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator, ValidationError
+from references import references
 
 from pipeline.domain import limiters, product
 from pipeline.domain.codes import DECIDED_CODES, Code
@@ -21,7 +21,7 @@ from pipeline.domain.product import Opening, Purchases, Refusal, SaleState
 from pipeline.domain.receipts import Receipt, parse_receipt
 from pipeline.kafka import producer
 from pipeline.kafka.record_format import record_headers
-from pipeline.kafka.topics import BadTopics, Topic, load_topics, partition_of
+from pipeline.kafka.topics import BadTopics, Topic, load_topics
 from pipeline.messages.commands import (
     NAME_LENGTH_MAX,
     PURCHASES_PER_RECORD_MAX,
@@ -36,6 +36,7 @@ from pipeline.messages.dead_letters import dead_letter_headers
 from pipeline.messages.decisions import PurchaseDecision, decode_decision, peek_source_offset
 from pipeline.messages.fields import TIME_MS_MAX
 from pipeline.messages.orders import created_orders
+from pipeline.messages.schemas import payloads, with_schemas
 from pipeline.process.configuration import load_settings
 from pipeline.settings import Profile
 
@@ -61,24 +62,22 @@ def test_the_topics_are_those_of_the_api() -> None:
         "seckill.purchase-requests.v1": ("product_id", "delete"),
         "seckill.purchase-results.v1": ("product_id", "delete"),
         "seckill.orders.v1": ("product_id", "delete"),
-        "seckill.stock.v1": ("product_id", "compact"),
-        "seckill.notices.v1": ("user_id", "delete"),
-        "seckill.control.v1": ("setting or product", "compact"),
-        "seckill.dead-letters.v1": ("product_id", "delete"),
+        "seckill.control.v1": ("breaker:{partition}", "compact"),
+        "seckill.dead-letters.v1": ("key of the malformed command", "delete"),
     }
 
 
-def test_the_profile_says_how_many_copies() -> None:
+def test_the_profile_sets_the_number_of_replicas() -> None:
     cluster = load_topics(Profile.CLUSTER)
     assert {(topic.replication, topic.min_insync_replicas) for topic in TOPICS.all()} == {(1, 1)}
     assert {(topic.replication, topic.min_insync_replicas) for topic in cluster.all()} == {(3, 2)}
 
 
-def test_what_decides_by_time_has_the_time_of_the_broker() -> None:
+def test_topics_whose_time_matters_have_the_time_of_the_broker() -> None:
     assert [topic.log_append_time for topic in (TOPICS.requests, TOPICS.results, TOPICS.orders)] == [True] * 3
 
 
-def test_what_redis_is_made_of_again_is_kept_for_ever() -> None:
+def test_the_log_that_redis_is_rebuilt_from_is_kept_forever() -> None:
     assert TOPICS.results.retention_ms == -1
 
 
@@ -90,7 +89,7 @@ def test_the_largest_command_fits_into_a_result_and_a_dead_letter() -> None:
     assert all(topic.record_bytes_max >= producer.BATCH_BYTES_MAX for topic in TOPICS.all())
 
 
-def test_every_header_that_we_write_is_named() -> None:
+def test_every_header_that_we_write_is_documented() -> None:
     assert dict(record_headers("x")).keys() <= DOCUMENT["headers"].keys()
     assert dict(dead_letter_headers("t", 0, 0, "e")).keys() == TOPICS.dead_letters.headers.keys()
 
@@ -121,9 +120,9 @@ def put(value: object, *path: str) -> Callable[[dict[str, Any]], None]:
         (put({}, "topics", "payments"), ["payments"]),
         (put(7, "topics", "orders"), ["topics.orders", "7"]),
         (put("4", "topics", "orders", "partitions"), ["orders.partitions", "'4'"]),
-        (put(0, "topics", "stock", "partitions"), ["stock.partitions", "0"]),
-        (put(True, "topics", "stock", "partitions"), ["stock.partitions", "True"]),
-        (put(1_001, "topics", "stock", "partitions"), ["stock.partitions", "1000"]),
+        (put(0, "topics", "control", "partitions"), ["control.partitions", "0"]),
+        (put(True, "topics", "control", "partitions"), ["control.partitions", "True"]),
+        (put(1_001, "topics", "control", "partitions"), ["control.partitions", "1000"]),
         (put(8, "topics", "requests", "partitions"), ["results.partitions is 4", "requests.partitions 8"]),
         (put(8, "topics", "results", "partitions"), ["results.partitions is 8", "requests.partitions 4"]),
         (put(8, "topics", "orders", "partitions"), ["orders.partitions is 8", "requests.partitions 4"]),
@@ -134,22 +133,22 @@ def put(value: object, *path: str) -> Callable[[dict[str, Any]], None]:
             )
             for name in ("results", "dead_letters")
         ),
-        (put("a b", "topics", "notices", "name"), ["notices.name", "'a b'"]),
-        (put("seckill.stock.v1", "topics", "notices", "name"), ["seckill.stock.v1", "more than once"]),
-        (put("shrink", "topics", "notices", "cleanup"), ["notices.cleanup", "'shrink'"]),
-        (put(-2, "topics", "notices", "retention_ms"), ["notices.retention_ms", "-2"]),
-        (put(0, "topics", "notices", "retention_ms"), ["notices.retention_ms", "0"]),
-        (put("yes", "topics", "notices", "log_append_time"), ["notices.log_append_time", "'yes'"]),
-        (put(1, "topics", "notices", "color"), ["notices.color"]),
-        (put(3, "topics", "notices", "min_insync_replicas"), ["notices", "min_insync_replicas 3", "1"]),
-        (put("text", "topics", "notices", "payload"), ["notices.payload", "'text'"]),
+        (put("a b", "topics", "control", "name"), ["control.name", "'a b'"]),
+        (put("seckill.orders.v1", "topics", "control", "name"), ["seckill.orders.v1", "more than once"]),
+        (put("shrink", "topics", "control", "cleanup"), ["control.cleanup", "'shrink'"]),
+        (put(-2, "topics", "control", "retention_ms"), ["control.retention_ms", "-2"]),
+        (put(0, "topics", "control", "retention_ms"), ["control.retention_ms", "0"]),
+        (put("yes", "topics", "control", "log_append_time"), ["control.log_append_time", "'yes'"]),
+        (put(1, "topics", "control", "color"), ["control.color"]),
+        (put(3, "topics", "control", "min_insync_replicas"), ["control", "min_insync_replicas 3", "1"]),
+        (put("text", "topics", "control", "payload"), ["control.payload", "'text'"]),
         (put(2, "version"), ["version", "2"]),
         (drop("profiles", "local"), ["profiles.local"]),
         (put({"replication": 1}, "profiles", "local"), ["requests.min_insync_replicas"]),
         (drop("definitions"), ["definitions"]),
     ],
 )
-def test_a_fault_is_named_with_topic_and_field(
+def test_a_fault_is_reported_with_topic_and_field(
     tmp_path: Path, change: Callable[[dict[str, Any]], None], words: list[str]
 ) -> None:
     document = copy.deepcopy(DOCUMENT)
@@ -166,20 +165,20 @@ def test_a_fault_is_named_with_topic_and_field(
     ("text", "word"),
     [
         ("a: [", "mine.yaml"),
-        ("version: 1\nversion: 1", "version stands twice"),
+        ("version: 1\nversion: 1", "version appears twice"),
         ("{a: 1}: 2", "mine.yaml"),
         ("- 1", "mine.yaml"),
         ("", "mine.yaml"),
     ],
 )
-def test_what_is_no_such_file_is_refused(tmp_path: Path, text: str, word: str) -> None:
+def test_an_invalid_file_is_refused(tmp_path: Path, text: str, word: str) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text(text)
     with pytest.raises(BadTopics, match=word):
         load_topics(Profile.LOCAL, file)
 
 
-def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(BadTopics, match=r"nowhere\.yaml"):
         load_topics(Profile.LOCAL, tmp_path / "nowhere.yaml")
 
@@ -193,27 +192,6 @@ def test_the_environment_may_name_another_file(tmp_path: Path, monkeypatch: pyte
     assert load_topics(Profile.LOCAL, load_settings().topics_file).orders.name == "mine.orders"
 
 
-# --- places -------------------------------------------------------------------------------------------------
-
-
-def test_places_are_those_of_kafkas_own_client() -> None:
-    # The vectors of the Java client's test of murmur2, with its sign bit taken off.
-    hashes = {
-        "21": -973932308,
-        "foobar": -790332482,
-        "a-little-bit-long-string": -985981536,
-        "abc": 479470107,
-    }
-    for text, hashed in hashes.items():
-        assert partition_of(text, 2**31) == hashed & 0x7FFFFFFF
-
-
-@given(ids, st.integers(1, 64))
-def test_any_client_finds_the_product(product_id: str, partitions: int) -> None:
-    place = DefaultPartitioner()(product_id.encode(), list(range(partitions)), [])
-    assert partition_of(product_id, partitions) == place
-
-
 # --- payloads -----------------------------------------------------------------------------------------------
 
 
@@ -222,48 +200,41 @@ def test_every_payload_is_a_json_schema() -> None:
         Draft202012Validator.check_schema(topic.payload)
 
 
-def references(node: object) -> Iterator[str]:
-    if isinstance(node, dict):
-        if "$ref" in node:
-            yield node["$ref"]
-        for child in node.values():
-            yield from references(child)
-    elif isinstance(node, list):
-        for child in node:
-            yield from references(child)
-
-
-def test_every_definition_is_there_and_used() -> None:
+def test_every_definition_exists_and_is_used() -> None:
     used = {reference.removeprefix("#/$defs/") for reference in references(DOCUMENT)}
     assert used == DOCUMENT["definitions"].keys()
 
 
+def test_the_schemas_are_those_of_the_models() -> None:
+    text = FILE.read_text("utf-8")
+    assert with_schemas(text) == text, "run `make schemas`"
+    assert {name: topic["payload"] for name, topic in DOCUMENT["topics"].items()} == payloads()
+
+
 def test_the_limits_are_those_of_the_domain() -> None:
     defined = DOCUMENT["definitions"]
-    assert set(defined["code"]["enum"]) == set(DECIDED_CODES)
-    assert defined["stock"]["maximum"] == product.STOCK_MAX
-    assert defined["quantity"]["maximum"] == product.QUANTITY_MAX
-    assert defined["time_ms"]["maximum"] == TIME_MS_MAX
-    assert defined["purchase"]["properties"]["users"]["maxItems"] == PURCHASES_PER_RECORD_MAX
-    opening = defined["open"]["properties"]
+    assert set(defined["DecidedCode"]["enum"]) == set(DECIDED_CODES)
+    assert defined["Stock"]["maximum"] == product.STOCK_MAX
+    assert defined["Quantity"]["maximum"] == product.QUANTITY_MAX
+    assert defined["TimeMs"]["maximum"] == TIME_MS_MAX
+    assert defined["PurchaseCommandValue"]["properties"]["users"]["maxItems"] == PURCHASES_PER_RECORD_MAX
+    opening = defined["OpenCommandValue"]["properties"]
     assert opening["per_user_limit"]["maximum"] == product.PER_USER_LIMIT_MAX
     assert opening["name"]["maxLength"] == NAME_LENGTH_MAX
-    assert defined["rate_limit"]["properties"]["burst"]["maximum"] == limiters.BURST_MAX
-    assert (
-        defined["rate_limit"]["properties"]["requests_per_second"]["maximum"]
-        == limiters.REQUESTS_PER_SECOND_MAX
-    )
-    assert set(defined["rate_limit"]["properties"]["algorithm"]["enum"]) == set(limiters.Algorithm)
-    refusals = [*defined["open_result"]["properties"]["refusal"]["enum"]]
-    refusals += defined["close_result"]["properties"]["refusal"]["enum"]
+    rate_limit = defined["RateLimitValue"]["properties"]
+    assert rate_limit["burst"]["maximum"] == limiters.BURST_MAX
+    assert rate_limit["requests_per_second"]["maximum"] == limiters.REQUESTS_PER_SECOND_MAX
+    assert set(defined["Algorithm"]["enum"]) == set(limiters.Algorithm)
+    refusals = [*defined["OpenDecisionValue"]["properties"]["refusal"]["enum"]]
+    refusals += defined["CloseDecisionValue"]["properties"]["refusal"]["enum"]
     assert set(refusals) == set(Refusal)
 
 
 @given(st.text(max_size=70))
-def test_ids_and_receipts_have_the_form_of_the_domain(text: str) -> None:
-    for name, in_domain in (("id", canonical_id), ("receipt", parse_receipt)):
+def test_the_schemas_of_ids_and_receipts_match_the_domain(text: str) -> None:
+    for name, in_domain in (("Id", canonical_id), ("Receipt", parse_receipt)):
         fits = Draft202012Validator(DOCUMENT["definitions"][name]).is_valid(text)
-        # Python's `$` also matches before a last newline, which ECMA's, the standard's, does not.
+        # Python's `$` also matches before a final newline; that of ECMAScript, the standard, does not.
         assert fits == (in_domain(text) is not None) or text.endswith("\n")
 
 
@@ -297,9 +268,7 @@ def openings(draw: st.DrawFn) -> Opening:
 
 
 @given(ids, purchases(), openings())
-def test_commands_have_the_form_that_the_file_tells(
-    product_id: str, wanted: Purchases, opening: Opening
-) -> None:
+def test_commands_match_their_schema(product_id: str, wanted: Purchases, opening: Opening) -> None:
     quantities = None if wanted.quantities is None else list(wanted.quantities)
     for value in (
         encode_purchases(product_id, list(wanted.users), quantities, wanted.keys),
@@ -318,8 +287,8 @@ COMMANDS = [
 ]
 
 
-def strangers(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """This document with one thing wrong, for every field that it has."""
+def corrupted(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Copies of this document, each with one fault in one field."""
     for name in document:
         yield {**document, name: None}
         yield {**document, name: ["\u00e9"]}
@@ -329,12 +298,12 @@ def strangers(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("value", COMMANDS, ids=["purchase", "open", "close"])
-def test_a_command_that_no_decider_takes_has_not_the_form(value: bytes) -> None:
-    for stranger in strangers(orjson.loads(value)):
+def test_a_malformed_command_does_not_match_its_schema(value: bytes) -> None:
+    for invalid in corrupted(orjson.loads(value)):
         with pytest.raises(MalformedCommand):
-            decode_command(b"1001", orjson.dumps(stranger))
+            decode_command(b"1001", orjson.dumps(invalid))
         with pytest.raises(ValidationError):
-            validate(TOPICS.requests, orjson.dumps(stranger))
+            validate(TOPICS.requests, orjson.dumps(invalid))
 
 
 def result(kind: str, **fields: Any) -> dict[str, Any]:
@@ -365,7 +334,7 @@ RESULTS = [
 
 
 @pytest.mark.parametrize("document", RESULTS, ids=lambda document: document["type"])
-def test_results_have_the_form_that_the_file_tells(document: dict[str, Any]) -> None:
+def test_decisions_match_their_schema(document: dict[str, Any]) -> None:
     value = orjson.dumps(document)
     decode_decision(value)
     assert peek_source_offset(value) == 12
@@ -376,14 +345,14 @@ def test_results_have_the_form_that_the_file_tells(document: dict[str, Any]) -> 
 
 
 @pytest.mark.parametrize("name", ["stock", "sold", "price", "limiter"])
-def test_what_belongs_together_in_a_result_stands_together(name: str) -> None:
+def test_fields_of_a_decision_that_belong_together_are_required_together(name: str) -> None:
     lacking = {key: content for key, content in RESULTS[2].items() if key != name}
     with pytest.raises(ValidationError):
         validate(TOPICS.results, orjson.dumps(lacking))
 
 
 @given(ids, st.lists(st.tuples(ids, st.integers(1, 1_000_000)), min_size=1, max_size=20), prices, moments)
-def test_orders_have_the_form_that_the_file_tells(
+def test_orders_match_their_schema(
     product_id: str, buyers: list[tuple[str, int]], price: str, time_ms: int
 ) -> None:
     users, quantities = [user for user, _ in buyers], [quantity for _, quantity in buyers]

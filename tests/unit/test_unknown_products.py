@@ -1,4 +1,4 @@
-"""The limit on log records for products that nobody is known to have opened."""
+"""The limit on log records for products that are not known as opened."""
 
 import pytest
 from hypothesis import given
@@ -12,14 +12,14 @@ times = st.lists(st.integers(0, 3_000), max_size=300).map(sorted)
 
 def passed(limit: UnknownProducts) -> bool:
     try:
-        limit.take()
+        limit.count()
     except TooManyUnknownProducts:
         return False
     return True
 
 
 @given(st.integers(1, 50), times)
-def test_no_second_has_more_than_twice_the_limit_and_a_calm_one_takes_it_all(
+def test_a_second_admits_at_most_twice_the_limit_and_all_of_it_after_a_pause(
     limit_per_s: int, times_ms: list[int]
 ) -> None:
     now_s = 0.0
@@ -35,12 +35,12 @@ def test_no_second_has_more_than_twice_the_limit_and_a_calm_one_takes_it_all(
     assert [passed(limit) for _ in range(limit_per_s + 1)] == [True] * limit_per_s + [False]
 
 
-def test_who_is_refused_is_told_when_the_next_one_is_taken() -> None:
+def test_a_refusal_says_when_the_next_record_is_admitted() -> None:
     now_s = 5.0
     limit = UnknownProducts(2, clock=lambda: now_s)
     assert [passed(limit) for _ in range(4)] == [True, True, False, False]
     with pytest.raises(TooManyUnknownProducts) as refused:
-        limit.take()
+        limit.count()
     assert refused.value.wait_ms == 500
     now_s += 0.499
     assert not passed(limit)

@@ -1,4 +1,4 @@
-"""Waiters: who is woken by which record, who comes late, who goes early; and what a record tells each of its buyers."""
+"""Waiters: which record wakes them, late ones, cancelled ones; and the answer of a record to each of its buyers."""
 
 import asyncio
 import sys
@@ -44,7 +44,7 @@ def wait(
     return asyncio.create_task(waiters.wait(0, offset, timeout_ms, **kind))
 
 
-async def test_a_record_wakes_all_who_wait_for_it_and_nobody_else() -> None:
+async def test_a_record_wakes_all_its_waiters_and_no_others() -> None:
     waiters = Waiters(2, 10, CACHE_BYTES_MAX)
     first, second, other = wait(waiters, 7), wait(waiters, 7), wait(waiters, 8)
     elsewhere = asyncio.create_task(waiters.wait(1, 7, LONG_MS))
@@ -57,21 +57,21 @@ async def test_a_record_wakes_all_who_wait_for_it_and_nobody_else() -> None:
     assert await second is found
     assert not other.done()
     assert not elsewhere.done()
-    waiters.let_all_go()
+    waiters.release_all()
     assert await asyncio.gather(other, elsewhere) == [None, None]
     assert waiters.count == 0
 
 
-async def test_a_decision_that_came_before_its_waiter_is_found_while_it_is_kept() -> None:
+async def test_a_decision_that_arrived_before_its_waiter_is_found_while_it_is_kept() -> None:
     waiters = Waiters(1, 10, 7 * (len(record(10)) + RECORD_OVERHEAD_BYTES) // 2)
     for offset in range(10, 14):
         waiters.deliver(0, record(offset))
     late = await waiters.wait(0, 11, LONG_MS)
     assert late is not None
     assert late.value == record(11)
-    assert waiters.recent(0, 11) is late, "parsed once for all who ask"
-    assert waiters.recent(0, 10) is None, "no more are kept than may"
-    assert await waiters.wait(0, 10, LONG_MS) is None, "what the feed has gone past is not waited for"
+    assert waiters.recent(0, 11) is late, "parsed once for all callers"
+    assert waiters.recent(0, 10) is None, "the memory is bounded"
+    assert await waiters.wait(0, 10, LONG_MS) is None, "no wait for what the feed has passed"
     assert waiters.is_past(0, 10)
     assert not waiters.is_past(0, 14)
 
@@ -89,9 +89,9 @@ async def test_the_first_decision_counts_and_a_repeat_is_dropped() -> None:
         waiters.deliver(0, b"{}")
 
 
-async def test_what_stood_before_the_feed_is_loaded_and_tells_what_was_decided_last() -> None:
+async def test_loading_what_precedes_the_feed_shows_the_last_decided_offset() -> None:
     waiters = Waiters(2, 10, CACHE_BYTES_MAX)
-    # A decider that had lost its partition wrote these again, after 7.
+    # A zombie wrote these again, after 7.
     waiters.deliver(0, record(4))
     waiters.deliver(0, record(5))
     assert not waiters.is_ahead(0, 8)
@@ -105,7 +105,7 @@ async def test_what_stood_before_the_feed_is_loaded_and_tells_what_was_decided_l
     assert [offset for offset in range(12) if waiters.recent(0, offset)] == [3, 4, 5, 6, 7, 8]
 
 
-async def test_loading_goes_on_before_what_the_feed_has_brought_meanwhile() -> None:
+async def test_loading_continues_before_what_the_feed_has_delivered_meanwhile() -> None:
     waiters = Waiters(1, 10, CACHE_BYTES_MAX)
     waiters.deliver(0, record(8))
     assert waiters.load(0, records(6, 7), 6)
@@ -115,29 +115,29 @@ async def test_loading_goes_on_before_what_the_feed_has_brought_meanwhile() -> N
 
 
 @pytest.mark.parametrize("cache_bytes_max", [0, CACHE_BYTES_MAX])
-async def test_repeats_alone_do_not_tell_what_was_decided_last(cache_bytes_max: int) -> None:
+async def test_repeats_alone_do_not_show_the_last_decided_offset(cache_bytes_max: int) -> None:
     waiters = Waiters(1, 10, cache_bytes_max)
-    # Behind 0 to 9 a decider that had lost its partition wrote 1 to 4 again; that is loaded in two windows.
-    assert waiters.load(0, records(3, 4), 12), "more is wanted, even if nothing of it can be kept"
+    # After 0 to 9, a zombie wrote 1 to 4 again; all of it is loaded in two windows.
+    assert waiters.load(0, records(3, 4), 12), "more is wanted, even if none of it can be kept"
     assert not waiters.is_ahead(0, 9)
     waiting = [wait(waiters, offset) for offset in (7, 9, 10)]
     await turns()
     assert waiters.load(0, records(*range(4, 10), 1, 2), 4) is (cache_bytes_max > 0)
     await turns()
-    assert [each.done() for each in waiting] == [True, True, False], "who waits for what is past looks again"
+    assert [each.done() for each in waiting] == [True, True, False], "waiters for what is past search again"
     assert [each.result() for each in waiting[:2]] == [None, None]
     assert waiters.is_ahead(0, 10)
     waiters.deliver(0, record(10))
     assert await waiting[2] is not None
 
 
-async def test_where_nobody_knows_what_stood_before_nothing_is_ahead() -> None:
+async def test_nothing_is_ahead_while_what_precedes_the_feed_is_unknown() -> None:
     waiters = Waiters(1, 10, 0)
     assert not waiters.load(0, records(105, 106), sys.maxsize)
     assert not waiters.is_ahead(0, 107)
 
 
-async def test_what_came_after_the_feed_had_begun_is_ahead_whatever_stood_before() -> None:
+async def test_commands_after_the_start_of_the_feed_are_ahead_whatever_precedes_it() -> None:
     waiters = Waiters(2, 10, CACHE_BYTES_MAX)
     ends = [7, 0]
     waiters.begin(ends)
@@ -148,7 +148,7 @@ async def test_what_came_after_the_feed_had_begun_is_ahead_whatever_stood_before
     assert [waiters.is_ahead(0, offset) for offset in (7, 8)] == [False, True]
 
 
-async def test_who_waits_for_what_the_feed_passes_over_is_let_go() -> None:
+async def test_waiters_for_offsets_that_the_feed_passes_are_released() -> None:
     waiters = Waiters(1, 10, CACHE_BYTES_MAX)
     waiting = [wait(waiters, offset) for offset in (4, 5, 6)]
     await turns()
@@ -156,19 +156,19 @@ async def test_who_waits_for_what_the_feed_passes_over_is_let_go() -> None:
     await turns()
     assert [each.done() for each in waiting] == [True, True, False]
     assert waiting[0].result() is None
-    waiters.let_all_go()
+    waiters.release_all()
     await waiting[2]
 
 
-async def test_a_decision_that_was_read_elsewhere_is_kept_for_the_next_who_asks() -> None:
+async def test_a_decision_from_a_lookup_is_kept_for_the_next_caller() -> None:
     waiters = Waiters(1, 10, CACHE_BYTES_MAX)
     waiters.deliver(0, record(8))
     old = DecisionRecord(0, 2, record(2))
-    waiters.note_asked(old)
+    waiters.remember(old)
     assert waiters.recent(0, 2) is old
 
 
-async def test_places_are_given_back_by_time_outs_and_by_those_who_leave() -> None:
+async def test_timeouts_and_cancelled_waiters_free_their_slots() -> None:
     waiters = Waiters(1, 2, CACHE_BYTES_MAX)
     leaves, stays = wait(waiters, 1), wait(waiters, 1)
     await turns()
@@ -185,11 +185,11 @@ async def test_places_are_given_back_by_time_outs_and_by_those_who_leave() -> No
     assert waiters.count == 0
 
 
-async def test_pollers_are_let_go_first() -> None:
+async def test_pollers_are_released_first() -> None:
     waiters = Waiters(1, 10, CACHE_BYTES_MAX)
     buyer, poller = wait(waiters, 1), wait(waiters, 1, poller=True)
     await turns()
-    waiters.let_pollers_go()
+    waiters.release_pollers()
     assert await poller is None
     assert not buyer.done()
     waiters.deliver(0, record(1))
@@ -235,7 +235,7 @@ def test_each_buyer_gets_the_answer_as_if_their_purchase_were_the_last(
     }
     record = DecisionRecord(3, 4, orjson.dumps(document))
     for at in range(len(wanted)):
-        # What was left after this purchase is what a record that ends with it leaves.
+        # The stock left after this purchase is that of a record that ends with it.
         _, so_far = _decided(wanted[: at + 1], stock, per_user_limit, opened)
         code = Code(so_far.codes[at])
         order_id = so_far.held.get(at) or (f"3-4-{at}" if code is Code.SUCCESS else None)
@@ -243,7 +243,7 @@ def test_each_buyer_gets_the_answer_as_if_their_purchase_were_the_last(
     assert record.answer(len(wanted)) is None
 
 
-def test_a_command_that_is_no_purchase_answers_nobody() -> None:
+def test_a_command_that_is_no_purchase_has_no_answer() -> None:
     closing = b'{"source_offset":4,"type":"close","time_ms":5,"command":' + encode_close("5") + b"}"
     malformed = b'{"source_offset":4,"type":"malformed","time_ms":5,"error":"value: not JSON"}'
     for value in (closing, malformed):

@@ -7,12 +7,12 @@ import pytest
 from dying import Died, on_clock
 
 from agents import watchdog as module
-from agents.watchdog import LATE_AFTER_S, LOOK_INTERVAL_S, Watchdog
+from agents.watchdog import CHECK_INTERVAL_S, LATE_AFTER_S, Watchdog
 from pipeline.domain.liveness import Work
 from pipeline.errors import KafkaUnavailable, RedisUnavailable
 
 TIMEOUT_MS = 30_000
-LOOKS = int(TIMEOUT_MS / 1_000 / LOOK_INTERVAL_S)
+CHECKS = int(TIMEOUT_MS / 1_000 / CHECK_INTERVAL_S)
 
 
 class Bench:
@@ -21,28 +21,28 @@ class Bench:
         self.work = {0: Work(5, 6)}
         self.ends = {0: 6}
         self.records_end = 1_000_000
-        """From here on the log has no records."""
-        self.kafka_is_away = self.redis_is_away = False
+        """The log has no records from this offset on."""
+        self.kafka_is_down = self.redis_is_down = False
         self.watchdog = Watchdog("purchases", self, lambda: self.work, self.answers, TIMEOUT_MS)  # type: ignore[arg-type]
 
     def end(self, partition: int) -> int | None:
         return self.ends.get(partition)
 
-    async def is_void(self, partition: int, start: int, end: int) -> bool:
+    async def is_empty(self, partition: int, start: int, end: int) -> bool:
         return start >= self.records_end
 
     async def ask(self, partitions: Collection[int]) -> None:
-        if self.kafka_is_away:
-            raise KafkaUnavailable("away")
+        if self.kafka_is_down:
+            raise KafkaUnavailable("down")
 
     async def answers(self) -> None:
-        if self.redis_is_away:
-            raise RedisUnavailable("away")
+        if self.redis_is_down:
+            raise RedisUnavailable("down")
 
-    async def looks(self, count: int, interval_s: float = LOOK_INTERVAL_S) -> None:
+    async def check(self, count: int, interval_s: float = CHECK_INTERVAL_S) -> None:
         for _ in range(count):
             self.now_s += interval_s
-            await self.watchdog.look()
+            await self.watchdog.check_once()
 
 
 @pytest.fixture
@@ -54,80 +54,80 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
     return bench[0]
 
 
-async def test_nothing_waits(bench: Bench) -> None:
-    await bench.looks(2 * LOOKS)
+async def test_nothing_is_reported_without_lag(bench: Bench) -> None:
+    await bench.check(2 * CHECKS)
     assert bench.watchdog.checks() == {}
     assert bench.watchdog.report() == {"0": {"lag": 0, "still_ms": 0}}
 
 
-async def test_work_that_stands_still_is_reported_and_then_ends_the_process(bench: Bench) -> None:
+async def test_stalled_work_is_reported_and_then_ends_the_process(bench: Bench) -> None:
     bench.ends[0] = 9
-    await bench.looks(3)
+    await bench.check(3)
     assert bench.watchdog.checks() == {
-        "purchases of partition 0": "3 records wait, none was done for 4000 ms"
+        "purchases of partition 0": "3 records waiting, none processed for 4000 ms"
     }
     with pytest.raises(
-        Died, match=r"purchases of partition 0: 3 records wait and none was done for 30000 ms"
+        Died, match=r"purchases of partition 0: 3 records waiting and none processed for 30000 ms"
     ):
-        await bench.looks(LOOKS)
+        await bench.check(CHECKS)
 
 
-async def test_slow_work_is_no_standstill(bench: Bench) -> None:
+async def test_slow_work_is_not_stalled(bench: Bench) -> None:
     bench.ends[0] = 100
     for moves in range(6, 6 + 4):
-        await bench.looks(LOOKS - 1)
+        await bench.check(CHECKS - 1)
         bench.work[0] = Work(moves, moves + 1)
     assert bench.watchdog.report()["0"]["lag"] == 100 - 9
 
 
-@pytest.mark.parametrize("away", ["kafka_is_away", "redis_is_away", "excused"])
-async def test_time_in_which_what_it_needs_is_away_does_not_count(bench: Bench, away: str) -> None:
+@pytest.mark.parametrize("cause", ["kafka_is_down", "redis_is_down", "excused"])
+async def test_time_without_a_dependency_does_not_count(bench: Bench, cause: str) -> None:
     bench.ends[0] = 9
-    if away == "excused":
+    if cause == "excused":
         bench.work[0] = Work(5, 6, is_excused=True)
     else:
-        setattr(bench, away, True)
-    await bench.looks(3 * LOOKS)
-    assert bench.watchdog.checks() == ({} if away == "excused" else {"purchases": "away"})
-    bench.kafka_is_away = bench.redis_is_away = False
+        setattr(bench, cause, True)
+    await bench.check(3 * CHECKS)
+    assert bench.watchdog.checks() == ({} if cause == "excused" else {"purchases": "down"})
+    bench.kafka_is_down = bench.redis_is_down = False
     bench.work[0] = Work(5, 6)
-    await bench.looks(LOOKS - 1)
+    await bench.check(CHECKS - 1)
     with pytest.raises(Died):
-        await bench.looks(2)
+        await bench.check(2)
 
 
-async def test_a_process_that_stood_still_itself_gets_its_time_again(bench: Bench) -> None:
+async def test_the_time_limit_starts_again_after_the_process_was_suspended(bench: Bench) -> None:
     bench.ends[0] = 9
-    await bench.looks(LOOKS - 2)
-    await bench.looks(1, LATE_AFTER_S + 100)
-    await bench.looks(LOOKS - 1)
+    await bench.check(CHECKS - 2)
+    await bench.check(1, LATE_AFTER_S + 100)
+    await bench.check(CHECKS - 1)
     with pytest.raises(Died):
-        await bench.looks(2)
+        await bench.check(2)
 
 
-async def test_a_partition_that_goes_is_forgotten(bench: Bench) -> None:
+async def test_a_revoked_partition_is_forgotten(bench: Bench) -> None:
     bench.ends[0] = 9
-    await bench.looks(LOOKS - 1)
+    await bench.check(CHECKS - 1)
     work: dict[int, Any] = bench.work
     bench.work = {}
-    await bench.looks(1)
+    await bench.check(1)
     bench.work = work
-    await bench.looks(LOOKS - 1)
+    await bench.check(CHECKS - 1)
     assert bench.watchdog.report()["0"]["lag"] == 3
 
 
-async def test_offsets_without_a_record_do_not_wait(bench: Bench) -> None:
+async def test_offsets_without_a_record_are_no_lag(bench: Bench) -> None:
     bench.ends[0] = 7
     bench.records_end = 6
-    await bench.looks(2 * LOOKS)
+    await bench.check(2 * CHECKS)
     assert bench.watchdog.checks() == {}
-    # What comes after them does.
+    # Records after them count.
     bench.ends[0], bench.records_end = 9, 9
     with pytest.raises(Died):
-        await bench.looks(LOOKS + 1)
+        await bench.check(CHECKS + 1)
 
 
-async def test_work_that_lives_on_what_it_reads_itself_is_reported_and_then_ends_the_process(
+async def test_work_that_the_stream_starves_is_reported_and_then_ends_the_process(
     bench: Bench,
 ) -> None:
     def starve(moves: int) -> None:
@@ -135,17 +135,17 @@ async def test_work_that_lives_on_what_it_reads_itself_is_reported_and_then_ends
 
     for moves in range(3):
         starve(moves)
-        await bench.looks(1)
+        await bench.check(1)
     assert bench.watchdog.checks() == {
-        "purchases of partition 0": "the stream has brought nothing for 4000 ms"
+        "purchases of partition 0": "the stream has delivered nothing for 4000 ms"
     }
     bench.work[0] = Work(9, 6, deliveries=2)
-    await bench.looks(1)
+    await bench.check(1)
     assert bench.watchdog.checks() == {}
-    bench.kafka_is_away = True
-    for moves in range(2 * LOOKS):
+    bench.kafka_is_down = True
+    for moves in range(2 * CHECKS):
         starve(moves)
-        await bench.looks(1)
-    bench.kafka_is_away = False
-    with pytest.raises(Died, match="the stream has brought nothing for 30000 ms"):
-        await bench.looks(LOOKS + 1)
+        await bench.check(1)
+    bench.kafka_is_down = False
+    with pytest.raises(Died, match="the stream has delivered nothing for 30000 ms"):
+        await bench.check(CHECKS + 1)

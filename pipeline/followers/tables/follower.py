@@ -1,4 +1,4 @@
-"""Keeps the tables of a follower: counts every decision once, also those that the stream leaves out."""
+"""Keeps the tables of a follower: counts every decision once, including those that the stream skips."""
 
 import asyncio
 import logging
@@ -17,31 +17,31 @@ from pipeline.settings import Settings
 logger = logging.getLogger(__name__)
 
 CHANGELOG_SLOW_AFTER_S = 2.0
-CHANGELOG_STUCK_AFTER_LOOKS = 5
-"""Faust's producer was seen to hold back a row for ever after a start at which its changelog had just been created."""
+CHANGELOG_STUCK_AFTER_CHECKS = 5
+"""After a start that created the changelog topic, Faust's producer once never sent a row."""
 
 
 Sent = list["asyncio.Future[Any]"]
-"""The changelog records of table rows, on their way to Kafka."""
+"""The changelog records of table rows that Kafka has not acknowledged yet."""
 
 
 class ChangelogStuck(Fatal):
-    """The producer of the changelog makes no progress although Kafka answers; a restart gets a new producer."""
+    """The changelog's producer makes no progress although Kafka responds; a restart creates a new producer."""
 
 
 class Tables(Protocol):
-    """The tables, as Kafka keeps them (agents/tables.py)."""
+    """Tables that Kafka stores (agents/tables.py)."""
 
     tally: Tally
 
-    def are_true(self) -> bool: ...
-    async def become_true(self) -> None: ...
-    def take_in(self, partition: int, records: Sequence[Positioned]) -> Sent: ...
+    def are_current(self) -> bool: ...
+    async def wait_until_current(self) -> None: ...
+    def count(self, partition: int, records: Sequence[Positioned]) -> Sent: ...
     def mirror_breaker(self, partition: int, state: str) -> None: ...
 
 
 class TableFollowers:
-    """Follows the decision log, a partition at a time."""
+    """Follows the assigned partitions of the decision log."""
 
     def __init__(
         self,
@@ -62,8 +62,8 @@ class TableFollowers:
 
     @property
     def partitions(self) -> frozenset[int]:
-        """The partitions that are followed here and whose table rows are true now."""
-        return self._followed if self._tables.are_true() else frozenset()
+        """The partitions that are followed here and whose table rows are current."""
+        return self._followed if self._tables.are_current() else frozenset()
 
     def assign(self, partitions: set[int]) -> None:
         self._followed = frozenset(partitions)
@@ -71,47 +71,50 @@ class TableFollowers:
         self.assignment.complete()
 
     async def follow(self, batch: Batch) -> None:
-        """Take this batch in and acknowledge it, however long Kafka is away.
+        """Count this batch and acknowledge it, however long Kafka is unavailable.
 
-        Not one of a partition that is no longer followed here: it comes again, to its next follower.
+        A batch of a partition that is no longer followed here is dropped: the partition's next follower gets it.
         """
         for run in runs(batch.records):
             records = [Positioned(record.offset, record.value) for record in run]
             if not await self._count(batch.partition, records):
                 return
-        # The offset must not pass the changelog: what is acknowledged does not come again.
+        # The committed offset must not overtake the changelog: acknowledged records are not delivered again.
         batch.acknowledge()
 
     async def _count(self, partition: int, records: Sequence[Positioned]) -> bool:
-        """Whether these records, and all before them, are in the tables and their changelog."""
+        """Returns whether these records, and all before them, are in the tables and their changelog."""
         filled_to = None
         while True:
-            await self._tables.become_true()
+            await self._tables.wait_until_current()
             if partition not in self._followed:
                 return False
             position = self._tables.tally.next_position(partition)
-            # Where the log has nothing more in the gap, this is all that there is.
+            # After a fill, the log has no more records in the gap.
             if position in (records[0].position, filled_to) or position > records[0].position:
                 break
-            filled_to = await self._fill(partition, position, records[0].position)
-        await self._kept(partition, self._tables.take_in(partition, records))
+            filled_to = await self._fill_gap(partition, position, records[0].position)
+        await self._wait_for_changelog(partition, self._tables.count(partition, records))
         return True
 
-    async def _fill(self, partition: int, start: int, end: int) -> int | None:
-        """Count what the stream left out, from the log. Up to where; None if that has to be looked at again."""
-        logger.warning("partition %d: the stream left out results from %d to %d", partition, start, end - 1)
+    async def _fill_gap(self, partition: int, start: int, end: int) -> int | None:
+        """Count the results that the stream skipped, from the log.
+
+        Returns the position up to which they are counted; None if the caller has to check again.
+        """
+        logger.warning("partition %d: the stream skipped results from %d to %d", partition, start, end - 1)
         position = start
         try:
             async for batch in self._log.read(self._topics.results.name, partition, start, end):
-                await self._tables.become_true()
-                # It may have been taken away, and its rows may be older again, while the log was read.
+                await self._tables.wait_until_current()
+                # During the read the partition may have been revoked, or its rows reset to older ones.
                 if partition not in self._followed or self._tables.tally.next_position(partition) != position:
                     return None
                 missed = [Positioned(record.offset, record.value) for record in batch]
-                await self._kept(partition, self._tables.take_in(partition, missed))
+                await self._wait_for_changelog(partition, self._tables.count(partition, missed))
                 position = missed[-1].position + 1
         except KafkaUnavailable as fault:
-            self._say(partition, str(fault))
+            self._report(partition, str(fault))
             await asyncio.sleep(self._settings.backoff_ms_max / 1_000)
             return None
         return position
@@ -120,42 +123,42 @@ class TableFollowers:
         for partition in self.partitions:
             self._tables.mirror_breaker(partition, self._breaker_of(partition))
 
-    async def _kept(self, partition: int, sent: Sent) -> None:
+    async def _wait_for_changelog(self, partition: int, sent: Sent) -> None:
         """Wait until the changelog has these rows.
 
-        Raises what its producer gave up with, and ChangelogStuck where Kafka answers everybody but that producer.
+        Raises the producer's own error, or ChangelogStuck if Kafka responds but not to that producer.
         """
         waiting: set[asyncio.Future[Any]] = set(sent)
-        # Looks in a row at which Kafka answered. Not by the clock: it, or this process, may have stood still.
-        looks = 0
+        # Consecutive checks that Kafka answered. A clock would also count time in which this process was suspended.
+        checks_answered = 0
         while waiting:
             done, waiting = await asyncio.wait(waiting, timeout=CHANGELOG_SLOW_AFTER_S)
             for each in done:
                 each.result()
             if waiting and not done:
-                self._say(partition, "Kafka does not acknowledge the changelog of the tables")
-                looks = looks + 1 if await self._kafka_answers(partition) else 0
-                if looks >= CHANGELOG_STUCK_AFTER_LOOKS:
+                self._report(partition, "Kafka does not acknowledge the changelog of the tables")
+                checks_answered = checks_answered + 1 if await self._kafka_responds(partition) else 0
+                if checks_answered >= CHANGELOG_STUCK_AFTER_CHECKS:
                     raise ChangelogStuck(
-                        "Kafka answers, but has not acknowledged the changelog of the tables "
-                        f"for {looks * CHANGELOG_SLOW_AFTER_S:.0f} s"
+                        "Kafka responds, but has not acknowledged the changelog of the tables "
+                        f"for {checks_answered * CHANGELOG_SLOW_AFTER_S:.0f} s"
                     )
         self._trouble.pop(partition, None)
 
-    async def _kafka_answers(self, partition: int) -> bool:
+    async def _kafka_responds(self, partition: int) -> bool:
         try:
             await self._log.bounds(self._topics.results.name, partition)
         except KafkaUnavailable:
             return False
         return True
 
-    def _say(self, partition: int, trouble: str) -> None:
+    def _report(self, partition: int, trouble: str) -> None:
         self._trouble[partition] = trouble
-        logger.warning("partition %d: %s; trying again", partition, trouble)
+        logger.warning("partition %d: %s; retrying", partition, trouble)
 
     def work(self) -> dict[int, Work]:
-        """By partition, for the watchdog. What the tables have is not known while they are read again."""
-        if not self._tables.are_true():
+        """By partition, for the watchdog. Empty while the tables recover: their positions are unknown then."""
+        if not self._tables.are_current():
             return {}
         positions = {each: self._tables.tally.next_position(each) for each in self._followed}
         return {partition: Work(position, position) for partition, position in positions.items()}
@@ -164,7 +167,7 @@ class TableFollowers:
         """By partition, "ok" or what is wrong."""
         checks = {
             "assignment": "ok" if self.assignment.count else "no partitions yet",
-            "tables": "ok" if self._tables.are_true() else "recovering",
+            "tables": "ok" if self._tables.are_current() else "recovering",
         }
         checks |= {f"partition {p}": self._trouble.get(p, "ok") for p in sorted(self._followed)}
         return checks

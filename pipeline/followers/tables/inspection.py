@@ -1,7 +1,7 @@
-"""What operators ask of the followers' tables, and the answers, from whichever follower has them.
+"""Answers operators' queries about the followers' tables, from whichever follower has the partition.
 
-A row is answered only by the follower that has its partition now: Faust's tables also hold rows of partitions that
-were taken away, and these are old.
+Only the follower that currently has a partition answers for its rows: Faust's tables also keep outdated rows of
+partitions that were revoked.
 """
 
 import asyncio
@@ -16,14 +16,14 @@ from pipeline.followers.tables.tally import Row, Tally
 from pipeline.kafka.topics import partition_of
 
 ROWS_MAX = 1_000
-"""Of a list; what was left out is counted."""
+"""Per list; the document reports how many rows were left out."""
 RETRY_AFTER_S = 1
 
 Document = dict[str, Any]
 
 
 class InspectionRefused(SeckillError):
-    """Why there is no answer, with the HTTP status that says so."""
+    """A query without an answer, and the HTTP status for it. The message says why."""
 
     def __init__(self, status: int, detail: str) -> None:
         super().__init__(detail)
@@ -40,7 +40,7 @@ class OtherFollowers(Protocol):
     def own(self) -> str: ...
     def others(self) -> dict[str, frozenset[int]]: ...
     def other_with(self, partition: int) -> str | None: ...
-    async def ask(self, url: str, path: str) -> OwnerResponse | None: ...
+    async def fetch(self, url: str, path: str) -> OwnerResponse | None: ...
 
 
 class Lag(Protocol):
@@ -48,32 +48,32 @@ class Lag(Protocol):
 
 
 class Inspection:
-    """Answers about the tables; `local` answers are from this process alone.
+    """Answers queries about the tables; with `local`, only from this process's own rows.
 
-    `held` tells the partitions whose rows are true in this process now.
+    `owned` returns the partitions whose rows in this process are current.
     """
 
     def __init__(
         self,
         tally: Tally,
         partitions: int,
-        held: Callable[[], frozenset[int]],
+        owned: Callable[[], frozenset[int]],
         owners: OtherFollowers,
         backlog: Lag,
     ) -> None:
         self._tally = tally
         self._partitions = partitions
-        self._held = held
+        self._owned = owned
         self._owners = owners
         self._backlog = backlog
 
     async def index(self, local: bool) -> Document:
-        """The tables, how many rows each has, and who has which partitions."""
-        held = self._held()
-        counts = {"products": len(self._own_products(held)), "partitions": len(held)}
-        owners = [{"url": self._owners.own, "partitions": sorted(held), "answers": True}]
-        covered = set(held)
-        for url, partitions, document in [] if local else await self._ask_others("/tables/", held):
+        """The tables, how many rows each has, and which follower has which partitions."""
+        owned = self._owned()
+        counts = {"products": len(self._own_products(owned)), "partitions": len(owned)}
+        owners = [{"url": self._owners.own, "partitions": sorted(owned), "answers": True}]
+        covered = set(owned)
+        for url, partitions, document in [] if local else await self._ask_others("/tables/", owned):
             owners.append({"url": url, "partitions": sorted(partitions), "answers": document is not None})
             if document is not None:
                 covered.update(document["partitions"])
@@ -88,22 +88,24 @@ class Inspection:
         }
 
     async def products(self, local: bool) -> Document:
-        held = self._held()
-        rows = self._own_products(held)
+        owned = self._owned()
+        rows = self._own_products(owned)
         total = len(rows)
-        shown = [_product(row) for row in sorted(rows, key=lambda row: _order(row["product_id"]))[:ROWS_MAX]]
-        document = self._list("products", shown, total, held)
+        shown = [
+            _product(row) for row in sorted(rows, key=lambda row: _sort_key(row["product_id"]))[:ROWS_MAX]
+        ]
+        document = self._list("products", shown, total, owned)
         return (
             document
             if local
-            else await self._with_others(document, held, lambda row: _order(str(row["product_id"])))
+            else await self._with_others(document, owned, lambda row: _sort_key(str(row["product_id"])))
         )
 
     async def partitions(self, local: bool) -> Document:
-        held = self._held()
-        rows = await asyncio.gather(*(self._partition(number) for number in sorted(held)))
-        document = self._list("partitions", rows, len(rows), held)
-        return document if local else await self._with_others(document, held, lambda row: row["partition"])
+        owned = self._owned()
+        rows = await asyncio.gather(*(self._partition(number) for number in sorted(owned)))
+        document = self._list("partitions", rows, len(rows), owned)
+        return document if local else await self._with_others(document, owned, lambda row: row["partition"])
 
     async def product(self, text: str, local: bool) -> Document:
         """The row of one product. Raises InspectionRefused."""
@@ -111,28 +113,28 @@ class Inspection:
         if product_id is None:
             raise InspectionRefused(400, f"product_id: not {ID_FORM}")
         number = partition_of(product_id, self._partitions)
-        if number not in self._held():
+        if number not in self._owned():
             return await self._elsewhere(number, f"/tables/products/{product_id}", local)
         row = self._tally.products.get(product_id)
         if row is None:
-            raise InspectionRefused(404, f"product {product_id}: nothing was ever decided about it")
+            raise InspectionRefused(404, f"product {product_id} was never opened")
         return _product(row)
 
     async def partition(self, text: str, local: bool) -> Document:
         """The row of one partition. Raises InspectionRefused."""
         last = self._partitions - 1
-        # Not int() alone: it takes "+1", "1_0" and digits of other scripts.
+        # int() alone would also accept "+1", "1_0" and digits of other scripts.
         if not (text.isascii() and text.isdigit() and len(text) <= len(str(last)) and int(text) <= last):
             raise InspectionRefused(400, f"partition: not a whole number from 0 to {last}")
         number = int(text)
-        if number not in self._held():
+        if number not in self._owned():
             return await self._elsewhere(number, f"/tables/partitions/{number}", local)
         return await self._partition(number)
 
-    # --- of this process ---------------------------------------------------------------------------------------------
+    # --- this process ------------------------------------------------------------------------------------------------
 
-    def _own_products(self, held: frozenset[int]) -> list[Row]:
-        return [row for row in self._tally.products.values() if row["partition"] in held]
+    def _own_products(self, owned: frozenset[int]) -> list[Row]:
+        return [row for row in self._tally.products.values() if row["partition"] in owned]
 
     async def _partition(self, number: int) -> Document:
         row = self._tally.partition_row(number)
@@ -147,62 +149,62 @@ class Inspection:
             "time": _time(row["time_ms"]),
         }
 
-    def _list(self, table: str, rows: list[Document], total: int, held: Iterable[int]) -> Document:
+    def _list(self, table: str, rows: list[Document], total: int, owned: Iterable[int]) -> Document:
         return {
             "table": table,
             "rows": rows,
             "rows_left_out": total - len(rows),
-            "partitions": sorted(held),
-            "missing_partitions": self._missing(held),
+            "partitions": sorted(owned),
+            "missing_partitions": self._missing(owned),
             "owners_without_answer": [],
         }
 
     def _missing(self, covered: Iterable[int]) -> list[int]:
         return sorted(set(range(self._partitions)).difference(covered))
 
-    # --- of the others -----------------------------------------------------------------------------------------------
+    # --- other followers ---------------------------------------------------------------------------------------------
 
     async def _ask_others(
-        self, path: str, held: frozenset[int]
+        self, path: str, owned: frozenset[int]
     ) -> list[tuple[str, frozenset[int], Document | None]]:
-        """By address: the partitions that this process has not, and what the follower that has them says."""
+        """Per other follower: address, partitions that this process does not have, and document (None if it failed)."""
         others = {
-            url: partitions - held for url, partitions in self._owners.others().items() if partitions - held
+            url: partitions - owned for url, partitions in self._owners.others().items() if partitions - owned
         }
-        answers = await asyncio.gather(*(self._owners.ask(url, path) for url in others))
+        answers = await asyncio.gather(*(self._owners.fetch(url, path) for url in others))
         return [
             (url, partitions, answer.document if answer is not None and answer.status == 200 else None)
             for (url, partitions), answer in zip(others.items(), answers, strict=True)
         ]
 
     async def _with_others(
-        self, own: Document, held: frozenset[int], order: Callable[[Document], Any]
+        self, own: Document, owned: frozenset[int], sort_key: Callable[[Document], Any]
     ) -> Document:
-        """This list and the rows of all other owners."""
-        rows, covered, left_out, silent = list(own["rows"]), set(held), own["rows_left_out"], []
-        for url, _, document in await self._ask_others(f"/tables/{own['table']}", held):
+        """This list merged with the rows of the other followers."""
+        rows, covered, left_out, unresponsive = list(own["rows"]), set(owned), own["rows_left_out"], []
+        for url, _, document in await self._ask_others(f"/tables/{own['table']}", owned):
             if document is None:
-                silent.append(url)
+                unresponsive.append(url)
                 continue
-            # Two may say that they have a partition while it moves: its rows are shown once.
+            # While a partition moves, two followers may claim it: its rows are shown once.
             new = set(document["partitions"]) - covered
             rows += [row for row in document["rows"] if row["partition"] in new]
             covered |= new
             left_out += document["rows_left_out"]
-        rows.sort(key=order)
+        rows.sort(key=sort_key)
         merged = self._list(own["table"], rows[:ROWS_MAX], left_out + len(rows), covered)
-        return {**merged, "owners_without_answer": silent}
+        return {**merged, "owners_without_answer": unresponsive}
 
     async def _elsewhere(self, number: int, path: str, local: bool) -> Document:
-        """The row as the follower that has this partition tells it. Raises InspectionRefused."""
+        """The row from the follower that has this partition. Raises InspectionRefused."""
         url = None if local else self._owners.other_with(number)
         if url is None:
             raise InspectionRefused(
-                503, f"partition {number} is held by no follower now, or is being taken over"
+                503, f"partition {number} has no follower right now, or is being taken over"
             )
-        answer = await self._owners.ask(url, path)
+        answer = await self._owners.fetch(url, path)
         if answer is None:
-            raise InspectionRefused(503, f"partition {number}: its follower at {url} does not answer")
+            raise InspectionRefused(503, f"partition {number}: its follower at {url} does not respond")
         if answer.status != 200:
             raise InspectionRefused(
                 answer.status, str(answer.document.get("detail", f"{url} answered {answer.status}"))
@@ -231,8 +233,8 @@ def _product(row: Row) -> Document:
     }
 
 
-def _order(product_id: str) -> tuple[bool, int, str]:
-    """Whole numbers first, by size; then the others, by their letters."""
+def _sort_key(product_id: str) -> tuple[bool, int, str]:
+    """Sort key: whole numbers first, numerically; then the other ids, alphabetically."""
     number = presented_id(product_id)
     return (False, number, "") if isinstance(number, int) else (True, 0, number)
 

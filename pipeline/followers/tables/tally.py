@@ -1,11 +1,11 @@
-"""What each product and each partition has come to, counted from the decision log: the rows that operators look into.
+"""Counts per product and partition, from the decision log: the rows that operators inspect.
 
-A row remembers the source offset up to which it has counted, so a record that comes again (after a restart, from a
-decider that had lost its partition) is not counted twice. A row is replaced, never changed: it may be on its way into
-a log.
+A row records the source offset up to which it has counted, so a repeated record (after a restart, or from a decider
+that had lost its partition) is not counted twice. Rows are replaced, never modified: the old one may still be on its
+way to the changelog.
 
-Limiter and breaker are mirrored here, for people to look at; nobody decides by these rows. The limiter comes with the
-decisions ("level:before:at", as in `domain.limiters`), the breaker from the control topic.
+Limiter and breaker are mirrored here for operators; no decision depends on these rows. The limiter's state is part of
+the decisions ("level:before:at", see `domain.limiters`), the breaker's arrives in the control topic.
 """
 
 from collections import Counter
@@ -19,50 +19,50 @@ Row = dict[str, Any]
 
 
 class Positioned(NamedTuple):
-    """The value of a record of the decision log and where it stands there."""
+    """A record's value and its position in the decision log."""
 
     position: int
     value: bytes | None
 
 
 class Tally:
-    """`products` by product id, `partitions` by number (as text). Only what was opened has a row."""
+    """`products` by product id, `partitions` by number (as text). Only opened products have a row."""
 
     def __init__(self, products: MutableMapping[str, Row], partitions: MutableMapping[str, Row]) -> None:
         self.products = products
         self.partitions = partitions
 
-    def take_in(self, partition: int, records: Sequence[Positioned]) -> None:
+    def count(self, partition: int, records: Sequence[Positioned]) -> None:
         """Count decision records of one partition, in log order."""
-        place = self.partition_row(partition)
+        totals = self.partition_row(partition)
         rows: dict[str, Row] = {}
         for position, value in records:
-            place["results_offset"] = max(place["results_offset"], position)
+            totals["results_offset"] = max(totals["results_offset"], position)
             result = decision_at(partition, position, value)
             if result is None:
                 continue
-            # Each row for itself: of the rows of a batch, some may have been kept over a crash and some not.
+            # Per row, because a crash may have kept some rows of a batch and lost others.
             if isinstance(result, PurchaseDecision | OpenDecision | CloseDecision) and (
                 row := rows.get(result.product_id) or self._row_of(result, partition)
             ):
                 rows[result.product_id] = row
                 _count(row, result)
-            if result.source_offset > place["source_offset"]:
-                place["source_offset"], place["time_ms"] = result.source_offset, result.time_ms
-                place["records"] += 1
-                place["purchases"] += len(result.codes) if isinstance(result, PurchaseDecision) else 0
+            if result.source_offset > totals["source_offset"]:
+                totals["source_offset"], totals["time_ms"] = result.source_offset, result.time_ms
+                totals["records"] += 1
+                totals["purchases"] += len(result.codes) if isinstance(result, PurchaseDecision) else 0
         for product_id, row in rows.items():
             if row != self.products.get(product_id):
                 self.products[product_id] = row
-        self.partitions[str(partition)] = place
+        self.partitions[str(partition)] = totals
 
     def next_position(self, partition: int) -> int:
-        """Where the first record stands in the decision log that was not counted yet."""
+        """The position of the first record in the decision log that is not counted yet."""
         return int(self.partition_row(partition)["results_offset"]) + 1
 
     def partition_row(self, partition: int) -> Row:
-        """A copy of the row of this partition, or that of one in which nothing was decided yet."""
-        # A row that an older version has kept may lack a column.
+        """A copy of this partition's row, or an initial one if it has no decisions yet."""
+        # A row written by an older version may lack a column.
         return {
             "partition": partition,
             "source_offset": -1,
@@ -75,7 +75,10 @@ class Tally:
         }
 
     def _row_of(self, result: PurchaseDecision | OpenDecision | CloseDecision, partition: int) -> Row | None:
-        """A copy of the product's row, or a new one if this opens it. Anybody may ask for ids that nobody opened."""
+        """A copy of the product's row, or a new one if this decision opens it.
+
+        None for a product that was never opened: clients can send any id.
+        """
         known = self.products.get(result.product_id)
         if known is None:
             if not isinstance(result, OpenDecision) or result.refusal is not None:

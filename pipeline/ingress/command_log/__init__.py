@@ -1,1 +1,1 @@
-"""The way of a purchase into the command log."""
+"""Writes purchases to the command log."""

@@ -1,17 +1,16 @@
-"""The limit on log records for products that nobody may ever have opened.
+"""The rate limit on log records for products that may never have been opened.
 
-An id costs a client nothing, and each purchase of another id would be a record of its own, kept for ever. Most of them
-never come this far: a look at Redis shows that there is no such product, and that is the answer (`final_refusals.py`).
-But where looks cannot be had (Redis is away, or too many products are looked at) every purchase goes into the log, so
-records for products that are not known to be opened are limited: so many a second in each process, and no more at once.
-What is over the limit is refused as busy.
+Clients can make up any number of ids, and each purchase of a new id would be a record of its own, kept for ever. Most
+never get this far: a snapshot shows that there is no such product, and the purchase is refused (`final_refusals.py`).
+But without snapshots (Redis is unavailable, or too many products are being read) every purchase goes into the log. So
+each process limits the records per second for products not known to be opened, and their burst to the same number.
+Purchases above the limit are refused as busy.
 
-It does not hold back the buyers of a sale. `OnSale` knows a product as opened from the first decision or look that
-shows it: all that came while this process follows the log, and the tail of the log from before its start, so also
-while Redis is away. Not known are a product that is not in the tail (64 MB of decisions) nor among the last
-`OPENED_MAX` while Redis is away, and, for its first moments, one that was opened just now. Even there the limit counts
-records: a purchase that joins others of its product costs nothing, so a crowd costs as many records as the log takes
-one after another.
+The limit does not slow a sale down. `OnSale` knows a product as opened from the first decision or snapshot that shows
+it. The decisions are those delivered since the start and those in the tail from before it, so this works without Redis,
+too. Unknown are only a product that was opened a moment ago and, while Redis is unavailable, one that is neither in the
+tail (64 MiB of decisions) nor among the last `OPENED_MAX`. Even then the limit counts records: a purchase that joins
+others of its product is free, so a crowd needs only as many records as the log accepts one after another.
 """
 
 import time
@@ -29,8 +28,8 @@ class UnknownProducts:
         self._state = limiters.FRESH
         self._clock = clock
 
-    def take(self) -> None:
-        """Count a record. Raises TooManyUnknownProducts if it is one too many."""
+    def count(self) -> None:
+        """Count one record. Raises TooManyUnknownProducts if it exceeds the limit."""
         now_ms = int(self._clock() * 1_000)
         allowed, state = limiters.admissible(self._rule, self._state, now_ms)
         if allowed == 0:

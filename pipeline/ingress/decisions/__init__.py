@@ -1,1 +1,1 @@
-"""How an ingress finds the decision on a request: in memory, by waiting, or in the decision log."""
+"""Finds the decision on a request: in memory, by waiting for it, or in the decision log."""

@@ -1,7 +1,7 @@
-"""Reads the decision log at any place: a fetch at a time, on connections of its own.
+"""Reads the decision log at any position: one fetch at a time, on its own connections.
 
-Not by a consumer: that goes on fetching what nobody asked for, and answers a place that the log has not with another
-one. Here such a place is told as what it is: trimmed, or not written yet.
+A consumer would keep fetching ahead, and replace a position that is not in the log by another one. The fetcher reports
+such a position as what it is: trimmed, or not written yet.
 """
 
 import asyncio
@@ -28,25 +28,25 @@ from pipeline.kafka.record_format import refuse_newer
 
 REQUEST_TIMEOUT_MS = 2_000
 FETCH_TRIES_MAX = 2
-"""The second one is for a leader that has moved, or a connection that had ended unseen."""
+"""The second try is for a leader that has moved, or a connection that ended unnoticed."""
 METADATA_WAIT_MS = 200
 FETCH_WAIT_MS = 1
-"""With none the in-memory broker says nothing. Apache Kafka answers at once: no bytes are asked for at least."""
+"""With 0 the in-memory broker does not answer. Apache Kafka does so at once, as the fetch's minimum is 0 bytes."""
 _READ_UNCOMMITTED = 0
 _EARLIEST, _LATEST = -2, -1
 _NO_LEADER = -1
 
 
 class Run(NamedTuple):
-    """The values of records at consecutive positions, from `first` on; at least one. `keys` are theirs."""
+    """The values and keys of records at consecutive positions from `first` on; at least one record."""
 
     first: int
     values: list[bytes]
     keys: list[bytes | None]
 
     def at(self, position: int) -> bytes | None:
-        place = position - self.first
-        return self.values[place] if 0 <= place < len(self.values) else None
+        index = position - self.first
+        return self.values[index] if 0 <= index < len(self.values) else None
 
 
 class DecisionFetcher:
@@ -65,9 +65,9 @@ class DecisionFetcher:
         await self._client.close()
 
     async def fetch(self, partition: int, position: int, bytes_max: int) -> Run | End | Trimmed:
-        """What stands at `position`, and about so many bytes of what stands around it: whole batches, at least one.
+        """The record at `position` and records around it: whole batches, at least one, about `bytes_max` in all.
 
-        Raises KafkaUnavailable, or NewerFormat.
+        End or Trimmed if there is no record at `position`. Raises KafkaUnavailable or NewerFormat.
         """
         for tries_left in reversed(range(FETCH_TRIES_MAX)):
             try:
@@ -80,13 +80,13 @@ class DecisionFetcher:
         raise AssertionError("there is a first try")
 
     async def _fetch(self, partition: int, position: int, bytes_max: int) -> Run | End | Trimmed:
-        asked = [(self._topic, [(partition, position, bytes_max)])]
+        topics = [(self._topic, [(partition, position, bytes_max)])]
         answer = await self._send(
-            partition, FetchRequest(FETCH_WAIT_MS, 0, bytes_max, _READ_UNCOMMITTED, asked)
+            partition, FetchRequest(FETCH_WAIT_MS, 0, bytes_max, _READ_UNCOMMITTED, topics)
         )
         error, end, records = for_code(answer[1]), answer[2], answer[-1]
         if error is OffsetOutOfRangeError:
-            # The broker says the same of what it has no longer and of what it has not yet.
+            # The broker gives the same error for deleted positions and for future ones.
             if position < (beginning := await self._edge(partition, _EARLIEST)):
                 return Trimmed(beginning)
             end = await self._edge(partition, _LATEST)
@@ -96,7 +96,7 @@ class DecisionFetcher:
             return End(end)
         run = parse_run(self._topic, partition, records or b"")
         if run is None or run.at(position) is None:
-            raise OffsetOutOfRangeError(f"the log ends at {end}, and has nothing there")
+            raise OffsetOutOfRangeError(f"the log ends at {end} but has no record there")
         return run
 
     async def _edge(self, partition: int, which: int) -> int:
@@ -107,7 +107,7 @@ class DecisionFetcher:
         return int(answer[-1])
 
     async def _send(self, partition: int, request: Any) -> Any:
-        """What the leader of the partition says of it."""
+        """The part of the leader's response that is about this partition."""
         leader = self._client.cluster.leader_for_partition(TopicPartition(self._topic, partition))
         if leader is None or leader == _NO_LEADER:
             raise LeaderNotAvailableError
@@ -135,7 +135,7 @@ def parse_run(topic: str, partition: int, records: bytes) -> Run | None:
             found = list(lenient_records(records[start:end]))
         refuse_newer(topic, partition, found)
         for record in found:
-            # Without a value it is no decision, but it has its place.
+            # Without a value it is no decision, but it counts as a position.
             values.append(record.value or b"")
             keys.append(record.key)
     return Run(first, values, keys) if values else None

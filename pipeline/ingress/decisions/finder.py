@@ -1,6 +1,6 @@
-"""Finds the decision on a request: among those in memory, by waiting for it, or in the decision log.
+"""Finds the decision on a request: in memory, by waiting for it, or in the decision log.
 
-Also tells apart what has no decision: waiting its turn, never given, or gone with the beginning of the log.
+Without a decision it tells whether the request is queued, was never issued, or its decision was deleted from the log.
 """
 
 import asyncio
@@ -8,11 +8,12 @@ import logging
 
 from pipeline.domain.receipts import Receipt
 from pipeline.errors import KafkaUnavailable
+from pipeline.ingress.decisions.feed import ResultsFeed
 from pipeline.ingress.decisions.lookup import DecisionLookup
 from pipeline.ingress.decisions.pace import Estimate, PaceKeeper
 from pipeline.ingress.decisions.record import DecisionRecord
 from pipeline.ingress.decisions.search import NotFound
-from pipeline.ingress.decisions.waiters import ResultsFeed, Waiters
+from pipeline.ingress.decisions.waiters import Waiters
 from pipeline.ingress.errors import (
     DecisionDeleted,
     RequestRefused,
@@ -21,8 +22,8 @@ from pipeline.ingress.errors import (
 )
 from pipeline.ingress.ports import Acknowledged, Ends
 
-LOOK_MS = 50
-"""From one look to the next for a decision that the feed has gone past."""
+RETRY_MS = 50
+"""Pause between two tries to find a decision that the feed is past."""
 
 logger = logging.getLogger(__name__)
 
@@ -39,26 +40,26 @@ class DecisionFinder:
     ) -> None:
         self._waiters = waiters
         self._feed = feed
-        self._older = older
+        self._lookup = older
         self._commits = commits
         self._ends = ends
         self._keeper = keeper
         self.is_stopping = False
 
     def stop(self) -> None:
-        """Let pollers go with what is known: they can ask another process."""
+        """Release pollers without a decision: they can ask another process."""
         self.is_stopping = True
-        self._waiters.let_pollers_go()
+        self._waiters.release_pollers()
 
     def check_room(self) -> None:
-        """Raises TooManyWaiters if a purchase that wants to wait should not even begin."""
+        """Raises TooManyWaiters if a purchase that waits for its decision should not be accepted now."""
         if not self._waiters.has_room:
             raise TooManyWaiters
 
     async def wait_for_own(self, receipt: Receipt, wait_ms: int) -> DecisionRecord | None:
-        """The decision on a command that this process has just put into the log, None if it takes longer.
+        """The decision on a command that this process has just written to the log; None if it takes longer.
 
-        Raises nothing: the command is in the log, and whatever happens here, its sender has to be told so.
+        Never raises: the command is in the log, and its sender must learn that, whatever happens here.
         """
         loop = asyncio.get_running_loop()
         deadline_s = loop.time() + wait_ms / 1_000
@@ -67,12 +68,12 @@ class DecisionFinder:
             if decided is None and self._waiters.is_past(receipt.partition, receipt.offset):
                 decided = await self.wait(receipt, int((deadline_s - loop.time()) * 1_000))
         except (RequestRefused, KafkaUnavailable) as error:
-            logger.warning("request %s: can not wait for the decision: %r", receipt, error)
+            logger.warning("request %s: cannot wait for the decision: %r", receipt, error)
             return None
         return decided
 
     async def wait(self, receipt: Receipt, wait_ms: int) -> DecisionRecord | None:
-        """The decision, None if there is none within `wait_ms`.
+        """The decision; None if there is none within `wait_ms`.
 
         Raises UnknownRequest, DecisionDeleted, KafkaUnavailable, TooManyLookups, TooManyWaiters.
         """
@@ -85,28 +86,31 @@ class DecisionFinder:
             if found is not None or left_ms <= 0 or self.is_stopping:
                 return found
             if self._waiters.is_past(partition, offset):
-                await asyncio.sleep(min(left_ms, LOOK_MS) / 1_000)
+                await asyncio.sleep(min(left_ms, RETRY_MS) / 1_000)
                 continue
             found = await self._waiters.wait(partition, offset, left_ms, poller=True)
             if found is not None:
                 return found
 
     async def find(self, receipt: Receipt) -> DecisionRecord | None:
-        """The decision as far as it is known now, None for a request that waits its turn. Raises like `wait`."""
+        """The decision; None if the request is still queued.
+
+        Raises UnknownRequest, DecisionDeleted, KafkaUnavailable, TooManyLookups.
+        """
         partition, offset, _ = receipt
         if partition >= len(self._ends.ends):
             raise UnknownRequest(f"{receipt} is not a valid request id: there is no partition {partition}")
         if (found := self._waiters.recent(partition, offset)) is not None:
             return found
-        await self._check_given(receipt)
+        await self._check_issued(receipt)
         if self._is_ahead_of_feed(partition, offset):
             return None
-        older = await self._older.find(partition, offset)
+        older = await self._lookup.find(partition, offset)
         if older is NotFound.TRIMMED:
-            raise DecisionDeleted(f"the log no longer holds the decision on {receipt}")
+            raise DecisionDeleted(f"the decision on {receipt} is no longer in the log")
         if isinstance(older, NotFound):
             return None
-        self._waiters.note_asked(older)
+        self._waiters.remember(older)
         return older
 
     def estimate(self, receipt: Receipt) -> Estimate:
@@ -114,7 +118,7 @@ class DecisionFinder:
         return self._keeper.paces[partition].estimate(offset, index, self._waiters.last[partition])
 
     def log_end(self, partition: int) -> int:
-        """Where the command log ends, as far as this process knows without asking."""
+        """The end of the command log, as known without asking Kafka."""
         return max(
             self._commits.ends[partition], self._ends.ends[partition], self._waiters.last[partition] + 1
         )
@@ -125,10 +129,10 @@ class DecisionFinder:
     def _is_ahead_of_feed(self, partition: int, offset: int) -> bool:
         return self._feed.is_alive and self._waiters.is_ahead(partition, offset)
 
-    async def _check_given(self, receipt: Receipt) -> None:
+    async def _check_issued(self, receipt: Receipt) -> None:
         if receipt.offset < self.log_end(receipt.partition):
             return
-        # Another ingress may have given it a moment ago: only the broker can say that nobody has.
+        # Another ingress may have issued it a moment ago: only the broker knows.
         await self._ends.refresh()
         if receipt.offset >= self.log_end(receipt.partition):
             raise UnknownRequest(f"{receipt} is not a valid request id: no purchase has it")

@@ -1,7 +1,7 @@
-"""Decisions that are too old for memory, read from the decision log: seldom, one fetch at a time, and never in a hurry.
+"""Reads decisions that are too old for memory from the decision log: rarely, and one fetch at a time.
 
-Purchases go before. So after a fetch the event loop is left to them for many times as long as that took, and whoever
-comes while as many as may wait already is refused.
+Purchases have priority. So after each fetch the next one waits for a multiple of its duration, and lookups above a
+limit are refused.
 """
 
 import asyncio
@@ -20,19 +20,19 @@ from pipeline.messages.decisions import NotADecision, decode_decision
 from pipeline.process.tasks import cancel_and_wait
 
 LOOKUP_TIMEOUT_MS = 3_000
-"""Of one lookup, with its wait for its turn."""
+"""Per lookup, including the wait for its turn."""
 FETCHES_MAX = 32
-"""Of one lookup. Logs as crashes leave them need up to 7."""
+"""Per lookup. Logs as crashes leave them need up to 7."""
 FETCH_BYTES_MAX = 64 * 1024
-"""More than that is fetched where a batch is larger."""
+"""A fetch returns more if a batch is larger."""
 REST_FACTOR = 11
-"""After a fetch the next one waits this many times as long as it took: lookups have a twelfth of the event loop.
+"""After a fetch the next one waits this many times its duration: lookups get a twelfth of the event loop's time.
 
-Not of its CPU time: where others leave this process only a part of a core, that would be a larger part of it.
+Not a twelfth of its CPU time: if other processes leave this one only part of a core, lookups take a larger share.
 """
 REST_MS_MAX = 500
 RUNS_BYTES_MAX = 8 * 1024 * 1024
-"""What was fetched last is kept: receipts of one sale stand beside each other."""
+"""The latest runs fetched are kept: the receipts of a sale are next to each other in the log."""
 
 logger = logging.getLogger(__name__)
 
@@ -54,27 +54,27 @@ class DecisionLookup:
             await cancel_and_wait(lookup)
 
     async def find(self, partition: int, source_offset: int) -> DecisionRecord | NotFound:
-        """The decision on this command. All who ask for the same one share the lookup.
+        """The decision on this command. Concurrent calls for the same command share a lookup.
 
         Raises TooManyLookups; KafkaUnavailable, also after `LOOKUP_TIMEOUT_MS`.
         """
-        place = partition, source_offset
-        lookup = self._lookups.get(place)
+        key = partition, source_offset
+        lookup = self._lookups.get(key)
         if lookup is None:
             if len(self._lookups) >= self._lookups_max:
                 raise TooManyLookups
             lookup = asyncio.create_task(
                 self._look_up(partition, source_offset), name=f"lookup of {partition}-{source_offset}"
             )
-            self._lookups[place] = lookup
-            lookup.add_done_callback(partial(self._looked_up, place))
+            self._lookups[key] = lookup
+            lookup.add_done_callback(partial(self._looked_up, key))
         return await asyncio.shield(lookup)
 
-    def _looked_up(self, place: tuple[int, int], lookup: asyncio.Task[DecisionRecord | NotFound]) -> None:
-        del self._lookups[place]
+    def _looked_up(self, key: tuple[int, int], lookup: asyncio.Task[DecisionRecord | NotFound]) -> None:
+        del self._lookups[key]
         if lookup.cancelled() or (error := lookup.exception()) is None or isinstance(error, KafkaUnavailable):
             return
-        # Whoever asked may have gone.
+        # The client that would get the error may have disconnected.
         logger.error("the %s failed", lookup.get_name(), exc_info=error)
 
     async def _look_up(self, partition: int, source_offset: int) -> DecisionRecord | NotFound:
@@ -111,18 +111,18 @@ class DecisionLookup:
             except StopIteration as stop:
                 if isinstance(stop.value, NotFound):
                     return stop.value
-                # It ended with what it was sent last.
+                # The search ends at the record it was sent last.
                 assert isinstance(seen, bytes)  # noqa: S101
                 return DecisionRecord(partition, source_offset, seen)
 
     def _known(self, partition: int, position: int) -> bytes | Trimmed | None:
-        """What stands there, as far as it was fetched before."""
+        """What an earlier fetch showed about this position; None if nothing."""
         beginning = self._beginnings.get(partition, 0)
         return Trimmed(beginning) if position < beginning else self._runs.at(partition, position)
 
     async def _fetch(self, partition: int, position: int) -> bytes | End | Trimmed:
         async with self._turn:
-            # Who had the turn before may have fetched it.
+            # The lookup before this one may have fetched it.
             if (known := self._known(partition, position)) is not None:
                 return known
             await asyncio.sleep(self._rested_at_s - time.monotonic())
@@ -141,7 +141,7 @@ class DecisionLookup:
 
 
 def _source_offset(value: bytes) -> int:
-    """-1 for what is no decision record: to the search it is one that does not tell the way."""
+    """The source offset of a decision; -1 for a foreign record, from which the search learns nothing."""
     try:
         return decode_decision(value).source_offset
     except NotADecision:
@@ -149,7 +149,7 @@ def _source_offset(value: bytes) -> int:
 
 
 class _Runs:
-    """The runs that were fetched or looked into last."""
+    """The runs fetched or read most recently."""
 
     def __init__(self, bytes_max: int) -> None:
         self._bytes_max = bytes_max
@@ -157,21 +157,21 @@ class _Runs:
         self._runs: OrderedDict[tuple[int, int], tuple[Run, int]] = OrderedDict()
 
     def at(self, partition: int, position: int) -> bytes | None:
-        # Who steps from record to record is in the last one.
-        for place, (run, _) in reversed(self._runs.items()):
-            if place[0] == partition and (value := run.at(position)) is not None:
-                self._runs.move_to_end(place)
+        # A search that goes from record to record is in the last run.
+        for key, (run, _) in reversed(self._runs.items()):
+            if key[0] == partition and (value := run.at(position)) is not None:
+                self._runs.move_to_end(key)
                 return value
         return None
 
     def add(self, partition: int, run: Run) -> None:
-        # Counted as a whole fetch at least, so that it is a short list to look through.
-        place, size = (partition, run.first), max(FETCH_BYTES_MAX, sum(map(len, run.values)))
-        if place in self._runs:
-            self._bytes -= self._runs.pop(place)[1]
-        self._runs[place] = run, size
+        # A run counts as a full fetch at least, which keeps the list short to search.
+        key, size = (partition, run.first), max(FETCH_BYTES_MAX, sum(map(len, run.values)))
+        if key in self._runs:
+            self._bytes -= self._runs.pop(key)[1]
+        self._runs[key] = run, size
         self._bytes += size
-        # The last one stays, whatever its size: a search steps through it.
+        # The last run always stays: a search goes through it.
         while self._bytes > self._bytes_max and len(self._runs) > 1:
-            _, (_, gone) = self._runs.popitem(last=False)
-            self._bytes -= gone
+            _, (_, dropped_bytes) = self._runs.popitem(last=False)
+            self._bytes -= dropped_bytes

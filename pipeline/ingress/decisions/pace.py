@@ -1,7 +1,7 @@
-"""How fast the deciders go, for estimates: how many are ahead of a request, and when its turn comes.
+"""The pace of the deciders, for estimates: how many purchases are ahead of a request, and when it is decided.
 
-Once a second the cursor of each partition is read from Redis and the log's ends from Kafka. Both looks are also the
-signs of life that `health.py` goes by, and the first shows whether this Redis belongs to our log.
+Once a second the pace keeper reads the cursor of each partition from Redis and the ends of the command log from Kafka.
+Health checks (`health.py`) rely on both reads, and the first shows whether this Redis belongs to our log.
 """
 
 import asyncio
@@ -19,15 +19,15 @@ from pipeline.stock.store import OtherLog, StockStore
 
 SAMPLE_MS = 1_000
 FIRST_SAMPLE_TIMEOUT_MS = 1_000
-"""So long a start waits for Redis to tell which log it belongs to."""
+"""How long the start waits for Redis to show which log it belongs to."""
 SAMPLES_MAX = 30
-"""Half a minute: long enough to have seen how fast a decider can go, short enough to forget a bad machine."""
+"""Half a minute: long enough to see how fast a decider can be, short enough to forget a faster machine."""
 
 logger = logging.getLogger(__name__)
 
 
 class Sample(NamedTuple):
-    """A partition's cursor: last decided offset, purchases decided so far, at a moment of the monotonic clock."""
+    """A partition's cursor at `at_s` of the monotonic clock: the last decided offset, all purchases decided so far."""
 
     at_s: float
     offset: int
@@ -35,20 +35,20 @@ class Sample(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """`eta_ms` is None while nothing is known of the pace."""
+    """`ahead` is in purchases; `eta_ms` is None while the pace is unknown."""
 
     ahead: int
     eta_ms: int | None
 
 
 class Pace:
-    """What one partition's samples say. Pure; time is in the samples."""
+    """The recent samples of one partition. Pure: time is in the samples."""
 
     def __init__(self) -> None:
         self._samples: deque[Sample] = deque(maxlen=SAMPLES_MAX)
 
     def add(self, sample: Sample) -> None:
-        # A cursor that went back is another Redis, or one that lost state: what it said before counts no more.
+        # A cursor that went back belongs to another Redis or one that lost state, so older samples are void.
         if self._samples and sample.offset < self._samples[-1].offset:
             self._samples.clear()
         self._samples.append(sample)
@@ -58,7 +58,7 @@ class Pace:
         return self._samples[-1].offset if self._samples else -1
 
     def purchases_per_record(self) -> float:
-        """Of late, or else since the beginning; 1 if nothing was decided yet."""
+        """The recent average, or else that since the beginning; 1 if nothing was decided yet."""
         if not self._samples:
             return 1.0
         first, last = self._samples[0], self._samples[-1]
@@ -68,7 +68,7 @@ class Pace:
         return max(1.0, purchases / records) if records > 0 else 1.0
 
     def purchases_per_s(self) -> float | None:
-        """The best of the samples' intervals: a decider that was idle in between is not a slow one."""
+        """The best rate between two samples, because an idle decider is not a slow one; None if there is none."""
         rates = [
             (after.purchases - before.purchases) / (after.at_s - before.at_s)
             for before, after in zip(self._samples, list(self._samples)[1:], strict=False)
@@ -78,7 +78,7 @@ class Pace:
         return best if best > 0 else None
 
     def estimate(self, offset: int, index: int, decided_offset: int) -> Estimate:
-        """For the purchase at `index` of the record at `offset`, when `decided_offset` was decided last."""
+        """For the purchase at `index` of the record at `offset`, if `decided_offset` was decided last."""
         records_ahead = max(0, offset - max(decided_offset, self.decided_offset) - 1)
         ahead = round(records_ahead * self.purchases_per_record()) + index
         rate = self.purchases_per_s()
@@ -86,7 +86,7 @@ class Pace:
 
 
 class PaceKeeper:
-    """Takes the samples, in the background, until it is stopped."""
+    """Takes the samples in the background until it is stopped."""
 
     def __init__(self, store: StockStore, ends: Ends, partitions: int) -> None:
         self._store = store
@@ -94,13 +94,13 @@ class PaceKeeper:
         self._task: asyncio.Task[None] | None = None
         self._redis_is_away = False
         self.fault: str | None = None
-        """What is wrong with the cursors in a Redis that answers, by its own name; None for nothing."""
+        """Why the cursors cannot be read although Redis answers, as `Type: message`; None if they can."""
         self.other_log: str | None = None
-        """What the last Redis that answered said if it belongs to another log, by its own name; None if not."""
+        """The OtherLog error of the last Redis that answered, as `Type: message`; None if it belongs to our log."""
         self.paces: Sequence[Pace] = [Pace() for _ in range(partitions)]
 
     async def start(self) -> None:
-        """Take a first sample, if Redis answers soon, and all others in the background."""
+        """Take the first sample, unless Redis is too slow, and start taking the others in the background."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(FIRST_SAMPLE_TIMEOUT_MS / 1_000):
                 await self._sample()
@@ -115,13 +115,13 @@ class PaceKeeper:
         return self._task is not None and not self._task.done()
 
     def assert_own_log(self) -> None:
-        """For who reads Redis without asking whose it is: raises OtherLog if it belongs to another log."""
+        """Raises OtherLog if Redis belongs to another log. For callers whose own reads do not check that."""
         if self.other_log is not None:
             raise OtherLog(self.other_log)
 
     async def _keep(self) -> None:
         while True:
-            await asyncio.gather(self._sample(), self._look_at_ends())
+            await asyncio.gather(self._sample(), self._refresh_ends())
             await asyncio.sleep(SAMPLE_MS / 1_000)
 
     async def _sample(self) -> None:
@@ -132,15 +132,15 @@ class PaceKeeper:
         except RedisUnavailable as error:
             self.fault = None
             if not self._redis_is_away:
-                logger.warning("%s; purchases go on into the log, polls and stats have to wait", error)
+                logger.warning("%s; purchases still go into the log, stats are unavailable", error)
             self._redis_is_away = True
         except OtherLog as error:
             other_log = f"{type(error).__name__}: {error}"
             if other_log != self.other_log:
-                logger.error("nothing is answered from this Redis: %s", error)
+                logger.error("no request is answered from this Redis: %s", error)
             self.other_log, self.fault = other_log, None
         except Exception as error:
-            # Health tells it by its name, and the next sample may be better.
+            # Health reports it, and the next sample may succeed.
             fault = f"{type(error).__name__}: {error}"
             if fault != self.fault:
                 logger.error("the cursors cannot be read", exc_info=error)
@@ -148,10 +148,10 @@ class PaceKeeper:
         else:
             self.fault = self.other_log = None
             if self._redis_is_away:
-                logger.warning("Redis is back")
+                logger.warning("Redis answers again")
             self._redis_is_away = False
 
-    async def _look_at_ends(self) -> None:
-        # Nothing to say here: readiness tells how long ago the broker answered, and a 404 looks for itself.
+    async def _refresh_ends(self) -> None:
+        # Not logged: readiness reports how long ago the broker answered, and a 404 refreshes the ends itself.
         with contextlib.suppress(KafkaUnavailable):
             await self._ends.refresh()

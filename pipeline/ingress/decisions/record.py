@@ -1,4 +1,4 @@
-"""A decision record as its buyers see it, parsed only if somebody asks."""
+"""Decision records from memory, parsed only on demand."""
 
 from collections import OrderedDict
 
@@ -6,7 +6,7 @@ from pipeline.messages.decisions import Answer, Decision, PurchaseDecision, deco
 
 
 class DecisionRecord:
-    """A decision record, parsed when first asked, and then once for all of its buyers."""
+    """A decision record, parsed on first use and only once for all of its buyers."""
 
     __slots__ = ("_remaining", "_result", "partition", "source_offset", "value")
 
@@ -30,15 +30,15 @@ class DecisionRecord:
         if type(result) is not PurchaseDecision or index >= len(result.codes):
             return None
         if self._remaining is None:
-            # Once for all buyers of a record: it walks over all winners.
+            # Computed once per record, because it goes through all winners.
             self._remaining = result.remaining()
         return result.answer(self.partition, index, self._remaining)
 
 
-class RecentlyAsked:
-    """The decisions that were asked for last, so that the buyers of one record have it parsed once.
+class RecentlyRequested:
+    """The decisions requested most recently, so that each record is parsed once for all of its buyers.
 
-    Bounded by their number and by the bytes of their records; parsed, each takes several times that.
+    Limited in number and in bytes of unparsed records; a parsed one takes several times its bytes.
     """
 
     def __init__(self, bytes_max: int, records_max: int) -> None:
@@ -48,17 +48,17 @@ class RecentlyAsked:
         self._decided: OrderedDict[tuple[int, int], DecisionRecord] = OrderedDict()
 
     def get(self, partition: int, source_offset: int) -> DecisionRecord | None:
-        place = partition, source_offset
-        found = self._decided.get(place)
+        key = partition, source_offset
+        found = self._decided.get(key)
         if found is not None:
-            self._decided.move_to_end(place)
+            self._decided.move_to_end(key)
         return found
 
     def add(self, decided: DecisionRecord) -> None:
-        place = decided.partition, decided.source_offset
-        if place in self._decided:
+        key = decided.partition, decided.source_offset
+        if key in self._decided:
             return
-        self._decided[place] = decided
+        self._decided[key] = decided
         self._bytes += len(decided.value)
         while self._bytes > self._bytes_max or len(self._decided) > self._records_max:
             _, oldest = self._decided.popitem(last=False)

@@ -1,16 +1,16 @@
-"""Where in the decision log the decision on a command stands. Pure: somebody else reads.
+"""Searches the decision log for the decision on a command. Pure: the caller reads the log.
 
-The decision on the command at offset s stands at a position p >= s: each command before it has one decision before it,
-and now and then there is a repeat. So s is the first place to look, and the difference between what is wanted and what
-is found there is the way to the next one. That finds it at once where nothing was repeated, and in a few steps where
-little was. It can miss: a decider that had lost its partition may have written old decisions again, late. Then what is
-left between the places that are known to be too early and too late is read from its beginning on.
+The decision on the command at offset s is at a position p >= s: each earlier command has a decision before it, and now
+and then there is a repeat. So the search reads s first, and the difference between the wanted source offset and the one
+found there leads to the next position. Without repeats this finds the decision at once; with few repeats, in a few
+steps. It can miss: a decider that had lost its partition may have written old decisions again, late. Then the positions
+between those known to be too early and too late are read backwards.
 
-Where the command log has lost records, each decision behind them stands as much earlier, perhaps at p < s. That is
-searched only where the one on s was not found, but one on a later command was seen: on the way, or with one more look,
-at the last position before s. A late repeat at just that place hides it; then it is called undecided.
+Where the command log has lost records, each decision after them is as much earlier, perhaps at p < s. The search goes
+there only if it did not find the decision on s but saw one on a later command: on the way, or with one more read, at
+the last position before s. A late repeat at exactly that position hides this; the result is then UNDECIDED.
 
-A repeat is the same to the byte, so whichever is found is the answer.
+A repeat is the same byte for byte, so whichever is found is the answer.
 """
 
 import sys
@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 
 class End(NamedTuple):
-    """Nothing stands at this position yet: the log ends at `end`."""
+    """There is no record at this position yet: the log ends at `end`."""
 
     end: int
 
@@ -34,16 +34,16 @@ class Trimmed(NamedTuple):
 class NotFound(Enum):
     UNDECIDED = "the log ends without a decision on this command"
     TRIMMED = "the decision was deleted with the beginning of the log"
-    SKIPPED = "the log goes on after this command without a decision on it"
+    SKIPPED = "the log continues after this command without a decision on it"
 
 
 class _Log:
-    """What is known of the log, also if the command log has lost records."""
+    """What the reads have shown; true even if the command log has lost records."""
 
     beginning = 0
     end = sys.maxsize
     later = sys.maxsize
-    """The lowest position at which a later decision was seen; so the first on the wanted command stands before that."""
+    """The lowest position of a later decision seen so far; the first decision on the wanted command is before it."""
     later_source = 0
 
     def note_later(self, position: int, source: int) -> None:
@@ -55,9 +55,9 @@ _Searching = Generator[int, int | End | Trimmed, int | NotFound]
 
 
 def search(wanted: int) -> _Searching:
-    """Yields positions, and is sent the source offset of the record that stands there.
+    """Yields positions, and expects the source offset of the record there, End or Trimmed to be sent.
 
-    Returns the position of a decision on the command at offset `wanted`.
+    Returns the position of a decision on the command at offset `wanted`, or NotFound.
     """
     log = _Log()
     found = yield from _search_behind(wanted, log)
@@ -74,8 +74,8 @@ def search(wanted: int) -> _Searching:
 
 
 def _search_behind(wanted: int, log: _Log) -> _Searching:
-    """The search where the decision stands at `wanted` or above."""
-    # It stands at `low` or above, and below `high`, if it is in the log at all.
+    """The search at positions from `wanted` on."""
+    # If the decision is in the log, its position is at least `low` and below `high`.
     low, high, position = wanted, sys.maxsize, wanted
     is_jumping, is_empty = True, True
     while low < high:
@@ -90,32 +90,32 @@ def _search_behind(wanted: int, log: _Log) -> _Searching:
             return position
         else:
             is_empty = False
-            there = position + wanted - seen
+            target = position + wanted - seen
             if seen > wanted:
-                # All decisions between the two stand between the two, each of them at least once.
+                # Between these positions is at least one decision on each command in between.
                 log.note_later(position, seen)
-                high = there + 1
+                high = target + 1
             elif not is_jumping:
                 high = position
             elif position == low:
                 low += 1
-            is_jumping = is_jumping and low <= there < high
-        position = there if is_jumping else high - 1
+            is_jumping = is_jumping and low <= target < high
+        position = target if is_jumping else high - 1
     is_trimmed = log.beginning > 0
     if log.later < sys.maxsize:
         return NotFound.TRIMMED if is_trimmed else NotFound.SKIPPED
-    # Where all was deleted nothing tells whether it was decided; but it was, unless as much had been repeated.
+    # If all of it was deleted, there is no proof of a decision; but there was one, barring that many repeats.
     return NotFound.TRIMMED if is_trimmed and is_empty else NotFound.UNDECIDED
 
 
 def _search_before(wanted: int, log: _Log) -> _Searching:
-    """The search before a later decision, down to the beginning of the log: by jumps, and every other time by halves.
+    """The search before a later decision, down to the beginning of the log, by jumps and halving in turn.
 
-    Where only records that are too early are left below the later decision, one of them is a repeat; then it steps back
-    from there until it is before that repeat.
+    If only records that are too early are left below the later decision, one of them is a repeat; then the search steps
+    back from there until it is before that repeat.
     """
     low, high = log.beginning, log.later
-    # What was seen from `low` to `early` is too early, or a repeat.
+    # The records seen from `low` to `early` are too early, or repeats.
     early, position, is_jumping = low, log.later + wanted - log.later_source, False
     if not low <= position < high:
         position = (low + high) // 2
@@ -135,11 +135,11 @@ def _search_before(wanted: int, log: _Log) -> _Searching:
             high, early = position, low if is_stepping_back else early
         elif not is_stepping_back:
             early = position + 1
-        there = position + wanted - seen
+        target = position + wanted - seen
         if early >= high:
             position = min(position, high) - 1
-        elif is_jumping and early <= there < high:
-            position, is_jumping = there, False
+        elif is_jumping and early <= target < high:
+            position, is_jumping = target, False
         else:
             position, is_jumping = (early + high) // 2, True
     return NotFound.TRIMMED if low > 0 else NotFound.SKIPPED

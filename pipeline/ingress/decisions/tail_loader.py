@@ -1,4 +1,4 @@
-"""Fills the tail of the decision log at the start, backwards from where the feed began, beside everything else."""
+"""Loads the tail of the decision log at the start, backwards from where the feed began, in the background."""
 
 import asyncio
 import logging
@@ -12,13 +12,13 @@ from pipeline.ingress.decisions.search import End, Trimmed
 from pipeline.messages.decisions import decision_at
 
 WINDOW_BYTES = 256 * 1024
-"""About so much is read of one partition before it is the next one's turn."""
+"""About this much is read from one partition before the next one's turn."""
 WINDOW_RECORDS_FIRST = 256
 WINDOW_RECORDS_MAX = 2_048
 FETCH_BYTES_MAX = 128 * 1024
-"""More than that is fetched where a batch is larger. To unpack it is the longest that the event loop has to wait."""
+"""A fetch returns more if a batch is larger. Unpacking it is what blocks the event loop longest."""
 REST_FACTOR = 3
-"""After a fetch the next one waits this many times as long as it took: loading has a quarter of the event loop."""
+"""After a fetch the next one waits this many times its duration: loading gets a quarter of the event loop's time."""
 REST_MS_MAX = 200
 BACKOFF_MS = 500
 
@@ -35,12 +35,12 @@ async def load_tail(
     load: Callable[[int, Older, int], bool],
     observe: Callable[[bytes | None, bytes], None],
 ) -> None:
-    """Read what stands before these positions, one for each partition, until the log begins.
+    """Read the records before these positions, one position per partition, back to the beginning of the log.
 
-    `load` is given a partition, what stands just before the last, and an offset: what stands before that decides
-    commands below it (`sys.maxsize` if nobody knows). Where it wants no more, that was all; at the beginning of the
-    log it is given no records. `observe` is given key and value of each decision that is read. The partitions take
-    turns, so each has its share of the room. While Kafka is away this waits.
+    `load` receives a partition, the records just before those of its last call, and an offset: all records before them
+    decide commands below it (`sys.maxsize` if unknown). When `load` returns False, the partition is done; at the
+    beginning of the log `load` receives an empty list. `observe` receives key and value of each decision read. The
+    partitions take turns, so that each gets its share of the room. While Kafka is unavailable this waits.
     """
     began_s, records = time.monotonic(), 0
     parts = [_Part(decisions, partition, start, observe) for partition, start in enumerate(starts)]
@@ -62,7 +62,7 @@ async def load_tail(
 
 
 class _Part:
-    """One partition, of which everything from `position` on was read."""
+    """One partition, read so far from `_position` on."""
 
     def __init__(
         self,
@@ -85,28 +85,30 @@ class _Part:
 
     @property
     def below(self) -> int:
-        """What was not read decides commands below this offset; `sys.maxsize` if nobody knows.
+        """The records not read yet decide commands below this offset; `sys.maxsize` if unknown.
 
-        A decision never stands before the offset of its command, unless the command log has lost records. That shows
-        in what was read, and then only the beginning of the log tells.
+        No decision is at a position below the offset of its command, unless the command log has lost records. The
+        records read so far show that, and then nothing is certain before the beginning of the log.
         """
         return sys.maxsize if self._lost_commands and self._position > 0 else self._position
 
     async def read(self) -> Older:
-        """Some records before those that were read. Raises KafkaUnavailable."""
+        """Some records before those read so far. Raises KafkaUnavailable."""
         start = at = max(self._beginning, self._position - self._window_records)
         older: Older = []
         while at < self._position:
             began_s = time.monotonic()
             fetched = await self._log.fetch(self.partition, at, FETCH_BYTES_MAX)
             if isinstance(fetched, End):
-                raise KafkaUnavailable(f"partition {self.partition} ends at {fetched.end}: it lost decisions")
+                raise KafkaUnavailable(
+                    f"partition {self.partition} of the decision log ends at {fetched.end}: it lost decisions"
+                )
             if isinstance(fetched, Trimmed):
                 start = at = self._beginning = fetched.beginning
                 older.clear()
                 continue
             if not older:
-                # The batch begins before the place that was asked for.
+                # The batch begins before the requested position.
                 start = at = max(self._beginning, fetched.first)
             wanted = slice(at - fetched.first, self._position - fetched.first)
             older += self._decisions(at, zip(fetched.keys[wanted], fetched.values[wanted], strict=True))

@@ -1,55 +1,29 @@
-"""The results feed: follows the decision log and wakes whoever waits for a decision.
+"""Wakes the requests that wait for a decision, and keeps the latest decisions in memory.
 
-Each ingress process reads all partitions of `purchase-results`, without a group, from where they end when it starts.
-A record is parsed only if somebody asks for it. The first decision for a command counts; a repeat is dropped.
-
-What came is kept, as far as `results_cache_bytes_max` goes: for pollers, and for buyers whose decision is here before
-the acknowledgement of their command was dealt with.
+The first decision on a command counts; repeats are dropped. Up to `results_cache_bytes_max` of decisions are kept: for
+pollers, and for buyers whose decision arrives before the acknowledgement of their command has been processed.
 """
 
 import asyncio
 import logging
 import sys
-import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from aiokafka import TopicPartition
-from aiokafka.errors import KafkaError, OffsetOutOfRangeError
-
-from pipeline.errors import Fatal
-from pipeline.ingress.decisions.fetcher import DecisionFetcher
-from pipeline.ingress.decisions.record import DecisionRecord, RecentlyAsked
+from pipeline.ingress.decisions.record import DecisionRecord, RecentlyRequested
 from pipeline.ingress.decisions.tail import DecisionTail
-from pipeline.ingress.decisions.tail_loader import load_tail
 from pipeline.ingress.errors import TooManyWaiters
-from pipeline.kafka.consumer import consumer
-from pipeline.kafka.record_format import refuse_newer
-from pipeline.messages.decisions import NotADecision, decode_decision
-from pipeline.process.tasks import cancel_and_wait
+from pipeline.messages.decisions import decode_decision
 
-ASKED_BYTES_MAX = 2 * 1024 * 1024
-"""Records that were asked for are kept parsed: up to this many bytes of them, which take about six times that."""
-ASKED_RECORDS_MAX = 2_000
-"""And up to this many of them: a short one takes 1 KiB, but is soon parsed again."""
-FETCH_WAIT_MS_MAX = 500
-"""How long the broker holds back a fetch while there is nothing; a new record is answered at once."""
-FETCH_PARTITION_BYTES_MAX = 4 * 1024 * 1024
-"""Above the largest decision record: 1,000 purchases with ids and keys of full length."""
-POLL_MS = 1_000
-BACKOFF_S = 0.2
-SILENT_MS_MAX = 3_000
-"""A broker that answered no fetch of a partition for this long may have kept decisions from us."""
+REQUESTED_BYTES_MAX = 2 * 1024 * 1024
+"""Requested records stay parsed: up to this many bytes of records, which take about six times that in memory."""
+REQUESTED_RECORDS_MAX = 2_000
+"""And up to this many records: a short one takes 1 KiB, but is parsed again quickly."""
 
 logger = logging.getLogger(__name__)
 
 
-class LostPlace(Fatal):
-    """The decision log was cut off at its beginning or its end past the place where the feed was."""
-
-
 class Waiters:
-    """Who waits for which decision, and the decisions of late. No I/O: `deliver` is told, `wait` waits."""
+    """The waiters and the latest decisions. No I/O: `deliver` and `load` are the input, `wait` the output."""
 
     def __init__(self, partitions: int, waiters_max: int, cache_bytes_max: int) -> None:
         self._waiters_max = waiters_max
@@ -57,22 +31,22 @@ class Waiters:
             {} for _ in range(partitions)
         ]
         self._tail = DecisionTail(partitions, cache_bytes_max)
-        self._asked = RecentlyAsked(ASKED_BYTES_MAX, ASKED_RECORDS_MAX)
+        self._asked = RecentlyRequested(REQUESTED_BYTES_MAX, REQUESTED_RECORDS_MAX)
         self._pollers: set[asyncio.Future[DecisionRecord | None]] = set()
         self._undecided_from = [sys.maxsize] * partitions
-        """By partition: of the commands from here on, those above `last` had no decision yet when the feed began."""
+        """By partition: commands from this offset on and above `last` had no decision yet when the feed began."""
         self._new_from = [sys.maxsize] * partitions
-        """By partition: commands from here on came after the feed had begun, and so did their decisions."""
+        """By partition: commands from this offset on, and their decisions, were appended after the feed began."""
         self.last = [-1] * partitions
-        """By partition, the highest source offset that was seen; -1 for none."""
+        """By partition, the highest source offset seen; -1 for none."""
         self.count = 0
 
     def begin(self, ends: Sequence[int]) -> None:
-        """`ends` is where the command log ended, asked after the results feed had taken its place."""
+        """`ends` are the ends of the command log, read after the results feed took its position."""
         self._new_from = list(ends)
 
     def deliver(self, partition: int, value: bytes) -> None:
-        """A record of the decision log. Raises NotADecision if it is none, whatever it begins with."""
+        """Process a record of the decision log. Raises NotADecision if it is a foreign record."""
         result = decode_decision(value)
         source_offset = result.source_offset
         if source_offset <= self.last[partition]:
@@ -87,39 +61,39 @@ class Waiters:
                 if not future.done():
                     future.set_result(decided)
         if not is_next:
-            self._let_past_go(partition)
+            self._release_past(partition)
 
     def load(self, partition: int, older: Sequence[tuple[int, bytes]], below: int) -> bool:
-        """Records that stand in the log before all that was delivered or loaded: source offset and value, in its order.
+        """Process the records just before those delivered or loaded so far: (source offset, value), in log order.
 
-        All that stood before them decides commands below `below`; that is `sys.maxsize` if nobody knows. No records
-        mean that nothing stands there any more. False if what stands before them is not wanted: there is no room for
-        it, and it tells nothing about `last`.
+        All records before them decide commands below `below`, which is `sys.maxsize` if unknown. An empty `older`
+        means that the log begins here. Returns False if nothing before them is needed: there is no room for it, and it
+        says nothing about `last`.
         """
         highest = max((source_offset for source_offset, _ in older), default=-1)
         if highest > self.last[partition]:
-            # All that was delivered so far were repeats.
+            # All records delivered so far were repeats.
             self.last[partition] = highest
             self._tail.begin(partition, highest + 1)
         is_last_known = self.last[partition] + 1 >= below
         if is_last_known or not older:
             self._undecided_from[partition] = below
         has_room = self._tail.load(partition, older)
-        # Only now, so that who looks again finds it here.
-        self._let_past_go(partition)
+        # Only now, so that a released waiter finds its decision in the tail.
+        self._release_past(partition)
         return has_room or not (is_last_known or below == sys.maxsize)
 
     def is_ahead(self, partition: int, offset: int) -> bool:
-        """Whether the decision on this command is still to come; False also where nobody knows.
+        """Whether the decision on this command is still to come; False also if that is unknown.
 
-        Decisions come in the order of their commands. But what was seen so far may be repeats, behind decisions that
-        stood in the log when the feed began.
+        Decisions are in the order of their commands. But the records seen so far may be repeats, written after
+        decisions that were in the log when the feed began.
         """
         undecided_from = min(self._undecided_from[partition], self._new_from[partition])
         return offset > self.last[partition] and offset >= undecided_from
 
     def recent(self, partition: int, offset: int) -> DecisionRecord | None:
-        """The decision on this command, if it is still kept."""
+        """The decision on this command, if it is still in memory."""
         if (found := self._asked.get(partition, offset)) is not None:
             return found
         if (value := self._tail.get(partition, offset)) is None:
@@ -128,21 +102,21 @@ class Waiters:
         self._asked.add(found)
         return found
 
-    def note_asked(self, decided: DecisionRecord) -> None:
-        """Keep a decision that was read elsewhere for the next who asks for it."""
+    def remember(self, decided: DecisionRecord) -> None:
+        """Keep a decision read from the log, in case it is requested again."""
         self._asked.add(decided)
 
     def is_past(self, partition: int, offset: int) -> bool:
-        """Whether the feed has gone past the decision on this command: it will not come any more."""
+        """Whether the feed is past the decision on this command and will not deliver it any more."""
         return offset <= self.last[partition]
 
     async def wait(
         self, partition: int, offset: int, timeout_ms: int, *, poller: bool = False
     ) -> DecisionRecord | None:
-        """The decision on the command at this offset, None after `timeout_ms`, or as soon as it is past.
+        """The decision on the command at this offset; None after `timeout_ms`, or once the feed is past it.
 
-        Raises TooManyWaiters. A waiter who is cancelled frees his place. A `poller` can ask again elsewhere, so he
-        is the first to be let go when this process stops.
+        Raises TooManyWaiters. Cancellation frees the slot. A `poller` can ask another process, so pollers are released
+        first when this process stops.
         """
         if (found := self.recent(partition, offset)) is not None:
             return found
@@ -156,7 +130,7 @@ class Waiters:
         if poller:
             self._pollers.add(future)
         self.count += 1
-        timer = loop.call_later(timeout_ms / 1_000, _let_go, future)
+        timer = loop.call_later(timeout_ms / 1_000, _release, future)
         try:
             return await future
         finally:
@@ -165,25 +139,25 @@ class Waiters:
             self._pollers.discard(future)
             self._forget(partition, offset, future)
 
-    def let_pollers_go(self) -> None:
+    def release_pollers(self) -> None:
         for future in self._pollers:
-            _let_go(future)
+            _release(future)
 
-    def let_all_go(self) -> None:
+    def release_all(self) -> None:
         for by_offset in self._waiting:
             for futures in by_offset.values():
                 for future in futures:
-                    _let_go(future)
+                    _release(future)
 
     @property
     def has_room(self) -> bool:
         return self.count < self._waiters_max
 
-    def _let_past_go(self, partition: int) -> None:
+    def _release_past(self, partition: int) -> None:
         waiting = self._waiting[partition]
         for offset in [each for each in waiting if self.is_past(partition, each)]:
             for future in waiting[offset]:
-                _let_go(future)
+                _release(future)
 
     def _forget(self, partition: int, offset: int, future: asyncio.Future[DecisionRecord | None]) -> None:
         if (others := self._waiting[partition].get(offset)) is not None:
@@ -192,102 +166,6 @@ class Waiters:
                 del self._waiting[partition][offset]
 
 
-def _let_go(future: asyncio.Future[DecisionRecord | None]) -> None:
+def _release(future: asyncio.Future[DecisionRecord | None]) -> None:
     if not future.done():
         future.set_result(None)
-
-
-class ResultsFeed:
-    """Brings the decision log to the waiters. After a fault of the broker it goes on where it was."""
-
-    def __init__(
-        self,
-        bootstrap: str,
-        topic: str,
-        partitions: int,
-        waiters: Waiters,
-        decisions: DecisionFetcher,
-        observe: Callable[[bytes | None, bytes], None],
-        observe_older: Callable[[bytes | None, bytes], None],
-    ) -> None:
-        """`observe` is given key and value of every record that comes, repeats too, after the waiters had it.
-
-        `observe_older` is given those of the records that are loaded from before.
-        """
-        self._places = [TopicPartition(topic, partition) for partition in range(partitions)]
-        self._waiters = waiters
-        self._decisions = decisions
-        self._observe = observe
-        self._observe_older = observe_older
-        self._consumer = consumer(
-            bootstrap,
-            auto_offset_reset="none",
-            fetch_max_wait_ms=FETCH_WAIT_MS_MAX,
-            max_partition_fetch_bytes=FETCH_PARTITION_BYTES_MAX,
-        )
-        self._task: asyncio.Task[None] | None = None
-
-    async def connect(self) -> None:
-        """Before `start`. Raises KafkaError; then it may be called again."""
-        await self._consumer.start()
-
-    async def start(self) -> asyncio.Task[None]:
-        """Take the place at the end of the log, and follow. Raises KafkaError; then it may be called again.
-
-        What stands before that place is loaded meanwhile. The task ends only by `stop`, or by a fault of our own, which
-        then ends the process.
-        """
-        self._consumer.assign(self._places)
-        ends = await self._consumer.end_offsets(self._places)
-        for place, offset in ends.items():
-            self._consumer.seek(place, offset)
-        starts = [ends[place] for place in self._places]
-        self._task = asyncio.create_task(self._run(starts), name="results feed")
-        return self._task
-
-    async def stop(self) -> None:
-        if self._task is not None:
-            await cancel_and_wait(self._task)
-        await self._consumer.stop()
-
-    @property
-    def is_alive(self) -> bool:
-        return self._task is not None and not self._task.done()
-
-    def is_following(self, partition: int) -> bool:
-        """Whether decisions of this partition come in: the broker answers our fetches."""
-        if not self.is_alive:
-            return False
-        heard_ms: int | None = self._consumer.last_poll_timestamp(self._places[partition])
-        return heard_ms is not None and time.time() * 1_000 - heard_ms <= SILENT_MS_MAX
-
-    async def _run(self, starts: Sequence[int]) -> None:
-        try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(load_tail(self._decisions, starts, self._waiters.load, self._observe_older))
-                await self._follow()
-        except ExceptionGroup as faults:
-            raise faults.exceptions[0] from faults
-
-    async def _follow(self) -> None:
-        deliver = self._waiters.deliver
-        while True:
-            try:
-                batches: dict[Any, list[Any]] = await self._consumer.getmany(timeout_ms=POLL_MS)
-            except OffsetOutOfRangeError as error:
-                # What was missed would be called queued for ever; a process that begins anew knows better.
-                raise LostPlace(f"the decision log has not the place where the feed was: {error}") from error
-            except KafkaError as error:
-                logger.warning("results feed: %r; trying again", error)
-                await asyncio.sleep(BACKOFF_S)
-                continue
-            for place, records in batches.items():
-                refuse_newer(place.topic, place.partition, records)
-                for record in records:
-                    try:
-                        deliver(place.partition, record.value)
-                        self._observe(record.key, record.value)
-                    except NotADecision as error:
-                        logger.error(
-                            "decision log, partition %d at %d: %s", place.partition, record.offset, error
-                        )

@@ -1,1 +1,1 @@
-"""The HTTP entrance: listeners, bodies, calls, problem documents."""
+"""The HTTP layer: listeners, request bodies, handlers, problem documents."""

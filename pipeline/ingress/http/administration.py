@@ -1,4 +1,4 @@
-"""The administration calls: a command into the product's own partition, answered once it is decided."""
+"""The administration calls: each sends a command to the product's partition and answers once it is decided."""
 
 import asyncio
 import logging
@@ -13,8 +13,8 @@ from pipeline.ingress.command_log.group_commit import GroupCommit
 from pipeline.ingress.decisions.finder import DecisionFinder
 from pipeline.ingress.http.admission import Admission
 from pipeline.ingress.http.answers import json_answer
-from pipeline.ingress.http.bodies import parse_id, read_body
-from pipeline.ingress.http.prewarm import parse_administration, parse_opening
+from pipeline.ingress.http.bodies import read_body
+from pipeline.ingress.http.prewarm import parse_closing, parse_opening
 from pipeline.ingress.http.problems import Kind, Problem, invalid, not_found
 from pipeline.kafka.producer import Sender, SendFailed
 from pipeline.kafka.topics import partition_of
@@ -24,7 +24,7 @@ from pipeline.settings import Settings
 
 PATH = "/api/v1/seckill/activity/"
 COMMANDS_UNSENT_MAX = 16
-"""Commands whose acknowledgement is owed: an operator who tries again and again must not pile them up."""
+"""Limit on commands that are not acknowledged yet, so that an operator's retries do not pile up."""
 
 logger = logging.getLogger(__name__)
 
@@ -58,12 +58,12 @@ class AdministrationRoutes:
         command = parse_opening(body, self._settings.json_depth_max)
         result = await self._decided(command.product_id, encode_open(command))
         if not isinstance(result, OpenDecision):
-            raise self._not_decided("the decider did not take the command for an opening")
+            raise self._not_decided("the decision is not one on an open command")
         if result.refusal is Refusal.CLOSED:
-            raise _conflict(f"product {command.product_id} was closed; what is closed stays closed")
+            raise _conflict(f"product {command.product_id} is closed; a closed product cannot be reopened")
         if result.refusal is not None:
             raise _conflict(
-                f"product {command.product_id} is open already; it keeps its stock and its buyers"
+                f"product {command.product_id} is already open; its stock and buyers are unchanged"
             )
         return json_answer(
             {
@@ -75,19 +75,21 @@ class AdministrationRoutes:
 
     async def close(self, request: web.Request) -> web.Response:
         body = await read_body(request, self._settings.body_bytes_max)
-        document = parse_administration(body, self._settings.json_depth_max, {"product_id"})
-        product_id = parse_id(document, "product_id")
+        product_id = parse_closing(body, self._settings.json_depth_max)
         result = await self._decided(product_id, encode_close(product_id))
         if not isinstance(result, CloseDecision):
-            raise self._not_decided("the decider did not take the command for a closing")
+            raise self._not_decided("the decision is not one on a close command")
         if result.refusal is Refusal.NEVER_OPENED:
             raise not_found(f"product {product_id} was never opened", Code.NEVER_OPENED)
         if result.refusal is not None:
-            raise _conflict(f"product {product_id} is closed already")
+            raise _conflict(f"product {product_id} is already closed")
         return json_answer({"message": "the product is closed", "product_id": presented_id(product_id)})
 
     async def _decided(self, product_id: str, value: bytes) -> object:
-        """The decision on this command. Raises Problem where it is malformed, can not be sent, or takes too long."""
+        """The decision on this command. Raises Problem if it is malformed, cannot be sent, or is not decided in time.
+
+        Raises TooManyWaiters.
+        """
         try:
             decode_command(product_id.encode(), value)
         except MalformedCommand as error:
@@ -98,22 +100,25 @@ class AdministrationRoutes:
         decided = await self._decisions.wait_for_own(receipt, self._settings.wait_timeout_ms)
         if decided is None:
             raise self._not_decided(
-                f"the command is in the log as {receipt} and will be decided; ask stats what became of it"
+                f"the command is in the log as {receipt} and will be decided; check the product's stats for the outcome"
             )
         return decided.result()
 
     async def _send(self, product_id: str, value: bytes) -> Receipt:
         partition = partition_of(product_id, self._commits.partitions)
-        if self._commits.is_away(partition) or len(self._sending) >= COMMANDS_UNSENT_MAX:
-            raise self._admission.unavailable("the log takes no commands at this time; this one was not sent")
-        # A task of its own: neither a client that hangs up nor the time-out takes a record back.
+        if self._commits.is_overdue(partition) or len(self._sending) >= COMMANDS_UNSENT_MAX:
+            raise self._admission.unavailable(
+                "the log accepts no commands at the moment; this one was not sent"
+            )
+        # In its own task, because neither a client that disconnects nor the timeout may cancel the sending.
         sending = asyncio.create_task(self._producer.send(self._topic, partition, product_id.encode(), value))
         self._sending.add(sending)
         sending.add_done_callback(self._sent)
         await asyncio.wait({sending}, timeout=self._settings.send_timeout_ms / 1_000)
         if not sending.done() or sending.exception() is not None:
             raise self._admission.unavailable(
-                "the log did not acknowledge the command in time, so it may still be in it; ask stats before you repeat"
+                "the log did not acknowledge the command in time, so the command may still be in it; check the"
+                " product's stats before you repeat it"
             )
         self._commits.note_end(partition, sending.result() + 1)
         return Receipt(partition, sending.result(), 0)
@@ -122,7 +127,9 @@ class AdministrationRoutes:
         self._sending.discard(sending)
         if not sending.cancelled() and (error := sending.exception()):
             logger.error(
-                "a command failed: %s", error, exc_info=None if isinstance(error, SendFailed) else error
+                "sending a command failed: %s",
+                error,
+                exc_info=None if isinstance(error, SendFailed) else error,
             )
 
     def _not_decided(self, detail: str) -> Problem:
@@ -132,10 +139,8 @@ class AdministrationRoutes:
 
 
 async def refuse(_: web.Request) -> web.Response:
-    """What the public listener says at an administration path."""
-    raise Problem(
-        Kind.FORBIDDEN, "administration calls are answered on the administration listener; tokens come later"
-    )
+    """The public listener's answer on an administration path. Raises Problem."""
+    raise Problem(Kind.FORBIDDEN, "administration calls are served only by the administration listener")
 
 
 def _conflict(detail: str) -> Problem:

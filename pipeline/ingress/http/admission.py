@@ -1,6 +1,6 @@
-"""The one gate that every request passes: the limit on requests in flight, and the one place where problems are told.
+"""What every request passes through: the limit on requests in flight, and the handling of errors.
 
-What a handler raises becomes a problem document here; what it did not mean to raise is logged and becomes a 500.
+Whatever a handler raises becomes a problem document here; an unexpected error is logged and becomes a 500.
 """
 
 import logging
@@ -25,22 +25,23 @@ from pipeline.ingress.errors import (
 )
 from pipeline.ingress.http.problems import Kind, Problem, not_found
 from pipeline.settings import Settings
-from pipeline.stock.store import OtherLog, RedisFault
+from pipeline.stock.client import RedisFault
+from pipeline.stock.store import OtherLog
 
-NEVER_REFUSED = ("/health",)
-"""Paths that answer also when there is too much to do: whoever asks there decides whether this process lives."""
+ALWAYS_SERVED = ("/health",)
+"""Paths that are served even at the limit: supervisors use them to decide whether this process lives."""
 
 logger = logging.getLogger(__name__)
 
 
 class Admission:
-    """What each request goes through, as a method and as an aiohttp middleware; and counters for `system/stats`."""
+    """Admits requests, as a method and as an aiohttp middleware, and counts them for `system/stats`."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self.in_flight = 0
         self.refused: Counter[int] = Counter()
-        """Answers of 400 and above by status: problems, and decisions against the buyer."""
+        """Responses with a status of 400 or above, by status: problems, and decisions against the buyer."""
 
     def middleware(self) -> Middleware:
         @web.middleware
@@ -50,14 +51,14 @@ class Admission:
         return admit
 
     async def admit(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """What `handler` answers, or the problem that it raised as an answer; a refusal if there is no room."""
+        """The response of `handler`, or the problem document for what it raised; a 429 at the limit."""
         in_flight_max = self._settings.requests_in_flight_max
-        if self.in_flight >= in_flight_max and not request.path.startswith(NEVER_REFUSED):
+        if self.in_flight >= in_flight_max and not request.path.startswith(ALWAYS_SERVED):
             return self._refuse(self.busy(in_flight_max))
         self.in_flight += 1
         try:
             response = await handler(request)
-        except Exception as error:  # noqa: BLE001 -- the edge: everything is told to the client, and logged
+        except Exception as error:  # noqa: BLE001 -- the outermost layer: every error becomes a response
             return self._refuse(self.problem(request, error))
         finally:
             self.in_flight -= 1
@@ -83,7 +84,7 @@ class Admission:
         return problem.response()
 
     def problem(self, request: web.Request, error: Exception) -> Problem:
-        """The problem that this error is to the client. An unforeseen error is logged with its traceback."""
+        """The problem document for this error. An unexpected error is logged with its traceback."""
         match error:
             case Problem():
                 return error
@@ -95,10 +96,10 @@ class Admission:
             case web.HTTPMethodNotAllowed():
                 methods = ", ".join(sorted(error.allowed_methods))
                 return Problem(
-                    Kind.METHOD_NOT_ALLOWED, f"{request.method} is not among {methods}", allow=methods
+                    Kind.METHOD_NOT_ALLOWED, f"{request.method} is not allowed, only {methods}", allow=methods
                 )
             case web.HTTPNotFound():
-                return not_found(f"nothing answers at {request.path[:200]}")
+                return not_found(f"there is no resource at {request.path[:200]}")
         return self._internal(request, error)
 
     def _refusal(self, request: web.Request, error: RequestRefused) -> Problem:
@@ -107,12 +108,12 @@ class Admission:
             case NotAcknowledged():
                 return self.unavailable(
                     "the log did not acknowledge the purchase in time, so the purchase may still be in it; repeat it"
-                    " with the same Idempotency-Key: without one, a repeat may buy again, up to the product's"
+                    " with the same Idempotency-Key: without a key, a repeat may buy again, up to the product's"
                     " limit per user"
                 )
             case NotSent():
                 return self.unavailable(
-                    "the log takes no purchases at the moment; this one was not taken, so a repeat is safe"
+                    "the log accepts no purchases at the moment; this one was not accepted, so a repeat is safe"
                 )
             case BreakerOpen(wait_ms=wait_ms):
                 retry_after_s = max(1, -(-wait_ms // 1_000))
@@ -124,7 +125,7 @@ class Admission:
             case TooManyWaiters():
                 return self.busy(settings.waiters_max)
             case TooManyLookups():
-                return self.unavailable("too many old decisions are being read from the log at the moment")
+                return self.unavailable("too many old decisions are being looked up at the moment")
             case UnknownRequest():
                 return not_found(str(error))
             case DecisionDeleted():
@@ -132,5 +133,5 @@ class Admission:
         return self._internal(request, error)
 
     def _internal(self, request: web.Request, error: Exception) -> Problem:
-        logger.error("internal fault at %s %s", request.method, request.path, exc_info=error)
-        return Problem(Kind.INTERNAL, "an internal fault; it is in the log of this process")
+        logger.error("internal error in %s %s", request.method, request.path, exc_info=error)
+        return Problem(Kind.INTERNAL, "an internal error; the log of this process has the details")

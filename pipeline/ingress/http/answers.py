@@ -1,4 +1,4 @@
-"""The bodies of answers: JSON with ids, money and times as clients see them."""
+"""The bodies of answers: JSON with ids, money and times in the form that clients get."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -21,7 +21,7 @@ def json_answer(
 
 
 def decision_fields(answer: Answer) -> dict[str, Any]:
-    """What both the synchronous purchase and a poll say of a decision."""
+    """The fields that a synchronous purchase and a poll return for a decision."""
     return {
         "code": answer.code.value,
         "message": MESSAGES[answer.code],
@@ -32,7 +32,7 @@ def decision_fields(answer: Answer) -> dict[str, Any]:
 
 
 def decision_headers(answer: Answer, retry_after_s: int) -> dict[str, str] | None:
-    """`Retry-After` in whole seconds (the decider's milliseconds rounded up) where the answer is 429 or 503."""
+    """`Retry-After` in whole seconds (the decider's milliseconds rounded up) if the status is 429 or 503, else None."""
     if http_status(answer.code) not in (429, 503):
         return None
     if answer.retry_after_ms is not None:
@@ -41,5 +41,5 @@ def decision_headers(answer: Answer, retry_after_s: int) -> dict[str, str] | Non
 
 
 def money(decimal: str) -> orjson.Fragment:
-    """A decimal string as a JSON number, digit for digit: no float in between."""
+    """A decimal string as a JSON number, digit for digit, without a float in between."""
     return orjson.Fragment(decimal)

@@ -1,26 +1,28 @@
-"""Request bodies: from bytes to values that the rest can trust, or to a problem that names the field and the limit."""
+"""Request bodies: bytes become validated values, or a problem that names the field and the limit."""
 
 import asyncio
-import json
-from decimal import Decimal, InvalidOperation
-from typing import Any, cast
+from typing import Any
 
 import orjson
 from aiohttp import web
 
 from pipeline.domain.codes import MESSAGES, Code
-from pipeline.domain.ids import ID_FORM, INTEGER_ID_MAX, canonical_id
+from pipeline.domain.ids import ID_FORM, canonical_id
 from pipeline.domain.product import QUANTITY_MAX, Purchase
+from pipeline.ingress.http.exact_numbers import as_integer, parse_exactly
 from pipeline.ingress.http.problems import Kind, Problem, invalid
 from pipeline.messages.commands import IDEMPOTENCY_KEY_LENGTH_MAX, is_idempotency_key
 from pipeline.messages.nesting import is_nested_deeper
 
 BODY_TIMEOUT_MS = 10_000
-"""From the headers to the end of the body: who sends a byte now and then must not keep a place for ever."""
+"""From the headers to the end of the body, so that a slow sender does not block one of the requests in flight."""
 
 
 async def read_body(request: web.Request, bytes_max: int) -> bytes:
-    """The body of a request with JSON in it; the type is checked first, so that nobody reads what is no JSON."""
+    """The body of a JSON request, in bytes; a wrong Content-Type is refused before the body is read.
+
+    Raises Problem for a wrong type or encoding, and for a body that is too large or takes too long.
+    """
     content_type = request.headers.get("Content-Type", "")
     if content_type != "application/json":
         media_type = content_type.partition(";")[0].strip().lower()
@@ -33,23 +35,23 @@ async def read_body(request: web.Request, bytes_max: int) -> bytes:
     if "Content-Encoding" in request.headers:
         raise Problem(
             Kind.UNSUPPORTED_MEDIA_TYPE,
-            "Content-Encoding: the body must come as it is, not compressed",
+            "Content-Encoding: the body must not be compressed",
             field="Content-Encoding",
         )
     if request.content.is_eof():
-        # Nearly always: all of it is there, and nothing has to be waited for.
+        # The usual case: the whole body is already here, so there is nothing to wait for.
         body = request.content.read_nowait()
         if len(body) > bytes_max:
             raise _too_large(bytes_max)
         return body
     try:
-        # The application's client_max_size is bytes_max: aiohttp stops reading there.
+        # The application's client_max_size is bytes_max, so aiohttp stops reading there.
         async with asyncio.timeout(BODY_TIMEOUT_MS / 1_000):
             return await request.read()
     except TimeoutError:
         raise Problem(
             Kind.TOO_SLOW,
-            f"the body did not come within {BODY_TIMEOUT_MS} ms",
+            f"the body did not arrive within {BODY_TIMEOUT_MS} ms",
             field="body",
             limit=BODY_TIMEOUT_MS,
         ) from None
@@ -64,7 +66,7 @@ def _too_large(bytes_max: int) -> Problem:
 
 
 def parse_object(body: bytes, depth_max: int) -> dict[str, Any]:
-    """The JSON object in a body, nested at most `depth_max` deep."""
+    """The JSON object in a body, nested at most `depth_max` deep. Raises Problem."""
     if is_nested_deeper(body, depth_max):
         raise invalid("body", f"the body is nested deeper than {depth_max}", depth_max)
     try:
@@ -76,21 +78,8 @@ def parse_object(body: bytes, depth_max: int) -> dict[str, Any]:
     return document
 
 
-def parse_exactly(body: bytes) -> dict[str, Any]:
-    """What `parse_object` has found to be an object, with its numbers as int or Decimal: no float rounds them."""
-    return cast("dict[str, Any]", json.loads(body, parse_float=_decimal))
-
-
-def _decimal(text: str) -> Decimal:
-    try:
-        return Decimal(text)
-    except InvalidOperation:
-        # Its exponent is beyond what a Decimal holds. No field takes NaN, so the refusal names the field.
-        return Decimal("NaN")
-
-
 def parse_purchase(body: bytes, depth_max: int, key: str | None) -> Purchase:
-    """The purchase in a body; what it holds besides is ignored. `key` is the Idempotency-Key header."""
+    """The purchase in a body; other fields are ignored. `key` is the Idempotency-Key header. Raises Problem."""
     document = parse_object(body, depth_max)
     if float in map(type, document.values()):
         document = parse_exactly(body)
@@ -115,20 +104,5 @@ def parse_purchase(body: bytes, depth_max: int, key: str | None) -> Purchase:
 def parse_id(document: dict[str, Any], field: str) -> str:
     canonical = canonical_id(as_integer(document.get(field)))
     if canonical is None:
-        raise invalid(field, f"{field}: {'must be' if field in document else 'is missing; it is'} {ID_FORM}")
+        raise invalid(field, f"{field}: {'must be' if field in document else 'missing; must be'} {ID_FORM}")
     return canonical
-
-
-def as_integer(value: Any) -> Any:
-    """The int of a number without a fraction, such as 5.0 or 5e0, which JSON Schema counts as integers.
-
-    Anything else is returned as it is.
-    """
-    # The range first: an exponent may stand for more digits than memory holds.
-    is_whole = (
-        type(value) is Decimal
-        and value.is_finite()
-        and -INTEGER_ID_MAX <= value <= INTEGER_ID_MAX
-        and value == value.to_integral_value()
-    )
-    return int(value) if is_whole else value

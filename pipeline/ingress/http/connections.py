@@ -1,14 +1,14 @@
-"""The connections of a listener: how many may be open, and how long one may say nothing.
+"""The connections of a listener: how many may be open, and how long they may be silent.
 
-An open connection costs a descriptor whether it asks or not, so an anonymous client could take them all by asking
-nothing. Three limits prevent that: a connection that is too many gets a 503 and is closed, one whose first request has
-not come within `header_timeout_ms` is closed, and so is one that has been idle for `keep_alive_timeout_ms` since its
-last answer, also if half a request has come. One whose client takes none of an answer for `SEND_TIMEOUT_MS` is cut off,
-and so is one that has been closing for so long because its client does not take the rest. (How long a body may take is
-told in `bodies.py`.)
+An open connection costs a descriptor even without a request, so anonymous clients could use up all of them for free.
+Three limits prevent that. A connection above the maximum gets a 503 and is closed. One whose first request has not
+arrived within `header_timeout_ms` is closed. So is one that has been idle for `keep_alive_timeout_ms` since its last
+response, even if half a request has arrived. A connection is aborted if its client reads nothing of a response for
+`SEND_TIMEOUT_MS`, or if closing takes that long because the client does not read the rest. (`bodies.py` limits the time
+for a body.)
 
-An open connection also costs memory, so little is read of what nobody takes yet: few requests, and little of a body.
-(How long a head may be is told in `heads.py`.)
+An open connection also costs memory, so little is read ahead of the handlers: few requests, and little of a body.
+(`heads.py` limits the size of a head.)
 """
 
 import asyncio
@@ -27,36 +27,36 @@ from pipeline.ingress.http.problems import CONTENT_TYPE, Kind, Problem
 
 SEND_TIMEOUT_MS = 30_000
 REFUSALS_MAX = 256
-"""Refused connections that are open at the same time, until the client has closed; any further one is cut off."""
-REFUSAL_MS_MAX = 1_000
-FULL_SAID_MS = 10_000
-"""That a listener is full is said once in this time."""
+"""Refused connections open at a time, until their clients close them; any further one is aborted."""
+REFUSAL_TIMEOUT_MS = 1_000
+FULL_LOG_INTERVAL_MS = 10_000
+"""Minimum time between two log lines that say that a listener is full."""
 RECEIVE_BUFFER_BYTES = 32_768
-"""Of the kernel, which doubles it. One read may bring as much as is there, and it stays until it is parsed."""
+"""Per connection, in the kernel, which doubles it. One read may return all of it, to be kept until it is parsed."""
 BACKLOG_CONNECTIONS_MAX = 4_096
-DESCRIPTORS_BESIDE = 256
-"""For what is neither a client's connection nor one to Redis: Kafka, listeners, files."""
+OTHER_DESCRIPTORS = 256
+"""For everything except connections from clients and to Redis: Kafka, listeners, files."""
 
 logger = logging.getLogger(__name__)
 
 
 class TooFewDescriptors(OperatorError):
-    """The process may not open as many descriptors as its limits call for; the message names the settings."""
+    """The process may not open as many descriptors as its limits need; the message names the settings."""
 
 
 def raise_descriptor_limit(wanted: int, settings: str) -> None:
-    """Let this process open `wanted` descriptors beside `DESCRIPTORS_BESIDE`. Raises TooFewDescriptors.
+    """Let this process open `wanted` descriptors plus `OTHER_DESCRIPTORS`. Raises TooFewDescriptors.
 
-    `settings` are the names of the settings that `wanted` is the sum of.
+    `settings` are the names of the settings whose sum is `wanted`.
     """
-    needed = wanted + DESCRIPTORS_BESIDE
+    needed = wanted + OTHER_DESCRIPTORS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= needed:
         return
     if hard != resource.RLIM_INFINITY and hard < needed:
         raise TooFewDescriptors(
             f"{settings}: together they need {needed} open files, and the hard limit of this process"
-            f" (ulimit -Hn) is {hard}; raise that one or lower these"
+            f" (ulimit -Hn) is {hard}; raise it or lower these settings"
         )
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
@@ -73,7 +73,7 @@ class Gate:
     def __init__(
         self, connections_max: int, setting: str, header_timeout_ms: int, retry_after_s: int
     ) -> None:
-        """`setting` is the name of the one that `connections_max` is from."""
+        """`setting` is the name of the setting behind `connections_max`."""
         self.connections_max = connections_max
         self.header_timeout_s = header_timeout_ms / 1_000
         self.refusal = _refusal(connections_max, setting, retry_after_s)
@@ -81,14 +81,14 @@ class Gate:
         self.refused = 0
         self.refusing = 0
         self._setting = setting
-        self._said_at_s = -FULL_SAID_MS / 1_000
+        self._logged_at_s = -FULL_LOG_INTERVAL_MS / 1_000
 
     def note_full(self, now_s: float) -> None:
         self.refused += 1
-        if now_s - self._said_at_s >= FULL_SAID_MS / 1_000:
-            self._said_at_s = now_s
+        if now_s - self._logged_at_s >= FULL_LOG_INTERVAL_MS / 1_000:
+            self._logged_at_s = now_s
             logger.warning(
-                "%s: all %d connections are in use, %d were refused since the start",
+                "%s: all %d connections are in use, %d have been refused since the start",
                 *(self._setting, self.connections_max, self.refused),
             )
 
@@ -96,7 +96,7 @@ class Gate:
 def _refusal(limit: int, setting: str, retry_after_s: int) -> bytes:
     problem = Problem(
         Kind.UNAVAILABLE,
-        f"all connections that this listener may have are in use ({setting})",
+        f"all connections of this listener are in use ({setting})",
         limit=limit,
         retry_after_s=retry_after_s,
     )
@@ -109,7 +109,7 @@ def _refusal(limit: int, setting: str, retry_after_s: int) -> bytes:
 
 
 class Connection(web.RequestHandler):
-    """One connection. It counts from when it is made to when it is lost."""
+    """One connection. It counts towards the limit until it is lost."""
 
     __slots__ = ("_closing", "_first_request", "_gate", "_sending", "_stream")
 
@@ -124,12 +124,12 @@ class Connection(web.RequestHandler):
             read_bufsize=READ_BYTES_MAX,
         )
         self._parser = RequestParser(self, loop)  # type: ignore[assignment]
-        # The parser counts a request that was taken out before its body had come as one that waits. So it may stop one
-        # request early; unless the connection counts as full by then, nobody would tell it to go on.
+        # The parser counts a request as waiting even after it was dequeued, if that was before its body arrived. So the
+        # parser may pause one request early, and is only resumed if the connection counts as full by then.
         self._max_msg_queue_size = REQUESTS_WAITING_MAX - 1
         self._msg_queue_resume_size = self._max_msg_queue_size // 2
         self._gate = gate
-        # aiohttp forgets the transport when it closes it; until all is sent it can still be cut off.
+        # aiohttp drops the transport when it closes it, but until all is sent the transport can still be aborted.
         self._stream: asyncio.Transport | None = None
         self._first_request: asyncio.TimerHandle | None = None
         self._sending: asyncio.TimerHandle | None = None
@@ -161,7 +161,7 @@ class Connection(web.RequestHandler):
     def pause_writing(self) -> None:
         super().pause_writing()
         if self._sending is None:
-            self._sending = self._loop.call_later(SEND_TIMEOUT_MS / 1_000, self._cut_off)
+            self._sending = self._loop.call_later(SEND_TIMEOUT_MS / 1_000, self._abort)
 
     def resume_writing(self) -> None:
         super().resume_writing()
@@ -175,20 +175,20 @@ class Connection(web.RequestHandler):
         return len(self._messages)
 
     async def start(self) -> None:
-        """Answer requests, until the connection is to be closed."""
+        """Answer requests until the connection is to be closed."""
         try:
             await super().start()
         finally:
-            self._cut_off_unless_sent()
+            self._abort_unless_sent()
 
     def force_close(self) -> None:
         super().force_close()
-        self._cut_off_unless_sent()
+        self._abort_unless_sent()
 
     def eof_received(self) -> None:
         super().eof_received()
-        # The transport closes itself now.
-        self._cut_off_unless_sent()
+        # The transport now closes itself.
+        self._abort_unless_sent()
 
     def handle_error(
         self,
@@ -197,7 +197,7 @@ class Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """The answer to what is no HTTP, or too much of it. That is the client's fault, so it is not logged."""
+        """The response to malformed or oversized HTTP. That is the client's fault, so it is not logged."""
         if not isinstance(exc, HttpProcessingError):
             return super().handle_error(request, status, exc, message)
         response = malformed(exc).response()
@@ -210,20 +210,21 @@ class Connection(web.RequestHandler):
         if self._request_count == 0:
             self.force_close()
 
-    def _cut_off_unless_sent(self) -> None:
-        """Once the connection is being closed: a transport closes when all is sent, and would wait for ever."""
+    def _abort_unless_sent(self) -> None:
+        """Call this when closing: the transport closes once all is sent, and would wait for ever for that."""
         if self._stream is not None and self._closing is None:
-            self._closing = self._loop.call_later(SEND_TIMEOUT_MS / 1_000, self._cut_off)
+            self._closing = self._loop.call_later(SEND_TIMEOUT_MS / 1_000, self._abort)
 
-    def _cut_off(self) -> None:
+    def _abort(self) -> None:
         if self._stream is not None:
             self._stream.abort()
 
 
 class _Refused(asyncio.Protocol):
-    """A connection that is one too many: told so, then closed.
+    """A connection above the limit: it gets a 503, then it is closed.
 
-    It stays for a moment until the client has closed, for a close with unread bytes would take the answer back.
+    It stays open until the client closes it, for `REFUSAL_TIMEOUT_MS` at most: closing with unread bytes would discard
+    the response.
     """
 
     def __init__(self, gate: Gate, loop: asyncio.AbstractEventLoop) -> None:
@@ -239,7 +240,7 @@ class _Refused(asyncio.Protocol):
         if gate.refusing > REFUSALS_MAX:
             stream.abort()
             return
-        self._timer = self._loop.call_later(REFUSAL_MS_MAX / 1_000, stream.abort)
+        self._timer = self._loop.call_later(REFUSAL_TIMEOUT_MS / 1_000, stream.abort)
         stream.write(gate.refusal)
         stream.write_eof()
 
@@ -258,7 +259,7 @@ async def listen(
     keep_alive_timeout_ms: int,
     reuse_port: bool,
 ) -> asyncio.Server:
-    """Listen for the connections of `server`. Raises OSError if the address cannot be had."""
+    """Accept connections for `server`. Raises OSError if the address is not available."""
     loop = asyncio.get_running_loop()
 
     def connection() -> Connection:

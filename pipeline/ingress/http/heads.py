@@ -1,4 +1,4 @@
-"""The heads of requests: what a request may say before its body, so what an open connection may cost in memory."""
+"""The heads of requests: limits on what comes before a body, and so on the memory of an open connection."""
 
 import asyncio
 from typing import Any
@@ -11,29 +11,29 @@ from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from pipeline.ingress.http.problems import Problem, invalid
 
 HEAD_BYTES_MAX = 16_384
-"""Of the request line and all headers together."""
+"""The request line and all headers together."""
 HEADERS_MAX = 64
-"""Each costs some 300 bytes besides what it says."""
+"""Each costs about 300 bytes in addition to its text."""
 HEADER_BYTES_MAX = 8_192
-"""Of one header, its name included."""
+"""One header, including its name."""
 REQUEST_LINE_BYTES_MAX = 2_048
 REQUESTS_WAITING_MAX = 4
-"""Of one connection, behind the one that is being answered. What more has been sent is read when there is room."""
+"""Per connection, behind the one being answered. Further requests are read when there is room."""
 READ_BYTES_MAX = 4_096
-"""Of a body that nobody takes yet, twice as many are read."""
+"""Up to twice this much of a body is read ahead of its handler."""
 
 _TOO_MANY_HEADERS = "Too many headers received"
-"""As aiohttp's parsers say it."""
+"""The message of aiohttp's parsers."""
 _HEADER_BYTES_BESIDE = 4
-"""A colon, a space and the end of the line."""
+"""A colon, a space and the line ending."""
 
 
 class HeadTooLarge(HttpProcessingError):
-    """The request line and the headers are longer than `HEAD_BYTES_MAX` together."""
+    """The request line and the headers together are longer than `HEAD_BYTES_MAX`."""
 
 
 class RequestParser:
-    """aiohttp's parser of requests, with a limit on the whole of a head; aiohttp limits its parts."""
+    """aiohttp's request parser, plus a limit on a head as a whole; aiohttp only limits its parts."""
 
     def __init__(self, protocol: web.RequestHandler, loop: asyncio.AbstractEventLoop) -> None:
         self._protocol = protocol
@@ -45,19 +45,19 @@ class RequestParser:
             max_field_size=HEADER_BYTES_MAX,
             max_headers=HEADERS_MAX,
             payload_exception=web.RequestPayloadError,
-            # A compressed body is refused: unpacked, its size would be anybody's guess.
+            # A compressed body is refused: its size would be known only after unpacking.
             auto_decompress=False,
             max_msg_queue_size=REQUESTS_WAITING_MAX,
         )
         self._body: StreamReader = EMPTY_PAYLOAD
         self._pending_bytes = 0
-        """How many bytes have come since the last whole head, or the last byte of its body."""
+        """Bytes received since the last complete head, or since the last byte of its body."""
         self.message_consumed = self._parser.message_consumed
         self.pause_reading = self._parser.pause_reading
         self.set_upgraded = self._parser.set_upgraded
 
     def feed_data(self, data: bytes) -> tuple[Any, bool, bytes]:
-        """As aiohttp's. Raises HttpProcessingError."""
+        """Parse more bytes. Returns what aiohttp's parser returns. Raises HttpProcessingError."""
         body, body_bytes = self._body, self._body.total_bytes
         messages, upgraded, tail = self._parser.feed_data(data)
         if messages:
@@ -75,7 +75,7 @@ class RequestParser:
     def _refuse(self) -> None:
         if self._body.is_eof():
             raise HeadTooLarge(code=400)
-        # These are headers after a chunked body. Who reads it is to answer, and would wait for its end.
+        # Trailers of a chunked body: its handler would wait for the end of the body before it answers.
         self._protocol.force_close()
 
 
@@ -88,15 +88,15 @@ def _is_too_large(message_and_body: Any) -> bool:
 
 
 def malformed(error: HttpProcessingError) -> Problem:
-    """The problem of a request that is no HTTP, or says too much before its body."""
+    """The problem document for a request that is malformed HTTP or has too large a head."""
     if isinstance(error, HeadTooLarge):
-        reason = f"the request line and the headers are longer than {HEAD_BYTES_MAX} bytes together"
+        reason = f"the request line and the headers together are longer than {HEAD_BYTES_MAX} bytes"
         return invalid(None, reason, HEAD_BYTES_MAX)
     if isinstance(error, LineTooLong):
         limit = error.args[1]
         return invalid(None, f"the request line or a header is longer than {limit} bytes", limit)
     if error.message == _TOO_MANY_HEADERS:
         return invalid(None, f"the request has more than {HEADERS_MAX} headers", HEADERS_MAX)
-    # The first line is the parser's; what follows is what the client has sent.
+    # The first line is the parser's; the others quote what the client sent.
     reason = error.message.partition("\n")[0].rstrip(":")[:200].encode("ascii", "backslashreplace").decode()
     return invalid(None, f"the request is malformed: {reason}")

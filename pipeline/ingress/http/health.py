@@ -1,4 +1,4 @@
-"""Health: `live` (the event loop answers), `ready` (this process can serve), and both with their reasons."""
+"""Health: `live` (the event loop answers) and `ready` (this process can serve), both with reasons."""
 
 import asyncio
 import time
@@ -12,14 +12,15 @@ from pipeline.domain.times import rfc3339
 from pipeline.errors import RedisUnavailable
 from pipeline.ingress.command_log.group_commit import GroupCommit
 from pipeline.ingress.command_log.log_ends import LogEnds
+from pipeline.ingress.decisions.feed import ResultsFeed
 from pipeline.ingress.decisions.pace import PaceKeeper
-from pipeline.ingress.decisions.waiters import ResultsFeed
 from pipeline.ingress.http.answers import json_answer
 from pipeline.ingress.http.shared_reads import SharedReads
-from pipeline.stock.store import RedisFault, StockStore
+from pipeline.stock.client import RedisFault
+from pipeline.stock.store import StockStore
 
 KAFKA_SILENT_MS_MAX = 3_000
-"""The pace keeper asks the broker once a second; after this long without an answer it counts as away."""
+"""The pace keeper asks the broker once a second; after this long without an answer Kafka counts as unavailable."""
 REDIS_PING_TIMEOUT_MS = 1_000
 
 
@@ -76,8 +77,10 @@ class HealthRoutes:
         return json_answer(document, 503, {"Retry-After": str(self._retry_after_s)})
 
     def _kafka(self) -> str:
-        if away := [str(each) for each in range(self._commits.partitions) if self._commits.is_away(each)]:
-            return f"records of partition {', '.join(away)} are not acknowledged"
+        if overdue := [
+            str(each) for each in range(self._commits.partitions) if self._commits.is_overdue(each)
+        ]:
+            return f"records of partition {', '.join(overdue)} are not acknowledged"
         silent_ms = int((time.monotonic() - self._ends.answered_at_s) * 1_000)
         return "ok" if silent_ms <= KAFKA_SILENT_MS_MAX else f"no answer for {silent_ms} ms"
 
@@ -89,10 +92,10 @@ class HealthRoutes:
             return f"no answer for {REDIS_PING_TIMEOUT_MS} ms"
         except (RedisUnavailable, RedisFault) as error:
             return str(error)
-        except Exception as error:  # noqa: BLE001 -- whatever it is, who asks for health is told its name
+        except Exception as error:  # noqa: BLE001 -- a health check reports any error by its name
             return f"{type(error).__name__}: {error}"
         return self._keeper.fault or self._keeper.other_log or "ok"
 
-    async def _ping(self, _: str, asked: Sequence[None]) -> Sequence[None]:
+    async def _ping(self, _: str, questions: Sequence[None]) -> Sequence[None]:
         await self._store.ping()
-        return asked
+        return questions

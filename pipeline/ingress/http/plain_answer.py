@@ -1,7 +1,7 @@
-"""The answer to a purchase, put on the wire in one piece.
+"""The response to a purchase, written in one piece.
 
-aiohttp's own response keeps its headers in a table, completes them, writes them out and joins them with the body: a
-tenth of what a purchase costs the ingress, for headers that are nearly always the same.
+aiohttp's own response keeps its headers in a table, completes them, serializes them and joins them with the body. That
+is a tenth of what a purchase costs the ingress, for headers that are nearly always the same.
 """
 
 import time
@@ -20,7 +20,7 @@ _STATUS_LINES = {each.value: f"HTTP/1.1 {each.value} {each.phrase}\r\n" for each
 
 
 class PlainAnswer(web.StreamResponse):
-    """JSON for a POST (an answer to HEAD would have no body). `headers` have to be fit for the wire as they are."""
+    """A JSON response to a POST (a HEAD would need one without a body). `headers` are sent without any check."""
 
     def __init__(
         self, document: Mapping[str, Any], status: int, headers: Mapping[str, str] | None = None
@@ -32,16 +32,16 @@ class PlainAnswer(web.StreamResponse):
 
     @property
     def keep_alive(self) -> bool:
-        """Asked by aiohttp once the answer is out: whether the connection stays."""
+        """Whether the connection stays open; aiohttp reads this after sending the response."""
         return self._keeps_alive
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
-        """Write all of it. Raises ConnectionResetError if nobody is there any more."""
+        """Write the whole response. Raises ConnectionResetError if the client has disconnected."""
         transport = request.transport
         if transport is None or transport.is_closing():
             raise ConnectionResetError
         self._keeps_alive = request.keep_alive
-        head = [_STATUS_LINES[self.status], _always(int(time.time()))]
+        head = [_STATUS_LINES[self.status], _common_headers(int(time.time()))]
         if not self._keeps_alive:
             head.append("Connection: close\r\n")
         elif request.version < HttpVersion11:
@@ -50,7 +50,7 @@ class PlainAnswer(web.StreamResponse):
             head += [f"{name}: {value}\r\n" for name, value in self._own_headers.items()]
         head.append(f"Content-Length: {len(self._document)}\r\n\r\n")
         transport.write("".join(head).encode() + self._document)
-        # A client that sends on and reads nothing is not to fill our memory with answers.
+        # A client that keeps sending without reading must not fill our memory with responses.
         await request.writer.drain()
         return None
 
@@ -59,8 +59,8 @@ class PlainAnswer(web.StreamResponse):
 
 
 @lru_cache(maxsize=1)
-def _always(now_s: int) -> str:
-    """What every answer of this second has."""
+def _common_headers(now_s: int) -> str:
+    """The headers that all responses of this second share."""
     return (
         "Content-Type: application/json\r\n"
         f"Date: {formatdate(now_s, usegmt=True)}\r\n"

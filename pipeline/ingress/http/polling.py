@@ -1,4 +1,4 @@
-"""What became of a request: one look, a long poll, or a stream of events that ends with the decision."""
+"""The outcome of a request: by a poll, a long poll, or an event stream that ends with the decision."""
 
 import asyncio
 import logging
@@ -18,9 +18,9 @@ from pipeline.ingress.http.problems import invalid
 from pipeline.settings import Settings
 
 EVENT_PAUSE_MS = 1_000
-"""From one word to the next on an event stream while the request waits its turn."""
+"""Interval between messages on an event stream while the request is queued."""
 EVENT_STREAM_MS_MAX = 600_000
-"""A stream that is still open then is ended, also one whose client reads no more; browsers come back."""
+"""A stream that is open for this long is ended, even if its client does not read; browsers reconnect."""
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class PollingRoutes:
             decided = await self._decisions.find(receipt)
         else:
             decided = await self._decisions.wait(receipt, wait_ms)
-        # A poll that brings an answer is a 200, whatever the answer: the call itself has succeeded.
+        # A poll that returns a decision is a 200, whatever the decision: the call itself has succeeded.
         return json_answer(self._queued(receipt) if decided is None else _decided(receipt, decided))
 
     async def events(self, request: web.Request) -> web.StreamResponse:
@@ -66,13 +66,13 @@ class PollingRoutes:
                 async with asyncio.timeout(EVENT_STREAM_MS_MAX / 1_000):
                     await self._stream(response, receipt, decided)
             except (UnknownRequest, DecisionDeleted) as error:
-                # The status is out already, so what would have been the answer is the last event.
+                # The status has been sent already, so the problem document becomes the last event.
                 problem = self._admission.problem(request, error)
                 await response.write(_event("problem", problem.document()))
             except TimeoutError:
-                logger.info("the event stream of %s was open for %d ms, ended", receipt, EVENT_STREAM_MS_MAX)
+                logger.info("the event stream of %s is ended after %d ms", receipt, EVENT_STREAM_MS_MAX)
             except ConnectionError:
-                logger.debug("the client of the event stream of %s went away", receipt)
+                logger.debug("the client of the event stream of %s disconnected", receipt)
             return response
         finally:
             self.streams -= 1
@@ -80,17 +80,17 @@ class PollingRoutes:
     async def _stream(
         self, response: web.StreamResponse, receipt: Receipt, decided: DecisionRecord | None
     ) -> None:
-        told: dict[str, Any] | None = None
+        sent: dict[str, Any] | None = None
         while decided is None:
             queued = self._queued(receipt)
-            await response.write(b": waiting\n\n" if queued == told else _event("queued", queued))
-            told = queued
+            await response.write(b": waiting\n\n" if queued == sent else _event("queued", queued))
+            sent = queued
             if self._decisions.is_stopping:
                 return
             try:
                 decided = await self._decisions.wait(receipt, EVENT_PAUSE_MS)
             except (KafkaUnavailable, TooManyLookups, TooManyWaiters) as error:
-                logger.warning("the event stream of %s has to wait: %r", receipt, error)
+                logger.warning("the event stream of %s is delayed: %r", receipt, error)
                 await asyncio.sleep(EVENT_PAUSE_MS / 1_000)
         await response.write(_event("decided", _decided(receipt, decided)))
 
@@ -113,7 +113,7 @@ def _receipt(request: web.Request) -> Receipt:
     text = request.match_info["request_id"]
     receipt = parse_receipt(text)
     if receipt is None:
-        raise UnknownRequest(f"{text[:100]!r} is not a valid request id: its form is partition-offset-index")
+        raise UnknownRequest(f"{text[:100]!r} is not a valid request id: the form is partition-offset-index")
     return receipt
 
 

@@ -1,6 +1,6 @@
-"""Refusals as problem documents (RFC 9457): what went wrong, in which field, against which limit, when to come back.
+"""Refusals as problem documents (RFC 9457): what went wrong, in which field, at which limit, and when to retry.
 
-A `Problem` is raised anywhere on the way of a request and answered in one place, `admission.py`.
+A handler raises a `Problem` anywhere; `admission.py` turns it into the response.
 """
 
 from enum import Enum
@@ -16,22 +16,22 @@ CONTENT_TYPE = "application/problem+json"
 
 
 class Kind(Enum):
-    """What sort of refusal: its `type` is `urn:seckill:problem:` and the name; then the title and the HTTP status."""
+    """The kind of a refusal: the last part of its `type`, `urn:seckill:problem:{name}`; its title; its HTTP status."""
 
-    INVALID_REQUEST = ("invalid-request", "The request is not in the form that this call takes", 400)
-    NOT_SUPPORTED_YET = ("not-supported-yet", "This is not supported yet", 400)
-    FORBIDDEN = ("forbidden", "This call needs the admin scope", 403)
-    NOT_FOUND = ("not-found", "There is no such thing", 404)
-    METHOD_NOT_ALLOWED = ("method-not-allowed", "This path does not take that method", 405)
-    TOO_SLOW = ("too-slow", "The body took too long to come", 408)
-    CONFLICT = ("conflict", "The product is not in a state for this", 409)
-    GONE = ("gone", "The decision log no longer holds it", 410)
+    INVALID_REQUEST = ("invalid-request", "The request is not valid", 400)
+    NOT_SUPPORTED_YET = ("not-supported-yet", "Not supported yet", 400)
+    FORBIDDEN = ("forbidden", "This listener does not serve administration calls", 403)
+    NOT_FOUND = ("not-found", "Not found", 404)
+    METHOD_NOT_ALLOWED = ("method-not-allowed", "This path does not support the method", 405)
+    TOO_SLOW = ("too-slow", "The body arrived too slowly", 408)
+    CONFLICT = ("conflict", "The product's state does not allow this", 409)
+    GONE = ("gone", "The decision is no longer in the log", 410)
     TOO_LARGE = ("too-large", "The body is too large", 413)
-    UNSUPPORTED_MEDIA_TYPE = ("unsupported-media-type", "The body must be plain application/json", 415)
+    UNSUPPORTED_MEDIA_TYPE = ("unsupported-media-type", "The body must be uncompressed application/json", 415)
     BUSY = ("busy", "Too many requests", 429)
-    INTERNAL = ("internal", "An internal fault", 500)
-    UNAVAILABLE = ("unavailable", "The service can not do this now", 503)
-    NOT_DECIDED_YET = ("not-decided-yet", "The command is in the log and not decided yet", 504)
+    INTERNAL = ("internal", "Internal error", 500)
+    UNAVAILABLE = ("unavailable", "Temporarily unavailable", 503)
+    NOT_DECIDED_YET = ("not-decided-yet", "The command is in the log but not decided yet", 504)
 
     @property
     def status(self) -> int:
@@ -39,10 +39,10 @@ class Kind(Enum):
 
 
 class Problem(SeckillError):
-    """A refusal on its way to the client.
+    """A refusal, raised to become the response.
 
-    `field` is the member of the body, the query parameter or the header that is at fault, `limit` the limit that it
-    broke; `retry_after_s` becomes the header of that name, `allow` the methods that a 405 names.
+    `field` names the invalid body field, query parameter or header, `limit` the limit that was exceeded.
+    `retry_after_s` becomes the Retry-After header, `allow` the Allow header of a 405.
     """
 
     def __init__(

@@ -1,6 +1,6 @@
-"""The two purchase calls: into the log, and (the synchronous one) wait for the decision.
+"""The two purchase calls: both write the purchase to the log; the synchronous one also waits for the decision.
 
-Both answer at once where a refusal cannot change any more; such an answer has no request id.
+Both answer a final refusal at once; such an answer has no request id.
 """
 
 import time
@@ -50,7 +50,7 @@ class PurchaseRoutes:
         self._unknown = unknown
 
     def calls(self) -> dict[str, Handler]:
-        """The handlers by their path; both are for POST."""
+        """The handlers by path; both are for POST."""
         return {
             "/api/v1/seckill/purchase": self.purchase,
             "/api/v1/seckill/purchase/async": self.purchase_async,
@@ -60,7 +60,7 @@ class PurchaseRoutes:
         return [web.post(path, handler) for path, handler in self.calls().items()]
 
     async def purchase_async(self, request: web.Request) -> web.StreamResponse:
-        purchase = await self._wanted(request)
+        purchase = await self._read_purchase(request)
         if (final := await self._refusals.answer(purchase)) is not None:
             return _final_answer(purchase, final)
         self._limit_unknown(purchase.product_id)
@@ -79,7 +79,7 @@ class PurchaseRoutes:
         )
 
     async def purchase(self, request: web.Request) -> web.StreamResponse:
-        purchase = await self._wanted(request)
+        purchase = await self._read_purchase(request)
         if (final := await self._refusals.answer(purchase)) is not None:
             return _final_answer(purchase, final)
         self._decisions.check_room()
@@ -88,7 +88,7 @@ class PurchaseRoutes:
         acknowledged_s = time.monotonic()
         decided = await self._decisions.wait_for_own(receipt, self._wait_timeout_ms)
         if receipt.index == 0:
-            # Once for all buyers of the record.
+            # Once per record, not once per buyer.
             self._commits.note_decision(purchase.product_id, time.monotonic() - acknowledged_s)
         if decided is None:
             answer = Answer(Code.TIMED_OUT, None, None)
@@ -96,9 +96,9 @@ class PurchaseRoutes:
         else:
             answer = decided.answer(receipt.index) or Answer(Code.SYSTEM_ERROR, None, None)
             headers = decision_headers(answer, self._retry_after_s)
-        return PlainAnswer(_told(purchase, answer, receipt), http_status(answer.code), headers)
+        return PlainAnswer(_purchase_fields(purchase, answer, receipt), http_status(answer.code), headers)
 
-    async def _wanted(self, request: web.Request) -> Purchase:
+    async def _read_purchase(self, request: web.Request) -> Purchase:
         body = await read_body(request, self._body_bytes_max)
         purchase = parse_purchase(body, self._depth_max, request.headers.get("Idempotency-Key"))
         if not self._breakers.all_closed:
@@ -106,21 +106,21 @@ class PurchaseRoutes:
         return purchase
 
     def _limit_unknown(self, product_id: str) -> None:
-        """Nothing is awaited between this and the purchase's place in a record. Raises TooManyUnknownProducts."""
+        """Raises TooManyUnknownProducts. Nothing may be awaited between this and `submit`."""
         if not self._refusals.is_known(product_id) and not self._commits.is_gathering(product_id):
-            self._unknown.take()
+            self._unknown.count()
 
     def _refuse_while_open(self, partition: int) -> None:
-        """What nobody would decide for a while is not taken: the buyer hears it at once."""
+        """Raises BreakerOpen for a purchase that would not be decided for a while."""
         if wait_ms := self._breakers.retry_after_ms(partition, int(time.time() * 1_000)):
             raise BreakerOpen(wait_ms)
 
 
 def _final_answer(purchase: Purchase, answer: Answer) -> web.StreamResponse:
-    return PlainAnswer(_told(purchase, answer), http_status(answer.code))
+    return PlainAnswer(_purchase_fields(purchase, answer), http_status(answer.code))
 
 
-def _told(purchase: Purchase, answer: Answer, receipt: Receipt | None = None) -> dict[str, object]:
+def _purchase_fields(purchase: Purchase, answer: Answer, receipt: Receipt | None = None) -> dict[str, object]:
     return {
         **decision_fields(answer),
         **({} if receipt is None else {"request_id": str(receipt)}),

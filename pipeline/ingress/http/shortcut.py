@@ -1,7 +1,7 @@
-"""The way of a purchase past aiohttp's router and middlewares, which cost it a tenth of its CPU time in the ingress.
+"""Purchases bypass aiohttp's router and middlewares, which would take a tenth of their CPU time in the ingress.
 
-It is taken by a POST to exactly a purchase path. Whatever else comes (another method, a query, `Expect`) goes to the
-application, in which the same handlers are routed: so both ways answer the same.
+Only a POST to exactly a purchase path takes the shortcut. All other requests (another method, a query string, `Expect`)
+go to the application, which routes to the same handlers: so the answers are the same either way.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,10 @@ from pipeline.ingress.http.admission import Admission
 
 
 def shortcut(calls: Mapping[str, Handler], admission: Admission, application: Handler) -> Handler:
-    """A handler for aiohttp's server: POSTs to the paths in `calls` go through `admission` to their handlers."""
+    """A handler for aiohttp's server: POSTs to the paths in `calls` go through `admission` to their handlers.
+
+    All other requests go to `application`.
+    """
 
     async def handle(request: web.Request) -> web.StreamResponse:
         handler = calls.get(request.raw_path) if request.method == "POST" else None

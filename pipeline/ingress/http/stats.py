@@ -1,4 +1,4 @@
-"""What operators and buyers may read of a sale: a product's figures, a user's purchase, this process."""
+"""Statistics of a sale for operators and buyers: a product, a user's purchases, this process."""
 
 import asyncio
 import time
@@ -26,15 +26,16 @@ from pipeline.ingress.http.polling import PollingRoutes
 from pipeline.ingress.http.problems import invalid, not_found
 from pipeline.ingress.http.shared_reads import SharedReads
 from pipeline.kafka.topics import partition_of
-from pipeline.stock.store import OtherLog, ProductStock, StockStore
+from pipeline.stock.store import OtherLog, StockStore
+from pipeline.stock.values import ProductStock
 
 LIMITERS_SHOWN_MAX = 200
-"""Products among which `system/stats` looks for limiters, in each partition as many: each is a read of Redis."""
+"""Per partition, the products that `system/stats` checks for limiters: each costs a read of Redis."""
 LIMITERS_AGE_MS_MAX = 1_000
-"""They are read once in this time, however many ask."""
+"""The limiters are read once in this time, however many clients ask."""
 
 _Figures = tuple[ProductStock | None, int]
-"""A product, and how many buyers it has."""
+"""A product and its number of buyers."""
 _Tokens = dict[str, int] | None
 
 
@@ -82,7 +83,7 @@ class StatsRoutes:
         product, buyers = await self._figures.ask(product_id, None)
         if product is None:
             if self._refusals.is_known(product_id):
-                raise RedisUnavailable(f"Redis: product {product_id} was opened and is not there")
+                raise RedisUnavailable(f"Redis: product {product_id} was opened but is missing")
             raise not_found(f"product {product_id} was never opened", Code.NEVER_OPENED)
         return json_answer(
             {
@@ -155,30 +156,30 @@ class StatsRoutes:
         }
 
     def _queued(self, partition: int) -> int:
-        """An estimate: a partition's records that are not decided, times the purchases that a record held of late."""
+        """An estimate: the undecided records of a partition, times the recent average of purchases per record."""
         end, decided = self._decisions.log_end(partition), self._decisions.decided_offset(partition)
         return round(max(0, end - decided - 1) * self._keeper.paces[partition].purchases_per_record())
 
-    async def _read_figures(self, product_id: str, asked: Sequence[None]) -> Sequence[_Figures]:
+    async def _read_figures(self, product_id: str, questions: Sequence[None]) -> Sequence[_Figures]:
         self._keeper.assert_own_log()
         partition = partition_of(product_id, self._partitions)
         product = await self._store.product(partition, product_id)
         buyers = 0 if product is None else await self._store.buyer_count(partition, product_id)
-        return [(product, buyers)] * len(asked)
+        return [(product, buyers)] * len(questions)
 
     async def _read_wins(self, product_id: str, users: Sequence[str]) -> Sequence[list[Win]]:
         self._keeper.assert_own_log()
         return await self._store.wins_of(partition_of(product_id, self._partitions), product_id, users)
 
     async def _limiter_tokens(self) -> _Tokens:
-        """By product, how many requests its limiter would let through; None while Redis is away, or another log's."""
+        """By product, how many requests its limiter would admit; None if Redis is unavailable or another log's."""
         if self._last_tokens is not None:
             read_at_s, tokens = self._last_tokens
             if time.monotonic() - read_at_s <= LIMITERS_AGE_MS_MAX / 1_000:
                 return tokens
         return await self._tokens.ask("tokens", None)
 
-    async def _read_tokens(self, _: str, asked: Sequence[None]) -> Sequence[_Tokens]:
+    async def _read_tokens(self, _: str, questions: Sequence[None]) -> Sequence[_Tokens]:
         found: dict[str, int] = {}
         tokens: _Tokens = found
         try:
@@ -188,7 +189,7 @@ class StatsRoutes:
         except (RedisUnavailable, OtherLog):
             tokens = None
         self._last_tokens = time.monotonic(), tokens
-        return [tokens] * len(asked)
+        return [tokens] * len(questions)
 
     async def _tokens_of(self, partition: int) -> dict[str, int]:
         now_ms = int(time.time() * 1_000)

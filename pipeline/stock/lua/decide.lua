@@ -1,35 +1,31 @@
--- decide: decides a chunk of command records of one partition, all or none of it, once.
+-- decide: decides a chunk of commands of one partition, all or nothing, exactly once.
 --
--- Guarantees: fenced (nothing is written unless the cursor is where the caller left it); computes first, writes last;
--- no clock (each record brings its time, clamped here so that it never runs backwards); at most 2,000 purchases.
+-- Guarantees: fenced (nothing is written unless the cursor is where the caller expects it); computes first, writes
+-- last; no clock (each record carries its time, clamped here so that it never runs backwards); at most 2,000 purchases.
 --
 -- KEYS  1 cursor   2 set of products   then for product 1..P: its hash, its buyers
--- ARGV  1 after_offset: where the caller believes the cursor to be
---       2 results_position: the end of the decision log as the caller knows it: all results up to after_offset lie before
+-- ARGV  1 after_offset: where the caller expects the cursor
+--       2 results_position: the last known end of the decision log; all decisions up to after_offset lie before it
 --       3 partition   4 P   then P product ids
---       then for each record: offset, time_ms, product 1..P (0: malformed), the command as it came (malformed: the members of its decision, messages.py:malformed_members)
+--       then for each record: offset, time_ms, product 1..P (0: malformed), the command byte for byte (malformed: the
+--       members of its decision, pipeline/messages/decisions.py:malformed_members)
 -- Reply {1, {decision records}}
 --       {0, cursor}  STALE: the cursor is elsewhere; nothing was written
--- Errors: none of its own. The commands have passed pipeline/messages/decisions.py:decode_command, which is the only gate.
+-- Errors: none of its own. The commands have passed pipeline/messages/commands.py:decode_command, the only validation.
 -- include: codes
 -- include: limits
 -- include: limiter
+-- include: index_text
 -- include: wins
 -- include: product
+-- include: fence
 
-local cursor = redis.call('HMGET', KEYS[1], 'offset', 'time_ms', 'purchases', 'records')
-local at = cursor[1] or '-1'
-if at ~= ARGV[1] then return { 0, at } end
--- No cursor beside products: it was lost, and who believes to be at the beginning must look first.
-if not cursor[1] and redis.call('EXISTS', unpack(KEYS, 2)) > 0 then return { 0, at } end
-local time_ms = tonumber(cursor[2] or '0')
-local purchases, records = tonumber(cursor[3] or '0'), tonumber(cursor[4] or '0')
 local partition, product_count = ARGV[3], tonumber(ARGV[4])
 
 local products = {}
 for i = 1, product_count do products[i] = product_load(ARGV[4 + i], KEYS[1 + 2 * i], KEYS[2 + 2 * i]) end
 
-local function shut_code(product)
+local function off_sale_code(product)
   if product.state == 'closed' then return CODE.ENDED end
   if product.state ~= 'active' then return CODE.NOT_ACTIVE end
   if time_ms < product.start_ms then return CODE.NOT_STARTED end
@@ -41,27 +37,18 @@ local function head(offset, kind)
   return '{"source_offset":' .. offset .. ',"type":"' .. kind .. '","time_ms":' .. string.format('%.0f', time_ms)
 end
 
--- Strings, because a number costs a sprintf each time it is put into one, and there are hundreds of thousands a second.
+-- Cached strings: concatenating a number costs a sprintf, and there are hundreds of thousands a second.
 local TEXT = {}
 for _, code in pairs(CODE) do TEXT[code] = tostring(code) end
-local places = {}
-local function place(i)
-  local text = places[i]
-  if not text then
-    text = tostring(i - 1)
-    places[i] = text
-  end
-  return text
-end
 
--- decide_one(...) -> code, order id of the earlier win it refers to, whether the limiter let it through
-local function decide_one(product, shut, limited, wins, quantity, key)
+-- decide_one(...) -> code, order id of the earlier win that it refers to, whether the limiter let it through
+local function decide_one(product, off_sale, limited, wins, quantity, key)
   if quantity < 1 or quantity > QUANTITY_MAX then return CODE.INVALID_QUANTITY, nil, false end
   if key and wins then
     local order_id = win_by_key(wins, key, partition)
     if order_id then return CODE.SUCCESS, order_id, false end
   end
-  if shut then return shut, nil, false end
+  if off_sale then return off_sale, nil, false end
   if limited then return CODE.BUSY, nil, false end
   local units, count, first = 0, 0, nil
   if wins then units, count, first = wins_sum(wins, partition) end
@@ -72,15 +59,15 @@ local function decide_one(product, shut, limited, wins, quantity, key)
   return CODE.SUCCESS, nil, true
 end
 
--- decide_columns(...) -> codes and held as JSON parts, number that the limiter let through
-local function decide_columns(product, offset, command, shut, allowed)
+-- decide_columns(...) -> codes and held as JSON parts, how many the limiter let through
+local function decide_columns(product, offset, command, off_sale, allowed)
   local users, quantities, keys = command.users, command.quantities, command.keys
   local bought = {}
-  if keys or not shut then bought = redis.call('HMGET', product.buyers_key, unpack(users)) end
+  if keys or not off_sale then bought = redis.call('HMGET', product.buyers_key, unpack(users)) end
   local codes, held, passed = {}, {}, 0
   local fresh, order, counts, prefix = product.fresh, product.order, product.counts, offset .. ':'
-  -- Nearly all are one unit, no key, nothing won before: those are decided right here.
-  local plain = not shut and not quantities and not keys
+  -- The fast path: nearly all purchases are one unit, without a key, by a user without wins.
+  local plain = not off_sale and not quantities and not keys
   for i = 1, #users do
     local user = users[i]
     local wins = fresh[user] or bought[i]
@@ -91,16 +78,16 @@ local function decide_columns(product, offset, command, shut, allowed)
     else
       local quantity = quantities and quantities[i] or 1
       code, order_id, let_through =
-        decide_one(product, shut, passed >= allowed, wins, quantity, keys and keys[place(i)])
+        decide_one(product, off_sale, passed >= allowed, wins, quantity, keys and keys[index_text(i)])
     end
     if let_through then passed = passed + 1 end
     if order_id then
-      held[#held + 1] = '"' .. place(i) .. '":"' .. order_id .. '"'
+      held[#held + 1] = '"' .. index_text(i) .. '":"' .. order_id .. '"'
     elseif code == CODE.SUCCESS then
       local quantity = quantities and quantities[i] or 1
       if not fresh[user] then order[#order + 1] = user end
-      local win = prefix .. place(i)
-      if not plain then win = win_encode(offset, place(i), quantity, keys and keys[place(i)]) end
+      local win = prefix .. index_text(i)
+      if not plain then win = win_encode(offset, index_text(i), quantity, keys and keys[index_text(i)]) end
       if wins then win = wins .. '\n' .. win end
       fresh[user] = win
       product.stock, product.sold = product.stock - quantity, product.sold + quantity
@@ -115,10 +102,10 @@ local function decide_purchases(product, offset, command, value)
   local codes, held = {}, {}
   local rule, level, before, moment
   if product.opened then
-    local shut, allowed, passed = shut_code(product), #command.users, nil
-    if not shut then rule = product.rule end
+    local off_sale, allowed, passed = off_sale_code(product), #command.users, nil
+    if not off_sale then rule = product.rule end
     if rule then allowed, level, before, moment = limiter_admissible(rule, product.limiter, time_ms) end
-    codes, held, passed = decide_columns(product, offset, command, shut, allowed)
+    codes, held, passed = decide_columns(product, offset, command, off_sale, allowed)
     if rule then level = level + passed * (rule.algorithm == 'token_bucket' and 1000 or 1) end
   else
     for i = 1, #command.users do codes[i] = TEXT[CODE.NEVER_OPENED] end
@@ -163,7 +150,7 @@ local function decide_close(product, offset, value)
   return head(offset, 'close') .. refusal .. ',"command":' .. value .. '}'
 end
 
--- The last answer keeps each decision behind its length: a command may hold any bytes.
+-- The last answer prefixes each decision with its length, because a command may contain any bytes.
 local decisions, lengthened, last_offset = {}, {}, ARGV[1]
 for i = 5 + product_count, #ARGV, 4 do
   local offset, value = ARGV[i], ARGV[i + 3]

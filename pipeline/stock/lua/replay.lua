@@ -1,43 +1,27 @@
--- replay: does recorded decisions of one partition again on a Redis that has lost them.
+-- replay: applies recorded decisions of one partition to a Redis that lacks them.
 --
--- Guarantees: fenced like decide; what it leaves is what deciding left, to the last field (last_answer apart, which is
--- empty: all of it is in the decision log).
+-- Guarantees: fenced like decide; leaves the same state as deciding, field for field, except for last_answer, which is
+-- deleted: those decisions are in the decision log.
 --
 -- KEYS  1 cursor   2 set of products   then for product 1..P: its hash, its buyers
--- ARGV  1 after_offset: where the caller believes the cursor to be
+-- ARGV  1 after_offset: where the caller expects the cursor
 --       2 results_position: the position in the decision log after the last of these records
 --       3 P   then P product ids
 --       then for each decision record: its product 1..P (0: malformed), the record
 -- Reply {1}   done
 --       {0, cursor}  STALE: the cursor is elsewhere; nothing was written
--- Errors: none of its own; a record that no decider wrote fails in cjson, before anything is written.
+-- Errors: none of its own; a record that no decider wrote fails in cjson before anything is written.
+-- include: index_text
 -- include: wins
 -- include: product
+-- include: fence
 
-local cursor = redis.call('HMGET', KEYS[1], 'offset', 'time_ms', 'purchases', 'records')
-local at = cursor[1] or '-1'
-if at ~= ARGV[1] then return { 0, at } end
--- No cursor beside products: it was lost, and who believes to be at the beginning must look first.
-if not cursor[1] and redis.call('EXISTS', unpack(KEYS, 2)) > 0 then return { 0, at } end
-local time_ms = tonumber(cursor[2] or '0')
-local purchases, records = tonumber(cursor[3] or '0'), tonumber(cursor[4] or '0')
 local product_count = tonumber(ARGV[3])
 
 local products = {}
 for i = 1, product_count do products[i] = product_load(ARGV[3 + i], KEYS[1 + 2 * i], KEYS[2 + 2 * i]) end
 
--- Strings, because a number costs a sprintf each time it is put into one (as in decide.lua).
-local places = {}
-local function place(i)
-  local text = places[i]
-  if not text then
-    text = tostring(i - 1)
-    places[i] = text
-  end
-  return text
-end
-
--- replay_wins(...): `won` has the index of each purchase that took stock
+-- replay_wins(...): `won` is the list of indexes of the purchases that took stock
 local function replay_wins(product, command, offset, won)
   local users, quantities, keys = command.users, command.quantities, command.keys
   local names = {}
@@ -48,7 +32,7 @@ local function replay_wins(product, command, offset, won)
     local i, user = won[n], names[n]
     local wins = fresh[user] or bought[n]
     if not fresh[user] then order[#order + 1] = user end
-    local win = win_encode(offset, place(i), quantities and quantities[i] or 1, keys and keys[place(i)])
+    local win = win_encode(offset, index_text(i), quantities and quantities[i] or 1, keys and keys[index_text(i)])
     fresh[user] = wins and wins .. '\n' .. win or win
   end
 end
@@ -61,7 +45,7 @@ local function replay_purchases(product, decision, offset)
   for i = 1, #codes do
     local code = codes[i]
     counts[code] = (counts[code] or 0) + 1
-    if code == 1 and not (held and held[place(i)]) then won[#won + 1] = i end
+    if code == 1 and not (held and held[index_text(i)]) then won[#won + 1] = i end
   end
   if #won > 0 then replay_wins(product, decision.command, offset, won) end
   if decision.stock then product.stock, product.sold = decision.stock, decision.sold end

@@ -1,11 +1,12 @@
--- wipe: forgets all decided state of one partition, so that it can be made again from the decision log.
+-- wipe: deletes all decided state of one partition, so that it can be rebuilt from the decision log.
 --
--- KEYS  1 cursor   2 set of products   then whatever else there is of the partition
--- ARGV  1 after_offset: where the caller saw the cursor   2 prefix of the product hashes   3 prefix of the buyers hashes
+-- KEYS  1 cursor   2 set of products   then the partition's other keys that the caller found
+-- ARGV  1 after_offset: where the caller expects the cursor
+--       2 prefix of the product hashes   3 prefix of the buyers hashes
 -- Reply {1}   done
 --       {0, cursor}  STALE: the cursor is elsewhere; nothing was deleted
--- Errors: none of its own. (Products may have come since the keys were looked for: the set names them. All share the
--- cursor's hash tag.)
+-- Errors: none of its own. (The set names products that were added after the caller's scan. All keys share the cursor's
+-- hash tag.)
 local at = redis.call('HGET', KEYS[1], 'offset') or '-1'
 if at ~= ARGV[1] then return { 0, at } end
 for _, id in ipairs(redis.call('SMEMBERS', KEYS[2])) do

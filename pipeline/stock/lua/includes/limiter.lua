@@ -1,7 +1,7 @@
 -- Rate limiters: pipeline/domain/limiters.py in Lua, integer for integer. A state is the string "level:before:at".
 local WINDOW_MS = 1000
 
--- limiter_admissible(rule, state, time_ms) -> how many may pass, level, before, at
+-- limiter_admissible(rule, state, time_ms) -> how many requests may pass, level, before, at
 local function limiter_admissible(rule, state, time_ms)
   local level, before, at = string.match(state, '^(%d+):(%d+):(%d+)$')
   level, before, at = tonumber(level), tonumber(before), tonumber(at)
@@ -28,7 +28,7 @@ local function limiter_fade_ms(rule, before, count)
   return WINDOW_MS - math.floor(room / before)
 end
 
--- limiter_retry_after_ms(rule, level, before, time_ms) -> ms until one more may pass, if nobody else comes
+-- limiter_retry_after_ms(rule, level, before, time_ms) -> ms until one more request may pass if no other comes first
 local function limiter_retry_after_ms(rule, level, before, time_ms)
   if rule.algorithm == 'token_bucket' then
     return math.max(1, math.ceil((level + 1000 - rule.burst * 1000) / rule.requests_per_second))

@@ -1,4 +1,4 @@
--- One product while a script works on it: loaded once, changed in memory, written at the end.
+-- A product while a script runs: loaded once, changed in memory, written at the end.
 local PRODUCT_FIELDS = {
   'stock', 'sold', 'per_user_limit', 'start_ms', 'end_ms', 'state', 'price', 'limiter', 'rate_limit',
 }
@@ -13,7 +13,7 @@ local function product_rule(text)
   }
 end
 
--- product_load(id, product_key, buyers_key) -> product; product.opened is false where there is none
+-- product_load(id, product_key, buyers_key) -> product; product.opened is false if it does not exist
 local function product_load(id, product_key, buyers_key)
   local product = { id = id, key = product_key, buyers_key = buyers_key, counts = {}, fresh = {}, order = {} }
   local values = redis.call('HMGET', product_key, unpack(PRODUCT_FIELDS))
@@ -28,7 +28,7 @@ local function product_load(id, product_key, buyers_key)
   return product
 end
 
--- product_open(product, command): the product as the decoded open command says
+-- product_open(product, command): applies a decoded open command
 local function product_open(product, command)
   local rule = command.rate_limit
   product.opened, product.is_new = true, true
@@ -40,7 +40,7 @@ local function product_open(product, command)
   if rule then product.rate_limit = rule.algorithm .. ':' .. rule.requests_per_second .. ':' .. rule.burst end
 end
 
--- product_write(product, products_key): all that changed
+-- product_write(product, products_key): writes all that changed
 local function product_write(product, products_key)
   if not product.opened then return end
   if product.is_new then

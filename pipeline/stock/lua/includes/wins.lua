@@ -1,12 +1,12 @@
--- What a user won: his value in the buyers hash. "offset:index", then ":quantity" unless it is 1 and there is no key,
--- then ":key"; several wins are lines. A key is visible ASCII and stands last, so it may hold colons.
+-- A user's wins: their value in the buyers hash, one line per win. Each is "offset:index", then ":quantity" unless it
+-- is 1 and there is no key, then ":key". A key is visible ASCII and comes last, so it may contain colons.
 local function win_encode(offset, index, quantity, key)
   if key then return offset .. ':' .. index .. ':' .. quantity .. ':' .. key end
   if quantity ~= 1 then return offset .. ':' .. index .. ':' .. quantity end
   return offset .. ':' .. index
 end
 
--- wins_sum(wins) -> units held, number of wins, order id of the first
+-- wins_sum(wins, partition) -> units, number of wins, order id of the first
 local function wins_sum(wins, partition)
   local units, count, first = 0, 0, nil
   for line in string.gmatch(wins, '[^\n]+') do
@@ -18,7 +18,7 @@ local function wins_sum(wins, partition)
   return units, count, first
 end
 
--- win_by_key(wins, key) -> order id of the first win under this idempotency key, or nil
+-- win_by_key(wins, key, partition) -> order id of the first win under this idempotency key, or nil
 local function win_by_key(wins, key, partition)
   for line in string.gmatch(wins, '[^\n]+') do
     local offset, index, used = string.match(line, '^(%d+):(%d+):%d+:(.*)$')
@@ -27,7 +27,8 @@ local function win_by_key(wins, key, partition)
   return nil
 end
 
--- wins_write(buyers_key, order, wins): sets users in `order` to wins[user]; at most 2,000, which fits unpack's stack
+-- wins_write(buyers_key, order, wins): stores wins[user] for each user in `order`; at most 2,000, which fits
+-- unpack's stack
 local function wins_write(buyers_key, order, wins)
   if #order == 0 then return end
   local fields = {}

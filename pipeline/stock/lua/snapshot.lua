@@ -1,12 +1,10 @@
--- look: what decides about the next purchase of a product, and what some of its buyers have won, at one moment.
+-- snapshot: the state that decides a product's next purchase, and the wins of some of its buyers, at one moment.
 --
--- Guarantees: one atomic look, so that what it tells all belongs to the cursor and the log that it tells; it writes
--- nothing.
+-- Guarantees: one atomic read, so all that it returns belongs to the returned cursor and log; writes nothing.
 --
--- KEYS  1 cursor   2 the product's hash   3 the product's buyers   4 which log the partition belongs to
+-- KEYS  1 cursor   2 the product's hash   3 the product's buyers   4 the log that the partition belongs to
 -- ARGV  user ids, at most 1,000
--- Reply {log, offset, time_ms}             the log (false for none) and the cursor (false where there is none), of a
---                                          product that was never opened
+-- Reply {log, offset, time_ms}             for a product that was never opened; log and cursor are false if missing
 --       {log, offset, time_ms, {stock, state, start_ms, end_ms, per_user_limit}, {each user's wins, false for none}}
 -- Errors: none of its own.
 local log = redis.call('GET', KEYS[4])

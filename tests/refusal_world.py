@@ -1,7 +1,7 @@
-"""A partition as the ingress sees it, for tests of its final refusals: command log, Redis, decision log, feed, clock.
+"""A partition in memory, for tests of final refusals: command log, Redis, decision log, feed and clock.
 
-Nothing happens by itself. What a test wants to happen while somebody waits for Redis or Kafka it puts into `meanwhile`:
-each of these waits takes the next function from it, before it is answered.
+Nothing happens by itself. A test puts into `meanwhile` what happens while the ingress waits for Redis or Kafka: each
+point at which it waits, before and after a read, calls the next of these functions.
 """
 
 import asyncio
@@ -14,13 +14,13 @@ from typing import Any
 import orjson
 
 from pipeline.audit.fold import PartitionFold
-from pipeline.domain.finality import Standing
+from pipeline.domain.finality import SaleTerms
 from pipeline.domain.product import Opening, Product, Purchase
 from pipeline.ingress.final_refusals import FinalRefusals
 from pipeline.ingress.on_sale import OnSale
 from pipeline.messages.commands import OpenCommand, encode_open, encode_purchases
 from pipeline.messages.decisions import Answer, Decision, OpenDecision, PurchaseDecision
-from pipeline.stock.store import Look
+from pipeline.stock.values import ProductSnapshot
 
 PARTITION = 0
 SOLD_OUT = -2
@@ -28,24 +28,26 @@ SOLD_OUT = -2
 
 @dataclass
 class Moment:
-    """What the commands up to one of them add up to."""
+    """The state after the command at this offset."""
 
     offset: int
     time_ms: int
     products: dict[str, Product]
 
-    def look(self, product_id: str, users: Sequence[str]) -> Look:
+    def snapshot(self, product_id: str, users: Sequence[str]) -> ProductSnapshot:
         product = self.products.get(product_id)
         if product is None:
-            return Look(self.offset, self.time_ms, None, [])
-        terms = product.opening
-        standing = Standing(product.state, product.stock, terms.start_ms, terms.end_ms, terms.per_user_limit)
-        return Look(self.offset, self.time_ms, standing, [product.buyers.get(user, []) for user in users])
+            return ProductSnapshot(self.offset, self.time_ms, None, [])
+        opened = product.opening
+        terms = SaleTerms(product.state, product.stock, opened.start_ms, opened.end_ms, opened.per_user_limit)
+        return ProductSnapshot(
+            self.offset, self.time_ms, terms, [product.buyers.get(user, []) for user in users]
+        )
 
 
 @dataclass
 class Partition:
-    """The parts that processes share. `redis` is how many commands Redis knows, 0 for an empty one."""
+    """What the processes share. `redis` is the number of commands that Redis has applied, 0 if it is empty."""
 
     now_ms: int = 1_000
     moments: list[Moment] = field(default_factory=lambda: [Moment(-1, 0, {})])
@@ -59,14 +61,14 @@ class Partition:
         return len(self.records)
 
     def append(self, key: bytes | None, value: bytes) -> None:
-        """Acknowledge a command at the broker's time."""
+        """Append a command at the broker's time."""
         offset = self.end
         result = self._fold.decide(offset, self.now_ms, key, value)
-        self.records.append((key, written(result)))
+        self.records.append((key, decision_record(result)))
         self._remember(offset, key)
 
     def adjust(self, product_id: str, more: int) -> None:
-        """A command that is not there yet: stock comes back."""
+        """Append a command that no decider knows yet: it returns stock."""
         product = self._fold.products.get(product_id)
         if product is None:
             return
@@ -77,7 +79,7 @@ class Partition:
         self._remember(offset, key)
 
     def decide(self) -> None:
-        """Redis takes the next command, if it has state, and all decisions before are in the decision log."""
+        """Decide the next command, if Redis is up to date and all earlier decisions are committed."""
         if self.redis == self.committed < self.end:
             self.redis += 1
 
@@ -85,7 +87,7 @@ class Partition:
         self.committed = max(self.committed, self.redis)
 
     def replay(self) -> None:
-        """Redis gets back the next decision that it has lost."""
+        """Replay the next decision that Redis has lost."""
         if self.redis < self.committed:
             self.redis += 1
 
@@ -93,7 +95,7 @@ class Partition:
         self.redis = min(self.redis, left)
 
     def settle(self) -> None:
-        """Everything is decided and recorded."""
+        """Decide and commit everything."""
         self.redis = self.committed = self.end
 
     def _remember(self, offset: int, key: bytes | None) -> None:
@@ -105,7 +107,7 @@ class Partition:
 
 
 class Ingress:
-    """One process: its results feed begins at the end of the decision log, unless it is given what came before."""
+    """One process. Its results feed begins at `follows_from`, by default at the end of the decision log."""
 
     def __init__(
         self,
@@ -119,11 +121,11 @@ class Ingress:
         self.fed = partition.committed if follows_from is None else follows_from
         self.last = [-1]
         self.ends = [0]
-        self.is_heard = True
-        self.untold = 0
+        self.is_feed_live = True
+        self.understated_by = 0
         """By how many records the broker understates the end of the log, as the in-memory one does."""
         self.meanwhile: deque[Callable[[], Any]] = deque()
-        self.looks: list[list[str]] = []
+        self.snapshots: list[list[str]] = []
         self.refreshes = 0
         self.waits = 0
         self.on_sale = OnSale()
@@ -135,7 +137,7 @@ class Ingress:
             self.refusals.begin([partition.end])
 
     def feed(self) -> None:
-        """The feed brings the next decision."""
+        """Deliver the next decision."""
         if self.fed < self.partition.committed:
             key, record = self.partition.records[self.fed]
             self.last = [self.fed]
@@ -147,33 +149,33 @@ class Ingress:
             self.feed()
 
     def is_following(self, partition: int) -> bool:
-        return self.is_heard
+        return self.is_feed_live
 
-    async def look(self, partition: int, product_id: str, users: Sequence[str]) -> Look:
-        self.looks.append(list(users))
-        await self._let_happen()
+    async def snapshot(self, partition: int, product_id: str, users: Sequence[str]) -> ProductSnapshot:
+        self.snapshots.append(list(users))
+        await self._run_meanwhile()
         if self.fault is not None:
             raise self.fault
-        look = self.partition.moments[self.partition.redis].look(product_id, users)
-        await self._let_happen()
-        return look
+        snapshot = self.partition.moments[self.partition.redis].snapshot(product_id, users)
+        await self._run_meanwhile()
+        return snapshot
 
     async def refresh(self) -> None:
         self.refreshes += 1
-        await self._let_happen()
-        self.ends = [self.partition.end - self.untold]
-        await self._let_happen()
+        await self._run_meanwhile()
+        self.ends = [self.partition.end - self.understated_by]
+        await self._run_meanwhile()
 
     async def wait(self, partition: int, offset: int, timeout_ms: int) -> None:
         self.waits += 1
-        await self._let_happen()
+        await self._run_meanwhile()
 
     async def buy(
         self, product_id: str, user_id: str, quantity: int = 1, key: str | None = None
     ) -> Answer | None:
         return await self.refusals.answer(Purchase(product_id, user_id, quantity, key))
 
-    async def _let_happen(self) -> None:
+    async def _run_meanwhile(self) -> None:
         if self.meanwhile:
             self.meanwhile.popleft()()
         await asyncio.sleep(0)
@@ -184,8 +186,8 @@ class _Ends:
     ends: list[int]
 
 
-def written(result: Decision) -> bytes:
-    """The decision record, as far as anybody looks into it here."""
+def decision_record(result: Decision) -> bytes:
+    """The decision record, with only the fields that are read here."""
     document: dict[str, Any] = {"source_offset": result.source_offset}
     if isinstance(result, PurchaseDecision):
         document |= {"type": "purchase", "time_ms": result.time_ms, "codes": result.codes}
@@ -199,8 +201,8 @@ def written(result: Decision) -> bytes:
 
 
 def opening(product_id: str = "p", stock: int = 1, **terms: Any) -> tuple[bytes, bytes]:
-    whole = {"name": "n", "price": "1", "start_ms": 0, "end_ms": 10**12, "stock": stock} | terms
-    return product_id.encode(), encode_open(OpenCommand(product_id, Opening(**whole)))
+    fields = {"name": "n", "price": "1", "start_ms": 0, "end_ms": 10**12, "stock": stock} | terms
+    return product_id.encode(), encode_open(OpenCommand(product_id, Opening(**fields)))
 
 
 def purchase(*users: str, product_id: str = "p", **columns: Any) -> tuple[bytes, bytes]:
@@ -208,7 +210,7 @@ def purchase(*users: str, product_id: str = "p", **columns: Any) -> tuple[bytes,
 
 
 def sold_out_partition() -> Partition:
-    """One piece of p, which alice has."""
+    """One unit of p, which alice has bought."""
     partition = Partition()
     partition.append(*opening())
     partition.append(*purchase("alice"))

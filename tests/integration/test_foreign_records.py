@@ -1,4 +1,4 @@
-"""Records of a newer format, which end a process, and records that nobody of ours wrote, which do not."""
+"""Records of a newer format end a process; records that no process of ours wrote do not."""
 
 import asyncio
 import time
@@ -16,8 +16,9 @@ from servers import Kafka
 
 from pipeline.breakers import BreakerBoard, follow_control
 from pipeline.domain.breaker import BreakerState
+from pipeline.ingress.decisions.feed import ResultsFeed
 from pipeline.ingress.decisions.fetcher import DecisionFetcher
-from pipeline.ingress.decisions.waiters import ResultsFeed, Waiters
+from pipeline.ingress.decisions.waiters import Waiters
 from pipeline.kafka.log_reader import LogReader
 from pipeline.kafka.producer import LogProducer
 from pipeline.kafka.record_format import FORMAT_VERSION, NewerFormat, refuse_newer
@@ -33,7 +34,7 @@ from pipeline.stock.store import StockStore
 NEWER = FORMAT_VERSION + 1
 NEWER_HEADERS = [("v", b"%d" % NEWER)]
 WITHIN_S = 20.0
-STRANGERS: list[bytes | None] = [
+FOREIGN_VALUES: list[bytes | None] = [
     None,
     b"",
     b"\xff\xfe",
@@ -49,7 +50,7 @@ STRANGERS: list[bytes | None] = [
 
 @pytest.fixture
 async def producer(kafka: Kafka) -> AsyncIterator[AIOKafkaProducer]:
-    """Another program's."""
+    """The producer of another program."""
     producer = AIOKafkaProducer(bootstrap_servers=kafka.bootstrap)
     await producer.start()
     yield producer
@@ -64,10 +65,8 @@ async def write(
 
 @pytest.mark.durable
 @pytest.mark.parametrize("codec", ["gzip", "snappy", "lz4", "zstd"])
-async def test_records_are_read_whatever_another_program_compressed_them_with(
-    kafka: Kafka, codec: str
-) -> None:
-    # A topic as a broker makes it by itself: one of ours has the broker decompress.
+async def test_records_of_other_programs_are_read_in_every_compression(kafka: Kafka, codec: str) -> None:
+    # A topic with the broker's defaults: on our own topics the broker decompresses.
     name = f"t{uuid.uuid4().hex[:8]}"
     await make_topic(kafka.bootstrap, NewTopic(name, 1, 1))
     foreign = AIOKafkaProducer(bootstrap_servers=kafka.bootstrap, compression_type=codec)
@@ -101,19 +100,19 @@ class Record:
 
 
 @pytest.mark.parametrize("version", [b"1", b"2", b"", b"x", b"-9", b"9" * 5_000, "٣".encode(), None])
-def test_what_this_version_reads_or_another_program_wrote_is_read(version: bytes | None) -> None:
+def test_known_versions_and_foreign_version_headers_are_accepted(version: bytes | None) -> None:
     refuse_newer("t", 0, [Record(), Record(("origin", b"x"), ("v", version))])
 
 
 @pytest.mark.parametrize("headers", [[("v", b"3")], [("v", b"1"), ("v", b"12")], [("a", b""), ("v", b"03")]])
-def test_a_newer_format_is_refused_and_named(headers: list[tuple[str, bytes | None]]) -> None:
+def test_a_newer_format_is_refused_with_its_version(headers: list[tuple[str, bytes | None]]) -> None:
     with pytest.raises(
         NewerFormat, match=r"^t/4: the record at offset 7 has format version (3|12|03), .* up to 2"
     ):
         refuse_newer("t", 4, [Record(("v", b"2")), Record(*headers)])
 
 
-async def test_who_reads_a_log_meets_the_newer_format(
+async def test_every_reader_of_a_log_fails_at_a_newer_format(
     kafka: Kafka, redis_url: str, fresh_topics: Topics, producer: AIOKafkaProducer
 ) -> None:
     topics, name = fresh_topics, fresh_topics.results.name
@@ -152,11 +151,11 @@ async def test_who_reads_a_log_meets_the_newer_format(
         await decisions.stop()
 
 
-async def test_bad_news_of_breakers_is_passed_over(
+async def test_foreign_records_about_breakers_are_skipped(
     kafka: Kafka, fresh_topics: Topics, producer: AIOKafkaProducer
 ) -> None:
-    for stranger in STRANGERS:
-        await write(producer, fresh_topics.control.name, 0, stranger)
+    for value in FOREIGN_VALUES:
+        await write(producer, fresh_topics.control.name, 0, value)
     open_until = BreakerChange(2, BreakerState.OPEN, 1, 2)
     await write(producer, fresh_topics.control.name, 0, encode_breaker(open_until)[1])
     board = BreakerBoard()
@@ -176,7 +175,7 @@ async def own_topics(kafka: Kafka, topics_file: Path) -> Topics:
     return topics
 
 
-async def test_a_follower_goes_on_over_strangers_and_ends_at_a_newer_format(
+async def test_a_follower_skips_foreign_records_and_ends_at_a_newer_format(
     kafka: Kafka, redis_url: str, topics_file: Path, own_topics: Topics, producer: AIOKafkaProducer
 ) -> None:
     store = StockStore(redis_url, 2_000)
@@ -185,11 +184,11 @@ async def test_a_follower_goes_on_over_strangers_and_ends_at_a_newer_format(
     decisions = Decisions(own_topics, store, own)
     results, partition = own_topics.results.name, decisions.partition("1")
     try:
-        for stranger in STRANGERS:
-            await write(producer, results, partition, stranger)
-            await write(producer, own_topics.control.name, 0, stranger)
+        for value in FOREIGN_VALUES:
+            await write(producer, results, partition, value)
+            await write(producer, own_topics.control.name, 0, value)
         await decisions.open("1", 5)
-        await write(producer, results, partition, STRANGERS[-1])
+        await write(producer, results, partition, FOREIGN_VALUES[-1])
         await decisions.decide(encode_purchases("1", ["a", "b"]))
         follower = Follower("follower-1", kafka, topics_file, f"t{uuid.uuid4().hex[:8]}")
         with follower:

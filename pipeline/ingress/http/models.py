@@ -1,0 +1,302 @@
+"""The bodies of all HTTP requests and answers. `/openapi.json` is generated from these models.
+
+Administration calls parse their bodies with them. Purchases have a handwritten parser, because there are many, and
+answers are built by hand; tests check both against the models.
+"""
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    MISSING,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Json,
+    Tag,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic.json_schema import SkipJsonSchema
+from typing_extensions import TypeAliasType
+
+from pipeline.domain.breaker import BreakerState
+from pipeline.domain.codes import Code
+from pipeline.domain.finality import FINAL_CODES
+from pipeline.domain.limiters import BURST_MAX, REQUESTS_PER_SECOND_MAX, Algorithm
+from pipeline.domain.product import PER_USER_LIMIT_MAX, QUANTITY_MAX, STOCK_MAX, SaleState
+from pipeline.ingress.http.fields import (
+    ID_REQUIRED,
+    PRICE_REQUIRED,
+    TIME_REQUIRED,
+    Form,
+    Id,
+    PaymentTimeoutMs,
+    Price,
+    Rfc3339,
+    Text,
+    Waitlist,
+    Whole,
+)
+from pipeline.messages.commands import NAME_LENGTH_MAX
+from pipeline.messages.json_schema import Among
+
+STATUS_LENGTH_MAX = 32
+_BUCKET, _WINDOW = "(bucket)", "(window)"
+RATE_LIMIT_KINDS = (_BUCKET, _WINDOW)
+"""Tags of the union: one of them follows `rate_limit` in the location of a validation error."""
+
+RequestId = TypeAliasType("RequestId", Annotated[str, Field(pattern="^[0-9]+-[0-9]+-[0-9]+$")])
+Count = TypeAliasType("Count", Annotated[int, Field(ge=0)])
+AnswerCode = TypeAliasType("AnswerCode", Annotated[int, Among(tuple(Code))])
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True)
+
+
+# --- requests ---------------------------------------------------------------------------------------------------
+
+
+class UnknownField(ValueError):
+    """A body has a field that its call does not know; `known` are the fields that it knows."""
+
+    def __init__(self, name: str, known: list[str]) -> None:
+        super().__init__(f"unknown field; the known fields are {', '.join(known)}")
+        self.name = name
+
+
+class _Administration(_Body):
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown(cls, document: Any) -> Any:
+        if isinstance(document, dict) and (unknown := sorted(document.keys() - cls.model_fields.keys())):
+            raise UnknownField(unknown[0], sorted(cls.model_fields))
+        return document
+
+
+class PurchaseRequest(_Body):
+    model_config = ConfigDict(extra="allow")
+
+    product_id: Id
+    user_id: Id
+    quantity: Annotated[int, Whole(1, QUANTITY_MAX)] = 1
+
+
+_ALGORITHMS = Form(f"one of {', '.join(Algorithm)}", ", ".join(Algorithm))
+_RequestsPerSecond = Annotated[int, Whole(1, REQUESTS_PER_SECOND_MAX)]
+
+
+class TokenBucket(_Administration):
+    algorithm: Annotated[Literal[Algorithm.TOKEN_BUCKET], _ALGORITHMS] = Algorithm.TOKEN_BUCKET
+    requests_per_second: _RequestsPerSecond
+    burst: Annotated[int | MISSING, Whole(1, BURST_MAX)] = MISSING
+    """By default equal to requests_per_second"""
+
+
+class Window(_Administration):
+    algorithm: Annotated[Literal[Algorithm.SLIDING_WINDOW, Algorithm.FIXED_WINDOW], _ALGORITHMS]
+    requests_per_second: _RequestsPerSecond
+    burst: SkipJsonSchema[Any] = MISSING
+
+    @field_validator("burst")
+    @classmethod
+    def _refuse_burst(cls, _: Any, info: ValidationInfo) -> Any:
+        raise ValueError(f"only for {Algorithm.TOKEN_BUCKET}, not {info.data['algorithm']}")
+
+
+def _kind_of_rate_limit(document: Any) -> str:
+    windows = [Algorithm.SLIDING_WINDOW, Algorithm.FIXED_WINDOW]
+    return _WINDOW if isinstance(document, dict) and document.get("algorithm") in windows else _BUCKET
+
+
+class Prewarm(_Administration):
+    # The problem document names the first invalid field in this order.
+    product_id: Annotated[Id, ID_REQUIRED]
+    payment_timeout_ms: PaymentTimeoutMs = 0
+    waitlist: Waitlist = False
+    start_time: Annotated[Rfc3339, TIME_REQUIRED]
+    end_time: Annotated[Rfc3339, TIME_REQUIRED]
+    product_name: Annotated[str, Text(1, NAME_LENGTH_MAX)]
+    price: Annotated[Price, PRICE_REQUIRED]
+    """Exact, with up to 4 decimals"""
+    stock: Annotated[int, Whole(0, STOCK_MAX)]
+    status: Annotated[str, Text(1, STATUS_LENGTH_MAX, "; any value other than 'active' means paused")] = (
+        "active"
+    )
+    per_user_limit: Annotated[int, Whole(1, PER_USER_LIMIT_MAX)] = 1
+    rate_limit: Annotated[
+        Annotated[
+            Annotated[TokenBucket, Tag(_BUCKET)] | Annotated[Window, Tag(_WINDOW)],
+            Discriminator(_kind_of_rate_limit),
+        ]
+        | None,
+        Form("an object"),
+    ] = None
+
+    @field_validator("end_time")
+    @classmethod
+    def _after_start(cls, end_ms: int, info: ValidationInfo) -> int:
+        if end_ms <= info.data.get("start_time", -1):
+            raise ValueError("must be after start_time")
+        return end_ms
+
+
+class Close(_Administration):
+    product_id: Annotated[Id, ID_REQUIRED]
+
+
+# --- answers ----------------------------------------------------------------------------------------------------
+
+
+class _Decision(_Body):
+    code: AnswerCode
+    message: str
+    success: bool
+    remaining_stock: int | None
+    order_id: str | None
+
+
+class PurchaseAnswer(_Decision):
+    request_id: RequestId
+    product_id: Id
+    user_id: Id
+
+
+class FinalAnswer(_Decision):
+    """An answer that can never change. It is given without the log, so it has no request id."""
+
+    code: Annotated[int, Among(FINAL_CODES)]
+    product_id: Id
+    user_id: Id
+
+
+PurchaseOrFinalAnswer = TypeAliasType("PurchaseOrFinalAnswer", PurchaseAnswer | FinalAnswer)
+
+
+class Accepted(_Body):
+    message: str
+    request_id: RequestId
+    product_id: Id
+    user_id: Id
+    status_url: str
+
+
+class Queued(_Body):
+    request_id: RequestId
+    status: Literal["queued"]
+    ahead: Count
+    eta_ms: Count | None
+
+
+class Decided(_Decision):
+    request_id: RequestId
+    status: Literal["decided"]
+
+
+RequestStatus = TypeAliasType("RequestStatus", Queued | Decided)
+
+
+class Problem(_Body):
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: AnswerCode
+    field: str | MISSING = MISSING
+    limit: int | str | MISSING = MISSING
+
+
+class QueuedEvent(_Body):
+    event: Literal["queued"]
+    data: Json[Queued]
+
+
+class DecidedEvent(_Body):
+    event: Literal["decided"]
+    data: Json[Decided]
+
+
+class ProblemEvent(_Body):
+    event: Literal["problem"]
+    data: Json[Problem]
+
+
+Event = TypeAliasType("Event", QueuedEvent | DecidedEvent | ProblemEvent)
+
+
+class RateLimit(_Body):
+    requests_per_second: _RequestsPerSecond
+    burst: Annotated[int, Whole(1, BURST_MAX)]
+    algorithm: Algorithm
+
+
+class Activity(_Body):
+    product_name: str
+    price: float
+    initial_stock: Count
+    start_time: datetime
+    end_time: datetime
+    status: SaleState
+    per_user_limit: Annotated[int, Field(ge=1)]
+    rate_limit: RateLimit | None
+
+
+class ProductStats(_Body):
+    product_id: Id
+    current_stock: Count
+    user_count: Count
+    activity_info: Activity
+    sold: Count
+    rejected: dict[str, Count]
+    """By code"""
+    decided: Count
+    queued: Count
+    """Purchases queued in the product's partition, an estimate"""
+    answered_without_log: Count
+    """Purchases that this process answered at once because the answer could not change; they are not in the log and
+    not counted in `decided`"""
+
+
+class Purchased(_Body):
+    product_id: Id
+    user_id: Id
+    purchased: bool
+    quantity: Annotated[int, Field(ge=1)] | MISSING = MISSING
+    order_id: RequestId | MISSING = MISSING
+
+
+class SystemStats(_Body):
+    service_stats: dict[str, Any]
+    queue_stats: dict[str, Any]
+    """By partition"""
+    circuit_breaker_state: dict[str, BreakerState]
+    """By partition"""
+    limiter_tokens: dict[str, int] | None
+    """By product, for those with a rate limit among up to 200 products of each partition. Up to a second old; null
+    while unavailable"""
+
+
+class Service(_Body):
+    name: str
+    version: str
+
+
+class Health(_Body):
+    status: Literal["ok", "unavailable"]
+    timestamp: datetime
+    service: Service
+    checks: dict[str, str]
+
+
+class Opened(_Body):
+    message: str
+    product_id: Id
+    stock: Count
+
+
+class Closed(_Body):
+    message: str
+    product_id: Id

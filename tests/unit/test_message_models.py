@@ -1,0 +1,396 @@
+"""The hand-written decoders accept what the models of `pipeline/messages/models.py` describe.
+
+Both get the same parsed JSON. Only the decoders check the text: its size, how deeply it is nested, and whether it is
+JSON at all. Our parser reads an integer beyond 64 bits as a float, so both refuse it.
+"""
+
+import json
+import re
+from typing import Any
+
+import orjson
+import pytest
+from commands import commands
+from hypothesis import assume, example, given, settings
+from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
+from mutations import changed_once, nearly
+from pydantic import MISSING, TypeAdapter, ValidationError
+from records import bought, closed, malformed, opened
+
+from pipeline.domain.breaker import BreakerState
+from pipeline.domain.limiters import Algorithm, Rule
+from pipeline.domain.product import STOCK_MAX, Opening, Purchases, Refusal
+from pipeline.kafka.topics import load_topics
+from pipeline.messages.breakers import BadControlRecord, BreakerChange, decode_breaker, encode_breaker
+from pipeline.messages.commands import (
+    PURCHASES_PER_RECORD_MAX,
+    CloseCommand,
+    Command,
+    MalformedCommand,
+    OpenCommand,
+    PurchaseCommand,
+    RawCommand,
+    decode_command,
+    encode_close,
+    encode_open,
+    encode_purchases,
+)
+from pipeline.messages.decisions import (
+    CloseDecision,
+    Decision,
+    MalformedDecision,
+    NotADecision,
+    OpenDecision,
+    PurchaseDecision,
+    decode_decision,
+)
+from pipeline.messages.fields import TIME_MS_MAX
+from pipeline.messages.models import (
+    BreakerValue,
+    CloseCommandValue,
+    CloseDecisionValue,
+    CommandValue,
+    DecisionValue,
+    MalformedDecisionValue,
+    OpenCommandValue,
+    OpenDecisionValue,
+    OrderValue,
+    PurchaseCommandValue,
+    PurchaseDecisionValue,
+)
+from pipeline.messages.orders import BadOrder, decode_order
+from pipeline.settings import Profile
+
+RULE = Rule(Algorithm.TOKEN_BUCKET, 5, 7)
+COMMANDS = [
+    encode_purchases("1", ["a", "b"], [1, 2], {0: "k", 1: "l"}),
+    encode_purchases("1", ["a"]),
+    encode_open(OpenCommand("1", Opening("n", "9.90", 5, 1_000, 1_000, rate_limit=RULE))),
+    encode_close("1"),
+]
+DECISIONS = [
+    opened(0, "1", 5, rate_limit=RULE),
+    opened(0, "1", 5, refusal="already_open"),
+    closed(1, "1"),
+    closed(1, "1", refusal="never_opened"),
+    bought(2, "1", [1, -2, -3, -9], stock=3, sold=1, held={"2": "0-1-1"}, limiter="1:2:3", retry_after_ms=9),
+    bought(3, "1", [-1]),
+    malformed(4),
+    b'{"source_offset":5,"type":"malformed","time_ms":1,"error":"value: not JSON"}',
+]
+ORDER = {
+    "event": "CREATED",
+    "order_id": "0-1-2",
+    "product_id": "1",
+    "user_id": "a",
+    "quantity": 2,
+    "price": "9.90",
+    "amount": "19.80",
+    "at_ms": 7,
+    "pay_before_ms": None,
+}
+BREAKER = orjson.loads(encode_breaker(BreakerChange(2, BreakerState.OPEN, 5, 9))[1])
+COMMAND_FIELDS = sorted({name for value in COMMANDS for name in orjson.loads(value)})
+DECISION_FIELDS = sorted({name for value in DECISIONS for name in orjson.loads(value)})
+
+SCHEMAS = {name: Draft202012Validator(topic.payload) for name, topic in load_topics(Profile.LOCAL)}
+
+as_command: TypeAdapter[Any] = TypeAdapter(CommandValue)
+as_decision: TypeAdapter[Any] = TypeAdapter(DecisionValue)
+as_order: TypeAdapter[Any] = TypeAdapter(OrderValue)
+as_breaker: TypeAdapter[Any] = TypeAdapter(BreakerValue)
+many = settings(max_examples=300, deadline=None)
+
+
+def described(adapter: TypeAdapter[Any], document: object) -> Any:
+    """This document as its model; None if the model does not describe it."""
+    try:
+        return adapter.validate_python(document)
+    except ValidationError:
+        return None
+
+
+def or_none(value: Any) -> Any:
+    return None if value is MISSING else value
+
+
+def text_of(document: object) -> bytes:
+    return json.dumps(document, separators=(",", ":")).encode("utf-8", "surrogatepass")
+
+
+# --- commands -----------------------------------------------------------------------------------------------
+
+
+def command_of(model: Any) -> Command:
+    if isinstance(model, PurchaseCommandValue):
+        keys = {int(index): key for index, key in (or_none(model.keys) or {}).items()}
+        return PurchaseCommand(model.product_id, Purchases(model.users, or_none(model.quantities), keys))
+    if isinstance(model, OpenCommandValue):
+        rule = or_none(model.rate_limit)
+        opening = Opening(
+            model.name,
+            model.price,
+            model.stock,
+            model.start_ms,
+            model.end_ms,
+            model.state,
+            model.per_user_limit,
+            rule and Rule(rule.algorithm, rule.requests_per_second, rule.burst),
+        )
+        return OpenCommand(model.product_id, opening)
+    assert isinstance(model, CloseCommandValue)
+    return CloseCommand(model.product_id)
+
+
+def decoded_command(value: bytes, document: Any) -> Command | None:
+    product_id = document.get("product_id") if isinstance(document, dict) else None
+    try:
+        return decode_command(product_id.encode() if isinstance(product_id, str) else b"1", value)
+    except MalformedCommand:
+        return None
+
+
+valid_commands = st.sampled_from(COMMANDS) | commands().map(lambda record: record[1]).filter(
+    lambda value: bool(value) and value[:1] == b"{" and b"[[[[" not in value
+)
+
+
+def compare_command(made: Any) -> None:
+    value = text_of(made)
+    try:
+        document = orjson.loads(value)
+    except orjson.JSONDecodeError:
+        assert decoded_command(value, made) is None
+        return
+    model = described(as_command, document)
+    assert decoded_command(value, document) == (None if model is None else command_of(model))
+
+
+@many
+@given(nearly(valid_commands.map(orjson.loads), COMMAND_FIELDS))
+def test_a_command_is_decoded_if_and_only_if_the_model_describes_it(made: Any) -> None:
+    """They agree except as the module's docstring says. The record's key is the product id, as required."""
+    compare_command(made)
+
+
+@pytest.mark.parametrize("valid", COMMANDS, ids=range(len(COMMANDS)))
+def test_decoder_and_model_agree_on_a_command_with_one_change(valid: bytes) -> None:
+    for made in changed_once(orjson.loads(valid), COMMAND_FIELDS):
+        compare_command(made)
+
+
+@pytest.mark.parametrize("count", [0, 1, PURCHASES_PER_RECORD_MAX, PURCHASES_PER_RECORD_MAX + 1])
+def test_decoder_and_model_limit_the_purchases_of_a_record(count: int) -> None:
+    document = {"type": "purchase", "product_id": "1", "users": ["a"] * count, "quantities": [1] * count}
+    is_right = 1 <= count <= PURCHASES_PER_RECORD_MAX
+    assert (described(as_command, document) is not None) == is_right
+    assert (decoded_command(text_of(document), document) is not None) == is_right
+
+
+# --- decisions ----------------------------------------------------------------------------------------------
+
+KNOWN = {
+    "purchase": PurchaseDecisionValue.model_fields.keys(),
+    "open": OpenDecisionValue.model_fields.keys(),
+    "close": CloseDecisionValue.model_fields.keys(),
+    "malformed": MalformedDecisionValue.model_fields.keys(),
+}
+
+
+def as_a_decider_writes_it(document: dict[str, Any]) -> dict[str, Any]:
+    """This document without what a decoder tolerates but no decider writes."""
+    kind = document.get("type")
+    known = KNOWN.get(kind, ()) if isinstance(kind, str) else ()
+    kept = {
+        name: value for name, value in document.items() if name in known or isinstance(value, dict | list)
+    }
+    for name in ("stock", "sold"):
+        if type(kept.get(name)) is int and -STOCK_MAX <= kept[name] < 0:
+            kept[name] = 0
+    if kept.get("refusal") in list(Refusal):
+        kept["refusal"] = "closed"
+    if kept.get("error") == "":
+        kept["error"] = "unknown"
+    if "retry_after_ms" in kept:
+        kept.setdefault("limiter", "0:0:0")
+    return kept
+
+
+def is_beyond_the_decoder(document: dict[str, Any]) -> bool:
+    """Whether a number exceeds a limit of the decoder; no decider writes one that large."""
+    if document.get("type") != "purchase":
+        return False
+    limiter, retry_after_ms = document.get("limiter"), document.get("retry_after_ms")
+    return (isinstance(limiter, str) and re.search("[0-9]{16}", limiter) is not None) or (
+        isinstance(retry_after_ms, int) and retry_after_ms > TIME_MS_MAX
+    )
+
+
+def decision_of(model: Any, document: dict[str, Any]) -> Decision:
+    """The decision of a model, with the document's own values where `as_a_decider_writes_it` may differ."""
+    if isinstance(model, MalformedDecisionValue):
+        raw = None if model.key is MISSING else RawCommand(model.key, model.value)
+        return MalformedDecision(model.source_offset, model.time_ms, document["error"], raw)
+    if isinstance(model, PurchaseDecisionValue):
+        command = command_of(model.command)
+        assert isinstance(command, PurchaseCommand)
+        return PurchaseDecision(
+            model.source_offset,
+            model.time_ms,
+            command.product_id,
+            model.codes,
+            {int(index): order_id for index, order_id in (or_none(model.held) or {}).items()},
+            document.get("stock"),
+            document.get("sold"),
+            or_none(model.price),
+            document.get("limiter"),
+            or_none(model.retry_after_ms),
+            command.purchases,
+        )
+    command = command_of(model.command)
+    refusal = Refusal(document["refusal"]) if "refusal" in document else None
+    if isinstance(command, OpenCommand):
+        return OpenDecision(model.source_offset, model.time_ms, command.product_id, refusal, command.opening)
+    return CloseDecision(model.source_offset, model.time_ms, command.product_id, refusal)
+
+
+def compare_decision(made: dict[str, Any]) -> None:
+    value = text_of({"source_offset": made.get("source_offset", 7), **made})
+    try:
+        document = orjson.loads(value)
+        decoded: Decision | None = decode_decision(value)
+    except orjson.JSONDecodeError:
+        return
+    except NotADecision:
+        decoded = None
+    offset = document["source_offset"]
+    if not (type(offset) is int and 0 <= offset < 10**18) or is_beyond_the_decoder(document):
+        assert decoded is None
+        return
+    model = described(as_decision, as_a_decider_writes_it(document))
+    assert decoded == (None if model is None else decision_of(model, document))
+
+
+@many
+@given(nearly(st.sampled_from(DECISIONS).map(orjson.loads), DECISION_FIELDS))
+def test_a_decision_is_decoded_if_and_only_if_the_model_describes_it(made: Any) -> None:
+    """Apart from the differences in the module's docstring, the decoder
+
+    - requires `source_offset` first, without spaces, in up to 18 digits (`peek_source_offset`);
+    - accepts limiter states of up to 15 digits per number, and a `retry_after_ms` of up to `TIME_MS_MAX`;
+    - ignores fields that it does not know, unless they contain an object or an array;
+    - accepts a stock and a sold below 0, which the audit then reports;
+    - accepts any refusal for an open and a close, an empty error, and a `retry_after_ms` without a limiter.
+    """
+    assume(isinstance(made, dict))
+    compare_decision(made)
+
+
+@pytest.mark.parametrize("valid", DECISIONS, ids=range(len(DECISIONS)))
+def test_decoder_and_model_agree_on_a_decision_with_one_change(valid: bytes) -> None:
+    for made in changed_once(orjson.loads(valid), DECISION_FIELDS):
+        if isinstance(made, dict):
+            compare_decision(made)
+
+
+# --- orders, control ----------------------------------------------------------------------------------------
+
+
+def compare_order(made: Any) -> None:
+    value = text_of(made)
+    try:
+        document = orjson.loads(value)
+        order = decode_order(value)
+    except orjson.JSONDecodeError:
+        return
+    except BadOrder:
+        order = None
+    if not isinstance(document, dict) or any(
+        isinstance(document.get(name), str) and re.match("[0-9]{22}", document[name])
+        for name in ("price", "amount")
+    ):
+        assert order is None
+        return
+    known = {name: each for name, each in document.items() if name in ORDER} | {"pay_before_ms": None}
+    if isinstance(event := known.get("event"), str) and re.fullmatch("[A-Z_]{1,40}", event, re.ASCII):
+        known["event"] = "CREATED"
+    model = described(as_order, known)
+    assert (order is None) == (model is None)
+    if order is not None:
+        fields = {**model.model_dump(exclude={"pay_before_ms"}), "event": document["event"], "value": value}
+        assert order._asdict() == fields
+
+
+@many
+@given(nearly(st.just(ORDER), ["more"]))
+@example({**ORDER, "event": "REFUNDED"})
+def test_an_order_is_decoded_if_and_only_if_the_model_describes_it(made: Any) -> None:
+    """The decoder reads only the fields of `Order`: it ignores `pay_before_ms` and unknown fields. It
+    accepts any event in capital letters, and money with up to 21 digits before the point.
+    """
+    compare_order(made)
+
+
+def test_decoder_and_model_agree_on_an_order_with_one_change() -> None:
+    for made in changed_once(ORDER, ["more"]):
+        compare_order(made)
+
+
+@pytest.mark.parametrize("event", ["CREATED", "PAID", "RELEASED", "REFUNDED"])
+def test_the_model_of_an_order_lists_every_event(event: str) -> None:
+    assert (described(as_order, {**ORDER, "event": event}) is not None) == (event != "REFUNDED")
+
+
+def compare_breaker(made: Any) -> None:
+    value = text_of(made)
+    try:
+        document = orjson.loads(value)
+        change = decode_breaker(value)
+    except orjson.JSONDecodeError:
+        return
+    except BadControlRecord:
+        change = None
+    if not isinstance(document, dict):
+        assert change is None
+        return
+    known = {name: each for name, each in document.items() if name in BreakerValue.model_fields}
+    model = described(as_breaker, known)
+    assert change == (None if model is None else BreakerChange(**model.model_dump(exclude={"type"})))
+
+
+@many
+@given(nearly(st.just(BREAKER), ["more"]))
+def test_the_state_of_a_breaker_is_decoded_if_and_only_if_the_model_describes_it(made: Any) -> None:
+    """The decoder ignores unknown fields, and returns None for a record of another type."""
+    compare_breaker(made)
+
+
+def test_decoder_and_model_agree_on_a_breaker_state_with_one_change() -> None:
+    for made in changed_once(BREAKER, ["more"]):
+        compare_breaker(made)
+
+
+@given(st.integers(0, 999), st.sampled_from(BreakerState), st.integers(0, TIME_MS_MAX), st.integers(0, 9))
+def test_breaker_changes_match_the_schema_of_their_topic(
+    partition: int, state: BreakerState, at_ms: int, retry_at_ms: int
+) -> None:
+    _, value = encode_breaker(BreakerChange(partition, state, at_ms, retry_at_ms))
+    SCHEMAS["control"].validate(orjson.loads(value))
+
+
+# --- models and schemas -------------------------------------------------------------------------------------
+
+
+@many
+@given(
+    nearly(st.sampled_from(COMMANDS).map(orjson.loads), COMMAND_FIELDS).map(lambda made: ("requests", made))
+    | nearly(st.sampled_from(DECISIONS).map(orjson.loads), DECISION_FIELDS).map(
+        lambda made: ("results", made)
+    )
+)
+def test_a_schema_accepts_whatever_its_model_accepts(made: tuple[str, Any]) -> None:
+    """Not vice versa: no schema says that counts agree, that text is base64, or that 1.0 is not an integer."""
+    topic, document = made
+    if described(as_command if topic == "requests" else as_decision, document) is not None:
+        SCHEMAS[topic].validate(document)

@@ -1,0 +1,42 @@
+"""Our processes are started with the settings that were set, and no others."""
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.local.recipe import environment, follower_part, ingress_part, worker_part
+from pipeline.settings import BrokerKind, Profile, Settings
+
+
+def test_a_process_gets_the_settings_that_were_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SECKILL_KAFKA_LIBS_DIR")
+    monkeypatch.setenv("SECKILL_BUSY_MESSAGE", "later")
+    settings = Settings(
+        data_dir=Path("elsewhere"), broker=BrokerKind.MEMORY, kafka_profile=Profile.CLUSTER, redis_url=None
+    ).model_copy(update={"kafka_idempotence": False, "tables_port": 7, "worker_name": "worker-3"})
+    part = worker_part(settings)
+    assert part.name == "worker-3"
+    assert part.environment == environment(
+        {
+            "busy_message": "later",
+            "data_dir": "elsewhere",
+            "broker": "memory",
+            "kafka_profile": "cluster",
+            "kafka_idempotence": False,
+            "tables_port": 7,
+            "worker_name": "worker-3",
+        }
+    )
+    for name, value in part.environment.items():
+        monkeypatch.setenv(name, value)
+    assert Settings() == settings
+
+
+@pytest.mark.parametrize(
+    ("host", "address"),
+    [("0.0.0.0", "127.0.0.1"), ("::", "[::1]"), ("10.0.0.7", "10.0.0.7")],  # noqa: S104 -- not bound
+)
+def test_a_part_has_an_address_that_this_machine_can_reach(host: str, address: str) -> None:
+    settings = Settings(public_host=host, public_port=8, tables_host=host, tables_port=9)
+    assert ingress_part(settings).address == f"http://{address}:8"
+    assert follower_part(settings).address == worker_part(settings).address == f"http://{address}:9"
