@@ -4,16 +4,17 @@ import asyncio
 import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from redis import Redis, exceptions
+from redis.asyncio import Redis as AsyncRedis
 from servers import RedisServer
 
 from pipeline.domain.product import Opening
 from pipeline.errors import RedisUnavailable
 from pipeline.messages.commands import OpenCommand, encode_open
-from pipeline.stock.client import RedisFault, reply_of
+from pipeline.stock.client import RedisFault
 from pipeline.stock.store import StockStore
 from pipeline.stock.values import PreparedCommand
 
@@ -71,6 +72,23 @@ async def test_a_key_of_another_type_is_a_fault(store: StockStore, private_redis
         await store.cursor(PARTITION)
 
 
+class Saying:
+    """A client that gets this answer to a ping."""
+
+    def __init__(self, error: str) -> None:
+        self._error = error
+
+    def register_script(self, source: str) -> str:
+        return source
+
+    async def ping(self) -> None:
+        raise exceptions.ResponseError(self._error)
+
+
+def saying(error: str) -> StockStore:
+    return StockStore("", 1_000, client=cast("AsyncRedis", Saying(error)))
+
+
 @pytest.mark.parametrize(
     "said",
     [
@@ -86,7 +104,7 @@ async def test_a_key_of_another_type_is_a_fault(store: StockStore, private_redis
 )
 async def test_a_temporary_error_is_recognised_wherever_its_code_appears(said: str) -> None:
     with pytest.raises(RedisUnavailable):
-        await reply_of(_raise(exceptions.ResponseError(said)))
+        await saying(said).ping()
 
 
 @pytest.mark.parametrize(
@@ -100,8 +118,4 @@ async def test_a_temporary_error_is_recognised_wherever_its_code_appears(said: s
 )
 async def test_a_permanent_error_is_a_fault(said: str) -> None:
     with pytest.raises(RedisFault):
-        await reply_of(_raise(exceptions.ResponseError(said)))
-
-
-async def _raise(error: Exception) -> None:
-    raise error
+        await saying(said).ping()

@@ -1,6 +1,7 @@
 """aiokafka on uvloop: a connection that the broker has closed fails as a connection error."""
 
 import asyncio
+import struct
 from collections.abc import Iterator
 
 import pytest
@@ -20,16 +21,26 @@ def _policy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     asyncio.set_event_loop_policy(before)
 
 
+async def answer_version_request(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Knows of one request, Metadata in version 0."""
+    (size,) = struct.unpack(">i", await reader.readexactly(4))
+    _, version, correlation_id = struct.unpack_from(">hhi", await reader.readexactly(size))
+    answer = struct.pack(">ihihhh", correlation_id, 0, 1, MetadataRequest.API_KEY, 0, 0)
+    if version > 0:
+        answer += struct.pack(">i", 0)
+    writer.write(struct.pack(">i", len(answer)) + answer)
+    await writer.drain()
+    writer.close()
+
+
 async def send_on_a_closed_connection() -> None:
     assert isinstance(asyncio.get_running_loop(), uvloop.Loop)
-    server = await asyncio.start_server(lambda _reader, writer: writer.close(), "127.0.0.1", 0)
+    server = await asyncio.start_server(answer_version_request, "127.0.0.1", 0)
     host, port = server.sockets[0].getsockname()
     async with server:
         connection = AIOKafkaConnection(host, port)
-        connection._reader, connection._writer = await asyncio.open_connection(host, port)
-        connection._versions = {MetadataRequest.API_KEY: (0, 0)}
-        connection._read_task = connection._create_reader_task()
-        connection._writer.transport.abort()
+        _, writer = await connection.connect()
+        writer.transport.abort()
         await asyncio.sleep(0)  # the transport is closed now, and the reader has not seen it yet
         with pytest.raises(KafkaConnectionError):
             connection.send(MetadataRequest([]))

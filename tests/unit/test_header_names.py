@@ -41,7 +41,7 @@ def test_each_odd_batch_is_read_once_by_each_reader(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(fetcher, "lenient_records", header_names.lenient_records)
     batches = [batch_of(offset, [b"%d" % offset]) for offset in range(20)]
     assert [record.offset for record in fetched(*batches)] == list(range(20))
-    run = fetcher._run("t", 0, b"".join(batches))
+    run = fetcher.parse_run("t", 0, b"".join(batches))
     assert run is not None
     assert run.values == [b"%d" % offset for offset in range(20)]
     # Once by the consumer and once by the fetcher.
@@ -49,6 +49,6 @@ def test_each_odd_batch_is_read_once_by_each_reader(monkeypatch: pytest.MonkeyPa
 
 
 def test_the_results_feed_reads_odd_header_names() -> None:
-    run = fetcher._run("t", 0, batch_of(7, [b"a"], odd=False) + batch_of(8, [b"b", b"c"]))
+    run = fetcher.parse_run("t", 0, batch_of(7, [b"a"], odd=False) + batch_of(8, [b"b", b"c"]))
     assert run is not None
     assert (run.first, run.values) == (7, [b"a", b"b", b"c"])

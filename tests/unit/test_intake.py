@@ -86,7 +86,12 @@ async def test_the_byte_limit_counts_keys_and_the_base64_of_malformed_commands()
     intake.drop_decided(1)
     assert await putting == ()
     intake.drop_decided(2)
-    assert intake._bytes == 0
+    # All of it is given back: there is room for as many again.
+    putting = asyncio.create_task(intake.put([record._replace(offset=offset) for offset in range(3, 6)]))
+    await turns()
+    assert waiting(intake, 2) == [3, 4]
+    intake.drop_decided(4)
+    assert await putting == ()
 
 
 async def test_a_put_into_a_closed_intake_returns_the_rest() -> None:

@@ -78,25 +78,35 @@ class _Redis:
         return 7, 30
 
 
+class _Ends:
+    async def refresh(self) -> None: ...
+
+
 async def test_another_logs_redis_is_reported_until_ours_answers(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    redis, ends = _Redis(), None
-    parts: list[Any] = [redis, ends]
+    redis = _Redis()
+    parts: list[Any] = [redis, _Ends()]
     keeper = PaceKeeper(*parts, partitions=2)
+
+    async def sample() -> None:
+        # The first one is taken at the start.
+        await keeper.start()
+        await keeper.stop()
+
     redis.fault = OtherLog("seckill:{p0}:log is another")
     for _ in range(2):
-        await keeper._sample()
+        await sample()
     # An unavailable one is still not ours.
     redis.fault = RedisUnavailable("Redis: refused")
-    await keeper._sample()
+    await sample()
     assert keeper.other_log == "OtherLog: seckill:{p0}:log is another"
     with pytest.raises(OtherLog, match="is another"):
         keeper.assert_own_log()
     assert [pace.decided_offset for pace in keeper.paces] == [-1, -1]
     assert [record.levelno for record in caplog.records].count(logging.ERROR) == 1
     redis.fault = None
-    await keeper._sample()
+    await sample()
     keeper.assert_own_log()
     assert (keeper.other_log, keeper.fault) == (None, None)
     assert [pace.decided_offset for pace in keeper.paces] == [7, 7]

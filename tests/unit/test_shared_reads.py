@@ -1,9 +1,12 @@
 """Shared reads: one at a time per key; each answer is from a read that began after its question."""
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Sequence
 
 import pytest
+from eventually import turns
 
 from pipeline.ingress.http import shared_reads
 from pipeline.ingress.http.shared_reads import SharedReads
@@ -44,7 +47,24 @@ async def test_a_question_during_a_read_is_answered_by_the_next_read() -> None:
     answers = await asyncio.gather(*first, *late, *other)
     assert answers == ["p.a@1", "p.b@1", "p.c@3", "p.d@3", "q.a@2"]
     assert await reads.ask("p", "a") == "p.a@4", "answers are not cached"
-    assert not reads._gathered
+
+
+class Key(str):
+    __slots__ = ("__weakref__",)
+
+
+async def test_a_key_is_forgotten_when_all_are_answered() -> None:
+    store = Store()
+    store.gate.set()
+    reads = SharedReads(store.read)
+    key = Key("p")
+    forgotten = weakref.ref(key)
+    assert await reads.ask(key, "a") == "p.a@1"
+    store.begun.clear()
+    del key
+    await turns()
+    gc.collect()
+    assert forgotten() is None
 
 
 async def test_an_error_reaches_all_waiting_callers_and_no_later_ones() -> None:

@@ -94,7 +94,7 @@ class DecisionFetcher:
             raise error
         if position >= end:
             return End(end)
-        run = _run(self._topic, partition, records or b"")
+        run = parse_run(self._topic, partition, records or b"")
         if run is None or run.at(position) is None:
             raise OffsetOutOfRangeError(f"the log ends at {end} but has no record there")
         return run
@@ -116,8 +116,8 @@ class DecisionFetcher:
         return answer
 
 
-def _run(topic: str, partition: int, records: bytes) -> Run | None:
-    """Raises CorruptRecordException or NewerFormat."""
+def parse_run(topic: str, partition: int, records: bytes) -> Run | None:
+    """The records of a fetch response, None for none. Raises CorruptRecordException or NewerFormat."""
     first = -1
     values: list[bytes] = []
     keys: list[bytes | None] = []

@@ -169,6 +169,11 @@ class Connection(web.RequestHandler):
             self._sending.cancel()
             self._sending = None
 
+    @property
+    def requests_waiting(self) -> int:
+        """Requests that were read, and wait for the one that is being answered."""
+        return len(self._messages)
+
     async def start(self) -> None:
         """Answer requests until the connection is to be closed."""
         try:
