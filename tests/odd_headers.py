@@ -1,4 +1,4 @@
-"""Records with header names that are not UTF-8, which aiokafka itself cannot make."""
+"""Records with header names that are not UTF-8, which aiokafka itself cannot write."""
 
 import struct
 
@@ -13,7 +13,7 @@ CRC_OF_FROM = 21
 
 
 def batch_of(base_offset: int, values: list[bytes], compression: int = 0, odd: bool = True) -> bytes:
-    """A batch as a broker returns it, each record with one odd header name."""
+    """A batch as a broker returns it; if `odd`, each record has a header name that is not UTF-8."""
     builder = DefaultRecordBatchBuilder(2, compression, 0, -1, -1, -1, 1_000_000)
     for index, value in enumerate(values):
         builder.append(index, 1, b"1", value, [("v", b"1"), (NAME, b"")])
@@ -30,7 +30,7 @@ def _odd(batch: bytes) -> bytes:
 async def send(
     producer: AIOKafkaProducer, topic: str, partition: int, key: bytes | None, value: bytes | None
 ) -> None:
-    """One record with an odd header name. The producer must not be idempotent."""
+    """Send one record with an odd header name. The producer must not be idempotent."""
     batch = producer.create_batch()
     batch.append(timestamp=None, key=key, value=value, headers=[(NAME, b"")])
     batch.close()
