@@ -51,7 +51,7 @@ RUNS_DIVISOR = 8
 """The runs read for old receipts may take up to `results_cache_bytes_max` divided by this, in addition to it."""
 HEALTH_CONNECTIONS_MAX = 64
 HEALTH_REDIS_CONNECTIONS_MAX = 4
-"""Redis connections for health pings and the samples of the pace rates."""
+"""Redis connections for health pings and the samples of decision rates."""
 STOP_DRAIN_FRACTION = 0.4
 """The fraction of the stop deadline in which purchases may still be decided; then all waiting requests are answered."""
 

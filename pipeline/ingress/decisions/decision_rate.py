@@ -1,6 +1,6 @@
-"""The pace of the deciders, for estimates: how many purchases are ahead of a request, and when it is decided.
+"""How fast the deciders decide, for estimates: how many purchases are ahead of a request, and when it is decided.
 
-Once a second the pace rates reads the cursor of each partition from Redis and the ends of the command log from Kafka.
+Once a second the sampler reads the cursor of each partition from Redis and the ends of the command log from Kafka.
 Health checks (`health.py`) rely on both reads, and the first shows whether this Redis belongs to our log.
 """
 
@@ -35,7 +35,7 @@ class Sample(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """`ahead` is in purchases; `eta_ms` is None while the pace is unknown."""
+    """`ahead` is in purchases; `eta_ms` is None while the rate is unknown."""
 
     ahead: int
     eta_ms: int | None
@@ -104,7 +104,7 @@ class RateSampler:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(FIRST_SAMPLE_TIMEOUT_MS / 1_000):
                 await self._sample()
-        self._task = asyncio.create_task(self._keep(), name="pace rates")
+        self._task = asyncio.create_task(self._keep(), name="rate sampler")
 
     async def stop(self) -> None:
         if self._task is not None:
@@ -126,9 +126,9 @@ class RateSampler:
 
     async def _sample(self) -> None:
         try:
-            for partition, pace in enumerate(self.by_partition):
+            for partition, rate in enumerate(self.by_partition):
                 offset, purchases = await self._store.progress(partition)
-                pace.add(Sample(time.monotonic(), offset, purchases))
+                rate.add(Sample(time.monotonic(), offset, purchases))
         except RedisUnavailable as error:
             self.fault = None
             if not self._redis_is_away:

@@ -20,7 +20,7 @@ from pipeline.stock.client import RedisFault
 from pipeline.stock.store import StockStore
 
 KAFKA_SILENT_MS_MAX = 3_000
-"""The pace rates asks the broker once a second; after this long without an answer Kafka counts as unavailable."""
+"""The rate sampler asks the broker once a second; after this long without an answer Kafka counts as unavailable."""
 REDIS_PING_TIMEOUT_MS = 1_000
 
 
