@@ -1,4 +1,4 @@
-"""Apache Kafka in a container, with the handles that a local `Process` has."""
+"""Apache Kafka in a container, with the same methods as a local `Process`."""
 
 import time
 from typing import Self
@@ -14,7 +14,7 @@ DOCKER_TIMEOUT_S = 3
 START_TIMEOUT_S = 120
 PORT = 9092
 
-# The same choices as in pipeline/local/kafka.py, for the same reasons.
+# The same values as in pipeline/local/kafka.py, for the same reasons.
 _ENVIRONMENT = {
     "KAFKA_NODE_ID": "1",
     "KAFKA_PROCESS_ROLES": "broker,controller",
@@ -37,7 +37,7 @@ _ENVIRONMENT = {
 
 
 def docker_answers() -> bool:
-    """Whether a docker daemon answers, and so containers can be had."""
+    """Whether a Docker daemon answers, so that containers can run."""
     try:
         docker.from_env(timeout=DOCKER_TIMEOUT_S).ping()
     except DockerException:
@@ -46,10 +46,10 @@ def docker_answers() -> bool:
 
 
 class ContainerBroker:
-    """As a context manager: started and ready inside, removed afterwards."""
+    """A context manager: the broker is ready inside and removed afterwards."""
 
     def __init__(self) -> None:
-        # The port stays the same when the container is started again, so it is chosen here.
+        # Chosen here, so that it stays the same when the container is restarted.
         port = free_port()
         container = DockerContainer(f"apache/kafka:{KAFKA_VERSION}").with_bind_ports(PORT, port)
         self.address = f"{container.get_docker_client().host()}:{port}"
@@ -70,7 +70,7 @@ class ContainerBroker:
         self._container.stop()
 
     def start(self) -> None:
-        """Starts it again, on the log that it left, and waits until it is ready."""
+        """Restart it on its existing log, and wait until it is ready."""
         self._container.get_wrapped_container().start()
         self._wait_ready()
 

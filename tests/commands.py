@@ -1,4 +1,4 @@
-"""Random commands for the tests that hold Lua, Python and the logs against one another."""
+"""Random commands for the tests that compare Lua, Python and the logs."""
 
 from hypothesis import strategies as st
 
@@ -56,7 +56,7 @@ JUNK: tuple[bytes | None, ...] = (
 
 @st.composite
 def commands(draw: st.DrawFn) -> Keyed:
-    """Key and value of a command record; one in ten is no command."""
+    """Key and value of a command record; one in ten is malformed."""
     product_id = draw(st.sampled_from(PRODUCTS))
     kind = draw(st.sampled_from(["purchase"] * 14 + ["open"] * 3 + ["close", "junk", "key"]))
     key: bytes | None = product_id.encode()
@@ -72,4 +72,4 @@ def commands(draw: st.DrawFn) -> Keyed:
 
 
 logs = st.lists(st.tuples(st.integers(-300, 900), commands()), min_size=1, max_size=25)
-"""Command logs: (milliseconds after the record before, which may be negative; the record)."""
+"""Command logs: for each record, the milliseconds since the previous one (may be negative), and key and value."""

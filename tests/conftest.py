@@ -1,4 +1,4 @@
-"""What the tests run against: real brokers and a real Redis, on ports of their own, in temporary places."""
+"""The servers that the tests use: real brokers and a real Redis, on free ports, in temporary directories."""
 
 import os
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-# Nobody's own settings may decide what a test sees; the broker's jars are fetched once for all.
+# A developer's own settings must not affect the tests. Only the broker's jars are shared, so they are fetched once.
 _ROOT = Path(__file__).resolve().parents[1]
 _LIBRARIES = os.environ.get("SECKILL_KAFKA_LIBS_DIR", str(_ROOT / "data" / "kafka" / "libs"))
 for name in [name for name in os.environ if name.startswith("SECKILL_")]:
@@ -30,19 +30,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--broker",
         choices=["auto", "container", "local", "memory"],
         default="auto",
-        help="auto: a container where docker answers, else local Apache Kafka, else the in-memory broker",
+        help="auto: a container if Docker answers, else local Apache Kafka, else the in-memory broker",
     )
     parser.addoption(
-        "--chaos-tries", type=int, help="how often each fault of tests/chaos is tried; default: as it says"
+        "--chaos-tries", type=int, help="tries of each fault in tests/chaos; default: the fault's own number"
     )
     parser.addoption(
         "--fuzz-cases",
         type=int,
         default=500,
-        help="how many requests tests/e2e/test_fuzz.py makes per operation",
+        help="requests per operation in tests/e2e/test_fuzz.py",
     )
-    parser.addoption("--fuzz-seed", type=int, default=1, help="where schemathesis begins")
-    parser.addoption("--chaos-report", help="where tests/chaos leaves its outcomes, as JSON")
+    parser.addoption("--fuzz-seed", type=int, default=1, help="seed for schemathesis")
+    parser.addoption("--chaos-report", help="file for the outcomes of tests/chaos, as JSON")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -59,7 +59,7 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if config.stash[_KIND] == "memory":
-        reason = "needs a broker that keeps its log over a restart; the in-memory broker does not"
+        reason = "needs a broker whose log survives a restart; that of the in-memory broker does not"
         for item in items:
             if item.get_closest_marker("durable"):
                 item.add_marker(pytest.mark.skip(reason=reason))
@@ -67,43 +67,43 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session")
 def kafka(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka]:
-    """The broker that all tests share: leave it running."""
+    """The broker that all tests share; do not stop it."""
     yield from run_broker(pytestconfig.stash[_KIND], tmp_path_factory.mktemp("kafka"))
 
 
 @pytest.fixture
 def private_kafka(pytestconfig: pytest.Config, tmp_path: Path) -> Iterator[Kafka]:
-    """A broker of the test's own, to be killed and started again."""
+    """A broker of this test, which may kill and restart it."""
     yield from run_broker(pytestconfig.stash[_KIND], tmp_path)
 
 
 @pytest.fixture(scope="module")
 def module_kafka(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka]:
-    """A broker of the module's own, to be killed and started again."""
+    """A broker of this module, which may kill and restart it."""
     yield from run_broker(pytestconfig.stash[_KIND], tmp_path_factory.mktemp("kafka"))
 
 
 @pytest.fixture(scope="session")
 def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    """The Redis that all tests share: leave it running."""
+    """The Redis that all tests share; do not stop it."""
     yield from run_redis(tmp_path_factory.mktemp("redis"))
 
 
 @pytest.fixture
 def private_redis(tmp_path: Path) -> Iterator[RedisServer]:
-    """A Redis of the test's own, to be killed and started again."""
+    """A Redis of this test, which may kill and restart it."""
     yield from run_redis(tmp_path)
 
 
 @pytest.fixture(scope="module")
 def module_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    """A Redis of the module's own, to be killed and started again."""
+    """A Redis of this module, which may kill and restart it."""
     yield from run_redis(tmp_path_factory.mktemp("redis"))
 
 
 @pytest.fixture
 def redis_url(redis_server: RedisServer) -> str:
-    """The shared Redis, empty."""
+    """The URL of the shared Redis, emptied."""
     with Redis.from_url(redis_server.url) as client:
         client.flushall()
     return redis_server.url
@@ -111,5 +111,5 @@ def redis_url(redis_server: RedisServer) -> str:
 
 @pytest.fixture
 async def fresh_topics(kafka: Kafka) -> Topics:
-    """A set of topics that no other test knows, made on the shared broker."""
+    """A set of topics of this test only, created on the shared broker."""
     return await make_topics(kafka.bootstrap)

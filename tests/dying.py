@@ -1,4 +1,4 @@
-"""Watches that end a process, on a clock that a test turns."""
+"""Tests of watchdogs that end a process, on a clock that the test sets."""
 
 from collections.abc import Callable
 from types import ModuleType
@@ -11,7 +11,7 @@ class Died(BaseException):
 
 
 def on_clock(monkeypatch: pytest.MonkeyPatch, module: ModuleType, now_s: Callable[[], float]) -> None:
-    """Have `module` read this clock, and raise Died where it would end the process."""
+    """Make `module` read this clock, and raise Died instead of ending the process."""
 
     def die(reason: str) -> None:
         raise Died(reason)

@@ -1,4 +1,4 @@
-"""Waiting in tests: for what other processes bring about, for tasks in memory, for a few turns of the event loop."""
+"""Waiting in tests: for other processes, for tasks of this process, for a few turns of the event loop."""
 
 import asyncio
 from collections.abc import Callable
@@ -8,7 +8,7 @@ import pytest
 LOOK_S = 0.05
 SOON_S = 5.0
 TURNS = 50
-"""More than enough for whatever does not wait."""
+"""More than enough for any task that does not wait for a timer or for I/O."""
 
 
 async def eventually(
@@ -19,9 +19,9 @@ async def eventually(
     in_thread: bool = False,
     missing: Callable[[], object] = lambda: "",
 ) -> None:
-    """Wait until `holds()` is true; fails after `within_s`, with `what` and `missing()`.
+    """Wait until `holds()` is true; after `within_s`, fail with `what` and `missing()`.
 
-    A condition that blocks runs `in_thread`.
+    Use `in_thread` for a condition that blocks.
     """
     try:
         async with asyncio.timeout(within_s):
@@ -32,13 +32,13 @@ async def eventually(
 
 
 async def soon(holds: Callable[[], object]) -> None:
-    """Wait until `holds()` is true, which depends on tasks of this process only."""
+    """Wait until `holds()` is true, if that depends only on tasks of this process."""
     async with asyncio.timeout(SOON_S):
         while not holds():
             await asyncio.sleep(0.001)
 
 
 async def turns() -> None:
-    """Let the event loop go round until all that can run has run."""
+    """Let every task that is ready run until it waits."""
     for _ in range(TURNS):
         await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""Followers as processes of their own, and true decisions for them to follow, without a decider."""
+"""Followers in their own processes, and real decisions for them, without a decider."""
 
 import json
 import time
@@ -28,7 +28,7 @@ NO_REDIS = "redis://127.0.0.1:1/0"
 
 
 def own_topics_file(directory: Path) -> Path:
-    """A `topics.yaml` whose topics have names of their own."""
+    """A `topics.yaml` whose topics have unique names."""
     document = yaml.safe_load((Path(__file__).parents[1] / "topics.yaml").read_text("utf-8"))
     suffix = uuid.uuid4().hex[:8]
     for topic in document["topics"].values():
@@ -39,7 +39,7 @@ def own_topics_file(directory: Path) -> Path:
 
 
 class Follower(Process):
-    """A follower that is started, killed and asked. As a context manager: ready inside."""
+    """A follower process that tests start, kill and query. As a context manager, it is ready inside."""
 
     def __init__(self, name: str, kafka: Kafka, topics_file: Path, group_prefix: str) -> None:
         directory = topics_file.parent
@@ -68,7 +68,7 @@ class Follower(Process):
         return status, json.loads(body)
 
     def rows(self, table: str) -> dict[Any, dict[str, Any]]:
-        """The rows of a list, by their key."""
+        """The rows of a table, by their key."""
         status, document = self.json(f"/tables/{table}")
         assert status == 200, document
         key = {"products": "product_id", "partitions": "partition"}[table]
@@ -76,20 +76,20 @@ class Follower(Process):
 
 
 class Decisions:
-    """Commands and their decisions, written into both logs."""
+    """Writes commands and their decisions to both logs."""
 
     def __init__(self, topics: Topics, store: StockStore, producer: LogProducer) -> None:
         self.topics = topics
         self._store = store
         self._producer = producer
         self.written: dict[int, dict[int, bytes]] = {}
-        """By partition, the decision record of each source offset."""
+        """Decision records by partition and source offset."""
 
     def partition(self, product_id: str) -> int:
         return partition_of(product_id, self.topics.results.partitions)
 
     async def command(self, value: bytes) -> tuple[int, int]:
-        """Into the command log; partition and offset."""
+        """Write this command to the command log; returns partition and offset."""
         product_id = json.loads(value)["product_id"]
         partition = self.partition(product_id)
         return partition, await self._producer.send(
@@ -102,7 +102,7 @@ class Decisions:
         await self.decide(encode_open(OpenCommand(product_id, opening)))
 
     async def decide(self, *values: bytes) -> None:
-        """Have these commands of one partition decided, as the decider would."""
+        """Decide these commands of one partition, as the decider would."""
         now_ms = round(time.time() * 1_000)
         commands = []
         for value in values:
@@ -119,10 +119,10 @@ class Decisions:
             await self.write(partition, command.product_id, record)
 
     async def tell_breaker(self, news: BreakerChange) -> None:
-        """Onto the control topic, as a decider does."""
+        """Write to the control topic, as a decider does."""
         await self._producer.send(self.topics.control.name, CONTROL_PARTITION, *encode_breaker(news))
 
     async def write(self, partition: int, product_id: str, record: bytes) -> None:
-        """A decision record into the decision log; it may be a repeat."""
+        """Write a decision record, which may be a repeat, to the decision log."""
         name = self.topics.results.name
         await self._producer.send_all(name, partition, [(product_id.encode(), record)])

@@ -1,4 +1,4 @@
-"""What tests do to a broker's topics: make, list, trim."""
+"""Creating, listing and trimming a broker's topics in tests."""
 
 import uuid
 from collections.abc import AsyncIterator
@@ -23,7 +23,7 @@ async def admin_client(bootstrap: str) -> AsyncIterator[AIOKafkaAdminClient]:
 
 
 async def make_topics(bootstrap: str) -> Topics:
-    """The topics of topics.yaml under names of their own, made on this broker."""
+    """The topics of topics.yaml under unique names, created on this broker."""
     suffix = uuid.uuid4().hex[:8]
     topics = load_topics(Profile.LOCAL)
     own = topics.model_copy(

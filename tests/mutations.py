@@ -1,4 +1,4 @@
-"""JSON that is nearly right: documents with one thing replaced, removed or added, mostly at the edge of a limit."""
+"""Nearly valid JSON: documents with one value replaced, removed or added, mostly at the edge of a limit."""
 
 import copy
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ EDGES: tuple[Any, ...] = (
     *(None, True, False, *_INTEGERS, *_FLOATS, *_TEXTS),
     *([], {}, [1], ["a"], [None], {"0": "k"}, {"0": 1}, {"0": "0-1-1"}, {"more": "more"}),
 )
-"""What to put in the place of anything: values next to the limits of messages and bodies, and of other types."""
+"""Replacements for any value: values next to the limits of messages and bodies, and values of other types."""
 
 scalars = (
     st.none()
@@ -48,9 +48,9 @@ anything = st.recursive(
 
 
 def changed_once(document: Any, fields: list[str]) -> Iterator[Any]:
-    """This document with each edge in each place in turn, with each member removed, and with each one added.
+    """Variants of this document: each edge value at each position, each member removed, each edge value added.
 
-    `fields` are the names that an object may get.
+    `fields` are the names of the members that an object may get.
     """
     for edge in EDGES:
         yield edge
@@ -76,7 +76,7 @@ def changed_once(document: Any, fields: list[str]) -> Iterator[Any]:
 
 @st.composite
 def nearly(draw: st.DrawFn, valid: st.SearchStrategy[Any], fields: list[str]) -> Any:
-    """A valid document, or one with up to two things changed; `fields` are names that it may get besides."""
+    """A valid document with up to two changes; `fields` are the names of the members that it may get."""
     document = copy.deepcopy(draw(valid))
     for _ in range(draw(st.integers(0, 2))):
         _change(draw, document, fields)
@@ -84,20 +84,20 @@ def nearly(draw: st.DrawFn, valid: st.SearchStrategy[Any], fields: list[str]) ->
 
 
 def _change(draw: st.DrawFn, document: Any, fields: list[str]) -> None:
-    place = document
-    while isinstance(place, dict | list) and place:
-        keys = sorted(place) if isinstance(place, dict) else range(len(place))
+    node = document
+    while isinstance(node, dict | list) and node:
+        keys = sorted(node) if isinstance(node, dict) else range(len(node))
         key = draw(st.sampled_from(keys))
-        if isinstance(place[key], dict | list) and place[key] and draw(st.booleans()):
-            place = place[key]
+        if isinstance(node[key], dict | list) and node[key] and draw(st.booleans()):
+            node = node[key]
             continue
         how = draw(st.sampled_from(["replace", "replace", "remove", "add"]))
         if how == "replace":
-            place[key] = draw(anything)
+            node[key] = draw(anything)
         elif how == "remove":
-            del place[key]
-        elif isinstance(place, dict):
-            place[draw(st.sampled_from(fields) | names)] = draw(anything)
+            del node[key]
+        elif isinstance(node, dict):
+            node[draw(st.sampled_from(fields) | names)] = draw(anything)
         else:
-            place.insert(key, draw(st.just(place[key]) | anything))
+            node.insert(key, draw(st.just(node[key]) | anything))
         return

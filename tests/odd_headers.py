@@ -1,4 +1,4 @@
-"""Records with header names that are not UTF-8, which aiokafka itself cannot make."""
+"""Records with header names that are not UTF-8, which aiokafka itself cannot write."""
 
 import struct
 import time
@@ -17,7 +17,7 @@ REQUEST_TIMEOUT_MS = 10_000
 
 
 def batch_of(base_offset: int, values: list[bytes], compression: int = 0, odd: bool = True) -> bytes:
-    """A batch as a broker returns it, each record with one odd header name."""
+    """A batch as a broker returns it; if `odd`, each record has a header name that is not UTF-8."""
     builder = DefaultRecordBatchBuilder(2, compression, 0, -1, -1, -1, 1_000_000)
     for index, value in enumerate(values):
         builder.append(index, 1, b"1", value, [("v", b"1"), (NAME, b"")])
@@ -34,7 +34,7 @@ def _odd(batch: bytes) -> bytes:
 async def send(
     producer: AIOKafkaProducer, topic: str, partition: int, key: bytes | None, value: bytes | None
 ) -> None:
-    """One record with an odd header name, on the producer's connection, but without its help."""
+    """Send one record with an odd header name, on the producer's connection."""
     builder = DefaultRecordBatchBuilder(2, 0, 0, -1, -1, -1, 1_000_000)
     builder.append(0, int(time.time() * 1_000), key, value, [(NAME, b"")])
     batch = _odd(bytes(builder.build()))

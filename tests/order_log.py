@@ -1,4 +1,4 @@
-"""A decision log written by hand, and the orders that a `read_committed` consumer sees of it."""
+"""A decision log written by hand, and the orders from it that a `read_committed` consumer sees."""
 
 import asyncio
 import random
@@ -19,7 +19,7 @@ PAUSE_S_MAX = 0.03
 
 
 class DecisionLog:
-    """`wins` are the order ids that the decisions lead to, by partition, in order; so are `malformed` offsets."""
+    """By partition, in order: `wins` are the expected order ids, `malformed` the expected offsets of dead letters."""
 
     def __init__(self, topics: Topics, log: LogReader, producer: LogProducer) -> None:
         self.topics = topics
@@ -32,7 +32,7 @@ class DecisionLog:
         self._ends = dict.fromkeys(partitions, 0)
 
     async def decide(self, partition: int, *codes_of_records: Sequence[int]) -> None:
-        """A decision for each list of codes, in one batch."""
+        """Write one decision for each list of codes, in one batch."""
         records = []
         for codes in codes_of_records:
             offset = len(self._written[partition]) + len(records)
@@ -49,11 +49,11 @@ class DecisionLog:
         await self._append(partition, self._written[partition][-1:])
 
     async def repeat(self, partition: int, last: int) -> None:
-        """Write so many of the last decisions once more, as a decider that has lost its partition may do."""
+        """Write the `last` latest decisions again, as a decider that has lost its partition may do."""
         await self._append(partition, self._written[partition][-last:])
 
     def end(self, partition: int) -> int:
-        """Where the log of this partition ends."""
+        """The end of this partition's decision log."""
         return self._ends[partition]
 
     async def _append(self, partition: int, records: Sequence[bytes]) -> None:
@@ -70,16 +70,16 @@ class DecisionLog:
         return found
 
     async def letters(self) -> dict[int, list[int]]:
-        """The offsets of the commands whose dead letters there are, by partition."""
+        """The source offsets of all dead letters, by the partition of their command."""
         found: dict[int, list[int]] = {partition: [] for partition in self.malformed}
-        for grave in range(self.topics.dead_letters.partitions):
-            async for batch in self.log.read_with_headers(self.topics.dead_letters.name, grave, 0):
+        for partition in range(self.topics.dead_letters.partitions):
+            async for batch in self.log.read_with_headers(self.topics.dead_letters.name, partition, 0):
                 for _, headers in batch:
                     found[int(headers["partition"])].append(int(headers["offset"]))
         return found
 
     async def leads_to_its_orders(self) -> None:
-        """Wait until orders and dead letters are those of the decisions: each once, in order, and no other."""
+        """Wait until orders and dead letters match the decisions: each exactly once, in order, and no others."""
         left: Any = None
         try:
             async with asyncio.timeout(WITHIN_S):
@@ -87,7 +87,7 @@ class DecisionLog:
                     await asyncio.sleep(0.2)
         except TimeoutError:
             pytest.fail(f"not within {WITHIN_S} s: {left}")
-        # What would be written a second time may come later.
+        # A record that is wrongly written twice may arrive later.
         await asyncio.sleep(1.0)
         assert not await self._differences()
 
@@ -112,7 +112,7 @@ def _repeats(ids: Sequence[str]) -> int:
 
 @asynccontextmanager
 async def crowd(decisions: DecisionLog, seed: int = 0) -> AsyncIterator[None]:
-    """Inside, decisions are made all the time; some of them come twice."""
+    """A context manager; inside it, decisions are written all the time, some of them twice."""
     rng = random.Random(seed)
     enough = asyncio.Event()
 

@@ -1,4 +1,4 @@
-"""Decision records as a decider writes them, made by hand."""
+"""Handmade decision records, as a decider writes them."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""What a JSON schema, or a document with schemas in it, refers to."""
+"""The references in a JSON schema, or in a document that contains schemas."""
 
 from collections.abc import Iterator
 

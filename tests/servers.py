@@ -1,4 +1,4 @@
-"""The brokers and Redis servers that tests run against: real ones, on free ports of 127.0.0.1."""
+"""The real brokers and Redis servers that tests use, on free ports of 127.0.0.1."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from pipeline.settings import BrokerKind, Settings
 
 @dataclass(frozen=True, slots=True)
 class Kafka:
-    """A running broker. `process` has kill(), start(), pause(), resume(): for tests that own it."""
+    """A running broker. `process` has kill(), start(), pause() and resume(), for tests that own the broker."""
 
     broker: Broker
     process: Process | ContainerBroker
@@ -31,17 +31,17 @@ class Kafka:
 
     @property
     def idempotent(self) -> bool:
-        """Whether it knows idempotent producers, and static membership."""
+        """Whether it supports idempotent producers and static membership."""
         return self.broker.is_durable
 
     def settings(self) -> dict[str, Any]:
-        """The settings that every process of ours needs for it."""
+        """The settings that our processes need to use it."""
         return self.broker.settings()
 
 
 @dataclass(frozen=True, slots=True)
 class RedisServer:
-    """A running Redis, append-only file on. `process` as in Kafka."""
+    """A running Redis with an append-only file. `process` is as in Kafka."""
 
     url: str
     process: Process

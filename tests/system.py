@@ -1,4 +1,4 @@
-"""`seckill up` as a user runs it: in a process of its own, on free ports, told by environment and signals."""
+"""`seckill up` as a user runs it: in its own process, on free ports, controlled by environment and signals."""
 
 import json
 import os
@@ -21,17 +21,17 @@ from pipeline.local.state import read_state
 SECKILL = (sys.executable, "-c", "from pipeline.cli import main; main(prog_name='seckill')")
 READY_TIMEOUT_S = 120
 STOP_TIMEOUT_S = 10
-"""What is promised, not what it takes."""
+"""The documented limit, not the usual duration."""
 
 
 class System:
-    """As a context manager: ready inside, stopped afterwards. `output` is what it has said so far."""
+    """A context manager: the system is ready inside and stopped afterwards. `output` is its output so far."""
 
     def __init__(self, data_dir: Path, *options: str, **settings: object) -> None:
         self.data_dir = data_dir
         self.options = options
         self.public_port, self.kafka_port, self.redis_port = (free_port() for _ in range(3))
-        # Behind it the health ports of the ingresses.
+        # The ports after it are the health ports of the ingresses.
         self.admin_port = _free_row(4)
         own = {
             "data_dir": data_dir,
@@ -60,12 +60,12 @@ class System:
         return self._output_path.read_text()
 
     def story(self) -> str:
-        """What it has said, and the end of what each part has."""
+        """The output, and the end of each part's log."""
         logs = sorted((self.data_dir / "logs").glob("*.log"))
         return "\n".join([self.output, *(tail(path) for path in logs)])
 
     def begin(self) -> None:
-        """Starts it and does not wait."""
+        """Start it without waiting until it is ready."""
         with self._output_path.open("wb") as output:
             self._child = subprocess.Popen(
                 (*SECKILL, "up", *self.options), stdout=output, stderr=output, env=self.environment
@@ -84,29 +84,29 @@ class System:
         return self._child is not None and self._child.poll() is None
 
     def wait(self, timeout_s: float) -> int:
-        """The exit status of a system that ends by itself, or was told to."""
+        """The exit status, once the system has ended by itself or after a signal."""
         assert self._child is not None
         return self._child.wait(timeout_s)
 
     def stop(self, number: signal.Signals = signal.SIGINT) -> int:
-        """Ctrl-C, or another signal; the exit status, which must come within what is promised."""
+        """Send Ctrl-C or another signal; returns the exit status. The system must end within STOP_TIMEOUT_S."""
         assert self._child is not None
         self._child.send_signal(number)
         return self.wait(STOP_TIMEOUT_S)
 
     def status(self) -> dict[str, Any]:
-        """What `seckill status --json` says."""
+        """The output of `seckill status --json`."""
         answer = self.run("status", "--json")
         document: dict[str, Any] = json.loads(answer.stdout)
         return document
 
     def parts(self) -> dict[str, dict[str, Any]]:
-        """The parts in the status, by name; read without the command, that takes half a second of a CPU to start."""
+        """The parts in the status, by name; read without the command, whose start costs half a second of CPU time."""
         state = read_state(self.data_dir)
         return {part["name"]: part for part in state.document()["parts"]} if state else {}
 
     def run(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
-        """Another command of `seckill`, with the settings of this system."""
+        """Run another `seckill` command with the settings of this system."""
         return subprocess.run(
             (*SECKILL, *arguments), capture_output=True, text=True, env=self.environment, check=False
         )
@@ -140,7 +140,7 @@ class System:
 
 
 def request(url: str, body: object = None) -> tuple[int, dict[str, Any]]:
-    """GET, or POST where there is a body: the status and the JSON document of the answer."""
+    """GET, or POST if there is a body; returns the status and the JSON document of the response."""
     data = None if body is None else json.dumps(body).encode()
     message = urllib.request.Request(url, data, {"Content-Type": "application/json"})  # noqa: S310 - http only
     try:
@@ -151,7 +151,7 @@ def request(url: str, body: object = None) -> tuple[int, dict[str, Any]]:
 
 
 def is_running(pid: int) -> bool:
-    """Whether this process runs; one that has ended and that nobody has asked about does not."""
+    """Whether this process runs; a terminated one that was not reaped yet (a Unix zombie) does not."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except FileNotFoundError:
@@ -164,7 +164,7 @@ def is_running(pid: int) -> bool:
 def wait_until(
     condition: Any, what: str, timeout_s: float = 60.0, told: Callable[[], str] = lambda: ""
 ) -> None:
-    """`told` tells what happened meanwhile; it is asked where the condition did not come true in time."""
+    """Wait until the condition is true; after `timeout_s`, fail with `what` and the output of `told()`."""
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, f"not within {timeout_s} s: {what}\n{told()}"
@@ -172,7 +172,7 @@ def wait_until(
 
 
 def _free_row(count: int) -> int:
-    """The first of so many free ports in a row."""
+    """The first of `count` consecutive free ports."""
     while True:
         port = free_port()
         if all(bind_error("127.0.0.1", port + step) is None for step in range(count)):

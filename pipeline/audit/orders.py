@@ -22,14 +22,14 @@ OUTSTANDING_MAX = 10_000
 """The most wins that wait for their orders; beyond that, the oldest is reported as missing its order."""
 
 
-class _Win(NamedTuple):
+class _ExpectedOrder(NamedTuple):
     receipt: Receipt
     key: bytes
     order: bytes
     location: Location
 
 
-class _Order(NamedTuple):
+class _FoundOrder(NamedTuple):
     receipt: Receipt
     key: bytes | None
     value: bytes
@@ -52,8 +52,8 @@ class OrderBook:
         self._stock = stock
         self._first_decisions = first_decisions
         self._repeats_allowed = repeats_allowed
-        self._outstanding: deque[_Win] = deque()
-        self._ahead: _Order | None = None
+        self._outstanding: deque[_ExpectedOrder] = deque()
+        self._ahead: _FoundOrder | None = None
         self._last = Receipt(partition, -1, -1)
 
     @property
@@ -74,7 +74,7 @@ class OrderBook:
                 receipt = Receipt(self._partition, offset, index)
                 user, quantity = result.purchases.users[index], result.purchases.quantity(index)
                 order = _order(receipt, result.product_id, user, quantity, price, result.time_ms)
-                self._outstanding.append(_Win(receipt, key, order, location))
+                self._outstanding.append(_ExpectedOrder(receipt, key, order, location))
         if self._ahead is not None and self._ahead.receipt.offset <= self._stock.offset:
             order_ahead, self._ahead = self._ahead, None
             self._match(order_ahead)
@@ -90,9 +90,9 @@ class OrderBook:
         elif receipt.offset >= commands_end:
             self._finding.charge(f"order {receipt}: there is no such command", location)
         elif receipt.offset > self._stock.offset:
-            self._ahead = _Order(receipt, key, value or b"", location)
+            self._ahead = _FoundOrder(receipt, key, value or b"", location)
         else:
-            self._match(_Order(receipt, key, value or b"", location))
+            self._match(_FoundOrder(receipt, key, value or b"", location))
 
     def finish(self) -> None:
         """Charge the remaining wins as missing their orders. Call after the last decision and order."""
@@ -100,7 +100,7 @@ class OrderBook:
             self._charge_missing(self._outstanding.popleft())
         self._ahead = None
 
-    def _match(self, order: _Order) -> None:
+    def _match(self, order: _FoundOrder) -> None:
         """Check an order of a processed decision: it must be that of the next win, or a repeat."""
         if order.receipt <= self._last:
             if wrong := self._wrong_repeat(order):
@@ -120,7 +120,7 @@ class OrderBook:
             wrong = f"key {order.key!r} instead of {win.key!r}"
             self._finding.charge(f"order {order.receipt}: {wrong}", order.location)
 
-    def _wrong_repeat(self, order: _Order) -> str | None:
+    def _wrong_repeat(self, order: _FoundOrder) -> str | None:
         if not self._repeats_allowed:
             return f"is a repeat or out of order: orders up to {self._last} precede it"
         document = _document(order.value)
@@ -138,7 +138,7 @@ class OrderBook:
                 return None if is_same else "a repeat that differs"
         return "there is no such win"
 
-    def _charge_missing(self, win: _Win, suffix: str = "") -> None:
+    def _charge_missing(self, win: _ExpectedOrder, suffix: str = "") -> None:
         self._finding.charge(f"the win {win.receipt} has no order{suffix}", win.location)
 
 

@@ -27,7 +27,7 @@ POLL_PAUSE_S = 0.05
 SALE_LENGTH = timedelta(days=1)
 
 
-class FinalAnswer(NamedTuple):
+class ReceivedAnswer(NamedTuple):
     """The outcome of a purchase. `order_id` is the user's order, even if an earlier purchase created it."""
 
     code: Code
@@ -65,7 +65,7 @@ def stats(listener: Listener, product_id: str) -> bytes:
     return listener.get(f"{API}stats/{product_id}")
 
 
-def decision(answer: Response) -> FinalAnswer | None:
+def decision(answer: Response) -> ReceivedAnswer | None:
     """The decision in the response to a poll; None if there is none (yet)."""
     if answer.status != 200:
         return None
@@ -73,9 +73,9 @@ def decision(answer: Response) -> FinalAnswer | None:
     return final_answer(document) if document["status"] == "decided" else None
 
 
-def final_answer(document: dict[str, Any]) -> FinalAnswer:
+def final_answer(document: dict[str, Any]) -> ReceivedAnswer:
     """From a body with a code and an order id. Raises KeyError or ValueError for any other."""
-    return FinalAnswer(Code(document["code"]), document["order_id"])
+    return ReceivedAnswer(Code(document["code"]), document["order_id"])
 
 
 async def with_connections(

@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from pipeline.demo.calls import FinalAnswer
+from pipeline.demo.calls import ReceivedAnswer
 from pipeline.demo.connection import Listener
 from pipeline.domain.receipts import Receipt
 
@@ -30,7 +30,7 @@ class AtOnce(NamedTuple):
     """A purchase that got its final answer without a receipt."""
 
     user_id: str
-    answer: FinalAnswer
+    answer: ReceivedAnswer
 
 
 @dataclass(slots=True)
@@ -42,7 +42,7 @@ class Observations:
     accepted: dict[Receipt, str] = field(default_factory=dict)
     at_once: list[AtOnce] = field(default_factory=list)
     wrong_answers: Counter[str] = field(default_factory=Counter)
-    answers: dict[Receipt, FinalAnswer] = field(default_factory=dict)
+    answers: dict[Receipt, ReceivedAnswer] = field(default_factory=dict)
     contradictions: int = 0
     latencies_ms: list[float] = field(default_factory=list)
     began_at_s: float = 0.0
@@ -58,6 +58,6 @@ class Observations:
         """The number of purchases with a receipt or a final answer."""
         return len(self.accepted) + len(self.at_once)
 
-    def take_answer(self, receipt: Receipt, answer: FinalAnswer) -> None:
+    def take_answer(self, receipt: Receipt, answer: ReceivedAnswer) -> None:
         if self.answers.setdefault(receipt, answer) != answer:
             self.contradictions += 1

@@ -16,7 +16,7 @@ import orjson
 
 from pipeline.demo.calls import (
     POLL_PAUSE_S,
-    FinalAnswer,
+    ReceivedAnswer,
     decision,
     final_answer,
     opening,
@@ -266,7 +266,7 @@ async def _ask(listener: Listener, request: bytes) -> Response:
         raise DemoRefused(f"no answer from {error}; is `seckill up` running?") from error
 
 
-def _final_answer(answer: Response | None) -> FinalAnswer | None:
+def _final_answer(answer: Response | None) -> ReceivedAnswer | None:
     """The final answer of a response without a receipt; None for any other response.
 
     It may be a success: a purchase that is retried after no answer gets its win again.

@@ -3,7 +3,7 @@
 from collections import Counter
 from typing import NamedTuple
 
-from pipeline.demo.calls import FinalAnswer
+from pipeline.demo.calls import ReceivedAnswer
 from pipeline.demo.observations import DECISION_TIMEOUT_S, Observations, Plan
 from pipeline.domain.codes import Code
 
@@ -84,7 +84,7 @@ def refused_wrongly(findings: Observations) -> list[str]:
         *(each.user_id for each in findings.at_once if each.answer.order_id is not None),
     }
 
-    def is_wrong(user_id: str, answer: FinalAnswer) -> bool:
+    def is_wrong(user_id: str, answer: ReceivedAnswer) -> bool:
         if answer.order_id is None:
             return answer.code == Code.ALREADY_BOUGHT or user_id in winners
         return owners.get(answer.order_id, user_id) != user_id
@@ -92,7 +92,7 @@ def refused_wrongly(findings: Observations) -> list[str]:
     return [each.user_id for each in findings.at_once if is_wrong(*each)]
 
 
-def _all_answers(findings: Observations) -> list[FinalAnswer]:
+def _all_answers(findings: Observations) -> list[ReceivedAnswer]:
     return [*findings.answers.values(), *(each.answer for each in findings.at_once)]
 
 

@@ -34,9 +34,9 @@ MESSAGES = {
     Code.NOT_STARTED: "the sale has not started",
     Code.ENDED: "the sale has ended",
     Code.INVALID_QUANTITY: "the quantity must be a whole number from 1 to 1,000,000",
-    Code.SYSTEM_ERROR: "the purchase could not be taken",
+    Code.SYSTEM_ERROR: "the purchase could not be accepted",
     Code.BUSY: "too many requests for this product, try again",
-    Code.TIMED_OUT: "not decided yet; the request goes on and can be polled",
+    Code.TIMED_OUT: "not decided yet; poll the request for the decision",
 }
 
 _STATUS = {

@@ -16,11 +16,11 @@ from pipeline.errors import KafkaUnavailable, OperatorError, Unavailable
 from pipeline.ingress.command_log.group_commit import GroupCommit
 from pipeline.ingress.command_log.log_ends import LogEnds
 from pipeline.ingress.command_log.unknown_products import UnknownProducts
+from pipeline.ingress.decisions.decision_rate import RateSampler
 from pipeline.ingress.decisions.feed import ResultsFeed
 from pipeline.ingress.decisions.fetcher import DecisionFetcher
 from pipeline.ingress.decisions.finder import DecisionFinder
 from pipeline.ingress.decisions.lookup import RUNS_BYTES_MAX, DecisionLookup
-from pipeline.ingress.decisions.pace import PaceKeeper
 from pipeline.ingress.decisions.waiters import Waiters
 from pipeline.ingress.final_refusals import SNAPSHOTS_MAX, FinalRefusals
 from pipeline.ingress.http import administration
@@ -51,7 +51,7 @@ RUNS_DIVISOR = 8
 """The runs read for old receipts may take up to `results_cache_bytes_max` divided by this, in addition to it."""
 HEALTH_CONNECTIONS_MAX = 64
 HEALTH_REDIS_CONNECTIONS_MAX = 4
-"""Redis connections for health pings and the samples of the pace keeper."""
+"""Redis connections for health pings and the samples of decision rates."""
 STOP_DRAIN_FRACTION = 0.4
 """The fraction of the stop deadline in which purchases may still be decided; then all waiting requests are answered."""
 
@@ -85,7 +85,7 @@ class Ingress:
         self._health_store = StockStore.of(settings, HEALTH_REDIS_CONNECTIONS_MAX)
         self._producer = LogProducer(settings, settings.worker_name, idempotent=settings.kafka_idempotence)
         self._ends = LogEnds(bootstrap, requests, partitions)
-        self._keeper = PaceKeeper(self._health_store, self._ends, partitions)
+        self._rates = RateSampler(self._health_store, self._ends, partitions)
         self._breakers = BreakerBoard()
         self._control: asyncio.Task[None] | None = None
         self._waiters = Waiters(partitions, settings.waiters_max, settings.results_cache_bytes_max)
@@ -114,7 +114,7 @@ class Ingress:
             min(RUNS_BYTES_MAX, settings.results_cache_bytes_max // RUNS_DIVISOR),
         )
         self._decisions = DecisionFinder(
-            self._waiters, self._feed, self._lookup, self._commits, self._ends, self._keeper
+            self._waiters, self._feed, self._lookup, self._commits, self._ends, self._rates
         )
         self._refusals = FinalRefusals(
             self._snapshots,
@@ -126,7 +126,7 @@ class Ingress:
             settings.window_margin_ms,
         )
         self._health = HealthRoutes(
-            self._health_store, self._commits, self._ends, self._feed, self._keeper, settings.retry_after_s
+            self._health_store, self._commits, self._ends, self._feed, self._rates, settings.retry_after_s
         )
         self._runners: list[web.AppRunner] = []
         self._listeners: list[asyncio.Server] = []
@@ -154,7 +154,7 @@ class Ingress:
             await retries.call(self._ends.refresh)
             self._waiters.begin(self._ends.ends)
             self._refusals.begin(self._ends.ends)
-            await self._keeper.start()
+            await self._rates.start()
             self._control = asyncio.create_task(
                 follow_control(settings, self._topics.control, self._breakers), name="control topic"
             )
@@ -189,7 +189,7 @@ class Ingress:
         if self._control is not None:
             self._stopping = "control topic"
             await cancel_and_wait(self._control)
-        for part in (self._keeper, self._feed, self._lookup, self._decision_log, self._ends, self._producer):
+        for part in (self._rates, self._feed, self._lookup, self._decision_log, self._ends, self._producer):
             self._stopping = type(part).__name__
             await part.stop()
         self._stopping = "stock store"
@@ -210,7 +210,7 @@ class Ingress:
             self._commits,
             self._decisions,
             self._waiters,
-            self._keeper,
+            self._rates,
             polling,
             admission,
             self._breakers,

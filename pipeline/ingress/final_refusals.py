@@ -76,7 +76,7 @@ class _Final(NamedTuple):
 _Buyers = list[tuple["asyncio.Future[Answer | None]", Purchase]]
 
 
-class _Queue:
+class _SnapshotQueue:
     """The purchases of one product that wait for a snapshot, from the first one until none is left."""
 
     __slots__ = ("gathered", "partition", "product_id", "reading")
@@ -109,7 +109,7 @@ class FinalRefusals:
         self._margin_ms = window_margin_ms
         self._clock = clock
         self._partitions = len(waiters.last)
-        self._queues: dict[str, _Queue] = {}
+        self._queues: dict[str, _SnapshotQueue] = {}
         self._tasks = BackgroundTasks(logger, "; its purchases went into the log")
         self._reached = [_UNREACHABLE] * self._partitions
         """By partition, the offset that a snapshot has to reach: the log's end at the start, and all cursors since."""
@@ -137,7 +137,9 @@ class FinalRefusals:
         if queue is None:
             if len(self._queues) >= SNAPSHOTS_MAX or self._clock() < self._read_again_at_s:
                 return None
-            queue = self._queues[product_id] = _Queue(product_id, partition_of(product_id, self._partitions))
+            queue = self._queues[product_id] = _SnapshotQueue(
+                product_id, partition_of(product_id, self._partitions)
+            )
             self._tasks.start(self._drive(queue), name=f"snapshot of product {product_id}")
         future: asyncio.Future[Answer | None] = asyncio.get_running_loop().create_future()
         queue.gathered.append((future, purchase))
@@ -153,7 +155,7 @@ class FinalRefusals:
 
     # --- queues ------------------------------------------------------------------------------------------------------
 
-    async def _drive(self, queue: _Queue) -> None:
+    async def _drive(self, queue: _SnapshotQueue) -> None:
         """Serve the queue, round after round, until it is empty."""
         try:
             while queue.gathered:
@@ -175,7 +177,7 @@ class FinalRefusals:
     def _pause(self) -> None:
         self._read_again_at_s = self._clock() + PAUSE_MS / 1_000
 
-    def _resolve(self, queue: _Queue, final: _Final | None) -> None:
+    def _resolve(self, queue: _SnapshotQueue, final: _Final | None) -> None:
         """Answer the purchases of this round, or leave them to the log."""
         if final is None:
             _leave_to_the_log(queue.reading)
@@ -205,7 +207,7 @@ class FinalRefusals:
 
     # --- one round ---------------------------------------------------------------------------------------------------
 
-    async def _final(self, queue: _Queue) -> _Final | None:
+    async def _final(self, queue: _SnapshotQueue) -> _Final | None:
         """The final refusal of this round's purchases, None if they have to go into the log. Raises _SnapshotFailed."""
         partition = queue.partition
         settled: int | None = None
@@ -235,7 +237,7 @@ class FinalRefusals:
                 return _Final(refusal, snapshot)
         return None
 
-    async def _snapshot(self, queue: _Queue) -> ProductSnapshot:
+    async def _snapshot(self, queue: _SnapshotQueue) -> ProductSnapshot:
         users = [purchase.user_id for _, purchase in queue.reading]
         try:
             async with asyncio.timeout(SNAPSHOT_TIMEOUT_MS / 1_000):
@@ -263,7 +265,7 @@ class FinalRefusals:
         self._catch_up_again_at_s[partition] = self._clock() + PAUSE_MS / 1_000
         return None
 
-    async def _learn(self, queue: _Queue, snapshot: ProductSnapshot) -> None:
+    async def _learn(self, queue: _SnapshotQueue, snapshot: ProductSnapshot) -> None:
         """Note what makes the next snapshot of this product unnecessary or conclusive."""
         terms = snapshot.terms
         if terms is None or snapshot.time_ms >= terms.end_ms:

@@ -38,7 +38,7 @@ def lenient_records(batch: bytes) -> Iterator[Any]:
     return iter(records)
 
 
-class _Batch:
+class _LenientBatch:
     """A batch as aiokafka's fetcher expects it."""
 
     __slots__ = ("_batch", "_end", "_fetched", "_start")
@@ -71,9 +71,9 @@ class _Records:
         self.has_next = self._records.has_next
         self.size_in_bytes = self._records.size_in_bytes
 
-    def next_batch(self) -> _Batch:
+    def next_batch(self) -> _LenientBatch:
         start, self._end = self._end, end_of_batch(self._fetched, self._end)
-        return _Batch(self._records.next_batch(), self._fetched, start, self._end)
+        return _LenientBatch(self._records.next_batch(), self._fetched, start, self._end)
 
 
 fetcher.MemoryRecords = _Records

@@ -21,7 +21,7 @@ _Source = tuple[str, int, Any]
 
 
 @dataclass(slots=True)
-class _Repeats:
+class _RepeatedLine:
     last: logging.LogRecord
     count: int = 0
 
@@ -35,7 +35,7 @@ class CountingHandler(logging.StreamHandler[TextIO]):
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__(stream)
-        self._repeats: dict[_Source, _Repeats] = {}
+        self._repeats: dict[_Source, _RepeatedLine] = {}
         self._timer: threading.Timer | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -52,7 +52,7 @@ class CountingHandler(logging.StreamHandler[TextIO]):
         super().emit(record)
         if len(self._repeats) >= LINES_MAX:
             self._print_count(self._repeats.pop(next(iter(self._repeats))))
-        self._repeats[source] = _Repeats(record)
+        self._repeats[source] = _RepeatedLine(record)
         if self._timer is None:
             self._start_timer()
 
@@ -81,7 +81,7 @@ class CountingHandler(logging.StreamHandler[TextIO]):
         self.print_counts()
         super().close()
 
-    def _print_count(self, repeats: _Repeats) -> None:
+    def _print_count(self, repeats: _RepeatedLine) -> None:
         if not repeats.count:
             return
         last, count, repeats.count = repeats.last, repeats.count, 0

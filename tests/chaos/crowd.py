@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from pipeline.demo import calls
-from pipeline.demo.calls import FinalAnswer
+from pipeline.demo.calls import ReceivedAnswer
 from pipeline.demo.connection import ClientConnection, Listener, NoResponse, Response, ask_once
 from pipeline.domain.codes import Code
 from pipeline.domain.receipts import Receipt, parse_receipt
@@ -36,7 +36,7 @@ class AtOnce(NamedTuple):
     """An answer to a purchase without a receipt, because it can never change."""
 
     wish: Wish
-    answer: FinalAnswer
+    answer: ReceivedAnswer
 
 
 @dataclass
@@ -58,7 +58,7 @@ class Crowd:
     accepted: dict[Receipt, Wish] = field(default_factory=dict)
     at_once: list[AtOnce] = field(default_factory=list)
     refused: int = 0
-    answers: dict[Receipt, FinalAnswer] = field(default_factory=dict)
+    answers: dict[Receipt, ReceivedAnswer] = field(default_factory=dict)
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     plenty_id: str = field(init=False)
     _newcomers: Iterator[int] = field(default_factory=itertools.count)

@@ -323,7 +323,7 @@ async def send_until_accepted(producer: LogProducer, topic: str, value: bytes) -
             return await producer.send(topic, 0, b"1", value)
         except SendFailed:
             await asyncio.sleep(0.1)
-    raise AssertionError("the broker did not come back")
+    raise AssertionError("the broker did not recover")
 
 
 @pytest.mark.durable

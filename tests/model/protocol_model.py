@@ -1,12 +1,12 @@
-"""The protocol of docs/protocol.md as a random-schedule model: deciders, their Redis and logs, and the follower.
+"""The protocol of docs/protocol.md as a model with random schedules: deciders, Redis, logs and the follower.
 
     python tests/model/protocol_model.py [SCHEDULES] [MUTANT]
 
-One partition, one product. Each `yield` is a point at which anything else may happen: another decider runs on (a
-zombie), this one crashes, Redis is emptied or put back to a snapshot, a reply is lost, a record is acknowledged late or
-written twice, buyers come. At the end everything is left alone until it is quiet, and the logs, Redis, the orders and
-what the pollers were told are compared with a plain fold of the requests. A mutant takes one safety rule out; each must
-be caught.
+One partition, one product. Each `yield` is a point at which anything else may happen: another decider continues (a
+zombie), this one crashes, Redis is emptied or restored from a snapshot, a reply is lost, a record is acknowledged late
+or written twice, purchases arrive. At the end no more faults occur until all is idle, and the logs, Redis, the orders
+and the polled decisions are compared with a plain fold of the requests. A mutant removes one safety rule; each must be
+caught.
 """
 
 import random
@@ -16,27 +16,27 @@ from collections.abc import Callable, Generator, Sequence
 from typing import Final
 
 from sale_model import Decision, Order, Recorded, Sale, decide_request, orders_of
-from world_model import STRANGER, Redis, Stale, Violation, World
+from world_model import FOREIGN, Redis, Stale, Violation, World
 
 MUTANTS: Final = {
-    "nofence": "the Lua call does not look at the cursor",
-    "nosync": "a new decider trusts Redis and does not look at the decision log",
+    "nofence": "the Lua call does not check the cursor",
+    "nosync": "a new decider trusts Redis and does not read the decision log",
     "tailfirst": "synchronising reads the decision log before Redis",
-    "noheartbeat": "an idle decider does not look at the cursor",
+    "noheartbeat": "an idle decider does not check the cursor",
     "noclamp": "the limiter runs on the record's own time, which may run backwards",
-    "nolimiter": "replaying a decision does not bring the limiter's state back",
-    "noclose": "replaying a decision does not close the product again",
+    "nolimiter": "replaying a decision does not restore the limiter's state",
+    "noclose": "replaying a decision on a close does not close the product",
     "skipmalformed": "a malformed command gets no decision record",
-    "latehint": "Redis is told, with a chunk, that its own decisions are in the log already",
+    "latehint": "a chunk marks its own decisions in Redis as settled before they are in the log",
     "blindhint": "replaying does not notice that decisions are missing after the hint",
-    "peekonly": "the follower takes the offset that a stranger claims for that of a decision",
-    "ontop": "a Redis that has lost its cursor only is replayed on top of what is left",
+    "peekonly": "the follower takes the source offset of a foreign record for that of a decision",
+    "ontop": "a Redis that has lost only its cursor is replayed onto what is left",
     "nodrop": "the follower counts a repeated decision again",
-    "noordersfence": "an orders agent commits its transaction although another one has opened its transactional id",
-    "progressfirst": "an orders agent reads the committed progress before it fences its predecessor",
+    "noordersfence": "an orders agent commits although another one has opened its transactional id",
+    "progressfirst": "an orders agent reads the progress before it fences its predecessor",
     "progressapart": "orders and progress are not committed in one transaction",
-    "noordersdrop": "a repeated decision makes orders again",
-    "forgetseen": "the progress of the orders agent holds no highest source offset",
+    "noordersdrop": "a repeated decision leads to orders again",
+    "forgetseen": "the orders agent's progress lacks the highest source offset",
 }
 
 CHUNK_MAX: Final = 4
@@ -51,7 +51,7 @@ Steps = Generator[str | None, None, None]
 
 
 class Decider:
-    """One decider of the partition; whoever calls `next(decider.steps)` lets it do one thing."""
+    """One decider of the partition; each `next(decider.steps)` lets it take one step."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -81,12 +81,12 @@ class Decider:
         decisions = world.decide(self.position, self._results_end, chunk)
         yield None
         if world.rng.random() < 0.1:
-            raise Stale  # the reply was lost: the decider can not know, so it synchronises
+            raise Stale  # the reply was lost; the decider does not know the outcome, so it synchronises
         yield from self._commit(decisions)
         self.position = chunk[-1][0]
 
     def _commit(self, decisions: Sequence[Recorded]) -> Steps:
-        """Result records go in batches, each acknowledged before the next."""
+        """Write the decisions in batches, each acknowledged before the next."""
         world, rest = self._world, list(decisions)
         if world.mutant == "skipmalformed":
             rest = [recorded for recorded in rest if recorded[1].kind != "malformed"]
@@ -96,13 +96,13 @@ class Decider:
             draw = world.rng.random()
             if draw < 0.04:
                 world.late.append(batch)
-                raise Stale  # no acknowledgement; the records may come yet
+                raise Stale  # no acknowledgement; the records may still arrive
             world.results += batch if draw < 0.96 else batch + batch
             self._results_end = len(world.results)
             yield None
 
     def _synchronise(self) -> Steps:
-        """Bring Redis and the decision log to the same offset, and go on from there. Redis is read first."""
+        """Bring Redis and the decision log to the same offset and continue there. Redis is read first."""
         world = self._world
         results_end = len(world.results)
         yield None
@@ -125,18 +125,18 @@ class Decider:
             yield from self._commit([recorded for recorded in redis.last_answer if recorded[0] > tail])
 
     def _replay(self, redis: Redis, results_end: int) -> Generator[str | None, None, int]:
-        """Do again in Redis what it lacks; returns the highest offset that is decided in the log."""
+        """Replay the decisions that Redis lacks; returns the highest offset that is decided in the log."""
         world, tail = self._world, redis.settled
-        for place in range(redis.hint, results_end):
-            offset, decision = world.results[place]
-            if decision is STRANGER:
+        for position in range(redis.hint, results_end):
+            offset, decision = world.results[position]
+            if decision is FOREIGN:
                 continue
             tail = max(tail, offset)
             if offset <= self.position:
                 continue
             if offset > self.position + 1 and world.mutant != "blindhint":
                 world.wipe(redis.cursor)
-            world.replay(self.position, offset, decision, place + 1)
+            world.replay(self.position, offset, decision, position + 1)
             self.position = offset
             if world.rng.random() < 0.3:
                 yield None
@@ -147,13 +147,13 @@ class Decider:
 
 
 def follower(world: World) -> Steps:
-    """Counts the winners; it begins at the start of the log, as does every new one."""
-    place, seen, world.won_by_follower = 0, -1, 0
+    """Counts the winners, from the start of the log."""
+    position, seen, world.won_by_follower = 0, -1, 0
     while True:
-        recorded = world.results[place : place + world.rng.randrange(1, 5)]
-        place += len(recorded)
+        recorded = world.results[position : position + world.rng.randrange(1, 5)]
+        position += len(recorded)
         for offset, decision in recorded:
-            if decision is STRANGER and world.mutant != "peekonly":
+            if decision is FOREIGN and world.mutant != "peekonly":
                 continue
             if offset > seen or world.mutant == "nodrop":
                 seen = offset
@@ -165,9 +165,10 @@ def follower(world: World) -> Steps:
 
 
 def orders_agent(world: World) -> Steps:
-    """Writes the orders of the winners and its own progress, both in one transaction for each batch.
+    """Writes the winners' orders and its own progress, in one transaction per batch.
 
-    Opening the transactional id fences whoever had it; only then is the progress read. A fenced agent ends.
+    It opens the transactional id, which fences the previous owner, and only then reads the progress. A fenced agent
+    ends.
     """
     progress = world.orders_progress
     yield None
@@ -175,29 +176,29 @@ def orders_agent(world: World) -> Steps:
     yield None
     if world.mutant != "progressfirst":
         progress = world.orders_progress
-    place, seen = progress
+    position, seen = progress
     if world.mutant == "forgetseen":
         seen = -1
     while True:
-        recorded = world.results[place : place + world.rng.randrange(1, 5)]
+        recorded = world.results[position : position + world.rng.randrange(1, 5)]
         if not recorded:
             yield "idle"
             continue
         batch: list[Order] = []
         for offset, decision in recorded:
-            if decision is STRANGER:
+            if decision is FOREIGN:
                 continue
             if offset > seen or world.mutant == "noordersdrop":
                 seen = max(seen, offset)
                 batch += orders_of(offset, world.requests[offset], decision)
-        place += len(recorded)
+        position += len(recorded)
         yield None
         if epoch != world.orders_epoch and world.mutant != "noordersfence":
             break
         world.orders += batch
         if world.mutant == "progressapart":
             yield None
-        world.orders_progress = place, seen
+        world.orders_progress = position, seen
         yield None
     while True:
         yield "idle"
@@ -215,7 +216,7 @@ EVENTS: Final = {
     "rolled back": 2,
     "snapshot": 4,
     "cursor lost": 0.5,
-    "stranger": 1,
+    "foreign record": 1,
     "late": 2,
     "new follower": 1,
     "new orders agent": 2,
@@ -225,12 +226,12 @@ EVENTS: Final = {
     "decide": 55,
     "ambush": 0.2,
 }
-"""What may happen next, by weight. Each schedule makes some of it rare or frequent: so faults meet that seldom do."""
+"""The events and their weights. Each schedule makes some rarer, some more frequent, so that rare combinations occur."""
 WEIGHT_FACTORS: Final = (0.1, 1, 1, 5)
 
 
 class Cast:
-    """Who runs at the moment: deciders, the last one being the rightful owner, and the follower."""
+    """The running deciders (the last one is the rightful owner), the follower and the orders agents."""
 
     def __init__(self, world: World) -> None:
         rng = world.rng
@@ -251,7 +252,7 @@ class Cast:
             "snapshot": world.take_snapshot,
             "emptied": world.empty_redis,
             "cursor lost": world.lose_cursor,
-            "stranger": world.write_stranger,
+            "foreign record": world.write_foreign,
             "rolled back": self._roll_back,
             "ambush": self._ambush,
         }
@@ -260,19 +261,19 @@ class Cast:
         self.orders_agents = [orders_agent(world)]
 
     def disturb(self, events: int) -> None:
-        """So many random events, one after the other."""
+        """This many random events, one after the other."""
         for event in self._world.rng.choices(list(EVENTS), self._weights, k=events):
             self._events[event]()
 
     def _move_partition(self) -> None:
-        """The old owners go on as zombies."""
+        """The old owners continue as zombies."""
         self.deciders = [*self.deciders[-ZOMBIES_MAX:], Decider(self._world)]
 
     def _crash(self) -> None:
         self.deciders = [Decider(self._world)]
 
     def _move_orders(self) -> None:
-        """The old owner may go on as a zombie, in the middle of its transaction, or be gone."""
+        """The old owner has ended, or continues as a zombie within its transaction."""
         zombies = self.orders_agents[-ZOMBIES_MAX:] if self._world.rng.random() < 0.5 else []
         self.orders_agents = [*zombies, orders_agent(self._world)]
 
@@ -280,18 +281,18 @@ class Cast:
         self.follower = follower(self._world)
 
     def _roll_back(self) -> None:
-        """Put Redis back to an older state: best to one that a decider takes for its own, because the fence is open."""
+        """Restore an older Redis, if possible one whose cursor a decider expects, so that the fence lets it pass."""
         world = self._world
         known = {each.position for each in self.deciders}
         unfenced = [snapshot for snapshot in world.snapshots if snapshot.cursor in known]
         world.redis = world.rng.choice(unfenced or world.snapshots).copy()
 
     def _ambush(self) -> None:
-        """A story that chance alone finds once in 30,000 schedules: a hint beyond decisions that Redis lacks.
+        """A sequence that chance alone finds once in 30,000 schedules: a hint past decisions that Redis lacks.
 
-        A zombie stops between Lua and commit; its successor gets well ahead and stops at the same point; the zombie
-        commits and so knows an end of the log behind its successor's decisions; Redis falls back to where the zombie
-        stands, who passes the fence and stores that end as the hint; then the successor commits.
+        A zombie stops between Lua and commit. Its successor gets well ahead and stops at the same point. The zombie
+        commits, and so knows an end of the log past its successor's decisions. Redis is restored to the zombie's
+        offset, so the zombie passes the fence and stores that end as the hint. Then the successor commits.
         """
         world = self._world
         zombie, successor = Decider(world), Decider(world)
@@ -310,7 +311,7 @@ class Cast:
         self.deciders = [Decider(world)]
 
     def settle(self) -> bool:
-        """Leave everybody alone; whether it becomes quiet."""
+        """Run all without further events; whether they all become idle."""
         runners = [*(decider.steps for decider in self.deciders), self.follower, *self.orders_agents]
         idle = 0
         for _ in range(QUIET_STEPS_MAX):
@@ -322,7 +323,7 @@ class Cast:
 
 
 def _advance(decider: Decider, arrived: Callable[[], bool]) -> None:
-    """Let this decider alone run until it has arrived, or does not seem to get there."""
+    """Run only this decider until it has arrived, or for AMBUSH_STEPS_MAX steps."""
     for _ in range(AMBUSH_STEPS_MAX):
         if arrived():
             return
@@ -330,23 +331,23 @@ def _advance(decider: Decider, arrived: Callable[[], bool]) -> None:
 
 
 def verdict(world: World) -> str | None:
-    """None, or what is wrong."""
+    """The first violation, or None."""
     sale = Sale()
     truth = [decide_request(sale, offset, request) for offset, request in enumerate(world.requests)]
     first: dict[int, Decision] = {}
     for offset, decision in world.results:
-        if decision is STRANGER:
+        if decision is FOREIGN:
             continue
         if offset > len(first):
-            return "a hole in the results"
+            return "a gap in the results"
         if first.setdefault(offset, decision) != decision:
             return "a repeat differs"
     if list(first.values()) != truth:
         return "results are not the fold of the requests"
     if world.redis.sale != sale:
         return "Redis is not the fold"
-    if any(truth[offset] != decision for offset, decision in world.told.items()):
-        return "a poller was told something else"
+    if any(truth[offset] != decision for offset, decision in world.polled.items()):
+        return "a poll returned another decision"
     won = [
         order
         for offset, request in enumerate(world.requests)
@@ -358,18 +359,18 @@ def verdict(world: World) -> str | None:
 
 
 def run_schedule(seed: int, mutant: str = "") -> str | None:
-    """What went wrong in the schedule of this seed, None for nothing."""
+    """The first violation in the schedule of this seed, or None."""
     rng = random.Random(seed)
     world = World(rng, mutant)
     if rng.random() < 0.9:
         world.append_request("open")
-    everybody = Cast(world)
+    cast = Cast(world)
     try:
-        everybody.disturb(rng.randrange(50, 500))
-        quiet = everybody.settle()
+        cast.disturb(rng.randrange(50, 500))
+        quiet = cast.settle()
         if rng.random() < 0.5:
             world.redis = rng.choice((Redis(), *world.snapshots)).copy()
-            quiet = everybody.settle()
+            quiet = cast.settle()
         return verdict(world) if quiet else "never quiet"
     except Violation as violation:
         return str(violation)

@@ -1,25 +1,26 @@
-"""The model of a sale: a pure rule that decides commands, and the fold that the decisions add up to."""
+"""The model of a sale: a pure function that decides commands, and the fold of the decisions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 WINDOW: Final = 10
-"""Ticks in which the limiter lets a number of purchases through."""
+"""Length of the limiter's window, in ticks."""
 
 
 class Request(NamedTuple):
-    """A command record; `kind` is open, close, buy or malformed. Purchases are (user, quantity)."""
+    """A command record. `kind` is open, close, buy or malformed; `limit` is the purchases per window."""
 
     kind: str
     time: int
     stock: int = 0
     limit: int | None = None
     purchases: tuple[tuple[int, int], ...] = ()
+    """User and quantity of each."""
 
 
 class Decision(NamedTuple):
-    """A decision record. `limiter` is the state after it."""
+    """A decision record. `limiter` is the state after it: the window, and the purchases that passed in it."""
 
     kind: str
     time: int
@@ -36,7 +37,7 @@ Order = tuple[int, int, int]
 
 @dataclass(slots=True)
 class Sale:
-    """What the decided commands add up to: the fold."""
+    """The fold of the decided commands. `buyers` has the source offset and quantity of each user's win."""
 
     opened: bool = False
     closed: bool = False
@@ -53,7 +54,7 @@ class Sale:
 
 
 def decide_request(sale: Sale, offset: int, request: Request, mutant: str = "") -> Decision:
-    """The decision on one command; changes the sale."""
+    """The decision on one command; updates the sale."""
     sale.time = request.time if mutant == "noclamp" else max(sale.time, request.time)
     refused = False
     codes: tuple[int, ...] = ()
@@ -95,7 +96,7 @@ def _decide_purchases(sale: Sale, offset: int, purchases: Sequence[tuple[int, in
 
 
 def replay_decision(sale: Sale, offset: int, request: Request, decision: Decision, mutant: str = "") -> None:
-    """What a recorded decision did, done again on an older state. (The record carries its command.)"""
+    """Apply a recorded decision to an older state. The record carries its command."""
     sale.time = decision.time
     if mutant != "nolimiter":
         sale.limiter = decision.limiter

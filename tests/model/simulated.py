@@ -1,4 +1,4 @@
-"""The world of a simulation: virtual time, logs in memory, and a real Redis whose calls take a while and may fail."""
+"""The world of a simulation: virtual time, in-memory logs, and a real Redis whose calls are delayed and may fail."""
 
 import asyncio
 import random
@@ -20,7 +20,7 @@ TOPICS = load_topics(Profile.LOCAL)
 
 
 class VirtualTime(asyncio.SelectorEventLoop):
-    """An event loop that never waits: when nothing is left to do, its clock jumps to the next timer."""
+    """An event loop that never waits: when no task can run, its clock jumps to the next timer."""
 
     class _Selector(selectors.DefaultSelector):
         loop: "VirtualTime"
@@ -41,7 +41,7 @@ class VirtualTime(asyncio.SelectorEventLoop):
 
 
 class DirectRedis:
-    """The asynchronous face of a synchronous client: each command is one moment of virtual time."""
+    """An asynchronous wrapper around a synchronous client; a command takes no virtual time."""
 
     def __init__(self, client: Redis) -> None:
         self._client = client
@@ -75,9 +75,9 @@ class World:
     """False once the schedule is over."""
     snapshot: dict[bytes, bytes] = field(default_factory=dict)
     redis_answers: asyncio.Event = field(default_factory=asyncio.Event)
-    """Cleared while Redis hangs: nobody's call comes back."""
+    """Cleared while Redis hangs, so no call returns."""
     faults: list[BaseException] = field(default_factory=list)
-    """What ended a decider, in the schedule's whole life."""
+    """The errors that ended deciders during the whole schedule."""
 
     def __post_init__(self) -> None:
         self.redis_answers.set()
@@ -94,7 +94,7 @@ class World:
         await asyncio.sleep(self.rng.expovariate(50))
 
     def note_end(self, task: "asyncio.Task[None]") -> None:
-        """A decider's task is done; cancelled it may be, and nothing else."""
+        """Record how a decider's task ended, unless it was cancelled."""
         if not task.cancelled() and (error := task.exception()) is not None:
             self.faults.append(error)
 
@@ -111,7 +111,7 @@ class World:
 
 
 class SlowStore:
-    """StockStore, whose calls take a while, may fail before their effect, and may lose their reply after it."""
+    """A StockStore whose calls are delayed, may fail before their effect, and may lose their reply after it."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -123,7 +123,7 @@ class SlowStore:
         async def call(*args: Any) -> Any:
             await self._world.a_while()
             if self._world.fails(0.02):
-                raise RedisUnavailable("away")
+                raise RedisUnavailable("unavailable")
             await self._world.redis_answers.wait()
             answer = await method(*args)
             await self._world.a_while()
@@ -135,7 +135,7 @@ class SlowStore:
 
 
 class MemoryLog:
-    """PartitionLog and LogProducer over the world's lists."""
+    """PartitionLog and LogProducer on the world's lists."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -144,7 +144,7 @@ class MemoryLog:
     async def bounds(self, topic: str, partition: int) -> Bounds:
         await self._world.a_while()
         if self._world.fails(0.02):
-            raise KafkaUnavailable("away")
+            raise KafkaUnavailable("unavailable")
         return Bounds(0, len(self._logs[topic]))
 
     async def read(
@@ -157,7 +157,7 @@ class MemoryLog:
         while start < stop:
             await self._world.a_while()
             if self._world.fails(0.02):
-                raise KafkaUnavailable("away")
+                raise KafkaUnavailable("unavailable")
             batch = log[start : min(stop, start + self._world.rng.randrange(1, 8))]
             start += len(batch)
             yield batch
@@ -169,7 +169,7 @@ class MemoryLog:
         while rest:
             await self._world.a_while()
             if self._world.fails(0.03):
-                raise SendFailed("not taken")
+                raise SendFailed("not accepted")
             batch = rest[: self._world.rng.randrange(1, 5)]
             for key, value in batch:
                 last = self._world.append(self._logs[topic], key, value)

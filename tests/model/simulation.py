@@ -1,13 +1,13 @@
-"""The real decider and the real store, over an in-memory log and a real Redis, through a random schedule.
+"""The real decider and store, with an in-memory log and a real Redis, in random schedules.
 
     python tests/model/simulation.py [SCHEDULES] [FIRST_SEED]
 
-Time is virtual and everything random comes from the seed, so a schedule that fails fails again in the same way. Each
-call of a decider to the outside takes a random while before its effect and after it; in between anything else happens:
-deciders crash, partitions move while their old owner goes on as a zombie, or stay and get another decider while the
-stream waits for room in the intake of the old one, replies get lost, a broker takes half of what it was sent, Redis is
-emptied or put back to a snapshot, the stream delivers twice, late, or leaves records out.
-At the end everything is left alone until it is quiet, and the logs and Redis are compared with a plain fold.
+Time is virtual and all randomness is from the seed, so a failing schedule fails again in the same way. Each call of a
+decider to Redis or Kafka is delayed before and after its effect, and anything may happen meanwhile: deciders crash;
+partitions move while the old owner continues as a zombie, or stay and get another decider while the stream waits for
+room in the intake of the old one; replies get lost; a broker accepts half of what it was sent; Redis is emptied or
+restored from a snapshot; the stream delivers records twice or late, or leaves some out.
+At the end no more faults occur until all is idle, and the logs and Redis are compared with a plain fold.
 """
 
 import asyncio
@@ -46,16 +46,17 @@ PRODUCTS = ("1001", "p-2")
 SETTINGS = Settings(
     chunk_purchases_max=6, decider_buffer_records_max=12, idle_look_ms=200, backoff_ms_max=200
 )
-STRANGERS = (None, b"junk", b'{"source_offset":0}', b'{"source_offset":99,"type":"close","time_ms":1}')
-"""What no decider wrote into the decision log."""
+FOREIGN_VALUES = (None, b"junk", b'{"source_offset":0}', b'{"source_offset":99,"type":"close","time_ms":1}')
+"""Foreign records of the decision log."""
 QUIET_S = 30.0
 SETTLE_S_MAX = 600.0
 
 
 class Worker:
-    """A process: the decider that it has now, and a stream that feeds it, not always as it should.
+    """A process: its current decider, and a stream that feeds it, sometimes incorrectly.
 
-    The stream's agent outlives the decider where a partition goes and comes back before Faust has ended the agent.
+    The stream's agent outlives the decider if a partition is revoked and assigned again before Faust has ended the
+    agent.
     """
 
     def __init__(self, world: World) -> None:
@@ -89,7 +90,7 @@ class Worker:
         while True:
             await self._world.a_while()
             if self._world.fails(0.03):
-                # A rebalance: some of what was fetched is left out, then reading starts again at the committed offset.
+                # A rebalance: some fetched records are left out, then reading starts again at the committed offset.
                 start = self._world.rng.randrange(at, len(self._world.requests) + 1)
                 await self._put(self._world.requests[start : start + self._world.rng.randrange(3)])
                 at = self._world.committed
@@ -99,7 +100,7 @@ class Worker:
                 at = fetched[-1].offset + 1
 
     async def rebalance(self) -> None:
-        """The partition stays here; or it goes and comes back, and gets another decider."""
+        """The partition stays here, or it is revoked and assigned again with another decider."""
         self._deciders.begin_rebalance()
         await self._world.a_while()
         if self._world.rng.random() < 0.5:
@@ -139,7 +140,7 @@ def random_command(rng: random.Random) -> tuple[bytes | None, bytes | None]:
 
 
 async def disturb(world: World, workers: list[Worker]) -> None:
-    """One random event, after a random while."""
+    """One random event, after a random time."""
     rng = world.rng
     await asyncio.sleep(rng.expovariate(20))
     draw = rng.random()
@@ -164,13 +165,13 @@ async def disturb(world: World, workers: list[Worker]) -> None:
     elif draw < 0.97:
         world.redis.delete(keys.cursor(PARTITION))
     elif draw < 0.98:
-        world.append(world.results, b"1", rng.choice(STRANGERS))
+        world.append(world.results, b"1", rng.choice(FOREIGN_VALUES))
     else:
         world.take_snapshot()
 
 
 async def rebalance_with_a_full_intake(world: World, worker: Worker) -> None:
-    """Redis hangs, and more comes than a decider takes: the stream is waiting for room when its decider ends."""
+    """Redis hangs, and more arrives than a decider buffers: the stream waits for room when its decider ends."""
     world.redis_answers.clear()
     for _ in range(SETTINGS.decider_buffer_records_max + world.rng.randrange(1, 10)):
         world.append(world.requests, *random_command(world.rng))
@@ -181,7 +182,7 @@ async def rebalance_with_a_full_intake(world: World, worker: Worker) -> None:
 
 
 async def schedule(world: World) -> str | None:
-    """Runs one schedule; None, or what is wrong."""
+    """Run one schedule; returns the first violation, or None."""
     product = PRODUCTS[0]
     terms = Opening("n", "9.90", world.rng.randrange(3, 15), 0, 10**12)
     world.append(world.requests, product.encode(), encode_open(OpenCommand(product, terms)))
@@ -215,11 +216,11 @@ async def settle(world: World, workers: list[Worker]) -> str | None:
 
 
 def decisions_of(world: World) -> list[tuple[int, bytes]]:
-    """Position and value of what deciders wrote into the decision log."""
+    """Position and value of the records that deciders wrote to the decision log."""
     return [
         (record.offset, record.value)
         for record in world.results
-        if record.value is not None and record.value not in STRANGERS
+        if record.value is not None and record.value not in FOREIGN_VALUES
     ]
 
 
@@ -231,7 +232,7 @@ def verdict(world: World) -> str | None:
         if first.setdefault(offset, value) != value:
             return f"a repeat of {offset} differs"
         if offset > high + 1:
-            return f"a hole in the results before {offset}"
+            return f"a gap in the results before {offset}"
         high = max(high, offset)
     fold = PartitionFold(PARTITION)
     for request in world.requests:
@@ -260,12 +261,12 @@ def redis_is_the_fold(redis: Redis, fold: PartitionFold) -> str | None:
         if found != (product.stock, product.sold, product.state.value, product.buyers, by_code, limiter):
             return f"Redis is not the fold of {product_id}: {found}"
         if Code.SUCCESS in counts and product.stock + product.sold != product.opening.stock:
-            return "stock was made or lost"
+            return "stock was created or lost"
     return None
 
 
 async def _end_all() -> None:
-    """Let every task of this loop end."""
+    """Cancel all other tasks of this loop and wait for them."""
     tasks = asyncio.all_tasks() - {asyncio.current_task()}
     for task in tasks:
         task.cancel()
@@ -273,7 +274,7 @@ async def _end_all() -> None:
 
 
 def run_schedule(seed: int, redis: Redis) -> str | None:
-    """None, or what is wrong after the schedule of this seed."""
+    """The first violation in the schedule of this seed, or None."""
     redis.flushdb()
     world = World(random.Random(seed), redis)
     loop = VirtualTime()

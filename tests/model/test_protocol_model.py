@@ -1,4 +1,4 @@
-"""The protocol holds in every random schedule, and each of its rules is needed: without it the model finds a fault."""
+"""The protocol holds in every random schedule, and needs each of its rules: without one, the model finds a fault."""
 
 import pytest
 from protocol_model import MUTANTS, run_schedule
@@ -13,11 +13,11 @@ def test_no_schedule_breaks_the_protocol() -> None:
 
 
 @pytest.mark.parametrize("mutant", MUTANTS)
-def test_a_protocol_without_this_rule_is_caught(mutant: str) -> None:
+def test_the_model_catches_a_protocol_without_this_rule(mutant: str) -> None:
     assert any(run_schedule(seed, mutant) for seed in range(MUTANT_SCHEDULES_MAX)), MUTANTS[mutant]
 
 
-def test_a_schedule_is_the_same_again() -> None:
+def test_a_seed_always_gives_the_same_schedule() -> None:
     first = [run_schedule(seed, "nofence") for seed in range(50)]
-    assert len(set(first)) > 2, "different schedules"
+    assert len(set(first)) > 2, "the schedules do not differ"
     assert [run_schedule(seed, "nofence") for seed in range(50)] == first

@@ -1,4 +1,4 @@
-"""The real decider through random schedules; `make simulate` runs many more. A failing seed fails again."""
+"""The real decider in random schedules; `make simulate` runs many more. A failing seed fails again."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ SHARDS = 10
 
 
 @pytest.mark.parametrize("shard", range(SHARDS))
-def test_every_schedule_ends_as_the_fold_of_its_commands(redis_server: Any, shard: int) -> None:
+def test_every_schedule_ends_in_the_fold_of_its_commands(redis_server: Any, shard: int) -> None:
     redis = Redis.from_url(redis_server.url)
     seeds = range(shard * SCHEDULES // SHARDS, (shard + 1) * SCHEDULES // SHARDS)
     wrong = {seed: found for seed in seeds if (found := run_schedule(seed, redis))}

@@ -1,4 +1,4 @@
-"""The model of the world around deciders and followers: logs, which lose nothing, and Redis, which may lose all."""
+"""The model of the world around deciders and followers: logs, which lose nothing, and Redis, which may lose it all."""
 
 import random
 from collections import deque
@@ -10,21 +10,21 @@ from sale_model import WINDOW, Decision, Order, Recorded, Request, Sale, decide_
 
 USERS: Final = 60
 SNAPSHOTS_MAX: Final = 8
-STRANGER: Final = Decision("stranger", 0, (), (0, 0))
-"""In the decision log, but no decider wrote it, whatever offset it claims."""
+FOREIGN: Final = Decision("foreign", 0, (), (0, 0))
+"""A foreign record of the decision log, whatever source offset it claims."""
 
 
 class Stale(Exception):
-    """The cursor in Redis is not where this decider left it, or an answer was lost: synchronise."""
+    """The cursor in Redis is not where this decider left it, or a reply was lost, so it must synchronise."""
 
 
 class Violation(Exception):
-    """Something that must never happen did."""
+    """Something happened that must never happen."""
 
 
 @dataclass(slots=True)
 class Redis:
-    """`settled` and `hint`: all decisions up to that offset lie before that position in the decision log."""
+    """All decisions up to the source offset `settled` are before the position `hint` of the decision log."""
 
     sale: Sale = field(default_factory=Sale)
     cursor: int = -1
@@ -55,20 +55,20 @@ class World:
         self.requests: list[Request] = []
         self.results: list[Recorded] = []
         self.late: list[list[Recorded]] = []
-        """Sent, given up by their decider, and still on the way."""
+        """Batches that were sent and given up by their decider, but may still arrive."""
         self.orders: list[Order] = []
-        """What a `read_committed` consumer sees."""
+        """The orders that a `read_committed` consumer sees."""
         self.orders_progress = (0, -1)
-        """Where the orders agent goes on in the decision log, and the highest source offset before that."""
+        """The position at which the orders agent continues, and the highest source offset before it."""
         self.orders_epoch = 0
         self.redis = Redis()
         self.snapshots = deque([Redis()], maxlen=SNAPSHOTS_MAX)
-        self.told: dict[int, Decision] = {}
+        self.polled: dict[int, Decision] = {}
         self.won_by_follower = 0
         self._clock = 0
 
     def append_request(self, kind: str) -> None:
-        """A command comes into the log, at a broker time that now and then runs backwards (another broker's)."""
+        """Append a command to the log; broker time sometimes runs backwards, as after a change of leader."""
         rng = self.rng
         self._clock += rng.randrange(4)
         time = max(0, self._clock - (rng.randrange(2 * WINDOW) if rng.random() < 0.2 else 0))
@@ -102,7 +102,7 @@ class World:
         return decisions
 
     def replay(self, after: int, offset: int, decision: Decision, results_end: int) -> None:
-        """The other Lua call: a recorded decision again; the same fence."""
+        """The other Lua call: apply a recorded decision, with the same fence."""
         redis = self.redis
         if redis.cursor != after or (redis.has_lost_its_cursor and self.mutant != "ontop"):
             raise Stale
@@ -111,13 +111,13 @@ class World:
         redis.hint, redis.last_answer = results_end, ()
 
     def wipe(self, at: int) -> None:
-        """Forget the fold, if the cursor is still there."""
+        """Start over: delete the fold, if the cursor is still at this offset."""
         if self.redis.cursor == at:
             self.redis = Redis()
         raise Stale
 
     def open_orders(self) -> int:
-        """Open the transactional id of the orders: its earlier owners cannot commit any more."""
+        """Open the transactional id of the orders, which fences its earlier owners; returns the new epoch."""
         self.orders_epoch += 1
         return self.orders_epoch
 
@@ -134,22 +134,22 @@ class World:
     def lose_cursor(self) -> None:
         self.redis = Redis(self.redis.sale)
 
-    def write_stranger(self) -> None:
-        self.results.append((self.rng.randrange(len(self.requests) + 3), STRANGER))
+    def write_foreign(self) -> None:
+        self.results.append((self.rng.randrange(len(self.requests) + 3), FOREIGN))
 
     def poll(self) -> None:
-        """Somebody looks at their result: what they are told once holds for ever.
+        """A client polls a request. Once returned, a decision must never change.
 
-        They are answered from the decision log, by the first decision on their request or a repeat: whichever is found.
+        The answer is any decision on the request in the decision log, the first or a repeat.
         """
         if self.requests:
             offset = self.rng.randrange(len(self.requests))
             decisions = [
                 decision
                 for decided, decision in self.results
-                if decided == offset and decision is not STRANGER
+                if decided == offset and decision is not FOREIGN
             ]
             if decisions:
                 found = self.rng.choice(decisions)
-                if self.told.setdefault(offset, found) != found:
-                    raise Violation("a decision changed after it was told")
+                if self.polled.setdefault(offset, found) != found:
+                    raise Violation("a decision changed after it was returned")

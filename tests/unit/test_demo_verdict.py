@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from pipeline.demo.calls import FinalAnswer
+from pipeline.demo.calls import ReceivedAnswer
 from pipeline.demo.connection import Listener
 from pipeline.demo.crowd import make_crowd
 from pipeline.demo.observations import AtOnce, Observations, Plan
@@ -26,10 +26,10 @@ def sound() -> Observations:
         refused_rightly=2,
         accepted={FIRST: "ann", SECOND: "bob", THIRD: "cid", AGAIN: "ann"},
         answers={
-            FIRST: FinalAnswer(Code.SUCCESS, "0-1-0"),
-            SECOND: FinalAnswer(Code.SUCCESS, "0-1-1"),
-            THIRD: FinalAnswer(Code.INSUFFICIENT_STOCK, None),
-            AGAIN: FinalAnswer(Code.ALREADY_BOUGHT, "0-1-0"),
+            FIRST: ReceivedAnswer(Code.SUCCESS, "0-1-0"),
+            SECOND: ReceivedAnswer(Code.SUCCESS, "0-1-1"),
+            THIRD: ReceivedAnswer(Code.INSUFFICIENT_STOCK, None),
+            AGAIN: ReceivedAnswer(Code.ALREADY_BOUGHT, "0-1-0"),
         },
         sold=2,
         remaining=0,
@@ -78,13 +78,15 @@ def test_a_win_that_only_a_repeat_at_once_shows_counts_by_its_order_id() -> None
 @pytest.mark.parametrize(
     ("user_id", "answer"),
     [
-        ("bob", FinalAnswer(Code.INSUFFICIENT_STOCK, None)),
-        ("bob", FinalAnswer(Code.ALREADY_BOUGHT, "0-1-0")),
-        ("cid", FinalAnswer(Code.ALREADY_BOUGHT, "0-1-1")),
-        ("cid", FinalAnswer(Code.ALREADY_BOUGHT, None)),
+        ("bob", ReceivedAnswer(Code.INSUFFICIENT_STOCK, None)),
+        ("bob", ReceivedAnswer(Code.ALREADY_BOUGHT, "0-1-0")),
+        ("cid", ReceivedAnswer(Code.ALREADY_BOUGHT, "0-1-1")),
+        ("cid", ReceivedAnswer(Code.ALREADY_BOUGHT, None)),
     ],
 )
-def test_a_refusal_of_a_winner_or_an_order_of_another_user_fails(user_id: str, answer: FinalAnswer) -> None:
+def test_a_refusal_of_a_winner_or_an_order_of_another_user_fails(
+    user_id: str, answer: ReceivedAnswer
+) -> None:
     findings = sold_out_early()
     findings.at_once.append(AtOnce(user_id, answer))
     assert failing(findings) == [AT_ONCE]
@@ -93,7 +95,7 @@ def test_a_refusal_of_a_winner_or_an_order_of_another_user_fails(user_id: str, a
 
 def test_a_winner_refused_at_once_without_an_order_id_fails() -> None:
     findings = sold_out_early()
-    findings.at_once.append(AtOnce("ann", FinalAnswer(Code.INSUFFICIENT_STOCK, None)))
+    findings.at_once.append(AtOnce("ann", ReceivedAnswer(Code.INSUFFICIENT_STOCK, None)))
     del findings.accepted[FIRST], findings.answers[FIRST]
     assert failing(findings) == [AT_ONCE]
 
@@ -101,7 +103,7 @@ def test_a_winner_refused_at_once_without_an_order_id_fails() -> None:
 def test_a_refusal_at_once_while_stock_is_left_fails() -> None:
     findings = sold_out_early()
     del findings.accepted[SECOND], findings.answers[SECOND]
-    findings.at_once.append(AtOnce("bob", FinalAnswer(Code.INSUFFICIENT_STOCK, None)))
+    findings.at_once.append(AtOnce("bob", ReceivedAnswer(Code.INSUFFICIENT_STOCK, None)))
     findings.order_ids.remove("0-1-1")
     findings.sold, findings.remaining = 1, 1
     assert failing(findings) == [AT_ONCE, WINNERS]
@@ -135,14 +137,14 @@ def test_a_receipt_without_a_decision_fails() -> None:
 
 def test_a_decision_that_changes_fails() -> None:
     findings = sound()
-    findings.take_answer(THIRD, FinalAnswer(Code.SUCCESS, "0-1-2"))
+    findings.take_answer(THIRD, ReceivedAnswer(Code.SUCCESS, "0-1-2"))
     assert failing(findings) == [DECIDED]
 
 
 @pytest.mark.parametrize(
-    "third", [FinalAnswer(Code.SUCCESS, "0-1-2"), FinalAnswer(Code.ALREADY_BOUGHT, "0-1-2")]
+    "third", [ReceivedAnswer(Code.SUCCESS, "0-1-2"), ReceivedAnswer(Code.ALREADY_BOUGHT, "0-1-2")]
 )
-def test_one_winner_too_many_fails(third: FinalAnswer) -> None:
+def test_one_winner_too_many_fails(third: ReceivedAnswer) -> None:
     findings = sound()
     findings.answers[THIRD] = third
     findings.order_ids.add("0-1-2")
@@ -152,7 +154,7 @@ def test_one_winner_too_many_fails(third: FinalAnswer) -> None:
 
 def test_one_winner_too_few_fails() -> None:
     findings = sound()
-    findings.answers[SECOND] = FinalAnswer(Code.INSUFFICIENT_STOCK, None)
+    findings.answers[SECOND] = ReceivedAnswer(Code.INSUFFICIENT_STOCK, None)
     findings.order_ids.remove("0-1-1")
     findings.sold, findings.remaining = 1, 1
     assert failing(findings) == [WINNERS]

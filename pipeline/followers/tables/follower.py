@@ -29,8 +29,8 @@ class ChangelogStuck(Fatal):
     """The changelog's producer makes no progress although Kafka responds; a restart creates a new producer."""
 
 
-class Tables(Protocol):
-    """Tables that Kafka stores (agents/tables.py)."""
+class TableStore(Protocol):
+    """TableStore that Kafka stores (agents/tables.py)."""
 
     tally: Tally
 
@@ -48,7 +48,7 @@ class TableFollowers:
         settings: Settings,
         topics: Topics,
         log: LogReader,
-        tables: Tables,
+        tables: TableStore,
         breaker_of: Callable[[int], str],
     ) -> None:
         self._settings = settings

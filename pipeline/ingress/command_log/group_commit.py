@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 _Buyers = dict[asyncio.Future[Receipt], Purchase]
 
 
-class _Queue:
+class _GatheringQueue:
     """The purchases of one product, from the first one until none is left."""
 
     __slots__ = ("awaited", "enough", "gathered", "gathered_since_s", "in_flight", "partition", "product_id")
@@ -70,7 +70,7 @@ class GroupCommit:
         self._waiting_max = waiting_max
         self._send_timeout_s = send_timeout_ms / 1_000
         self._gather_s_max = gather_ms_max / 1_000
-        self._queues: dict[str, _Queue] = {}
+        self._queues: dict[str, _GatheringQueue] = {}
         self._tasks = BackgroundTasks(logger)
         self._rounds: dict[str, Round] = {}
         """The last round of each product that recently had more than one purchase at a time."""
@@ -129,15 +129,15 @@ class GroupCommit:
     def note_end(self, partition: int, end: int) -> None:
         self.ends[partition] = max(self.ends[partition], end)
 
-    def _open_queue(self, product_id: str) -> _Queue:
+    def _open_queue(self, product_id: str) -> _GatheringQueue:
         partition = partition_of(product_id, len(self._overdue))
         if self._overdue[partition]:
             raise NotSent
-        queue = self._queues[product_id] = _Queue(product_id, partition)
+        queue = self._queues[product_id] = _GatheringQueue(product_id, partition)
         self._tasks.start(self._drive(queue), name=f"group commit of {product_id}")
         return queue
 
-    async def _drive(self, queue: _Queue) -> None:
+    async def _drive(self, queue: _GatheringQueue) -> None:
         """Send what has gathered, record after record, until nothing is left."""
         loop = asyncio.get_running_loop()
         try:
@@ -152,7 +152,7 @@ class GroupCommit:
             del self._queues[queue.product_id]
             _give_up(queue)
 
-    async def _gather(self, loop: asyncio.AbstractEventLoop, queue: _Queue) -> None:
+    async def _gather(self, loop: asyncio.AbstractEventLoop, queue: _GatheringQueue) -> None:
         """Wait until `gathering` says to send."""
         last = self._rounds.get(queue.product_id)
         target = gathering(last, queue.gathered_since_s, self._batch_max, self._gather_s_max)
@@ -167,7 +167,7 @@ class GroupCommit:
             timer.cancel()
             queue.awaited = 0
 
-    def _remember(self, queue: _Queue, sent_s: float, acknowledged_s: float) -> None:
+    def _remember(self, queue: _GatheringQueue, sent_s: float, acknowledged_s: float) -> None:
         # Newest last: the first key is the one to drop.
         before = self._rounds.pop(queue.product_id, None)
         purchases, gathered = len(queue.in_flight), len(queue.gathered)
@@ -177,7 +177,7 @@ class GroupCommit:
             if len(self._rounds) > PRODUCTS_REMEMBERED_MAX:
                 del self._rounds[next(iter(self._rounds))]
 
-    def _take(self, queue: _Queue) -> _Buyers:
+    def _take(self, queue: _GatheringQueue) -> _Buyers:
         if len(queue.gathered) <= self._batch_max:
             batch, queue.gathered = queue.gathered, {}
             return batch
@@ -186,7 +186,7 @@ class GroupCommit:
             del queue.gathered[future]
         return batch
 
-    async def _send(self, loop: asyncio.AbstractEventLoop, queue: _Queue, deadline_s: float) -> None:
+    async def _send(self, loop: asyncio.AbstractEventLoop, queue: _GatheringQueue, deadline_s: float) -> None:
         """Send one record and answer its buyers.
 
         The timeout fails the buyers but not the send, whose record cannot be recalled.
@@ -236,7 +236,7 @@ class GroupCommit:
                 logger.warning("partition %d: the overdue record is settled", partition)
 
 
-def _give_up(queue: _Queue) -> None:
+def _give_up(queue: _GatheringQueue) -> None:
     """Fail all waiting purchases: those in flight may be in the log, those gathering are not."""
     _fail(queue.in_flight, NotAcknowledged)
     _fail(queue.gathered, NotSent)

@@ -8,9 +8,9 @@ import logging
 
 from pipeline.domain.receipts import Receipt
 from pipeline.errors import KafkaUnavailable
+from pipeline.ingress.decisions.decision_rate import Estimate, RateSampler
 from pipeline.ingress.decisions.feed import ResultsFeed
 from pipeline.ingress.decisions.lookup import DecisionLookup
-from pipeline.ingress.decisions.pace import Estimate, PaceKeeper
 from pipeline.ingress.decisions.record import DecisionRecord
 from pipeline.ingress.decisions.search import NotFound
 from pipeline.ingress.decisions.waiters import Waiters
@@ -36,14 +36,14 @@ class DecisionFinder:
         older: DecisionLookup,
         commits: Acknowledged,
         ends: Ends,
-        keeper: PaceKeeper,
+        rates: RateSampler,
     ) -> None:
         self._waiters = waiters
         self._feed = feed
         self._lookup = older
         self._commits = commits
         self._ends = ends
-        self._keeper = keeper
+        self._rates = rates
         self.is_stopping = False
 
     def stop(self) -> None:
@@ -115,7 +115,7 @@ class DecisionFinder:
 
     def estimate(self, receipt: Receipt) -> Estimate:
         partition, offset, index = receipt
-        return self._keeper.paces[partition].estimate(offset, index, self._waiters.last[partition])
+        return self._rates.by_partition[partition].estimate(offset, index, self._waiters.last[partition])
 
     def log_end(self, partition: int) -> int:
         """The end of the command log, as known without asking Kafka."""
@@ -124,7 +124,7 @@ class DecisionFinder:
         )
 
     def decided_offset(self, partition: int) -> int:
-        return max(self._waiters.last[partition], self._keeper.paces[partition].decided_offset)
+        return max(self._waiters.last[partition], self._rates.by_partition[partition].decided_offset)
 
     def _is_ahead_of_feed(self, partition: int, offset: int) -> bool:
         return self._feed.is_alive and self._waiters.is_ahead(partition, offset)

@@ -43,7 +43,7 @@ async def load_tail(
     partitions take turns, so that each gets its share of the room. While Kafka is unavailable this waits.
     """
     began_s, records = time.monotonic(), 0
-    parts = [_Part(decisions, partition, start, observe) for partition, start in enumerate(starts)]
+    parts = [_PartitionLoad(decisions, partition, start, observe) for partition, start in enumerate(starts)]
     while parts:
         for part in list(parts):
             try:
@@ -61,7 +61,7 @@ async def load_tail(
     logger.info("read %d older decisions in %d ms", records, (time.monotonic() - began_s) * 1_000)
 
 
-class _Part:
+class _PartitionLoad:
     """One partition, read so far from `_position` on."""
 
     def __init__(

@@ -12,15 +12,15 @@ from pipeline.domain.times import rfc3339
 from pipeline.errors import RedisUnavailable
 from pipeline.ingress.command_log.group_commit import GroupCommit
 from pipeline.ingress.command_log.log_ends import LogEnds
+from pipeline.ingress.decisions.decision_rate import RateSampler
 from pipeline.ingress.decisions.feed import ResultsFeed
-from pipeline.ingress.decisions.pace import PaceKeeper
 from pipeline.ingress.http.answers import json_answer
 from pipeline.ingress.http.shared_reads import SharedReads
 from pipeline.stock.client import RedisFault
 from pipeline.stock.store import StockStore
 
 KAFKA_SILENT_MS_MAX = 3_000
-"""The pace keeper asks the broker once a second; after this long without an answer Kafka counts as unavailable."""
+"""The rate sampler asks the broker once a second; after this long without an answer Kafka counts as unavailable."""
 REDIS_PING_TIMEOUT_MS = 1_000
 
 
@@ -31,13 +31,13 @@ class HealthRoutes:
         commits: GroupCommit,
         ends: LogEnds,
         feed: ResultsFeed,
-        keeper: PaceKeeper,
+        rates: RateSampler,
         retry_after_s: int,
     ) -> None:
         self._store = store
         self._pings: SharedReads[None, None] = SharedReads(self._ping)
         self._commits = commits
-        self._keeper = keeper
+        self._rates = rates
         self._ends = ends
         self._feed = feed
         self._retry_after_s = retry_after_s
@@ -58,7 +58,7 @@ class HealthRoutes:
             "kafka": self._kafka(),
             "redis": await self._redis(),
             "results_feed": "ok" if self._feed.is_alive else "the results feed has ended",
-            "pace_keeper": "ok" if self._keeper.is_alive else "the pace keeper has ended",
+            "pace_keeper": "ok" if self._rates.is_alive else "the pace keeper has ended",
         }
         if self.is_stopping:
             checks["listener"] = "stopping"
@@ -94,7 +94,7 @@ class HealthRoutes:
             return str(error)
         except Exception as error:  # noqa: BLE001 -- a health check reports any error by its name
             return f"{type(error).__name__}: {error}"
-        return self._keeper.fault or self._keeper.other_log or "ok"
+        return self._rates.fault or self._rates.other_log or "ok"
 
     async def _ping(self, _: str, questions: Sequence[None]) -> Sequence[None]:
         await self._store.ping()

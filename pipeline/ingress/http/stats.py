@@ -15,8 +15,8 @@ from pipeline.domain.product import Win
 from pipeline.domain.times import rfc3339
 from pipeline.errors import RedisUnavailable
 from pipeline.ingress.command_log.group_commit import GroupCommit
+from pipeline.ingress.decisions.decision_rate import RateSampler
 from pipeline.ingress.decisions.finder import DecisionFinder
-from pipeline.ingress.decisions.pace import PaceKeeper
 from pipeline.ingress.decisions.waiters import Waiters
 from pipeline.ingress.final_refusals import FinalRefusals
 from pipeline.ingress.http.admission import Admission
@@ -46,7 +46,7 @@ class StatsRoutes:
         commits: GroupCommit,
         decisions: DecisionFinder,
         waiters: Waiters,
-        keeper: PaceKeeper,
+        rates: RateSampler,
         polling: PollingRoutes,
         admission: Admission,
         breakers: BreakerBoard,
@@ -57,7 +57,7 @@ class StatsRoutes:
         self._commits = commits
         self._decisions = decisions
         self._waiters = waiters
-        self._keeper = keeper
+        self._rates = rates
         self._polling = polling
         self._admission = admission
         self._breakers = breakers
@@ -158,17 +158,17 @@ class StatsRoutes:
     def _queued(self, partition: int) -> int:
         """An estimate: the undecided records of a partition, times the recent average of purchases per record."""
         end, decided = self._decisions.log_end(partition), self._decisions.decided_offset(partition)
-        return round(max(0, end - decided - 1) * self._keeper.paces[partition].purchases_per_record())
+        return round(max(0, end - decided - 1) * self._rates.by_partition[partition].purchases_per_record())
 
     async def _read_figures(self, product_id: str, questions: Sequence[None]) -> Sequence[_Figures]:
-        self._keeper.assert_own_log()
+        self._rates.assert_own_log()
         partition = partition_of(product_id, self._partitions)
         product = await self._store.product(partition, product_id)
         buyers = 0 if product is None else await self._store.buyer_count(partition, product_id)
         return [(product, buyers)] * len(questions)
 
     async def _read_wins(self, product_id: str, users: Sequence[str]) -> Sequence[list[Win]]:
-        self._keeper.assert_own_log()
+        self._rates.assert_own_log()
         return await self._store.wins_of(partition_of(product_id, self._partitions), product_id, users)
 
     async def _limiter_tokens(self) -> _Tokens:
@@ -183,7 +183,7 @@ class StatsRoutes:
         found: dict[str, int] = {}
         tokens: _Tokens = found
         try:
-            self._keeper.assert_own_log()
+            self._rates.assert_own_log()
             for partition in range(self._partitions):
                 found |= await self._tokens_of(partition)
         except (RedisUnavailable, OtherLog):

@@ -1,6 +1,6 @@
-"""The pace of the deciders, for estimates: how many purchases are ahead of a request, and when it is decided.
+"""How fast the deciders decide, for estimates: how many purchases are ahead of a request, and when it is decided.
 
-Once a second the pace keeper reads the cursor of each partition from Redis and the ends of the command log from Kafka.
+Once a second the sampler reads the cursor of each partition from Redis and the ends of the command log from Kafka.
 Health checks (`health.py`) rely on both reads, and the first shows whether this Redis belongs to our log.
 """
 
@@ -35,13 +35,13 @@ class Sample(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """`ahead` is in purchases; `eta_ms` is None while the pace is unknown."""
+    """`ahead` is in purchases; `eta_ms` is None while the rate is unknown."""
 
     ahead: int
     eta_ms: int | None
 
 
-class Pace:
+class DecisionRate:
     """The recent samples of one partition. Pure: time is in the samples."""
 
     def __init__(self) -> None:
@@ -85,7 +85,7 @@ class Pace:
         return Estimate(ahead, None if rate is None else int((ahead + 1) / rate * 1_000) + 1)
 
 
-class PaceKeeper:
+class RateSampler:
     """Takes the samples in the background until it is stopped."""
 
     def __init__(self, store: StockStore, ends: Ends, partitions: int) -> None:
@@ -97,14 +97,14 @@ class PaceKeeper:
         """Why the cursors cannot be read although Redis answers, as `Type: message`; None if they can."""
         self.other_log: str | None = None
         """The OtherLog error of the last Redis that answered, as `Type: message`; None if it belongs to our log."""
-        self.paces: Sequence[Pace] = [Pace() for _ in range(partitions)]
+        self.by_partition: Sequence[DecisionRate] = [DecisionRate() for _ in range(partitions)]
 
     async def start(self) -> None:
         """Take the first sample, unless Redis is too slow, and start taking the others in the background."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(FIRST_SAMPLE_TIMEOUT_MS / 1_000):
                 await self._sample()
-        self._task = asyncio.create_task(self._keep(), name="pace keeper")
+        self._task = asyncio.create_task(self._keep(), name="rate sampler")
 
     async def stop(self) -> None:
         if self._task is not None:
@@ -126,9 +126,9 @@ class PaceKeeper:
 
     async def _sample(self) -> None:
         try:
-            for partition, pace in enumerate(self.paces):
+            for partition, rate in enumerate(self.by_partition):
                 offset, purchases = await self._store.progress(partition)
-                pace.add(Sample(time.monotonic(), offset, purchases))
+                rate.add(Sample(time.monotonic(), offset, purchases))
         except RedisUnavailable as error:
             self.fault = None
             if not self._redis_is_away:

@@ -8,17 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import RedisUnavailable
-from pipeline.ingress.decisions.pace import SAMPLES_MAX, Estimate, Pace, PaceKeeper, Sample
+from pipeline.ingress.decisions.decision_rate import SAMPLES_MAX, DecisionRate, Estimate, RateSampler, Sample
 from pipeline.stock.store import OtherLog
 
 
 def test_without_samples_only_the_index_and_the_records_ahead_are_known() -> None:
-    assert Pace().estimate(offset=9, index=2, decided_offset=4) == Estimate(ahead=4 + 2, eta_ms=None)
-    assert Pace().decided_offset == -1
+    assert DecisionRate().estimate(offset=9, index=2, decided_offset=4) == Estimate(ahead=4 + 2, eta_ms=None)
+    assert DecisionRate().decided_offset == -1
 
 
 def test_a_record_ahead_counts_as_the_recent_average() -> None:
-    pace = Pace()
+    pace = DecisionRate()
     pace.add(Sample(1.0, 99, 1_000))
     assert pace.purchases_per_record() == 10, "the average since the beginning, before any progress"
     pace.add(Sample(2.0, 109, 3_000))
@@ -33,14 +33,14 @@ def test_a_record_ahead_counts_as_the_recent_average() -> None:
 
 
 def test_idle_time_does_not_slow_the_pace() -> None:
-    pace = Pace()
+    pace = DecisionRate()
     for sample in (Sample(0, 0, 0), Sample(1, 10, 500), Sample(2, 10, 500), Sample(3, 11, 501)):
         pace.add(sample)
     assert pace.purchases_per_s() == 500
 
 
 def test_a_cursor_that_moves_back_discards_the_samples() -> None:
-    pace = Pace()
+    pace = DecisionRate()
     pace.add(Sample(0, 100, 1_000))
     pace.add(Sample(1, 200, 2_000))
     pace.add(Sample(2, 10, 10))
@@ -56,7 +56,7 @@ def test_a_cursor_that_moves_back_discards_the_samples() -> None:
 def test_an_estimate_is_never_negative(
     steps: list[tuple[float, int, int]], offset: int, index: int, decided_offset: int
 ) -> None:
-    pace, at_s, reached, purchases = Pace(), 0.0, -1, 0
+    pace, at_s, reached, purchases = DecisionRate(), 0.0, -1, 0
     for seconds, records, more in steps:
         at_s, reached, purchases = at_s + seconds, reached + records, purchases + records * more
         pace.add(Sample(at_s, reached, purchases))
@@ -87,12 +87,12 @@ async def test_another_logs_redis_is_reported_until_ours_answers(
 ) -> None:
     redis = _Redis()
     parts: list[Any] = [redis, _Ends()]
-    keeper = PaceKeeper(*parts, partitions=2)
+    rates = RateSampler(*parts, partitions=2)
 
     async def sample() -> None:
         # The first one is taken at the start.
-        await keeper.start()
-        await keeper.stop()
+        await rates.start()
+        await rates.stop()
 
     redis.fault = OtherLog("seckill:{p0}:log is another")
     for _ in range(2):
@@ -100,13 +100,13 @@ async def test_another_logs_redis_is_reported_until_ours_answers(
     # An unavailable one is still not ours.
     redis.fault = RedisUnavailable("Redis: refused")
     await sample()
-    assert keeper.other_log == "OtherLog: seckill:{p0}:log is another"
+    assert rates.other_log == "OtherLog: seckill:{p0}:log is another"
     with pytest.raises(OtherLog, match="is another"):
-        keeper.assert_own_log()
-    assert [pace.decided_offset for pace in keeper.paces] == [-1, -1]
+        rates.assert_own_log()
+    assert [pace.decided_offset for pace in rates.by_partition] == [-1, -1]
     assert [record.levelno for record in caplog.records].count(logging.ERROR) == 1
     redis.fault = None
     await sample()
-    keeper.assert_own_log()
-    assert (keeper.other_log, keeper.fault) == (None, None)
-    assert [pace.decided_offset for pace in keeper.paces] == [7, 7]
+    rates.assert_own_log()
+    assert (rates.other_log, rates.fault) == (None, None)
+    assert [pace.decided_offset for pace in rates.by_partition] == [7, 7]
