@@ -1,7 +1,7 @@
 """Redis and Kafka in memory, for tests of deciders."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
 
 from pipeline.decider.ports import DecidingStore, Producer
@@ -55,6 +55,17 @@ class World(DecidingStore, ReadableLog, Producer):
             raise Stale(f"at {self.cursor_at}, not at {after_offset}")
         self.cursor_at = commands[-1].offset
         return [b'{"source_offset":%d,' % command.offset for command in commands]
+
+    async def claim(self, partition: int) -> None: ...
+
+    async def has_keys(self, partition: int, on_step: Callable[[], None]) -> bool:
+        return False
+
+    async def replay(self, *_: object) -> None:
+        raise AssertionError("Redis never lacks decisions here")
+
+    async def wipe(self, *_: object) -> None:
+        raise AssertionError("Redis never has to be wiped here")
 
     async def bounds(self, topic: str, partition: int) -> Bounds:
         if "results" in topic:

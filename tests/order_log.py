@@ -33,11 +33,10 @@ class DecisionLog:
 
     async def decide(self, partition: int, *codes_of_records: Sequence[int]) -> None:
         """Write one decision for each list of codes, in one batch."""
-        records = []
+        records: list[bytes] = []
         for codes in codes_of_records:
             offset = len(self._written[partition]) + len(records)
-            product = {"price": "9.90", "stock": 5, "sold": 5}
-            records.append(bought(offset, f"product-{partition}", list(codes), **product))
+            records.append(bought(offset, f"product-{partition}", list(codes), price="9.90", stock=5, sold=5))
             self.wins[partition] += [f"{partition}-{offset}-{i}" for i, code in enumerate(codes) if code == 1]
         self._written[partition] += records
         await self._append(partition, records)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
+from typing import Any
 
 import orjson
 import pytest
@@ -18,7 +19,7 @@ from pipeline.settings import Profile, Settings
 TOPICS = load_topics(Profile.LOCAL)
 PARTITION = 2
 SETTINGS = Settings(orders_pace_ms=1, backoff_ms_min=1, backoff_ms_max=2)
-PRODUCT = {"price": "9.90", "stock": 5, "sold": 5}
+PRODUCT: dict[str, Any] = {"price": "9.90", "stock": 5, "sold": 5}
 
 
 def order_ids(derived: Sequence[Derived]) -> list[str]:

@@ -131,8 +131,11 @@ class Ingress:
         self.on_sale = OnSale()
         self.fault: Exception | None = None
         self._acknowledged = _Ends([0])
-        parts: list[Any] = [self, self, self._acknowledged, self, self, self.on_sale, margin_ms]
-        self.refusals = FinalRefusals(*parts, clock=lambda: partition.now_ms / 1_000)
+        fake: Any = self
+        self.refusals = FinalRefusals(
+            *(fake, fake, self._acknowledged, fake, fake, self.on_sale, margin_ms),
+            clock=lambda: partition.now_ms / 1_000,
+        )
         if begins:
             self.refusals.begin([partition.end])
 
@@ -201,7 +204,13 @@ def decision_record(result: Decision) -> bytes:
 
 
 def opening(product_id: str = "p", stock: int = 1, **terms: Any) -> tuple[bytes, bytes]:
-    fields = {"name": "n", "price": "1", "start_ms": 0, "end_ms": 10**12, "stock": stock} | terms
+    fields: dict[str, Any] = {
+        "name": "n",
+        "price": "1",
+        "start_ms": 0,
+        "end_ms": 10**12,
+        "stock": stock,
+    } | terms
     return product_id.encode(), encode_open(OpenCommand(product_id, Opening(**fields)))
 
 

@@ -30,7 +30,7 @@ def test_startup_objects_are_frozen_and_later_cycles_are_freed(collector: None) 
     assert frozen > 1_000
     later = weakref.ref(Node())
     # Alive and not freed, so that the youngest generation overflows.
-    ballast = [[] for _ in range(THRESHOLDS[0] + 1)]
+    ballast: list[list[object]] = [[] for _ in range(THRESHOLDS[0] + 1)]
     assert later() is None
     assert gc.get_freeze_count() == frozen
     del ballast

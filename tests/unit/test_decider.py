@@ -36,7 +36,14 @@ class Running:
     def __init__(self, world: World, **settings: int) -> None:
         defaults = {"chunk_pace_ms": 0, "idle_look_ms": 10, "backoff_ms_min": 1, "backoff_ms_max": 2}
         self.decider = Decider(
-            *(0, Settings(**{**defaults, **settings}), load_topics(Profile.LOCAL), world, world, world),
+            *(
+                0,
+                Settings.model_validate(defaults | settings),
+                load_topics(Profile.LOCAL),
+                world,
+                world,
+                world,
+            ),
             lambda _: None,
             lambda: world.end,
         )
@@ -62,7 +69,8 @@ async def test_an_open_breaker_admits_a_chunk_as_soon_as_redis_answers(world: Wo
         assert decider.fault == "partition 0: the circuit breaker is open"
         world.is_down = False
         await soon(lambda: len(world.results) == 3)
-        assert decider.breaker.state is BreakerState.CLOSED
+        breaker = decider.breaker
+        assert breaker.state is BreakerState.CLOSED
 
 
 async def test_slow_chunks_are_counted_and_never_open_the_breaker(

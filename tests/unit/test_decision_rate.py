@@ -1,7 +1,8 @@
 """Estimates: the purchases ahead and the time until the decision; unknown is reported as unknown."""
 
 import logging
-from typing import Any
+from collections.abc import Sequence
+from typing import cast
 
 import pytest
 from hypothesis import given
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import RedisUnavailable
 from pipeline.ingress.decisions.decision_rate import SAMPLES_MAX, DecisionRate, Estimate, RateSampler, Sample
-from pipeline.stock.store import OtherLog
+from pipeline.stock.store import OtherLog, StockStore
 
 
 def test_without_samples_only_the_index_and_the_records_ahead_are_known() -> None:
@@ -79,6 +80,8 @@ class _Redis:
 
 
 class _Ends:
+    ends: Sequence[int] = ()
+
     async def refresh(self) -> None: ...
 
 
@@ -86,8 +89,7 @@ async def test_another_logs_redis_is_reported_until_ours_answers(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     redis = _Redis()
-    parts: list[Any] = [redis, _Ends()]
-    rates = RateSampler(*parts, partitions=2)
+    rates = RateSampler(cast("StockStore", redis), _Ends(), partitions=2)
 
     async def sample() -> None:
         # The first one is taken at the start.
@@ -108,5 +110,5 @@ async def test_another_logs_redis_is_reported_until_ours_answers(
     redis.fault = None
     await sample()
     rates.assert_own_log()
-    assert (rates.other_log, rates.fault) == (None, None)
+    assert [rates.other_log, rates.fault] == [None, None]
     assert [pace.decided_offset for pace in rates.by_partition] == [7, 7]

@@ -82,7 +82,8 @@ def logs(draw: st.DrawFn, lost_max: int = 0) -> Log:
             sources += batch * 2 if fate == "twice" else batch
             if fate == "late":
                 late.append(batch)
-        if late and draw(st.booleans()):
+        is_due = draw(st.booleans())
+        if late and is_due:
             sources += late.pop(draw(st.integers(0, len(late) - 1)))
     return Log(sources, draw(st.integers(0, len(sources))) if draw(st.booleans()) else 0)
 

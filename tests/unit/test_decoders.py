@@ -179,7 +179,8 @@ def test_valid_records_are_accepted(decode: Callable[[bytes], object], valid: li
 @pytest.mark.parametrize("field", Order._fields[:-1])
 def test_the_error_of_an_order_names_the_wrong_field(field: str) -> None:
     document = json.loads(ORDERS[0])
-    for wrong in (None, 1.5, [], {}, "\n", -1):
+    wrong_values: list[object] = [None, 1.5, [], {}, "\n", -1]
+    for wrong in wrong_values:
         with pytest.raises(BadOrder, match=f"^{field}: "):
             decode_order(json.dumps({**document, field: wrong}).encode())
 

@@ -9,8 +9,8 @@ import asyncio
 import copy
 import random
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pytest
@@ -172,10 +172,11 @@ class Run:
     def _ask(
         self, request: tuple[str, str, int, str | None], meanwhile: tuple[tuple[Step, ...], ...]
     ) -> None:
-        def later(some: tuple[Step, ...]) -> Callable[[], None]:
-            return lambda: [self._do(step) for step in some] and None
+        def take(steps: tuple[Step, ...]) -> None:
+            for step in steps:
+                self._do(step)
 
-        self.ingress.meanwhile.extend(map(later, meanwhile))
+        self.ingress.meanwhile.extend(partial(take, steps) for steps in meanwhile)
         arrival = Arrival(request, self.partition.end, max(self.began, self.ingress.last[0] + 1))
         self._asking.append(asyncio.create_task(self._buy(self.ingress, arrival)))
 

@@ -114,7 +114,7 @@ async def test_an_internal_error_is_logged_and_the_purchases_go_into_the_log(
     sold_out: Ingress, caplog: pytest.LogCaptureFixture
 ) -> None:
     sold_out.fault = RuntimeError("a bug")
-    assert await asyncio.gather(sold_out.buy("p", "u1"), sold_out.buy("p", "u2")) == [None, None]
+    assert list(await asyncio.gather(sold_out.buy("p", "u1"), sold_out.buy("p", "u2"))) == [None, None]
     await asyncio.sleep(0)
     assert "a bug" in caplog.text
     sold_out.fault = None

@@ -38,7 +38,7 @@ class Producer:
         await turns()
 
     def users(self) -> list[list[str]]:
-        return [command.purchases.users for command in self.records]
+        return [list(command.purchases.users) for command in self.records]
 
 
 def commit_to(producer: Producer, **limits: Any) -> GroupCommit:

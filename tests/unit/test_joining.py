@@ -7,8 +7,8 @@ import pytest
 from dying import Died, on_clock
 
 from agents import joining as module
-from agents.joining import CHECK_INTERVAL_S, Joining
-from agents.watchdog import LATE_AFTER_S
+from agents.joining import Joining
+from agents.watchdog import CHECK_INTERVAL_S, LATE_AFTER_S
 from pipeline.errors import KafkaUnavailable
 from pipeline.process.assignment import Assignment
 

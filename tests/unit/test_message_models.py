@@ -6,7 +6,7 @@ JSON at all. Our parser reads an integer beyond 64 bits as a float, so both refu
 
 import json
 import re
-from typing import Any
+from typing import Any, TypeGuard
 
 import orjson
 import pytest
@@ -151,9 +151,11 @@ def decoded_command(value: bytes, document: Any) -> Command | None:
         return None
 
 
-valid_commands = st.sampled_from(COMMANDS) | commands().map(lambda record: record[1]).filter(
-    lambda value: bool(value) and value[:1] == b"{" and b"[[[[" not in value
-)
+def is_object(value: bytes | None) -> TypeGuard[bytes]:
+    return value is not None and value[:1] == b"{" and b"[[[[" not in value
+
+
+valid_commands = st.sampled_from(COMMANDS) | commands().map(lambda record: record[1]).filter(is_object)
 
 
 def compare_command(made: Any) -> None:
@@ -230,7 +232,7 @@ def is_beyond_the_decoder(document: dict[str, Any]) -> bool:
 def decision_of(model: Any, document: dict[str, Any]) -> Decision:
     """The decision of a model, with the document's own values where `as_a_decider_writes_it` may differ."""
     if isinstance(model, MalformedDecisionValue):
-        raw = None if model.key is MISSING else RawCommand(model.key, model.value)
+        raw = None if model.key is MISSING or model.value is MISSING else RawCommand(model.key, model.value)
         return MalformedDecision(model.source_offset, model.time_ms, document["error"], raw)
     if isinstance(model, PurchaseDecisionValue):
         command = command_of(model.command)

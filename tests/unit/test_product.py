@@ -1,5 +1,7 @@
 """The rules of a sale, by example and by property."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,10 +21,9 @@ from pipeline.domain.product import (
 )
 
 
-def opened(**terms: object) -> Product:
-    product = open_product(
-        None, Opening(**{"name": "n", "price": "1.00", "stock": 10, "start_ms": 100, "end_ms": 200} | terms)
-    )  # type: ignore[arg-type]
+def opened(**terms: Any) -> Product:
+    fields: dict[str, Any] = {"name": "n", "price": "1.00", "stock": 10, "start_ms": 100, "end_ms": 200}
+    product = open_product(None, Opening(**fields | terms))
     assert isinstance(product, Product)
     return product
 

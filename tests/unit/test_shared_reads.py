@@ -90,7 +90,7 @@ async def test_a_cancelled_caller_does_not_affect_the_others() -> None:
     leaves.cancel()
     await asyncio.sleep(0)
     store.gate.set()
-    assert await asyncio.gather(second, stays) == ["p.b@1", "p.d@2"]
+    assert list(await asyncio.gather(second, stays)) == ["p.b@1", "p.d@2"]
     assert store.begun[1] == ("p", ["d"])
 
 

@@ -58,7 +58,7 @@ async def test_a_record_wakes_all_its_waiters_and_no_others() -> None:
     assert not other.done()
     assert not elsewhere.done()
     waiters.release_all()
-    assert await asyncio.gather(other, elsewhere) == [None, None]
+    assert list(await asyncio.gather(other, elsewhere)) == [None, None]
     assert waiters.count == 0
 
 
