@@ -6,6 +6,7 @@ from typing import Any
 from pipeline.domain.limiters import Rule
 from pipeline.domain.product import Opening
 from pipeline.messages.commands import OpenCommand, encode_open
+from pipeline.messages.decisions import PurchaseDecision, decode_decision
 
 
 def _record(offset: int, time_ms: int, kind: str, command: dict[str, Any], **fields: Any) -> bytes:
@@ -48,3 +49,9 @@ def malformed(offset: int, time_ms: int = 1_000) -> bytes:
         "value": "e30=",
     }
     return json.dumps(document, separators=(",", ":")).encode()
+
+
+def decoded_purchase(record: bytes) -> PurchaseDecision:
+    decision = decode_decision(record)
+    assert isinstance(decision, PurchaseDecision)
+    return decision

@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.errors import KafkaUnavailable
 from pipeline.ingress.decisions import lookup, tail_loader
-from pipeline.ingress.decisions.fetcher import Run
+from pipeline.ingress.decisions.fetcher import DecisionFetcher, Run
 from pipeline.ingress.decisions.lookup import DecisionLookup
 from pipeline.ingress.decisions.record import DecisionRecord
 from pipeline.ingress.decisions.search import End, NotFound, Trimmed
@@ -27,7 +27,7 @@ def ignore(_: bytes | None, __: bytes) -> None:
     """Discards what is observed."""
 
 
-class Log:
+class Log(DecisionFetcher):
     """Partitions in memory, in batches of `BATCH` records. No fetch returns while the gate is closed."""
 
     def __init__(self, *partitions: list[int]) -> None:
@@ -78,7 +78,7 @@ async def found(reader: DecisionLookup, source_offset: int, partition: int = 0) 
 
 def _fresh(sources: Iterable[int]) -> tuple[Log, DecisionLookup]:
     log = Log(list(sources))
-    return log, DecisionLookup(log, 100)  # type: ignore[arg-type]
+    return log, DecisionLookup(log, 100)
 
 
 # --- old decisions ---------------------------------------------------------------------------------------------------
@@ -86,7 +86,7 @@ def _fresh(sources: Iterable[int]) -> tuple[Log, DecisionLookup]:
 
 async def test_records_of_an_earlier_fetch_are_not_fetched_again() -> None:
     log = Log(list(range(40)), list(range(4)))
-    reader = DecisionLookup(log, 10)  # type: ignore[arg-type]
+    reader = DecisionLookup(log, 10)
     assert await found(reader, 22) == record(22)
     assert await found(reader, 20) == record(20)
     assert await found(reader, 2, partition=1) == record(2)
@@ -97,7 +97,7 @@ async def test_records_of_an_earlier_fetch_are_not_fetched_again() -> None:
 
 async def test_the_memory_for_fetched_records_is_bounded() -> None:
     log = Log(list(range(40)))
-    reader = DecisionLookup(log, 10, 2 * lookup.FETCH_BYTES_MAX)  # type: ignore[arg-type]
+    reader = DecisionLookup(log, 10, 2 * lookup.FETCH_BYTES_MAX)
     for source_offset in (0, 10, 0, 20, 0, 10):
         assert await found(reader, source_offset) == record(source_offset)
     assert log.fetched == [(0, 0), (0, 10), (0, 20), (0, 10)]
@@ -105,7 +105,7 @@ async def test_the_memory_for_fetched_records_is_bounded() -> None:
 
 async def test_a_batch_too_large_to_keep_is_not_fetched_at_each_step() -> None:
     log = Log([0, 1, 1, 2])
-    reader = DecisionLookup(log, 10, runs_bytes_max=1)  # type: ignore[arg-type]
+    reader = DecisionLookup(log, 10, runs_bytes_max=1)
     assert await found(reader, 2) == record(2)
     assert len(log.fetched) == 1
 
@@ -113,14 +113,14 @@ async def test_a_batch_too_large_to_keep_is_not_fetched_at_each_step() -> None:
 async def test_repeats_and_a_foreign_record_among_them_are_skipped() -> None:
     log = Log([0, 1, 2, 3, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9])
     log.values[0].insert(6, b"no decision")
-    reader = DecisionLookup(log, 10)  # type: ignore[arg-type]
+    reader = DecisionLookup(log, 10)
     for source_offset in range(10):
         assert await found(reader, source_offset) == record(source_offset)
 
 
 async def test_decisions_after_lost_commands_are_found_at_earlier_positions() -> None:
     log = Log([*range(20), *range(120, 400)])
-    reader = DecisionLookup(log, 10)  # type: ignore[arg-type]
+    reader = DecisionLookup(log, 10)
     assert await found(reader, 150) == record(150)
     assert len(log.fetched) == 2
     assert await found(reader, 390) == record(390), "also if its offset is beyond the end of the log"
@@ -132,7 +132,7 @@ async def test_decisions_after_lost_commands_are_found_at_earlier_positions() ->
 async def test_the_beginning_of_the_log_is_fetched_once() -> None:
     log = Log(list(range(40)))
     log.beginning = 13
-    reader = DecisionLookup(log, 10)  # type: ignore[arg-type]
+    reader = DecisionLookup(log, 10)
     assert await found(reader, 3) is NotFound.TRIMMED
     fetches = len(log.fetched)
     assert await found(reader, 12) is NotFound.TRIMMED
@@ -143,7 +143,7 @@ async def test_the_beginning_of_the_log_is_fetched_once() -> None:
 async def test_all_requests_for_one_decision_share_the_lookup() -> None:
     log = Log(list(range(40)))
     log.gate.clear()
-    reader = DecisionLookup(log, 1)  # type: ignore[arg-type]
+    reader = DecisionLookup(log, 1)
     first, leaves, last = (asyncio.create_task(reader.find(0, 5)) for _ in range(3))
     await asyncio.sleep(0)
     leaves.cancel()
@@ -160,7 +160,7 @@ async def test_all_requests_for_one_decision_share_the_lookup() -> None:
 
 async def test_fetches_run_one_at_a_time() -> None:
     log = Log(list(range(400)))
-    reader = DecisionLookup(log, 100)  # type: ignore[arg-type]
+    reader = DecisionLookup(log, 100)
     lookups = [reader.find(0, source_offset) for source_offset in range(0, 400, 4)]
     assert all(isinstance(each, DecisionRecord) for each in await asyncio.gather(*lookups))
     assert (len(log.fetched), log.under_way_max) == (100, 1)
@@ -174,7 +174,7 @@ async def test_a_fetch_is_followed_by_a_pause(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(lookup, "REST_FACTOR", 1_000_000)
     monkeypatch.setattr(lookup, "REST_MS_MAX", 60_000)
     log = Log(list(range(40)))
-    reader = DecisionLookup(log, 10)  # type: ignore[arg-type]
+    reader = DecisionLookup(log, 10)
     assert await found(reader, 5) == record(5)
     waits = asyncio.create_task(reader.find(0, 25))
     await asyncio.sleep(0.01)
@@ -188,7 +188,7 @@ async def test_a_lookup_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lookup, "LOOKUP_TIMEOUT_MS", 10)
     log = Log(list(range(40)))
     log.gate.clear()
-    reader = DecisionLookup(log, 10)  # type: ignore[arg-type]
+    reader = DecisionLookup(log, 10)
     lookups = [reader.find(0, source_offset) for source_offset in (5, 25)]
     for outcome in await asyncio.gather(*lookups, return_exceptions=True):
         assert isinstance(outcome, KafkaUnavailable)
@@ -199,13 +199,13 @@ async def test_a_lookup_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_an_unavailable_log_or_one_with_a_gap_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     log = Log([0, 1, 2, 4, 5])
     log.failures = 1
-    reader = DecisionLookup(log, 10)  # type: ignore[arg-type]
+    reader = DecisionLookup(log, 10)
     for source_offset in (0, 3):
         with pytest.raises(KafkaUnavailable):
             await reader.find(0, source_offset)
     # One receipt is no reason to read a log to its beginning.
     monkeypatch.setattr(lookup, "FETCHES_MAX", 3)
-    reader = DecisionLookup(Log([*range(50), *([0] * 100), 50]), 10)  # type: ignore[arg-type]
+    reader = DecisionLookup(Log([*range(50), *([0] * 100), 50]), 10)
     with pytest.raises(KafkaUnavailable, match="3 fetches"):
         await reader.find(0, 51)
 
@@ -221,7 +221,7 @@ async def test_the_tail_is_loaded_from_where_the_feed_began() -> None:
     log, waiters = Log(list(range(300)), [0, 1, 2, 3, 1, 2, 3, 4], []), Waiters(3, 10, 1_000_000)
     log.failures = 2
     observed: list[tuple[bytes | None, bytes]] = []
-    await load_tail(log, [299, 7, 0], waiters.load, lambda *each: observed.append(each))  # type: ignore[arg-type]
+    await load_tail(log, [299, 7, 0], waiters.load, lambda *each: observed.append(each))
     assert kept(waiters, 0) == list(range(299))
     assert kept(waiters, 1) == [0, 1, 2, 3]
     assert sorted(observed) == sorted((b"p", record(each)) for each in [*range(299), 0, 1, 2, 3, 1, 2, 3])
@@ -235,7 +235,7 @@ async def test_no_batch_is_read_twice_for_the_tail(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(tail_loader, "WINDOW_RECORDS_FIRST", 6)
     monkeypatch.setattr(tail_loader, "WINDOW_RECORDS_MAX", 6)
     log, waiters = Log(list(range(300))), Waiters(1, 10, 1_000_000)
-    await load_tail(log, [299], waiters.load, ignore)  # type: ignore[arg-type]
+    await load_tail(log, [299], waiters.load, ignore)
     assert kept(waiters, 0) == list(range(299))
     assert len(log.fetched) == len({position // BATCH for _, position in log.fetched}) == 75
 
@@ -243,7 +243,7 @@ async def test_no_batch_is_read_twice_for_the_tail(monkeypatch: pytest.MonkeyPat
 async def test_loading_stops_when_the_memory_is_full() -> None:
     size = len(record(0)) + 60
     log, waiters = Log(list(range(500)), list(range(500))), Waiters(2, 10, 40 * size)
-    await load_tail(log, [500, 500], waiters.load, ignore)  # type: ignore[arg-type]
+    await load_tail(log, [500, 500], waiters.load, ignore)
     # The first window of one partition has used all the memory.
     assert kept(waiters, 0) == list(range(460, 500))
     assert waiters.last == [499, 499]
@@ -254,7 +254,7 @@ async def test_loading_stops_when_the_memory_is_full() -> None:
 async def test_a_trimmed_log_is_loaded_back_to_its_beginning() -> None:
     log, waiters = Log(list(range(40)), list(range(20))), Waiters(2, 10, 1_000_000)
     log.beginning = 30
-    await load_tail(log, [40, 20], waiters.load, ignore)  # type: ignore[arg-type]
+    await load_tail(log, [40, 20], waiters.load, ignore)
     assert kept(waiters, 0) == list(range(30, 40))
     assert kept(waiters, 1) == []
     assert [waiters.is_ahead(0, offset) for offset in (39, 40)] == [False, True]
@@ -263,13 +263,13 @@ async def test_a_trimmed_log_is_loaded_back_to_its_beginning() -> None:
 async def test_only_new_commands_are_ahead_if_everything_was_trimmed() -> None:
     log, waiters = Log(list(range(40)), [*range(35), *range(5, 10)]), Waiters(2, 10, 1_000_000)
     log.beginning = 40
-    await load_tail(log, [40, 40], waiters.load, ignore)  # type: ignore[arg-type]
+    await load_tail(log, [40, 40], waiters.load, ignore)
     assert kept(waiters, 0) == []
     assert [waiters.is_ahead(0, offset) for offset in (39, 40)] == [False, True]
     # Only repeats are left; the originals before them were trimmed, too.
     log, waiters = Log([*range(35), *range(5, 10)]), Waiters(1, 10, 1_000_000)
     log.beginning = 37
-    await load_tail(log, [40], waiters.load, ignore)  # type: ignore[arg-type]
+    await load_tail(log, [40], waiters.load, ignore)
     assert kept(waiters, 0) == [7, 8, 9]
     assert [waiters.is_ahead(0, offset) for offset in (34, 37)] == [False, True]
 
@@ -297,7 +297,7 @@ async def test_a_decided_command_is_never_ahead_whatever_was_repeated(
         wrong.extend(each for each in set(sources) if waiters.is_ahead(partition, each))
         return wants_more
 
-    await load_tail(log, [len(sources)], load, ignore)  # type: ignore[arg-type]
+    await load_tail(log, [len(sources)], load, ignore)
     assert wrong == []
     assert waiters.last == [max(sources)]
     # If the command log has lost records, only the beginning of the decision log would show it.

@@ -9,7 +9,7 @@ import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from records import bought, closed, malformed, opened
+from records import bought, closed, decoded_purchase, malformed, opened
 
 from pipeline.breakers import BreakerBoard
 from pipeline.domain.breaker import BreakerState
@@ -46,7 +46,7 @@ RESULTS = [
     bought(3, "1", [-1]),
     malformed(4),
 ]
-ORDERS = created_orders(decode_decision(bought(2, "1", [1], stock=3, sold=1)), 0)  # type: ignore[arg-type]
+ORDERS = created_orders(decoded_purchase(bought(2, "1", [1], stock=3, sold=1)), 0)
 BREAKER_RECORDS = [
     encode_breaker(BreakerChange(1, BreakerState.OPEN, 5, 9))[1],
     b'{"type":"setting","name":"x"}',

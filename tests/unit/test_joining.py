@@ -1,7 +1,7 @@
 """How long a process waits for an assignment."""
 
 from collections.abc import Collection
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from dying import Died, on_clock
@@ -10,6 +10,7 @@ from agents import joining as module
 from agents.joining import Joining
 from agents.watchdog import CHECK_INTERVAL_S, LATE_AFTER_S
 from pipeline.errors import KafkaUnavailable
+from pipeline.kafka.log_reader import LogReader
 from pipeline.process.assignment import Assignment
 
 TIMEOUT_MS = 30_000
@@ -21,7 +22,8 @@ class Bench:
         self.now_s = 1_000.0
         self.kafka_is_down = False
         self.assignment = Assignment()
-        self.joining = Joining(self, "results", self.assignment, TIMEOUT_MS)  # type: ignore[arg-type]
+        log = cast("LogReader", self)
+        self.joining = Joining(log, "results", self.assignment, TIMEOUT_MS)
 
     async def bounds_of(self, topic: str, partitions: Collection[int]) -> dict[int, Any]:
         if self.kafka_is_down:

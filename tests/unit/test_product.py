@@ -29,9 +29,9 @@ def opened(**terms: Any) -> Product:
 
 
 def codes(
-    product: Product | None, *users: str, at: int = 150, offset: int = 1, **columns: object
+    product: Product | None, *users: str, at: int = 150, offset: int = 1, quantities: list[int] | None = None
 ) -> list[int]:
-    return decide_purchases(product, 0, offset, at, Purchases(users, **columns)).codes  # type: ignore[arg-type]
+    return decide_purchases(product, 0, offset, at, Purchases(users, quantities)).codes
 
 
 def test_never_opened() -> None:

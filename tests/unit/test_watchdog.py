@@ -1,12 +1,13 @@
 """What the watchdog reports, and when it ends the process."""
 
 from collections.abc import Collection
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from dying import Died, on_clock
 
 from agents import watchdog as module
+from agents.known_ends import KnownEnds
 from agents.watchdog import CHECK_INTERVAL_S, LATE_AFTER_S, Watchdog
 from pipeline.domain.liveness import Work
 from pipeline.errors import KafkaUnavailable, RedisUnavailable
@@ -23,7 +24,8 @@ class Bench:
         self.records_end = 1_000_000
         """The log has no records from this offset on."""
         self.kafka_is_down = self.redis_is_down = False
-        self.watchdog = Watchdog("purchases", self, lambda: self.work, self.answers, TIMEOUT_MS)  # type: ignore[arg-type]
+        ends = cast("KnownEnds", self)
+        self.watchdog = Watchdog("purchases", ends, lambda: self.work, self.answers, TIMEOUT_MS)
 
     def end(self, partition: int) -> int | None:
         return self.ends.get(partition)
