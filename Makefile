@@ -40,7 +40,7 @@ bench: .venv/.dev-stamp ## Measure costs and floors in 16 minutes and write docs
 	@$(BIN)/python bench/run.py $(PARTS)
 
 simulate: .venv/.dev-stamp ## Run the real decider through 20,000 random schedules (SCHEDULES=500 for fewer)
-	@$(BIN)/python tests/model/simulation.py $(or $(SCHEDULES),20000)
+	@PYTHONPATH=tests $(BIN)/python tests/model/simulation.py $(or $(SCHEDULES),20000)
 
 lint: .venv/.dev-stamp ## Check style, types and imports
 	$(BIN)/ruff check

@@ -5,9 +5,11 @@ import random
 import selectors
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from redis import Redis
+from redis.asyncio import Redis as AsyncRedis
+from redis_values import dump_all
 
 from pipeline.errors import KafkaUnavailable, RedisUnavailable
 from pipeline.kafka.producer import SendFailed
@@ -102,7 +104,7 @@ class World:
         self.faults.append(RuntimeError(reason))
 
     def take_snapshot(self) -> None:
-        self.snapshot = {key: self.redis.dump(key) for key in self.redis.scan_iter()}
+        self.snapshot = dump_all(self.redis)
 
     def put_back(self) -> None:
         self.redis.flushdb()
@@ -115,7 +117,7 @@ class SlowStore:
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self._store = StockStore("", 1_000, client=DirectRedis(world.redis))  # type: ignore[arg-type]
+        self._store = StockStore("", 1_000, client=cast("AsyncRedis", DirectRedis(world.redis)))
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._store, name)
