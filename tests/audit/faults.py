@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from pipeline.audit import Check
+from pipeline.audit.report import Finding, Location
 from pipeline.decider.ports import Keyed
 from pipeline.domain.limiters import Algorithm, Rule
 from pipeline.domain.product import Opening, SaleState
@@ -72,6 +73,11 @@ class Letter(NamedTuple):
     key: bytes | None
     value: bytes
     headers: tuple[tuple[str, bytes], ...]
+
+
+def first_violation(finding: Finding) -> tuple[Location, str]:
+    assert finding.first is not None
+    return finding.first
 
 
 Records = list[bytes]

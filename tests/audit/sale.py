@@ -63,7 +63,7 @@ class Sale:
         requests = await self.requests()
         if prepared := await self.decide_in_redis(requests):
             decisions = [
-                (each.product_id and each.product_id.encode(), record)
+                (None if each.product_id is None else each.product_id.encode(), record)
                 for record, each in zip(self.records[-len(prepared) :], prepared, strict=True)
             ]
             self.results_end = await commit(self.producer, self.topics.results.name, PARTITION, decisions)

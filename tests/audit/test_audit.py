@@ -17,6 +17,7 @@ from audit.faults import (
     PLAIN,
     REPEATED,
     commands,
+    first_violation,
 )
 from audit.sale import Sale, sell_on
 from pipeline.audit import CannotAudit, Check, Report, audit, partition
@@ -49,7 +50,7 @@ async def assert_fails(sale: Sale, check: Check, example: str) -> None:
     found = reported(report.findings)
     assert list(found) == [check], found
     assert report.failed == [check]
-    assert example in report.findings[check].first[1]  # type: ignore[index]
+    assert example in first_violation(report.findings[check])[1]
 
 
 async def test_a_true_sale_is_clean_and_everything_is_examined(sold: Sale) -> None:
@@ -103,7 +104,7 @@ async def test_orders_that_never_follow_are_reported(
     await undecided.decide(follow=False)
     report = await audited(undecided)
     assert set(report.failed) == {Check.ORDERS, Check.DEAD_LETTERS}
-    location, what = report.findings[Check.ORDERS].first  # type: ignore[misc]
+    location, what = first_violation(report.findings[Check.ORDERS])
     assert "written only up to position 0 of 15" in what
     assert location == (undecided.topics.results.name, PARTITION, 0)
 
@@ -217,7 +218,7 @@ async def test_every_fault_in_redis_fails_its_check_and_no_other(sold: Sale) -> 
         findings = await findings_now()
         found = reported(findings)
         assert list(found) == [check], (name, found)
-        assert example in findings[check].first[1], name  # type: ignore[index]
+        assert example in first_violation(findings[check])[1], name
         sold.redis.flushdb()
         for key, (value, ttl_ms) in intact.items():
             sold.redis.restore(key, ttl_ms, value or b"")

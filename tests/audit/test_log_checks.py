@@ -14,6 +14,7 @@ from audit.faults import (
     REPEATED,
     Fault,
     commands,
+    first_violation,
     letter,
     replaced,
     written,
@@ -120,11 +121,11 @@ async def test_a_fault_fails_its_check_and_no_other(name: str) -> None:
     fault = FAULTS[name]
     found = failed(await audited(decided(commands(), fault)))
     assert list(found) == [fault.check], found
-    first = found[fault.check].first  # type: ignore[index]
-    assert first is not None
-    assert fault.example in first[1]
-    assert first[0].partition == PARTITION
-    assert first[0].offset is not None
+    assert fault.check is not None
+    location, what = first_violation(found[fault.check])
+    assert fault.example in what
+    assert location.partition == PARTITION
+    assert location.offset is not None
 
 
 async def test_without_transactions_repeated_orders_and_dead_letters_are_clean() -> None:

@@ -55,7 +55,7 @@ async def test_rebuild_takes_over_a_redis_that_another_log_has_claimed(
     sold: Sale, own: bytes | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def identity(*_: object) -> str | None:
-        return own and own.decode()
+        return None if own is None else own.decode()
 
     monkeypatch.setattr("pipeline.rebuild.log_identity", identity)
     before, names = contents(sold), [keys.log(partition) for partition in range(4)]
