@@ -1,7 +1,6 @@
 """A Redis with the state of another log: nothing is answered from it, and readiness reports it."""
 
 import asyncio
-from typing import Any
 
 import pytest
 from redis.asyncio import Redis
@@ -28,11 +27,11 @@ async def become(service: Service, status: int) -> str:
     return found[1]
 
 
-async def claim(client: Redis, service: Service, identity: str, **cursor: Any) -> None:
+async def claim(client: Redis, service: Service, identity: str, **cursor: int) -> None:
     for partition in range(service.topics.requests.partitions):
         await client.set(keys.log(partition), identity)
         if cursor:
-            await client.hset(keys.cursor(partition), mapping=cursor)
+            await client.hset(keys.cursor(partition), mapping=dict(cursor.items()))
 
 
 async def test_nothing_is_answered_from_another_logs_redis(start_ingress: StartIngress) -> None:

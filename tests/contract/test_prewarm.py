@@ -64,7 +64,7 @@ async def test_a_product_opens_once_and_a_closed_one_stays_closed(service: Servi
     stats = (await service.stats(1001)).json()
     assert (stats["current_stock"], stats["user_count"]) == (2, 1)
 
-    closing = {"admin": True, "json": {"product_id": 1001}}
+    closing: dict[str, Any] = {"admin": True, "json": {"product_id": 1001}}
     assert (await service.call("POST", CLOSE, **closing)).status == 200
     assert (await service.call("POST", CLOSE, **closing)).status == 409
     assert (await service.prewarm(1001)).status == 409

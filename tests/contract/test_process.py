@@ -61,7 +61,7 @@ async def _stop(process: asyncio.subprocess.Process) -> tuple[int, str]:
 async def test_a_stop_answers_all_waiters(kafka: Any, redis_url: str) -> None:
     await create_topics(kafka.bootstrap, load_topics(Profile.LOCAL))
     port = free_port()
-    settings = {
+    settings: dict[str, Any] = {
         "redis_url": redis_url,
         "public_port": port,
         "admin_port": free_port(),
@@ -131,7 +131,7 @@ async def test_processes_that_share_their_listeners_have_a_health_port_each(
     kafka: Any, redis_url: str
 ) -> None:
     await create_topics(kafka.bootstrap, load_topics(Profile.LOCAL))
-    shared = {"redis_url": redis_url, "public_port": free_port(), "admin_port": free_port()}
+    shared: dict[str, Any] = {"redis_url": redis_url, "public_port": free_port(), "admin_port": free_port()}
     ports = [free_port(), free_port()]
     async with AsyncExitStack() as stack:
         for port in ports:
