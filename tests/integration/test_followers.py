@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import count, cycle
 from pathlib import Path
 from typing import Any
@@ -215,6 +216,10 @@ async def test_a_repeat_in_the_decision_log_counts_once(follower: Follower, deci
     await shows_all(follower, decisions)
 
 
+def shows_breaker(follower: Follower, path: str, state: BreakerState) -> bool:
+    return bool(follower.json(path)[1]["breaker"] == state.value)
+
+
 async def test_the_breaker_state_appears_in_the_row_of_its_partition(
     follower: Follower, decisions: Decisions
 ) -> None:
@@ -224,9 +229,8 @@ async def test_the_breaker_state_appears_in_the_row_of_its_partition(
     before = follower.json(path)[1]
     for state in (BreakerState.OPEN, BreakerState.HALF_OPEN, BreakerState.CLOSED):
         await decisions.tell_breaker(BreakerChange(decisions.partition("101"), state, 1, 2))
-        await eventually(
-            lambda state=state: follower.json(path)[1]["breaker"] == state.value, state.value, in_thread=True
-        )
+        is_shown = partial(shows_breaker, follower, path, state)
+        await eventually(is_shown, state.value, in_thread=True)
         assert follower.json(path)[1] == {**before, "breaker": state.value}
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from functools import partial
 
 import pytest
@@ -54,7 +54,7 @@ class World:
 
     async def read(
         self, topic: str, partition: int, start: int, end: int | None = None
-    ) -> AsyncIterator[list[LogRecord]]:
+    ) -> AsyncGenerator[list[LogRecord], None]:
         self.read_from.append(start)
         yield [
             LogRecord(position, 1, b"1", value)
@@ -309,7 +309,7 @@ class Slow(World):
 
     async def read(
         self, topic: str, partition: int, start: int, end: int | None = None
-    ) -> AsyncIterator[list[LogRecord]]:
+    ) -> AsyncGenerator[list[LogRecord], None]:
         Slow.readers += 1
         Slow.readers_max = max(Slow.readers_max, Slow.readers)
         await asyncio.sleep(0.05)

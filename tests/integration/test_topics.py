@@ -181,7 +181,9 @@ class _Refusing:
     """An answer to DescribeConfigs with the same error for each topic."""
 
     def __init__(self, error: type[KafkaError], names: list[str]) -> None:
-        self.resources = [(error.errno, error.description, 2, name, []) for name in names]
+        self.resources: list[tuple[Any, ...]] = [
+            (error.errno, error.description, 2, name, []) for name in names
+        ]
 
 
 @pytest.mark.parametrize("call", [check_topics, require_topics])
