@@ -2,6 +2,7 @@
 
 import json
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 from system import System, wait_until
 
@@ -9,7 +10,7 @@ BUYERS = 60
 STOCK = 10
 
 
-def test_a_complete_sale_on_the_in_memory_broker(tmp_path):
+def test_a_complete_sale_on_the_in_memory_broker(tmp_path: Path) -> None:
     with System(tmp_path / "data", broker="memory") as system:
         assert "in-memory broker: loses its data when it stops" in system.output
         now = datetime.now(UTC)
@@ -63,10 +64,10 @@ def test_a_complete_sale_on_the_in_memory_broker(tmp_path):
         wait_until(lambda: len(orders(system)) == STOCK, "the orders")
         assert orders(system) == winners
         assert "written at least once" in (system.data_dir / "logs" / "follower-1.log").read_text()
-        answer = system.run("audit")
-        assert answer.returncode == 0, answer.stdout
+        audit = system.run("audit")
+        assert audit.returncode == 0, audit.stdout
 
 
-def orders(system):
+def orders(system: System) -> list[str]:
     lines = system.run("orders", "follow", "--to-end", "--json").stdout.splitlines()
     return [json.loads(line)["order_id"] for line in lines]

@@ -6,6 +6,9 @@ import re
 import shlex
 import signal
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import pytest
 from system import System, is_running, request, wait_until
@@ -24,7 +27,7 @@ pytestmark = [
 PARTS = {"kafka", "redis", "follower-1", "worker-1", "ingress-1"}
 
 
-def opening(product_id, stock):
+def opening(product_id: int, stock: int) -> dict[str, Any]:
     now = datetime.now(UTC)
     return {
         "product_id": product_id,
@@ -37,11 +40,11 @@ def opening(product_id, stock):
     }
 
 
-def buy(system, product_id, user_id):
+def buy(system: System, product_id: int, user_id: str) -> tuple[int, dict[str, Any]]:
     return system.public("/api/v1/seckill/purchase", {"product_id": product_id, "user_id": user_id})
 
 
-def copied(line):
+def copied(line: str) -> tuple[int, dict[str, Any]]:
     """Send the request of a printed curl command."""
     words = shlex.split(line)
     assert words[0] == "curl"
@@ -49,7 +52,7 @@ def copied(line):
     return request(url, json.loads(words[words.index("-d") + 1]))
 
 
-def test_a_sale_with_the_printed_commands(tmp_path):
+def test_a_sale_with_the_printed_commands(tmp_path: Path) -> None:
     with System(tmp_path / "data") as system:
         parts = {part["name"]: part for part in system.status()["parts"]}
         assert parts == system.parts()
@@ -73,28 +76,26 @@ def test_a_sale_with_the_printed_commands(tmp_path):
         assert system.run("status").returncode == 1
 
 
-def is_ready_again(system, name):
+def is_ready_again(system: System, name: str) -> bool:
     parts = system.parts()
     assert parts[name]["restarts"] <= 1, system.story()
     return parts[name]["restarts"] == 1 and {part["state"] for part in parts.values()} == {"ready"}
 
 
-def test_the_sale_continues_after_each_part_is_killed(tmp_path):
+def test_the_sale_continues_after_each_part_is_killed(tmp_path: Path) -> None:
     with System(tmp_path / "data") as system:
         assert system.admin("/api/v1/seckill/activity/prewarm", opening(7, stock=3))[0] == 200
         for name in sorted(PARTS):
             before = system.parts()[name]
             os.kill(before["pid"], signal.SIGKILL)
-            wait_until(
-                lambda name=name: is_ready_again(system, name), f"the restart of {name}", told=system.story
-            )
+            wait_until(partial(is_ready_again, system, name), f"the restart of {name}", told=system.story)
             assert system.parts()[name]["pid"] != before["pid"]
         results = [buy(system, 7, f"buyer-{number}")[1] for number in range(5)]
         assert [answer["code"] for answer in results] == [1, 1, 1, -2, -2]
         assert {part["restarts"] for part in system.parts().values()} == {1}
 
 
-def test_sold_stock_stays_sold_after_a_restart(tmp_path):
+def test_sold_stock_stays_sold_after_a_restart(tmp_path: Path) -> None:
     system = System(tmp_path / "data")
     with system:
         assert system.admin("/api/v1/seckill/activity/prewarm", opening(7, stock=1))[0] == 200
@@ -105,16 +106,17 @@ def test_sold_stock_stays_sold_after_a_restart(tmp_path):
         assert buy(system, 7, "bob")[1]["code"] == -2
 
 
-def test_a_crowd_is_mostly_refused_at_once_and_the_audit_is_clean(tmp_path):
+def test_a_crowd_is_mostly_refused_at_once_and_the_audit_is_clean(tmp_path: Path) -> None:
     with System(tmp_path / "data", "--ingress", "2") as system:
         demo = system.run("demo", "--buyers", "3000", "--stock", "200")
         assert demo.returncode == 0, demo.stdout + demo.stderr
         assert "no violations" in demo.stdout
-        at_once = int(re.search(r"of these, at once\D+([\d,]+)", demo.stdout)[1].replace(",", ""))
-        assert at_once > 0
+        at_once = re.search(r"of these, at once\D+([\d,]+)", demo.stdout)
+        assert at_once is not None
+        assert int(at_once[1].replace(",", "")) > 0
 
 
-def test_no_orphan_after_kill_9(tmp_path):
+def test_no_orphan_after_kill_9(tmp_path: Path) -> None:
     system = System(tmp_path / "data", "--ingress", "2", "--workers", "2")
     with system:
         parts = system.parts()
@@ -127,7 +129,7 @@ def test_no_orphan_after_kill_9(tmp_path):
         assert system.run("status").returncode == 1
 
 
-def test_sigterm_stops_too(tmp_path):
+def test_sigterm_stops_too(tmp_path: Path) -> None:
     with System(tmp_path / "data") as system:
         pids = [part["pid"] for part in system.parts().values()]
         assert system.stop(signal.SIGTERM) == 0
