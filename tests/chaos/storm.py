@@ -15,10 +15,11 @@ import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from redis import Redis
 from redis.exceptions import RedisError
@@ -90,7 +91,7 @@ class Storm:
                     faults.create_task(fault())
                 await asyncio.sleep(self._rng.uniform(*self._every_s))
 
-    def _faults(self) -> list[Callable[[], Awaitable[None]]]:
+    def _faults(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
         return [
             *(partial(self._kill, name) for name in OWN_PARTS if self._may_kill()),
             *(partial(self._pause, name) for name in ALL_PARTS),

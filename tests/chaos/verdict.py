@@ -26,7 +26,7 @@ def violations(crowd: Crowd, stats: dict[str, Any], watcher: Watcher) -> list[st
     orders = watcher.orders_of(crowd.product_id)
     for receipt, answer in crowd.answers.items():
         wish = crowd.accepted[receipt]
-        if answer.code == Code.SUCCESS and _buyer_of(watcher.orders.get(answer.order_id)) != wish:
+        if answer.code == Code.SUCCESS and _buyer_of(watcher.orders, answer.order_id) != wish:
             wrong.append(f"{receipt} won, but its user has no order")
         if answer.code not in (SOLD_OUT_CODES if wish.product_id == crowd.product_id else (Code.SUCCESS,)):
             wrong.append(f"{receipt} of {wish} got code {answer.code}")
@@ -42,18 +42,19 @@ def violations(crowd: Crowd, stats: dict[str, Any], watcher: Watcher) -> list[st
     return wrong
 
 
-def _buyer_of(order: dict[str, Any] | None) -> Wish | None:
+def _buyer_of(orders: dict[str, dict[str, Any]], order_id: str | None) -> Wish | None:
+    order = None if order_id is None else orders.get(order_id)
     return None if order is None else Wish(order["product_id"], order["user_id"])
 
 
 def _wrong_at_once(crowd: Crowd, orders: dict[str, dict[str, Any]]) -> list[str]:
     """A buyer who got a sold-out answer at once must have no order; one who got an order id must have that order."""
-    holders = {_buyer_of(order) for order in orders.values()}
+    holders = {_buyer_of(orders, order_id) for order_id in orders}
     wrong = []
     for wish, answer in crowd.at_once:
         is_correct = {
             Code.INSUFFICIENT_STOCK: wish not in holders,
-            Code.ALREADY_BOUGHT: _buyer_of(orders.get(answer.order_id)) == wish,
+            Code.ALREADY_BOUGHT: _buyer_of(orders, answer.order_id) == wish,
         }
         if wish.product_id != crowd.product_id or not is_correct.get(answer.code, False):
             wrong.append(f"{wish} was answered at once with {answer}")
