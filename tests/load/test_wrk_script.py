@@ -4,7 +4,7 @@ import asyncio
 import re
 import shutil
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 import orjson
@@ -39,7 +39,7 @@ class Stub:
         decided = {"code": -2 if len(self.asked) % 2 == 0 else 1, "request_id": "0-1-0"}
         return self._answer(decided, 409 if decided["code"] == -2 else 200)
 
-    def _answer(self, document: dict[str, object], status: int) -> web.Response:
+    def _answer(self, document: Mapping[str, object], status: int) -> web.Response:
         self.statuses[status] += 1
         return web.Response(body=orjson.dumps(document), status=status, content_type="application/json")
 
