@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from statistics import median
+from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from cpu import Meter, pid_of
@@ -112,7 +113,7 @@ async def fill(stage: Stage, load: Load, product_id: str) -> tuple[int, int, int
     return partition, first, last
 
 
-async def drain(stage: Stage, load: Load, product_id: str, **settings: object) -> Drain:
+async def drain(stage: Stage, load: Load, product_id: str, **settings: Any) -> Drain:
     """Fills the log, starts a worker, and times the decisions from the first record to the last."""
     partition, first, last = await fill(stage, load, product_id)
     worker = stage.worker(**settings)
@@ -197,7 +198,7 @@ async def floor(stage: Stage, load: Load, product_id: str) -> Drain:
                     started, meter = time.perf_counter(), Meter({"loop": [os.getpid()], **stage.servers()})
                 records = await store.decide(partition, position, results_position, chunk)
                 decisions = [
-                    (each.product_id and each.product_id.encode(), record)
+                    (None if each.product_id is None else each.product_id.encode(), record)
                     for each, record in zip(chunk, records, strict=True)
                 ]
                 results_position = await commit(producer, stage.topics.results.name, partition, decisions)
