@@ -9,7 +9,7 @@ reported by `outcome` again. Everything after a wrong outcome may differ from th
 import base64
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, assert_never
 
 import orjson
 
@@ -18,6 +18,7 @@ from pipeline.audit.stock_fold import StockedProduct, StockFold
 from pipeline.domain.product import SaleState
 from pipeline.messages.commands import decode_command
 from pipeline.messages.decisions import (
+    CloseDecision,
     Decision,
     MalformedDecision,
     OpenDecision,
@@ -136,10 +137,18 @@ def encode_result(result: Decision, command: bytes | None) -> bytes:
             if (value := getattr(result, name)) is not None:
                 document[name] = value
     else:
-        document["type"] = "open" if isinstance(result, OpenDecision) else "close"
+        document["type"] = _type_of(result)
         if result.refusal is not None:
             document["refusal"] = result.refusal.value
     return orjson.dumps(document)[:-1] + b',"command":' + (command or b"") + b"}"
+
+
+def _type_of(result: OpenDecision | CloseDecision) -> str:
+    if isinstance(result, OpenDecision):
+        return "open"
+    if isinstance(result, CloseDecision):
+        return "close"
+    assert_never(result)
 
 
 def _difference(expected_bytes: bytes, recorded: bytes) -> str:

@@ -6,9 +6,16 @@ not kept.
 
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import assert_never
 
 from pipeline.domain.product import Opening, SaleState
-from pipeline.messages.decisions import CloseDecision, Decision, OpenDecision, PurchaseDecision
+from pipeline.messages.decisions import (
+    CloseDecision,
+    Decision,
+    MalformedDecision,
+    OpenDecision,
+    PurchaseDecision,
+)
 
 
 @dataclass(slots=True)
@@ -57,15 +64,16 @@ class StockFold:
         self.records += 1
         if isinstance(result, PurchaseDecision):
             self._purchases(result)
-        elif isinstance(result, OpenDecision) and result.refusal is None:
+        elif isinstance(result, MalformedDecision) or result.refusal is not None:
+            return
+        elif isinstance(result, OpenDecision):
             opening = result.opening
             self.products[result.product_id] = StockedProduct(opening, opening.state, opening.stock)
-        elif (
-            isinstance(result, CloseDecision)
-            and result.refusal is None
-            and result.product_id in self.products
-        ):
-            self.products[result.product_id].state = SaleState.CLOSED
+        elif isinstance(result, CloseDecision):
+            if result.product_id in self.products:
+                self.products[result.product_id].state = SaleState.CLOSED
+        else:
+            assert_never(result)
 
     def cursor(self) -> dict[str, str]:
         """The fields of the cursor that the decisions determine."""

@@ -30,7 +30,7 @@ class ChangelogStuck(Fatal):
 
 
 class TableStore(Protocol):
-    """TableStore that Kafka stores (agents/tables.py)."""
+    """The tables, which Kafka stores (agents/tables.py)."""
 
     tally: Tally
 

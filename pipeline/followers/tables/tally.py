@@ -10,7 +10,7 @@ the decisions ("level:before:at", see `domain.limiters`), the breaker's arrives 
 
 from collections import Counter
 from collections.abc import MutableMapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, assert_never
 
 from pipeline.domain.breaker import BreakerState
 from pipeline.messages.decisions import CloseDecision, OpenDecision, PurchaseDecision, decision_at
@@ -114,15 +114,18 @@ def _count(row: Row, result: PurchaseDecision | OpenDecision | CloseDecision) ->
             row["remaining"], row["sold"] = result.stock, result.sold
         if result.limiter is not None:
             row["limiter"] = result.limiter
-    elif result.refusal is None:
-        if isinstance(result, OpenDecision):
-            opening = result.opening
-            row["state"], row["name"] = opening.state.value, opening.name
-            row["opened"] = row["remaining"] = opening.stock
-            row["rate_limit"] = opening.rate_limit and {
-                "algorithm": opening.rate_limit.algorithm.value,
-                "requests_per_second": opening.rate_limit.requests_per_second,
-                "burst": opening.rate_limit.burst,
-            }
-        else:
-            row["state"] = "closed"
+    elif result.refusal is not None:
+        return
+    elif isinstance(result, OpenDecision):
+        opening = result.opening
+        row["state"], row["name"] = opening.state.value, opening.name
+        row["opened"] = row["remaining"] = opening.stock
+        row["rate_limit"] = opening.rate_limit and {
+            "algorithm": opening.rate_limit.algorithm.value,
+            "requests_per_second": opening.rate_limit.requests_per_second,
+            "burst": opening.rate_limit.burst,
+        }
+    elif isinstance(result, CloseDecision):
+        row["state"] = "closed"
+    else:
+        assert_never(result)
