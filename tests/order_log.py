@@ -10,9 +10,12 @@ import orjson
 import pytest
 from records import bought, malformed
 
+from pipeline.followers import Progress, group_of
+from pipeline.followers.progress import BEGINNING, read_progress
 from pipeline.kafka.log_reader import LogReader
 from pipeline.kafka.producer import LogProducer
 from pipeline.kafka.topics import Topics
+from pipeline.settings import Settings
 
 WITHIN_S = 60.0
 PAUSE_S_MAX = 0.03
@@ -54,6 +57,11 @@ class DecisionLog:
     def end(self, partition: int) -> int:
         """The end of this partition's decision log."""
         return self._ends[partition]
+
+    async def progress(self, settings: Settings, partition: int) -> Progress:
+        """How far the order followers of this group are."""
+        group, topic = group_of(settings.group_prefix), self.topics.results.name
+        return await read_progress(settings.kafka(), group, topic, partition) or BEGINNING
 
     async def _append(self, partition: int, records: Sequence[bytes]) -> None:
         key = f"product-{partition}".encode()
