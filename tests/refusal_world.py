@@ -67,6 +67,11 @@ class Partition:
         self.records.append((key, decision_record(result)))
         self._remember(offset, key)
 
+    def append_decided(self, key: bytes | None, value: bytes) -> None:
+        """Append a command, then decide and commit everything."""
+        self.append(key, value)
+        self.settle()
+
     def adjust(self, product_id: str, more: int) -> None:
         """Append a command that no decider knows yet: it returns stock."""
         product = self._fold.products.get(product_id)
@@ -222,8 +227,7 @@ def sold_out_partition() -> Partition:
     """One unit of p, which alice has bought."""
     partition = Partition()
     partition.append(*opening())
-    partition.append(*purchase("alice"))
-    partition.settle()
+    partition.append_decided(*purchase("alice"))
     return partition
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from redis.asyncio import Redis
+from servers import RedisServer
 
 from contract.serving import PURCHASE, PURCHASE_ASYNC, SYSTEM, Decider, Reply, Service, StartIngress
 from pipeline.kafka.log_reader import LogReader
@@ -239,44 +240,46 @@ async def test_redis_is_emptied_and_rebuilt_step_by_step(service: Service, decid
     assert (await service.buy_async(same[1], "alice")).status == 202
 
 
-async def test_purchases_go_into_the_log_while_redis_is_down(
-    start_ingress: StartIngress, private_redis: Any
-) -> None:
+@pytest.fixture
+async def sold_out(start_ingress: StartIngress, private_redis: RedisServer) -> Service:
+    """A service with a Redis of its own: alice has bought the only unit of product 5. Nobody decides any more."""
     service = await start_ingress(redis_url=private_redis.url)
     async with Decider(service.settings, service.topics):
         await service.prewarm(5, stock=1)
         assert (await service.buy(5, "alice")).json()["code"] == 1
         assert (await service.buy(5, "bob")).json()["code"] == -2
+    return service
+
+
+async def test_purchases_go_into_the_log_while_redis_is_down(
+    sold_out: Service, private_redis: RedisServer
+) -> None:
     private_redis.process.kill()
-    assert {(await service.buy_async(5, f"u{number}")).status for number in range(5)} == {202}
+    assert {(await sold_out.buy_async(5, f"u{number}")).status for number in range(5)} == {202}
     await asyncio.to_thread(private_redis.process.start)
     async with asyncio.timeout(SETTLED_WITHIN_S):
-        while (reply := await service.buy_async(5, "bob")).status == 202:
+        while (reply := await sold_out.buy_async(5, "bob")).status == 202:
             await asyncio.sleep(0.1)
     assert reply.json()["code"] == -2
-    assert (await service.buy(5, "alice")).json()["code"] == -3
+    assert (await sold_out.buy(5, "alice")).json()["code"] == -3
 
 
 async def test_a_hung_redis_delays_no_purchase_for_long(
-    start_ingress: StartIngress, private_redis: Any
+    sold_out: Service, private_redis: RedisServer
 ) -> None:
-    service = await start_ingress(redis_url=private_redis.url)
-    async with Decider(service.settings, service.topics):
-        await service.prewarm(5, stock=1)
-        await service.buy(5, "alice")
-        assert (await service.buy(5, "bob")).json()["code"] == -2
     private_redis.process.pause()
     try:
-        replies = await asyncio.gather(*(service.buy_async(5, f"u{number}") for number in range(50)))
+        async with asyncio.timeout(sold_out.settings.redis_timeout_ms / 2_000):
+            replies = await asyncio.gather(*(sold_out.buy_async(5, f"u{number}") for number in range(50)))
         assert {reply.status for reply in replies} == {202}
     finally:
         private_redis.process.resume()
     async with asyncio.timeout(SETTLED_WITHIN_S):
         # On the abandoned connection an answer is still in flight; no other call may get it.
-        while (reply := await service.buy_async(5, "alice")).status == 202:
+        while (reply := await sold_out.buy_async(5, "alice")).status == 202:
             await asyncio.sleep(0.1)
     assert reply.json()["code"] == -3
-    assert [(await service.buy_async(5, user)).json()["code"] for user in ("bob", "alice")] == [-2, -3]
+    assert [(await sold_out.buy_async(5, user)).json()["code"] for user in ("bob", "alice")] == [-2, -3]
 
 
 @pytest.mark.parametrize("path", CALLS)

@@ -3,12 +3,12 @@
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Any
 
 import aiohttp
 import pytest
+from programs import running
 
 from contract.serving import PURCHASE, PURCHASE_ASYNC, REQUESTS
 from pipeline.kafka.topic_admin import create_topics
@@ -21,21 +21,16 @@ READY_S_MAX = 30
 STOP_S_MAX = 10
 
 
-@asynccontextmanager
-async def ingress(open_files_max: int = 0, **settings: Any) -> AsyncIterator[asyncio.subprocess.Process]:
+def ingress(
+    open_files_max: int = 0, **settings: Any
+) -> AbstractAsyncContextManager[asyncio.subprocess.Process]:
     """Runs the process inside the block; `open_files_max` is its hard limit, 0 to inherit that of the tests."""
     shell = ("sh", "-c", f'ulimit -n {open_files_max}; exec "$@"', "sh") if open_files_max else ()
-    process = await asyncio.create_subprocess_exec(
+    return running(
         *(*shell, *INGRESS_COMMAND),
         env={**os.environ, **environment(settings)},
         stderr=asyncio.subprocess.PIPE,
     )
-    try:
-        yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
 
 
 async def _until_ready(client: aiohttp.ClientSession) -> None:

@@ -1,10 +1,11 @@
 """A complete sale without Java: on the in-memory broker, whatever broker the other tests use."""
 
 import json
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from system import System, wait_until
+
+from e2e.sale import opening
 
 BUYERS = 60
 STOCK = 10
@@ -13,17 +14,7 @@ STOCK = 10
 def test_a_complete_sale_on_the_in_memory_broker(tmp_path: Path) -> None:
     with System(tmp_path / "data", broker="memory") as system:
         assert "in-memory broker: loses its data when it stops" in system.output
-        now = datetime.now(UTC)
-        product = {
-            "product_id": 1001,
-            "product_name": "Phone",
-            "price": 1999,
-            "stock": STOCK,
-            "start_time": (now - timedelta(minutes=1)).isoformat(),
-            "end_time": (now + timedelta(hours=1)).isoformat(),
-            "status": "active",
-        }
-        assert system.admin("/api/v1/seckill/activity/prewarm", product)[0] == 200
+        assert system.admin("/api/v1/seckill/activity/prewarm", opening(1001, STOCK))[0] == 200
 
         accepted, at_once = [], []
         for number in range(BUYERS):

@@ -5,7 +5,6 @@ import os
 import re
 import shlex
 import signal
-from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 from system import System, is_running, request, wait_until
 
+from e2e.sale import opening
 from pipeline.local.broker import resolve_kind
 from pipeline.settings import BrokerKind, Settings
 
@@ -25,19 +25,6 @@ pytestmark = [
 ]
 
 PARTS = {"kafka", "redis", "follower-1", "worker-1", "ingress-1"}
-
-
-def opening(product_id: int, stock: int) -> dict[str, Any]:
-    now = datetime.now(UTC)
-    return {
-        "product_id": product_id,
-        "product_name": "Phone",
-        "price": 1999,
-        "stock": stock,
-        "start_time": (now - timedelta(minutes=1)).isoformat(),
-        "end_time": (now + timedelta(hours=1)).isoformat(),
-        "status": "active",
-    }
 
 
 def buy(system: System, product_id: int, user_id: str) -> tuple[int, dict[str, Any]]:

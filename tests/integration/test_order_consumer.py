@@ -4,14 +4,15 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import orjson
 import pytest
 import yaml
 from aiokafka import AIOKafkaProducer
+from programs import running
 from servers import Kafka
 
 from pipeline.domain.product import Purchases
@@ -50,20 +51,13 @@ async def write(kafka: Kafka, topic: str, values: Sequence[bytes]) -> None:
         await producer.stop()
 
 
-@asynccontextmanager
-async def program(*arguments: str, **environment: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    process = await asyncio.create_subprocess_exec(
+def program(*arguments: str, **environment: str) -> AbstractAsyncContextManager[asyncio.subprocess.Process]:
+    return running(
         *(sys.executable, *arguments),
         env={**os.environ, **environment, "PYTHONPATH": str(ROOT)},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    try:
-        yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
 
 
 async def read_lines(process: asyncio.subprocess.Process, count: int) -> list[str]:

@@ -2,6 +2,7 @@
 
 import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -107,19 +108,26 @@ def test_no_java(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
     assert output.count("\n") == 1
 
 
-def test_old_java(refused: Refused, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    java = tmp_path / "java"
-    java.write_text("#!/bin/sh\necho 'openjdk version \"11.0.2\"' >&2\n")
-    java.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path))
+@pytest.fixture
+def only_java(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], None]:
+    """Leaves a Java of the given version as the only program on the PATH."""
+
+    def install(version: str) -> None:
+        java = tmp_path / "java"
+        java.write_text(f"#!/bin/sh\necho 'openjdk version \"{version}\"' >&2\n")
+        java.chmod(0o755)
+        monkeypatch.setenv("PATH", str(tmp_path))
+
+    return install
+
+
+def test_old_java(refused: Refused, only_java: Callable[[str], None], tmp_path: Path) -> None:
+    only_java("11.0.2")
     assert "`java` is version 11, below 17" in refused(broker="apache", kafka_libs_dir=tmp_path)
 
 
-def test_no_maven(refused: Refused, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    java = tmp_path / "java"
-    java.write_text("#!/bin/sh\necho 'openjdk version \"17.0.2\"' >&2\n")
-    java.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path))
+def test_no_maven(refused: Refused, only_java: Callable[[str], None], tmp_path: Path) -> None:
+    only_java("17.0.2")
     assert "`mvn` is not on the PATH" in refused(broker="apache", kafka_libs_dir=tmp_path)
 
 

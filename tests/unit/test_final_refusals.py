@@ -26,8 +26,7 @@ async def test_sold_out_is_answered_and_a_winner_gets_their_order(sold_out: Ingr
 async def test_the_same_key_gets_the_first_win_again() -> None:
     partition = Partition()
     partition.append(*opening(stock=1, per_user_limit=5))
-    partition.append(*purchase("alice", keys={0: "k"}))
-    partition.settle()
+    partition.append_decided(*purchase("alice", keys={0: "k"}))
     ingress = Ingress(partition, follows_from=0)
     ingress.feed_all()
     again = await ingress.buy("p", "alice", key="k")
@@ -40,8 +39,7 @@ async def test_the_same_key_gets_the_first_win_again() -> None:
 async def test_the_rate_limit_does_not_apply_once_nothing_is_left() -> None:
     partition = Partition()
     partition.append(*opening(rate_limit=Rule(Algorithm.FIXED_WINDOW, 1, 1)))
-    partition.append(*purchase("alice"))
-    partition.settle()
+    partition.append_decided(*purchase("alice"))
     ingress = Ingress(partition)
     assert [code(await ingress.buy("p", f"u{number}")) for number in range(4)] == [SOLD_OUT] * 4
 
@@ -49,8 +47,7 @@ async def test_the_rate_limit_does_not_apply_once_nothing_is_left() -> None:
 async def test_a_closed_product_is_over() -> None:
     partition = Partition()
     partition.append(*opening(stock=5))
-    partition.append(b"p", encode_close("p"))
-    partition.settle()
+    partition.append_decided(b"p", encode_close("p"))
     answer = await Ingress(partition).buy("p", "bob")
     assert answer is not None
     assert (answer.code, answer.remaining_stock) == (-6, 5)
@@ -60,8 +57,7 @@ async def test_a_product_on_sale_needs_no_snapshot_and_a_paused_one_only_one() -
     partition = Partition()
     partition.append(*opening(stock=5))
     partition.append(*purchase("alice"))
-    partition.append(*opening("paused", stock=0, state=SaleState.PAUSED))
-    partition.settle()
+    partition.append_decided(*opening("paused", stock=0, state=SaleState.PAUSED))
     ingress = Ingress(partition, follows_from=0)
     ingress.feed_all()
     assert await ingress.buy("p", "bob") is None
@@ -73,8 +69,7 @@ async def test_a_product_on_sale_needs_no_snapshot_and_a_paused_one_only_one() -
 
 async def test_a_process_that_knows_no_decision_of_a_product_learns_from_the_first_snapshot() -> None:
     partition = Partition()
-    partition.append(*opening(stock=5))
-    partition.settle()
+    partition.append_decided(*opening(stock=5))
     ingress = Ingress(partition)
     assert await ingress.buy("p", "bob") is None
     assert await ingress.buy("p", "bob") is None
@@ -88,8 +83,7 @@ async def test_stock_that_comes_back_is_sold_before_the_feed_delivers_it(sold_ou
     assert await sold_out.buy("p", "bob") is None
     sold_out.feed_all()
     assert await sold_out.buy("p", "bob") is None
-    sold_out.partition.append(*purchase("bob"))
-    sold_out.partition.settle()
+    sold_out.partition.append_decided(*purchase("bob"))
     sold_out.feed_all()
     assert code(await sold_out.buy("p", "bob")) == -3
     assert code(await sold_out.buy("p", "carol")) == SOLD_OUT
@@ -98,8 +92,7 @@ async def test_stock_that_comes_back_is_sold_before_the_feed_delivers_it(sold_ou
 async def test_a_snapshot_makes_a_product_known_even_if_it_counts_for_nothing_else() -> None:
     partition = Partition()
     partition.append(*opening("paused", state=SaleState.PAUSED))
-    partition.append(*opening("behind"))
-    partition.settle()
+    partition.append_decided(*opening("behind"))
     ingress = Ingress(partition)
     for product_id in ("paused", "unknown"):
         assert not ingress.refusals.is_known(product_id)
@@ -164,8 +157,7 @@ async def test_counts_by_product_are_bounded_and_unknown_products_have_none(
 ) -> None:
     monkeypatch.setattr(final_refusals, "COUNTED_MAX", 2)
     for number in range(4):
-        sold_out.partition.append(*opening(f"p{number}", stock=0))
-    sold_out.partition.settle()
+        sold_out.partition.append_decided(*opening(f"p{number}", stock=0))
     for number in range(4):
         assert code(await sold_out.buy(f"p{number}", "u")) == SOLD_OUT
         assert code(await sold_out.buy(f"unknown{number}", "u")) == -1

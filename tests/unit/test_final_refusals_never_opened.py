@@ -39,12 +39,10 @@ async def test_a_product_opened_by_another_process_is_not_refused_while_redis_is
     """The prewarm was answered 200 there; Redis lost it and is being rebuilt; our feed is late."""
     partition = Partition()
     for number in range(3):
-        partition.append(*opening(f"q{number}"))
-    partition.settle()
+        partition.append_decided(*opening(f"q{number}"))
     ingress = Ingress(partition, follows_from=0)
     ingress.feed_all()
-    partition.append(*opening("p"))
-    partition.settle()
+    partition.append_decided(*opening("p"))
     for left in range(4):
         partition.lose(left)
         assert await ingress.buy("p", "bob") is None, f"Redis knows {left} commands"
@@ -114,8 +112,7 @@ async def test_a_new_process_does_not_trust_a_restored_redis() -> None:
     """Its feed has delivered nothing, and Redis was restored: only the command log shows that it has lost something."""
     partition = sold_out_partition()
     partition.adjust("p", 1)
-    partition.append(*opening("q"))
-    partition.settle()
+    partition.append_decided(*opening("q"))
     partition.lose(2)
     ingress = Ingress(partition)
     for product_id in ("p", "q", "unknown"):

@@ -30,8 +30,7 @@ async def test_a_snapshot_older_than_what_the_feed_has_delivered_does_not_count(
     """One more unit was added and sold to bob; Redis is restored to the first sell-out."""
     partition = sold_out.partition
     partition.adjust("p", 1)
-    partition.append(*purchase("bob"))
-    partition.settle()
+    partition.append_decided(*purchase("bob"))
     sold_out.feed_all()
     partition.lose(2)
     assert await sold_out.buy("p", "bob") is None
@@ -43,8 +42,7 @@ async def test_a_snapshot_older_than_an_earlier_one_does_not_count(sold_out: Ing
     """As above, but the feed is late: only the earlier snapshot shows it."""
     partition = sold_out.partition
     partition.adjust("p", 1)
-    partition.append(*purchase("bob"))
-    partition.settle()
+    partition.append_decided(*purchase("bob"))
     assert code(await sold_out.buy("p", "carol")) == SOLD_OUT
     partition.lose(2)
     assert await sold_out.buy("p", "bob") is None
@@ -55,8 +53,7 @@ async def test_a_snapshot_older_than_an_earlier_one_does_not_count(sold_out: Ing
 async def test_a_snapshot_older_than_this_process_does_not_count(sold_out: Ingress) -> None:
     partition = sold_out.partition
     partition.adjust("p", 1)
-    partition.append(*purchase("bob"))
-    partition.settle()
+    partition.append_decided(*purchase("bob"))
     young = Ingress(partition)
     partition.lose(2)
     assert await young.buy("p", "bob") is None

@@ -7,7 +7,7 @@ import pytest
 from eventually import soon
 from order_world import World, check_often, decisions, order_ids
 
-from pipeline.followers import Progress, follower
+from pipeline.followers import Follower, Progress, follower
 from pipeline.followers.ports import Derived, Fenced, Suspended
 
 
@@ -16,12 +16,18 @@ def _frequent_checks(monkeypatch: pytest.MonkeyPatch) -> None:
     check_often(monkeypatch)
 
 
-async def test_a_paused_follower_writes_and_opens_nothing_and_then_continues() -> None:
-    world = World(decisions(3))
+async def paused(world: World) -> Follower:
+    """A follower that has followed three decisions and then paused."""
     each = world.follower()
     world.start(each)
     await soon(lambda: world.position == 3)
     assert await each.pause()
+    return each
+
+
+async def test_a_paused_follower_writes_and_opens_nothing_and_then_continues() -> None:
+    world = World(decisions(3))
+    each = await paused(world)
     world.results = World(decisions(6)).results
     world.faults = [True]
     await asyncio.sleep(0.1)
@@ -36,10 +42,7 @@ async def test_a_paused_follower_writes_and_opens_nothing_and_then_continues() -
 async def test_a_paused_follower_stops_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(follower, "STOP_WITHIN_S", 1_000.0)
     world = World(decisions(3))
-    each = world.follower()
-    world.start(each)
-    await soon(lambda: world.position == 3)
-    assert await each.pause()
+    each = await paused(world)
     world.results = World(decisions(6)).results
     async with asyncio.timeout(5):
         await world.stop(each)
@@ -78,10 +81,7 @@ async def test_markers_at_the_end_of_the_log_are_no_lag() -> None:
 
 async def test_an_idle_follower_that_was_fenced_opens_again_at_once() -> None:
     world = World(decisions(3))
-    each = world.follower()
-    world.start(each)
-    await soon(lambda: world.position == 3)
-    assert await each.pause()
+    each = await paused(world)
     world.is_fenced = True
     each.resume()
     await soon(lambda: world.opened == 2)
