@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from pipeline.domain.addresses import authority, local_host
 from pipeline.errors import SeckillError
 
 ANSWER_TIMEOUT_S = 45.0
@@ -41,11 +42,11 @@ class Listener(NamedTuple):
     @classmethod
     def at(cls, host: str, port: int) -> "Listener":
         """The listener bound to `host`, by the address at which a client on the same machine reaches it."""
-        return cls({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), port)  # noqa: S104 -- not bound here
+        return cls(local_host(host), port)
 
     @property
     def authority(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return authority(self.host, self.port)
 
     def get(self, path: str) -> bytes:
         return f"GET {path} HTTP/1.1\r\nHost: {self.authority}\r\n\r\n".encode()

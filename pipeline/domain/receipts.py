@@ -4,6 +4,8 @@ import re
 from typing import NamedTuple
 
 RECEIPT = re.compile(r"(0|[1-9][0-9]{0,8})-(0|[1-9][0-9]{0,17})-(0|[1-9][0-9]{0,5})", re.ASCII)
+PARTITIONS_MAX = 1_000
+"""Limit on the partitions of a topic."""
 
 
 class Receipt(NamedTuple):

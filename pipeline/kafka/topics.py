@@ -12,11 +12,11 @@ import yaml
 from aiokafka.partitioner import murmur2
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from pipeline.domain.receipts import PARTITIONS_MAX
 from pipeline.errors import OperatorError
 from pipeline.settings import Profile
 
 PARTITIONS_KEPT_MAX = 4_096
-PARTITIONS_MAX = 1_000
 DECISION_BYTES_MIN = 2_097_152
 """The minimum `record_bytes_max` of results and dead letters: both carry a whole command beside the decision."""
 

@@ -6,6 +6,8 @@ import http.client
 import random
 import socket
 
+from pipeline.domain.addresses import authority, local_host
+
 PROBE_TIMEOUT_S = 0.5
 FREE_PORTS = range(10_000, 32_000)
 """Below the range of outgoing connections.
@@ -36,15 +38,9 @@ def bind_error(host: str, port: int) -> str | None:
     return None
 
 
-def local_host(host: str) -> str:
-    """The address at which this machine reaches a listener bound to `host`."""
-    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 -- not bound here
-
-
 def url(host: str, port: int) -> str:
     """The URL at which this machine reaches an HTTP listener bound to this address."""
-    host = local_host(host)
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"http://{authority(local_host(host), port)}"
 
 
 def answers_ok(host: str, port: int, path: str) -> bool:

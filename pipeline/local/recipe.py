@@ -6,7 +6,8 @@ Every setting that was set, in code or by this process's environment, goes into 
 import sys
 from collections.abc import Mapping
 
-from pipeline.local.listen import answers_ok, local_host, url
+from pipeline.domain.addresses import local_host
+from pipeline.local.listen import answers_ok, url
 from pipeline.local.process import Part
 from pipeline.settings import HEALTH_HOST, Settings
 

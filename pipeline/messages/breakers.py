@@ -5,10 +5,9 @@ from typing import NamedTuple
 import orjson
 
 from pipeline.domain.breaker import BreakerState
+from pipeline.domain.receipts import PARTITIONS_MAX
 from pipeline.errors import InvalidRecord
 from pipeline.messages.fields import TIME_MS_MAX, whole_number
-
-PARTITIONS_MAX = 1_000
 
 
 class BreakerChange(NamedTuple):

@@ -29,8 +29,7 @@ from pipeline.domain.codes import DECIDED_CODES
 from pipeline.domain.ids import ID
 from pipeline.domain.limiters import BURST_MAX, REQUESTS_PER_SECOND_MAX, Algorithm
 from pipeline.domain.product import PER_USER_LIMIT_MAX, QUANTITY_MAX, STOCK_MAX, Refusal, SaleState
-from pipeline.domain.receipts import RECEIPT
-from pipeline.messages.breakers import PARTITIONS_MAX
+from pipeline.domain.receipts import PARTITIONS_MAX, RECEIPT
 from pipeline.messages.commands import IDEMPOTENCY_KEY, NAME_LENGTH_MAX, PRICE, PURCHASES_PER_RECORD_MAX
 from pipeline.messages.fields import TIME_MS_MAX
 from pipeline.messages.json_schema import Among

@@ -5,7 +5,6 @@ pollers, and for buyers whose decision arrives before the acknowledgement of the
 """
 
 import asyncio
-import logging
 import sys
 from collections.abc import Sequence
 
@@ -18,8 +17,6 @@ REQUESTED_BYTES_MAX = 2 * 1024 * 1024
 """Requested records stay parsed: up to this many bytes of records, which take about six times that in memory."""
 REQUESTED_RECORDS_MAX = 2_000
 """And up to this many records: a short one takes 1 KiB, but is parsed again quickly."""
-
-logger = logging.getLogger(__name__)
 
 
 class Waiters:
