@@ -112,7 +112,7 @@ def create_app(settings: Settings, group: str, web_port: int, replication: int =
     `replication` applies to the topics that Faust creates itself: the tables' changelogs.
     """
     datadir = settings.data_dir / "faust" / settings.worker_name
-    datadir.mkdir(parents=True, exist_ok=True)  # Faust creates only the last folder
+    datadir.mkdir(parents=True, exist_ok=True)  # Faust does not create parent directories
     app = App(
         group,
         broker=[f"kafka://{address}" for address in settings.kafka().split(",")],

@@ -30,8 +30,7 @@ class _Table(faust.Table):
         return sent
 
     def _verify_source_topic_partitions(self, source_topic: str) -> None:
-        # The consumer may not know yet a changelog that was created at this start. Faust then counts 0 partitions and
-        # raises.
+        # The consumer may not yet know a changelog created during this start. Faust then finds 0 partitions and raises.
         if self.app.consumer.topic_partitions(self.changelog_topic_name) != 0:
             super()._verify_source_topic_partitions(source_topic)
 

@@ -1,6 +1,6 @@
 """Faust's Kafka transport, with a consumer that delivers the fetched records of a log as one batch.
 
-For Faust, a record means a message, an event and five tasks: 300 to 500 µs. A fetch of this system's logs returns
+In Faust, each record costs a message, an event and five tasks: 300 to 500 µs. A fetch of this system's logs returns
 hundreds of records, so the records fetched from one partition of such a log (`app.batched_topics`) become one message:
 its value is the records, its offset that of the last record. Other topics, such as the tables' changelogs, are
 delivered record by record, as in stock Faust.
@@ -142,7 +142,7 @@ class _Consumer(driver.Consumer):
             self.assignment()
         )
         if is_full and self.flow_active and not self._get_active_partitions():
-            # Faust would sleep for a second, and aiokafka takes an empty list for all partitions.
+            # Faust would sleep for a second, and aiokafka reads an empty list as "all partitions".
             await asyncio.sleep(ROOM_CHECK_INTERVAL_S)
             return None, None
         return await super()._wait_next_records(ROOM_CHECK_INTERVAL_S if is_full else timeout)

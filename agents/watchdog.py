@@ -65,10 +65,10 @@ class Watchdog:
             await self.check_once()
 
     async def check_once(self) -> None:
-        """Check all partitions once; ends the process if one is stalled for the whole time-out."""
+        """Check all partitions once; ends the process if one is stalled for the whole timeout."""
         self._failure = await failure_of(self._ask_all())
         if self._failure is not None:
-            logger.warning("%s: cannot check the progress: %s", self._name, self._failure)
+            logger.warning("%s: cannot check progress: %s", self._name, self._failure)
         is_excused = self._failure is not None
         now_s = time.monotonic()
         is_excused |= now_s - self._checked_at_s > LATE_AFTER_S

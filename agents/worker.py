@@ -14,7 +14,7 @@ FINAL_PAUSE_S = 0.05
 
 
 class _Worker(faust.Worker):
-    """Faust's worker with a deadline for its stop, which once hung for ever.
+    """Faust's worker with a deadline for its stop, because a stop once hung forever.
 
     Once all its services have stopped, it also skips Faust's two seconds of sleep for leftover tasks.
     """
@@ -57,4 +57,4 @@ def run(app: faust.App, settings: Settings) -> NoReturn:
     worker.deadline_s = settings.stop_deadline_ms / 1_000
     worker.spinner = None
     worker.execute_from_commandline()
-    raise AssertionError("execute_from_commandline returned")  # it ends by SystemExit
+    raise AssertionError("execute_from_commandline returned")  # it always raises SystemExit

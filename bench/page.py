@@ -10,7 +10,7 @@ from polls import CONNECTIONS, POLLS_PER_S
 Row = dict[str, Any]
 
 HEAD = """\
-# How fast
+# Benchmark
 
 `make bench` wrote this page from a single run with Python {python} on {cpus} cores, shared by broker, Redis, all our
 processes and the load generator. Figures from several rounds are medians. The floors next to the figures are from the
@@ -145,7 +145,7 @@ def _calls(results: Row) -> Iterator[str]:
         )
         yield _table((*head, "answers/s", "p50 ms", "p99 ms"), (_call(each, roles) for each in calls))
         idle = ", ".join(f"{role} {spent:.0f}" for role, spent in results["idle"].items())
-        yield f"CPU time without any calls, in milliseconds per second: {idle}.\n"
+        yield f"Idle CPU time, in milliseconds per second: {idle}.\n"
     if two := results.get("two_ingresses"):
         rates = ", ".join(f"{each['per_s']:,.0f} {each['mode']} answers/s" for each in two)
         yield f"Two ingresses with {two[0]['connections']} connections, on the same cores: {rates}.\n"

@@ -29,7 +29,7 @@ SESSION_S = 7.0
 
 @dataclass(frozen=True, slots=True)
 class Rebuild:
-    """Of a log with this many purchases. `bytes_per_winner` is the memory in Redis per winner, with 10-byte ids."""
+    """The rebuild of a log with this many purchases. `bytes_per_winner` is Redis memory, with 10-byte user ids."""
 
     purchases: int
     winners: int
@@ -113,12 +113,12 @@ class Guards:
 
     decision_us: float
     limiter: float
-    breaker_ns_a_chunk: float
+    breaker_ns_per_chunk: float
 
     @property
     def cost(self) -> float:
         """What limiter and breaker add together, as a fraction of the cost of a decision."""
-        return self.limiter + self.breaker_ns_a_chunk / 1_000 * CHUNKS_PER_PURCHASE / self.decision_us
+        return self.limiter + self.breaker_ns_per_chunk / 1_000 * CHUNKS_PER_PURCHASE / self.decision_us
 
 
 def measure_guards(stage: Stage) -> Guards:

@@ -18,9 +18,6 @@ PROCESSES_MAX = 64
 @click.group()
 def main() -> None:
     """A flash sale on Kafka, Faust and Redis."""
-    from pipeline.process.logs import configure_logging
-
-    configure_logging("seckill", logging.WARNING)
     # aiokafka logs each attempt to connect; a command reports a failure once, at its end.
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
 

@@ -6,7 +6,8 @@
             RedisUnavailable
         InvalidRecord       a record does not have the form of its topic; report it and skip it
         OperatorError       a command or process cannot start or finish; the message says what to fix
-        Fatal               the process cannot keep its guarantees; it must end, and the message says why
+        Fatal               a process that writes cannot keep its guarantees and must end; the message says why
+                            (the ingress only reads Redis, so it refuses what depends on the cause instead)
 
 An exception that only one module raises is defined there, below one of these.
 """
@@ -37,4 +38,4 @@ class OperatorError(SeckillError):
 
 
 class Fatal(SeckillError):
-    """The process cannot keep its guarantees and must end. The message says why, in one line."""
+    """A process that writes must end, because it cannot keep its guarantees. The message says why, in one line."""

@@ -76,7 +76,7 @@ async def rebuild(
         return await _Rebuild(settings, topics, store, on_progress).run()
     except Stale as stale:
         raise CannotRebuild(
-            f"{stale}: a decider is running. It rebuilds what it needs; Redis is partly rebuilt"
+            f"{stale}: a decider is running. Redis is partly rebuilt; the decider rebuilds the rest"
         ) from stale
     except (Unavailable, OperatorError, Fatal) as error:
         raise CannotRebuild(str(error)) from error
@@ -152,7 +152,7 @@ async def _refuse_under_deciders(settings: Settings) -> None:
 
 
 async def _members(bootstrap: str, group: str) -> int:
-    """How many deciders the broker reports. The in-memory broker reports none (0); then only the fence protects."""
+    """How many deciders the broker reports. The in-memory broker reports 0; then only the fence protects the data."""
     admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap, request_timeout_ms=BROKER_TIMEOUT_MS)
     try:
         await admin.start()

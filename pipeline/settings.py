@@ -56,8 +56,8 @@ class Settings(BaseSettings):
     kafka_static_membership: bool = True
     """Off for the in-memory broker only. If on, a restarted worker gets its partitions back within 3 s."""
     kafka_leave_on_stop: bool = True
-    """If on, a worker that stops gives up its partitions at once. If off, it keeps them for one session (6 s), in which
-    the next process with its name can take over: for a restart. A killed worker always keeps them that long."""
+    """If on, a worker that stops gives up its partitions at once. If off, it keeps them for one session (6 s), so that
+    the next process with its name can take over after a restart. A killed worker always keeps them that long."""
     topics_file: Path | None = None
     """A `topics.yaml` to use instead of the packaged one."""
     redis_url: str | None = None
@@ -73,7 +73,7 @@ class Settings(BaseSettings):
     admin_host: str = "127.0.0.1"
     admin_port: Port = 8084
     health_port: Port | None = None
-    """On `HEALTH_HOST`: `/health` of this process alone, even while the public listener is full or shared by others."""
+    """On `HEALTH_HOST`: `/health` of this process alone, even if the public listener is full or shared with others."""
     tables_host: str = "127.0.0.1"
     tables_port: Port = 6066
     """The web pages of the followers' Faust tables; the first worker's pages are on the next port, and so on."""
@@ -105,10 +105,10 @@ class Settings(BaseSettings):
     """This close to the start or end of a sale, purchases go into the log even if the sale seems not to be open."""
     poll_wait_ms_max: Annotated[int, Field(ge=1, le=30_000)] = 30_000
     results_cache_bytes_max: Annotated[int, Field(ge=1_048_576, le=64 * 1024**3)] = 64 * 1024**2
-    """Each ingress keeps the latest decisions in memory; older ones are read from the decision log, and of those an
-    eighth of this is kept.
+    """Each ingress keeps the latest decisions in memory; older ones are read from the decision log, and up to an
+    eighth of this limit is kept of those.
 
-    With very little, a decision that arrives before the acknowledgement of its command would have to be looked up."""
+    With a very small cache, a decision that arrives before the acknowledgement of its command must be looked up."""
     lookups_max: Limit = 32
     """How many decisions may wait to be looked up in the log, one after the other; further polls get a 503."""
     redis_connections_max: Annotated[int, Field(ge=1, le=10_000)] = 64
@@ -137,11 +137,11 @@ class Settings(BaseSettings):
 
     The first after a quiet period starts at once, and no buyer waits for any."""
     progress_timeout_ms: Annotated[int, Field(ge=20_000, le=3_600_000)] = 30_000
-    """A worker or follower ends itself if records of a partition wait this long without progress.
+    """A worker or follower exits if records of a partition wait this long without progress.
 
     Time in which Redis or Kafka does not answer does not count."""
     stop_deadline_ms: Milliseconds = 5_000
-    """A worker that is still running this long after a request to stop ends itself."""
+    """A worker that is still running this long after a request to stop exits."""
 
     # The name of this process, set by the local stack or the deployment.
     worker_name: str = "worker-1"

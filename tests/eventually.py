@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-LOOK_S = 0.05
+POLL_INTERVAL_S = 0.05
 SOON_S = 5.0
 TURNS = 50
 """More than enough for any task that does not wait for a timer or for I/O."""
@@ -26,7 +26,7 @@ async def eventually(
     try:
         async with asyncio.timeout(within_s):
             while not (await asyncio.to_thread(holds) if in_thread else holds()):
-                await asyncio.sleep(LOOK_S)
+                await asyncio.sleep(POLL_INTERVAL_S)
     except TimeoutError:
         pytest.fail(f"not within {within_s} s: {what} {missing()}")
 

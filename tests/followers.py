@@ -27,7 +27,7 @@ from pipeline.stock.values import PreparedCommand
 NO_REDIS = "redis://127.0.0.1:1/0"
 
 
-def own_topics_file(directory: Path) -> Path:
+def unique_topics_file(directory: Path) -> Path:
     """A `topics.yaml` whose topics have unique names."""
     document = yaml.safe_load((Path(__file__).parents[1] / "topics.yaml").read_text("utf-8"))
     suffix = uuid.uuid4().hex[:8]
@@ -118,7 +118,7 @@ class Decisions:
             written[command.offset] = record
             await self.write(partition, command.product_id, record)
 
-    async def tell_breaker(self, news: BreakerChange) -> None:
+    async def write_breaker(self, news: BreakerChange) -> None:
         """Write to the control topic, as a decider does."""
         await self._producer.send(self.topics.control.name, CONTROL_PARTITION, *encode_breaker(news))
 

@@ -1,6 +1,6 @@
 """Faults inside aiokafka and Faust that only their private parts can cause.
 
-They come by themselves once in thousands of hours; no other module of the tests reaches into a library.
+On their own, they occur once in thousands of hours; no other module of the tests reaches into a library.
 """
 
 from typing import Any

@@ -32,7 +32,7 @@ def decisions(count: int) -> list[bytes]:
 
 def check_often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make followers check for work and write their progress every few milliseconds."""
-    monkeypatch.setattr(follower, "LOOK_INTERVAL_S", 0.01)
+    monkeypatch.setattr(follower, "IDLE_CHECK_INTERVAL_S", 0.01)
     monkeypatch.setattr(follower, "PROGRESS_INTERVAL_S", 0.02)
 
 

@@ -27,7 +27,7 @@ SOLD_OUT = -2
 
 
 @dataclass
-class Moment:
+class StateAt:
     """The state after the command at this offset."""
 
     offset: int
@@ -50,7 +50,7 @@ class Partition:
     """What the processes share. `redis` is the number of commands that Redis has applied, 0 if it is empty."""
 
     now_ms: int = 1_000
-    moments: list[Moment] = field(default_factory=lambda: [Moment(-1, 0, {})])
+    states: list[StateAt] = field(default_factory=lambda: [StateAt(-1, 0, {})])
     records: list[tuple[bytes | None, bytes]] = field(default_factory=list)
     redis: int = 0
     committed: int = 0
@@ -104,11 +104,11 @@ class Partition:
         self.redis = self.committed = self.end
 
     def _remember(self, offset: int, key: bytes | None) -> None:
-        products = dict(self.moments[-1].products)
+        products = dict(self.states[-1].products)
         product_id = (key or b"").decode()
         if (changed := self._fold.products.get(product_id)) is not None:
             products[product_id] = copy.deepcopy(changed)
-        self.moments.append(Moment(offset, self._fold.time_ms, products))
+        self.states.append(StateAt(offset, self._fold.time_ms, products))
 
 
 class Ingress:
@@ -164,7 +164,7 @@ class Ingress:
         await self._run_meanwhile()
         if self.fault is not None:
             raise self.fault
-        snapshot = self.partition.moments[self.partition.redis].snapshot(product_id, users)
+        snapshot = self.partition.states[self.partition.redis].snapshot(product_id, users)
         await self._run_meanwhile()
         return snapshot
 

@@ -32,12 +32,12 @@ class System:
         self.options = options
         self.public_port, self.kafka_port, self.redis_port = (free_port() for _ in range(3))
         # The ports after it are the health ports of the ingresses.
-        self.admin_port = _free_row(4)
+        self.admin_port = _first_of_free_ports(4)
         own = {
             "data_dir": data_dir,
             "public_port": self.public_port,
             "admin_port": self.admin_port,
-            "tables_port": _free_row(4),
+            "tables_port": _first_of_free_ports(4),
             "kafka_port": self.kafka_port,
             "redis_port": self.redis_port,
             **settings,
@@ -59,7 +59,7 @@ class System:
     def output(self) -> str:
         return self._output_path.read_text()
 
-    def story(self) -> str:
+    def full_output(self) -> str:
         """The output, and the end of each part's log."""
         logs = sorted((self.data_dir / "logs").glob("*.log"))
         return "\n".join([self.output, *(tail(path) for path in logs)])
@@ -162,16 +162,16 @@ def is_running(pid: int) -> bool:
 
 
 def wait_until(
-    condition: Any, what: str, timeout_s: float = 60.0, told: Callable[[], str] = lambda: ""
+    condition: Any, what: str, timeout_s: float = 60.0, details: Callable[[], str] = lambda: ""
 ) -> None:
-    """Wait until the condition is true; after `timeout_s`, fail with `what` and the output of `told()`."""
+    """Wait until the condition is true; after `timeout_s`, fail with `what` and the output of `details()`."""
     deadline = time.monotonic() + timeout_s
     while not condition():
-        assert time.monotonic() < deadline, f"not within {timeout_s} s: {what}\n{told()}"
+        assert time.monotonic() < deadline, f"not within {timeout_s} s: {what}\n{details()}"
         time.sleep(0.1)
 
 
-def _free_row(count: int) -> int:
+def _first_of_free_ports(count: int) -> int:
     """The first of `count` consecutive free ports."""
     while True:
         port = free_port()

@@ -63,12 +63,12 @@ class DeadLetterBook:
         at = _number(headers.get("offset"))
         if at in self._expected:
             if _digest(key, value or b"", headers.get("error") or b"") != self._expected[at]:
-                self._finding.charge(f"the dead letter of command {at} differs from the command", location)
+                self._finding.report(f"the dead letter of command {at} differs from the command", location)
             elif at in self._seen and not self._repeats_allowed:
-                self._finding.charge(f"a second dead letter for command {at}", location)
+                self._finding.report(f"a second dead letter for command {at}", location)
             self._seen.add(at)
         elif at <= self._decided or at >= commands_end:
-            self._finding.charge(
+            self._finding.report(
                 f"a dead letter for command {headers.get('offset')!r}, which is not malformed", location
             )
 
@@ -76,7 +76,7 @@ class DeadLetterBook:
         """Charge malformed commands without a dead letter."""
         for offset in sorted(self._expected.keys() - self._seen):
             location = Location(self._requests.name, self._partition, offset)
-            self._finding.charge("a malformed command without a dead letter", location)
+            self._finding.report("a malformed command without a dead letter", location)
 
     def _source(self, headers: Mapping[str, bytes | None]) -> int | None:
         """The command partition that the headers name; None unless its dead letters belong here."""

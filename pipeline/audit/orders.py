@@ -79,16 +79,16 @@ class OrderBook:
             order_ahead, self._ahead = self._ahead, None
             self._match(order_ahead)
         while len(self._outstanding) > OUTSTANDING_MAX:
-            self._charge_missing(self._outstanding.popleft())
+            self._report_missing(self._outstanding.popleft())
 
     def order(self, key: bytes | None, value: bytes | None, location: Location, commands_end: int) -> None:
         """The next record of the orders topic. Orders of commands above the last decision are not checked."""
         self._finding.examined += 1
         receipt = parse_receipt(str(_document(value or b"").get("order_id")))
         if receipt is None or receipt.partition != self._partition:
-            self._finding.charge(f"not an order of this partition: {(value or b'')[:100]!r}", location)
+            self._finding.report(f"not an order of this partition: {(value or b'')[:100]!r}", location)
         elif receipt.offset >= commands_end:
-            self._finding.charge(f"order {receipt}: there is no such command", location)
+            self._finding.report(f"order {receipt}: there is no such command", location)
         elif receipt.offset > self._stock.offset:
             self._ahead = _FoundOrder(receipt, key, value or b"", location)
         else:
@@ -97,28 +97,28 @@ class OrderBook:
     def finish(self) -> None:
         """Charge the remaining wins as missing their orders. Call after the last decision and order."""
         while self._outstanding:
-            self._charge_missing(self._outstanding.popleft())
+            self._report_missing(self._outstanding.popleft())
         self._ahead = None
 
     def _match(self, order: _FoundOrder) -> None:
         """Check an order of a processed decision: it must be that of the next win, or a repeat."""
         if order.receipt <= self._last:
             if wrong := self._wrong_repeat(order):
-                self._finding.charge(f"order {order.receipt}: {wrong}", order.location)
+                self._finding.report(f"order {order.receipt}: {wrong}", order.location)
             return
         self._last = order.receipt
         while self._outstanding and self._outstanding[0].receipt < order.receipt:
-            self._charge_missing(self._outstanding.popleft(), f" before {order.receipt}")
+            self._report_missing(self._outstanding.popleft(), f" before {order.receipt}")
         if not self._outstanding or self._outstanding[0].receipt != order.receipt:
-            self._finding.charge(f"order {order.receipt}: there is no such win", order.location)
+            self._finding.report(f"order {order.receipt}: there is no such win", order.location)
             return
         win = self._outstanding.popleft()
         if order.value != win.order:
             wrong = f"{order.value[:200]!r} instead of {win.order[:200]!r}"
-            self._finding.charge(f"order {order.receipt}: {wrong}", order.location)
+            self._finding.report(f"order {order.receipt}: {wrong}", order.location)
         elif order.key != win.key:
             wrong = f"key {order.key!r} instead of {win.key!r}"
-            self._finding.charge(f"order {order.receipt}: {wrong}", order.location)
+            self._finding.report(f"order {order.receipt}: {wrong}", order.location)
 
     def _wrong_repeat(self, order: _FoundOrder) -> str | None:
         if not self._repeats_allowed:
@@ -138,8 +138,8 @@ class OrderBook:
                 return None if is_same else "a repeat that differs"
         return "there is no such win"
 
-    def _charge_missing(self, win: _ExpectedOrder, suffix: str = "") -> None:
-        self._finding.charge(f"the win {win.receipt} has no order{suffix}", win.location)
+    def _report_missing(self, win: _ExpectedOrder, suffix: str = "") -> None:
+        self._finding.report(f"the win {win.receipt} has no order{suffix}", win.location)
 
 
 def _order(

@@ -108,11 +108,11 @@ class PartitionAudit:
         await self._dead_letters(letters)
 
     async def _wait_for_orders(self, results_end: int) -> None:
-        """Wait until all records derived from the decisions below this position are readable; charge a time-out."""
+        """Wait until all records derived from the decisions below this position are readable; report a timeout."""
         deadline_s = time.monotonic() + FOLLOWED_WITHIN_MS / 1_000
         while results_end > 0 and (position := await self._followed(self.partition)) < results_end:
             if time.monotonic() > deadline_s:
-                self._findings[Check.ORDERS].charge(
+                self._findings[Check.ORDERS].report(
                     f"orders and dead letters are written only up to position {position} of {results_end}, "
                     f"even after {FOLLOWED_WITHIN_MS} ms",
                     Location(self._topics.results.name, self.partition, position),
@@ -192,7 +192,7 @@ class PartitionAudit:
         result = expected if is_expected else checks.read_result(value, request.offset) or expected
         self.first_decisions.add(request.offset, value, result.time_ms)
         broken = self._apply(request, result, location)
-        # A fault is charged once: a decision that violates a rule is not also charged as a wrong outcome.
+        # A fault is reported once: a decision that violates a rule is not also reported as a wrong outcome.
         wrong = None if broken else checks.outcome(expected, request.value, record.key, value)
         self._findings[Check.OUTCOMES].examine(wrong, location)
         while self._orders.wants_orders and await self._next_order():

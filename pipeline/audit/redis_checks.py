@@ -76,7 +76,7 @@ class RedisAudit:
         await self._advance_fold(snapshot)
         finding.examine(checks.cursor_differs(self._fold, snapshot.cursor), location)
         for member in snapshot.members ^ self._fold.products.keys():
-            finding.charge(f"products: {member} is unexpected or missing", location)
+            finding.report(f"products: {member} is unexpected or missing", location)
         for product_id, product in self._fold.products.items():
             name = f"product:{product_id}"
             finding.examine(
@@ -115,7 +115,7 @@ class RedisAudit:
         name, location = f"buyers:{product_id}", Location("redis", self._partition, snapshot.offset)
         count = snapshot.buyer_counts[product_id]
         if count < 0:
-            finding.charge(f"{name} is not a hash", location)
+            finding.report(f"{name} is not a hash", location)
             return
         missing = 0
         for users in _parts(list(product.buyers)):
@@ -123,11 +123,11 @@ class RedisAudit:
             finding.examined += len(users)
             missing += values.count(None)
             for wrong in checks.buyers_differ(product.buyers, users, values, snapshot.offset):
-                finding.charge(f"{name}: {wrong}", location)
+                finding.report(f"{name}: {wrong}", location)
         if count > len(product.buyers) - missing:
-            await self._charge_unexpected_buyers(product_id, product, snapshot, finding)
+            await self._report_unexpected_buyers(product_id, product, snapshot, finding)
 
-    async def _charge_unexpected_buyers(
+    async def _report_unexpected_buyers(
         self, product_id: str, product: StockedProduct, snapshot: Snapshot, finding: Finding
     ) -> None:
         """Charge each buyer in Redis who has not won."""
@@ -137,7 +137,7 @@ class RedisAudit:
             values = [part[user] for user in unexpected]
             for wrong in checks.buyers_differ({}, unexpected, values, snapshot.offset):
                 location = Location("redis", self._partition, snapshot.offset)
-                finding.charge(f"buyers:{product_id}: {wrong}", location)
+                finding.report(f"buyers:{product_id}: {wrong}", location)
             found.update(unexpected)
             if len(found) > UNEXPECTED_BUYERS_MAX:
                 return

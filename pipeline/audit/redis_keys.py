@@ -66,7 +66,7 @@ class KeyAudit:
             location = Location("redis", key.partition, None)
             self._findings[Check.NO_TTL].examine(checks.expires(key.name, ttl_ms), location)
             if key.rest is not None and await self._is_unexpected(key, key.rest):
-                self._findings[Check.REDIS].charge(f"{key.name}: no such product was opened", location)
+                self._findings[Check.REDIS].report(f"{key.name}: no such product was opened", location)
 
     async def _is_unexpected(self, key: _Key, product_id: str) -> bool:
         """Whether neither the decisions nor, possibly, decisions since the cut explain this product's key."""

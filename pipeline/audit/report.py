@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import Any, NamedTuple
 
 WHAT_LENGTH_MAX = 300
-"""Examples are for people; a decision record may have megabytes."""
+"""Examples are for people; a decision record may be megabytes long."""
 
 
 class Check(StrEnum):
@@ -63,9 +63,9 @@ class Finding:
         """Count one examined item; `wrong` says what is wrong with it, if anything."""
         self.examined += 1
         if wrong is not None:
-            self.charge(wrong, location)
+            self.report(wrong, location)
 
-    def charge(self, wrong: str, location: Location) -> None:
+    def report(self, wrong: str, location: Location) -> None:
         """Count a violation, but no examined item."""
         self.violations += 1
         if self.first is None:

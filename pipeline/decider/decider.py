@@ -204,7 +204,7 @@ class Decider:
     async def _back_off(self, fault: Exception) -> None:
         self.state, self.fault = DeciderState.WAITING, f"partition {self.partition}: {fault}"
         pause_ms = self._backoff.pause_ms()
-        logger.warning("%s; trying again in %d ms", self.fault, pause_ms)
+        logger.warning("%s; retrying in %d ms", self.fault, pause_ms)
         await asyncio.sleep(pause_ms / 1_000)
 
     async def _step(self) -> None:

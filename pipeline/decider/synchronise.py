@@ -125,7 +125,7 @@ class Synchroniser:
                 if decision.source_offset <= replay.last:
                     continue
                 if cursor.results_position > 0 and decision.source_offset > replay.last + 1:
-                    # A zombie wrote the hint: its late commit lies behind its successor's decisions, and Redis was
+                    # A zombie wrote the hint: its late commit comes after its successor's decisions, and Redis was
                     # restored to the zombie's own cursor, so the fence let it pass. The hint skips those decisions.
                     await self._start_over(
                         cursor, "decisions are missing after its position in the decision log"
@@ -145,12 +145,13 @@ class Synchroniser:
 
     def _refuse_replay(self, results: Bounds) -> None:
         raise LogsDisagree(
-            f"partition {self._partition}: Redis lacks decisions that are deleted from {self._topics.results.name} "
-            f"(it begins at {results.beginning}); restore a Redis snapshot that contains them"
+            f"partition {self._partition}: Redis lacks decisions that have been deleted from "
+            f"{self._topics.results.name} (it begins at {results.beginning}); "
+            "restore a Redis snapshot that contains them"
         )
 
     async def _repeat_last_answer(self, cursor: Cursor, above: int) -> int:
-        """Append the last answer's decisions above this source offset: a crash came between Lua and the commit."""
+        """Append the last answer's decisions above this source offset: a crash occurred between Lua and the commit."""
         try:
             answered = [(decode_decision(record), record) for record in cursor.last_answer]
         except NotADecision as error:

@@ -37,8 +37,8 @@ class AtOnce(NamedTuple):
 class Observations:
     """Times are in seconds on the monotonic clock. `decided`, `sold` and `remaining` are from the product's stats."""
 
-    refused_rightly: int = 0
-    sent_again: int = 0
+    bad_requests_refused: int = 0
+    retried: int = 0
     accepted: dict[Receipt, str] = field(default_factory=dict)
     at_once: list[AtOnce] = field(default_factory=list)
     wrong_answers: Counter[str] = field(default_factory=Counter)

@@ -129,7 +129,7 @@ class Sale:
             got = "no answer" if answer is None else f"{answer.status}"
             findings.wrong_answers[f"{attempt.name}: {got} instead of {attempt.status}"] += 1
         elif attempt.user_id is None:
-            findings.refused_rightly += 1
+            findings.bad_requests_refused += 1
         else:
             receipt = parse_receipt(orjson.loads(answer.body)["request_id"])
             if receipt is None or receipt in findings.accepted:
@@ -152,7 +152,7 @@ class Sale:
                 if answer.status not in (429, 503):
                     return answer
                 pause_s = min(answer.retry_after_s or RETRY_PAUSE_S_MAX, RETRY_PAUSE_S_MAX)
-            self.findings.sent_again += 1
+            self.findings.retried += 1
             await asyncio.sleep(pause_s)
         return answer
 

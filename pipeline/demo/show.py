@@ -76,9 +76,9 @@ def _figures(plan: Plan, findings: Observations) -> Table:
     for code, count in sorted(by_code(findings).items(), reverse=True):
         table.add_row(f"code {code.value}", f"{count:,}", MESSAGES[code])
     table.add_row("of these, at once", f"{len(findings.at_once):,}", "without the log, after the sell-out")
-    table.add_row("refused", f"{findings.refused_rightly:,}", "bad requests, each with its 4xx")
-    if findings.sent_again:
-        table.add_row("retried", f"{findings.sent_again:,}", "after no answer, a 429 or a 503")
+    table.add_row("refused", f"{findings.bad_requests_refused:,}", "bad requests, each with its 4xx")
+    if findings.retried:
+        table.add_row("retried", f"{findings.retried:,}", "after no answer, a 429 or a 503")
     samples = sorted(findings.latencies_ms)
     for percent in (50, 99):
         table.add_row(

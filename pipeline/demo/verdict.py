@@ -25,7 +25,7 @@ def judge(plan: Plan, findings: Observations) -> list[Expectation]:
     winners = winning_order_ids(findings)
     undecided = [str(receipt) for receipt in findings.accepted if receipt not in findings.answers]
     wrong = [f"{count} x {what}" for what, count in findings.wrong_answers.most_common(EXAMPLES_MAX)]
-    wrongly_refused = refused_wrongly(findings)
+    refusals = wrongly_refused(findings)
     sent = plan.buyers + plan.repeats
     return [
         Expectation(
@@ -33,13 +33,13 @@ def judge(plan: Plan, findings: Observations) -> list[Expectation]:
             not wrong and distinct == plan.buyers,
             "; ".join(wrong)
             or f"{len(findings.accepted):,} + {len(findings.at_once):,} of {sent:,};"
-            f" {findings.refused_rightly:,} of {plan.bad:,}",
+            f" {findings.bad_requests_refused:,} of {plan.bad:,}",
         ),
         Expectation(
             "no winner was refused at once, and no stock was left",
-            not wrongly_refused and (findings.remaining == 0 or not findings.at_once),
+            not refusals and (findings.remaining == 0 or not findings.at_once),
             f"{len(findings.at_once):,} refused at once, {findings.remaining:,} left"
-            + (f"; wrongly: {', '.join(wrongly_refused[:EXAMPLES_MAX])}" if wrongly_refused else ""),
+            + (f"; wrongly: {', '.join(refusals[:EXAMPLES_MAX])}" if refusals else ""),
         ),
         Expectation(
             f"every 202 got exactly one decision within {DECISION_TIMEOUT_S} s",
@@ -68,11 +68,11 @@ def by_code(findings: Observations) -> Counter[Code]:
 
 
 def winning_order_ids(findings: Observations) -> set[str]:
-    """The order ids of the winners, also from a -3: the buyer's first 202 may have been lost."""
+    """The order ids of the winners, including those in a -3: the buyer's first 202 may have been lost."""
     return {answer.order_id for answer in _all_answers(findings) if answer.order_id is not None}
 
 
-def refused_wrongly(findings: Observations) -> list[str]:
+def wrongly_refused(findings: Observations) -> list[str]:
     """The users who were refused at once although they had won, or who got the id of another user's order."""
     owners = {
         answer.order_id: findings.accepted[receipt]

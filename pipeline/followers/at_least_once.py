@@ -40,7 +40,7 @@ class AtLeastOnce:
 
     async def write(self, derived: Sequence[Derived], progress: Progress) -> None:
         if self._producer is None or self._consumer is None:
-            raise WriteFailed("not open")
+            raise WriteFailed("the writer is not open")
         try:
             for topic, partition, key, values, headers in derived:
                 if headers:

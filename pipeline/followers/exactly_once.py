@@ -85,7 +85,7 @@ class ExactlyOnce:
             ) from error
         except (KafkaError, AssertionError) as error:
             # aiokafka raises AssertionError if its sender task has ended.
-            raise WriteFailed(f"{self._transactional_id}: {error!r}; giving up the transaction") from error
+            raise WriteFailed(f"{self._transactional_id}: {error!r}; abandoning the transaction") from error
         except TimeoutError:
             took_ms = round(1_000 * (time.monotonic() - began_s))
             if took_ms > WRITE_TIMEOUT_MS + SUSPENDED_AFTER_MS:
@@ -95,7 +95,7 @@ class ExactlyOnce:
                     "another process may be writing the orders of this partition"
                 ) from None
             raise WriteFailed(
-                f"{self._transactional_id}: not done within {WRITE_TIMEOUT_MS} ms; giving up the transaction"
+                f"{self._transactional_id}: not finished within {WRITE_TIMEOUT_MS} ms; abandoning the transaction"
             ) from None
 
     async def _write(
@@ -114,7 +114,7 @@ class ExactlyOnce:
         fault_points.reach(fault_points.AFTER_ORDERS_TRANSACTION)
 
     async def close(self) -> None:
-        """Close the producer. The next `open`, or the broker's time-out, aborts a transaction that is still open."""
+        """Close the producer. The next `open`, or the broker's timeout, aborts a transaction that is still open."""
         producer, self._producer = self._producer, None
         if producer is not None:
             self._closing = asyncio.create_task(

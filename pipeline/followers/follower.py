@@ -1,6 +1,6 @@
 """Follows the decisions of one partition and writes the derived records: every decision once, in order.
 
-The stream may skip records, repeat them, or deliver nothing. The follower goes by the records' offsets and reads
+The stream may skip records, repeat them, or deliver nothing. The follower relies on the records' offsets and reads
 missing records from the log. So the stream only saves reads; nothing depends on its committed offsets.
 """
 
@@ -33,10 +33,10 @@ OFFERED_BYTES_MAX = 16 * 1024 * 1024
 """Records offered beyond this are dropped, and read from the log later."""
 OFFERED_BYTES_ENOUGH = 2 * 1024 * 1024
 """With this much offered, `orders_pace_ms` is ignored."""
-LOOK_INTERVAL_S = 1.0
+IDLE_CHECK_INTERVAL_S = 1.0
 """If nothing is offered for this long, the follower checks whether the log has more."""
 PROGRESS_INTERVAL_S = 1.0
-"""Between two commits of a progress without derived records: a restart rereads at most this much."""
+"""Time between two commits of progress without derived records: a restart rereads at most this much."""
 PROGRESS_RENEWAL_S = 3_600.0
 """An unchanged progress is committed again: Kafka expires offsets and transactional ids after a week."""
 SLOW_AFTER_S = 2.0
@@ -44,11 +44,11 @@ STOP_WITHIN_S = 1.0
 OWNER_KNOWN_AFTER_S = 3.0
 """Ten heartbeats of the consumer group: by then a process knows that it has lost its partitions."""
 CONFIRMED_S = 5.0
-"""After a rebalance the partition certainly stays here for this long: less than a session of the consumer group."""
+"""A partition kept in a rebalance is certain to stay for this long: less than a session of the consumer group."""
 
 
 class ProgressLost(Fatal):
-    """It is unknown how far the orders are written."""
+    """The follower cannot tell how far the orders have been written."""
 
 
 class DecisionsLost(Fatal):
@@ -127,7 +127,7 @@ class Follower:
         return True
 
     def resume(self) -> None:
-        """Continue: the partition stays here."""
+        """Continue: the partition stays with this process."""
         if self._is_paused:
             self._is_paused = False
             self._confirmed_until_s = time.monotonic() + CONFIRMED_S
@@ -209,8 +209,8 @@ class Follower:
             beginning, _ = await self._log.bounds(self._topics.orders.name, self._partition)
             if beginning > 0:
                 raise ProgressLost(
-                    f"the orders of partition {self._partition} are deleted, and Kafka has no committed progress; "
-                    f"{self._how_to_continue()}"
+                    f"the orders of partition {self._partition} have been deleted, and Kafka has no committed "
+                    f"progress; {self._how_to_continue()}"
                 )
             return BEGINNING
         _, end = await self._log.bounds(self._topics.results.name, self._partition)
@@ -231,8 +231,8 @@ class Follower:
             last = max(last, self._last_order.offset)
         if at > last + 1:
             raise DecisionsLost(
-                f"the decisions on commands {last + 1} to {at - 1} of partition {self._partition} are deleted, and "
-                f"their orders were not written; {self._how_to_continue()}"
+                f"the decisions on commands {last + 1} to {at - 1} of partition {self._partition} have been deleted, "
+                f"and their orders were not written; {self._how_to_continue()}"
             )
 
     def _how_to_continue(self) -> str:
@@ -258,12 +258,12 @@ class Follower:
                 await self._write_progress()
 
     async def _gather(self) -> list[LogRecord]:
-        """The offered records, none after `LOOK_INTERVAL_S`. The first records after an idle phase are not delayed."""
+        """The offered records, or none after `IDLE_CHECK_INTERVAL_S`. The first after an idle phase are not delayed."""
         self._has_enough.clear()
         if self._offered_bytes < OFFERED_BYTES_ENOUGH and not self._is_ending:
             pace_s = self._settings.orders_pace_ms / 1_000
             await _wait_for(self._has_enough, self._gathered_at_s + pace_s - time.monotonic())
-            await _wait_for(self._was_offered, LOOK_INTERVAL_S)
+            await _wait_for(self._was_offered, IDLE_CHECK_INTERVAL_S)
         self._gathered_at_s = time.monotonic()
         records, self._offered, self._offered_bytes = self._offered, [], 0
         self._was_offered.clear()
@@ -311,7 +311,7 @@ class Follower:
         self._derived_records += sum(len(each.values) for each in derived)
 
     async def _write_progress(self) -> None:
-        """Commit the progress now and then, so that a restart does not reread everything."""
+        """Commit the progress at intervals, so that a restart does not reread everything."""
         is_due = time.monotonic() - self._written_at_s >= PROGRESS_INTERVAL_S
         if is_due and self._read != self._written:
             await self._write()

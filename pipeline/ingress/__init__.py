@@ -1,1 +1,1 @@
-"""The HTTP entrance: writes purchases to the command log and answers clients with the decisions."""
+"""The HTTP entry point: writes purchases to the command log and answers clients with the decisions."""

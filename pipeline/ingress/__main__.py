@@ -49,7 +49,7 @@ async def _serve(settings: Settings, topics: Topics) -> int:
         loop.add_signal_handler(name, stop.set)
     stopped = asyncio.create_task(stop.wait())
     starting = asyncio.create_task(ingress.start())
-    # The start may wait long for Kafka; a signal to stop must not.
+    # Startup may wait a long time for Kafka, but a stop signal must take effect at once.
     await asyncio.wait({starting, stopped}, return_when=asyncio.FIRST_COMPLETED)
     if not starting.done():
         await cancel_and_wait(starting)
@@ -67,7 +67,7 @@ async def _serve(settings: Settings, topics: Topics) -> int:
     fault = None if followed.cancelled() else followed.exception()
     is_explained = isinstance(fault, NewerFormat)
     logger.critical(
-        "%s; this process ends",
+        "%s; exiting",
         fault if is_explained else "reading the decision log or the control topic failed",
         exc_info=None if is_explained else fault,
     )

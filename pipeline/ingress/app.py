@@ -60,7 +60,7 @@ _ResultT = TypeVar("_ResultT")
 
 
 START_TIMEOUT_MS = 30_000
-"""How long a start is retried: a broker that has just come up may still answer that there is none."""
+"""How long startup is retried: a broker that has just started may still report that there is no broker."""
 START_TRY_TIMEOUT_MS = 5_000
 START_RETRY_MS = 250
 
@@ -330,12 +330,12 @@ class _Retries:
             except (KafkaUnavailable, KafkaError) as fault:
                 if time.monotonic() > self._deadline_s:
                     raise
-                logger.warning("starting: %s; trying again", fault)
+                logger.warning("starting: %s; retrying", fault)
             await asyncio.sleep(START_RETRY_MS / 1_000)
 
 
 async def _first_end(*tasks: "asyncio.Task[None]") -> None:
-    """Ends like the first of these tasks to end. The others keep running: `stop` ends them."""
+    """Ends as the first of these tasks ends. The others keep running: `stop` ends them."""
     done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     for task in done:
         task.result()

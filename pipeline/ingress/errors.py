@@ -8,11 +8,11 @@ class RequestRefused(SeckillError):
 
 
 class NotAcknowledged(RequestRefused):
-    """The purchase was sent but not acknowledged: it may be in the log, or still get there."""
+    """The purchase was sent but not acknowledged: it may be in the log, or may still arrive there."""
 
 
 class NotSent(RequestRefused):
-    """The purchase was not sent, because Kafka does not acknowledge or this process stops. It is not in the log."""
+    """The purchase was not sent, because Kafka is not acknowledging or this process stops. It is not in the log."""
 
 
 class BreakerOpen(RequestRefused):

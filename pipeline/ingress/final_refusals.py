@@ -2,8 +2,8 @@
 
 A product that shows stock in the decision log is *on sale*: its purchases go into the log at once. For any other
 product the ingress first takes a snapshot, one atomic read of Redis that all waiting purchases of the product share:
-while one snapshot is being read the next purchases gather, and the next snapshot serves them all. Where a snapshot
-leaves anything open, the purchases go into the log.
+while one snapshot is being read the next purchases gather, and the next snapshot serves them all. If a snapshot is
+inconclusive, the purchases go into the log.
 
 Redis may have lost state that a replay is about to restore, so a snapshot counts only if its cursor is at or past all
 that this process knows of: the end of the log when the process started, every decision that the results feed has
@@ -27,7 +27,7 @@ from pipeline.domain.product import Purchase, SaleState
 from pipeline.errors import KafkaUnavailable, RedisUnavailable, SeckillError
 from pipeline.ingress.errors import TooManyWaiters
 from pipeline.ingress.on_sale import OnSale
-from pipeline.ingress.ports import Acknowledged, Ends, Feed, ProductReader, Seen
+from pipeline.ingress.ports import Acknowledged, Ends, Feed, ProductReader, SeenDecisions
 from pipeline.kafka.topics import partition_of
 from pipeline.messages.decisions import Answer
 from pipeline.process.tasks import BackgroundTasks
@@ -94,7 +94,7 @@ class FinalRefusals:
         store: ProductReader,
         ends: Ends,
         commits: Acknowledged,
-        waiters: Seen,
+        waiters: SeenDecisions,
         feed: Feed,
         on_sale: OnSale,
         window_margin_ms: int,
@@ -164,7 +164,7 @@ class FinalRefusals:
                 self._resolve(queue, await self._final(queue))
         except _SnapshotFailed as error:
             if self._clock() >= self._read_again_at_s:
-                logger.warning("every purchase goes into the log for %d ms: %s", PAUSE_MS, error)
+                logger.warning("sending every purchase to the log for %d ms: %s", PAUSE_MS, error)
             self._pause()
         except Exception:
             self._pause()

@@ -28,7 +28,7 @@ class Acknowledged(Protocol):
     def ends(self) -> Sequence[int]: ...
 
 
-class Seen(Protocol):
+class SeenDecisions(Protocol):
     """What Waiters offers: by partition, the highest source offset seen; and waiting for one. Raises TooManyWaiters."""
 
     @property

@@ -1,6 +1,6 @@
 """Lets aiokafka read records whose header names are not UTF-8. Importing this module is enough.
 
-To a broker, header names are bytes, and some clients send arbitrary ones. aiokafka raises at such a record on every try
+To a broker, header names are bytes, and some clients send arbitrary ones. aiokafka fails on such a record every time
 and never gets past it. Here the invalid bytes become backslash escapes.
 """
 

@@ -21,7 +21,7 @@ from pipeline.settings import Settings
 STALLED_AFTER_MS = 10_000
 """A read that makes no progress for this long before its end fails; the caller retries."""
 _POLL_MS = 25
-"""If a range ends with a transaction marker, which is no record, the last poll returns nothing and takes this long."""
+"""If a range ends with a transaction marker (not a record), the last poll returns nothing and takes this long."""
 _END_POLL_MS = 500
 _BATCH_RECORDS_MAX = 500
 _FETCH_BYTES_MAX = 512 * 1024
@@ -136,7 +136,7 @@ class LogReader:
                     consumer.getmany(topic_partition, timeout_ms=_POLL_MS, max_records=_BATCH_RECORDS_MAX)
                 )
                 records = [each for each in batches.get(topic_partition, []) if each.offset < stop]
-                # The position also moves past transaction markers, which are no records, so it shows the end.
+                # The position also moves past transaction markers, which are not records, so it shows the end.
                 reached = await _called(consumer.position(topic_partition))
                 waited_ms = 0 if reached > position else waited_ms + _POLL_MS
                 if waited_ms >= STALLED_AFTER_MS:

@@ -40,7 +40,7 @@ RECORD_BYTES_MAX = 2_000_000
 """Limit on key, value and headers of a record: results and dead letters contain a whole command record. It is below
 their `record_bytes_max` in `topics.yaml` by more than what Kafka adds."""
 REQUEST_TIMEOUT_MS = 10_000
-"""Also how long a record waits at most for room in the current batch, or for a topic that does not exist."""
+"""Also the longest time that a record waits for room in the current batch, or for a topic that does not exist."""
 START_TIMEOUT_MS = 30_000
 SESSION_OPEN_MS_MAX = 30_000
 SESSION_PAUSE_MS_MIN = 100
@@ -68,7 +68,7 @@ class _Session:
 
     producer: AIOKafkaProducer
     known: set[tuple[str, int]] = field(default_factory=set)
-    owed: set[asyncio.Future[Any]] = field(default_factory=set)
+    pending: set[asyncio.Future[Any]] = field(default_factory=set)
 
 
 class LogProducer:
@@ -174,14 +174,14 @@ class LogProducer:
     async def _acknowledgement(
         self, session: _Session, acknowledged: asyncio.Future[Any], topic: str, partition: int
     ) -> int:
-        session.owed.add(acknowledged)
+        session.pending.add(acknowledged)
         try:
             offset: int = (await acknowledged).offset
         except KafkaError as error:
             self._fail(session, error)
             raise SendFailed(f"{topic}/{partition}: {error!r}; the record may be in the log") from error
         finally:
-            session.owed.discard(acknowledged)
+            session.pending.discard(acknowledged)
         if offset < 0:
             # The broker recognised the batch as a duplicate, but no longer knows the offset of the original.
             raise SendFailed(f"{topic}/{partition}: the record is in the log, but its offset is not known")
@@ -217,7 +217,7 @@ class LogProducer:
         early_s = self._opened_at_s + SESSION_PAUSE_MS_MIN / 1_000 - time.monotonic()
         await asyncio.sleep(max(0.0, early_s))
         self._session = await self._open(SESSION_OPEN_MS_MAX)
-        logger.warning("the producer %s continues with a new session", self._origin)
+        logger.warning("producer %s: started a new session", self._origin)
         return self._session
 
     async def _open(self, timeout_ms: int) -> _Session:
@@ -233,12 +233,12 @@ class LogProducer:
                     except (KafkaError, OSError) as error:
                         last_error = error
                     logger.warning(
-                        "Kafka at %s accepts no producer yet: %r", self._settings.kafka(), last_error
+                        "Kafka at %s does not accept a producer yet: %r", self._settings.kafka(), last_error
                     )
                     await asyncio.sleep(backoff.pause_ms() / 1_000)
         except TimeoutError:
             raise SendFailed(
-                f"Kafka at {self._settings.kafka()} accepted no producer within {timeout_ms} ms"
+                f"Kafka at {self._settings.kafka()} did not accept a producer within {timeout_ms} ms"
                 + (f": {last_error!r}" if last_error else "")
                 + self._hint(last_error)
             ) from last_error
@@ -273,7 +273,7 @@ class LogProducer:
     def _fail(self, session: _Session, error: KafkaError) -> None:
         """Retire the session that failed a record, unless an earlier failure has retired it."""
         if self._session is session:
-            logger.error("the producer %s failed a record and ends its session: %r", self._origin, error)
+            logger.error("producer %s: a record failed, ending the session: %r", self._origin, error)
             self._retire(session)
 
     def _retire(self, session: _Session) -> None:
@@ -286,19 +286,21 @@ class LogProducer:
         """Wait `SESSION_END_MS` for pending acknowledgements, then fail the rest."""
 
         def give_up() -> None:
-            logger.error("the producer %s gives up on %d records", self._origin, len(session.owed))
-            for acknowledged in session.owed:
+            logger.error(
+                "producer %s: giving up on %d unacknowledged records", self._origin, len(session.pending)
+            )
+            for acknowledged in session.pending:
                 if not acknowledged.done():
                     acknowledged.set_exception(KafkaTimeoutError())
 
         if error := await end_producer(session.producer, SESSION_END_MS, give_up):
-            logger.warning("the producer %s could not end a session cleanly: %r", self._origin, error)
+            logger.warning("producer %s: could not close a session cleanly: %r", self._origin, error)
 
 
 async def end_producer(
     producer: AIOKafkaProducer, grace_ms: int, give_up: Callable[[], None] = lambda: None
 ) -> BaseException | None:
-    """Stop an aiokafka producer, which by itself waits for an unavailable broker for ever.
+    """Stop an aiokafka producer, which on its own waits forever for an unavailable broker.
 
     `give_up` is called once pending records can no longer arrive. Returns what the stop raised, if anything. Takes up
     to twice `grace_ms`.

@@ -28,7 +28,7 @@ RETRY_MS = 250
 KEPT_FOR_EVER = -1
 """As the value of `retention.ms` or `retention.bytes`."""
 KEPT_FOR_EVER_MAX = 100 * 365 * 24 * 3_600_000
-"""A retention of at least this many milliseconds counts as for ever, too."""
+"""A retention of at least this many milliseconds also counts as forever."""
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ class Difference:
         return f"{self.topic}: {self.field} is {self.found}, topics.yaml says {self.wanted}"
 
     def remedy(self, bootstrap: str) -> str:
-        """What to run or to do so that they agree."""
+        """What to run or change so that they agree."""
         if self.found is None:
             return "seckill topics create"
         if self.field == "partitions":

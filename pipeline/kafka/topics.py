@@ -51,7 +51,7 @@ class Topic(BaseModel):
     @classmethod
     def _keeps_something(cls, retention_ms: int) -> int:
         if retention_ms == 0:
-            raise ValueError("a topic that keeps nothing; -1 keeps records for ever")
+            raise ValueError("must not be 0, which keeps nothing; -1 keeps records forever")
         return retention_ms
 
     @model_validator(mode="after")
@@ -89,7 +89,7 @@ class Topics(BaseModel):
         return [getattr(self, each) for each in type(self).model_fields]
 
     @model_validator(mode="after")
-    def _agree(self) -> Self:
+    def _check_partition_counts(self) -> Self:
         followers = {"results": self.results.partitions, "orders": self.orders.partitions}
         for key, partitions in followers.items():
             if partitions != self.requests.partitions:

@@ -176,33 +176,34 @@ def install(libraries: Path) -> None:
             (workspace / "copy").rename(libraries)
 
 
-def serves(bootstrap: str) -> bool:
-    """Whether one of these brokers reports within PROBE_TIMEOUT_S that it is in service.
+def serves(bootstrap: str, timeout_s: float = PROBE_TIMEOUT_S) -> bool:
+    """Whether one of these brokers reports within `timeout_s` that it is in service.
 
     Blocks, but may be called from an event loop. An open port is not enough: a broker refuses to create topics before
     it is in service.
     """
     # asyncio.run needs a thread without a running event loop.
     with ThreadPoolExecutor(max_workers=1) as thread:
-        return thread.submit(asyncio.run, _is_any_in_service(bootstrap)).result()
+        return thread.submit(asyncio.run, _is_any_in_service(bootstrap, timeout_s)).result()
 
 
-async def _is_any_in_service(bootstrap: str) -> bool:
+async def _is_any_in_service(bootstrap: str, timeout_s: float) -> bool:
     hosts = collect_hosts(bootstrap)
-    return any(await asyncio.gather(*(_is_in_service(host, port) for host, port, _ in hosts)))
+    return any(await asyncio.gather(*(_is_in_service(host, port, timeout_s) for host, port, _ in hosts)))
 
 
-async def _is_in_service(host: str, port: int) -> bool:
+async def _is_in_service(host: str, port: int, timeout_s: float) -> bool:
     """Whether this broker lists any broker: until it is in service itself, it lists none."""
     # Not AIOKafkaClient: it logs each failed attempt, and starts a task that refreshes the metadata.
     try:
-        async with asyncio.timeout(PROBE_TIMEOUT_S):
+        async with asyncio.timeout(timeout_s):
             connection = await create_conn(host, port)
             try:
                 metadata = await connection.send(MetadataRequest([]))
             finally:
                 await connection.close()
-    except (OSError, OverflowError, KafkaError):
+    # aiokafka asserts that the versions in the answer make sense, and other servers may answer anything.
+    except (OSError, OverflowError, ValueError, AssertionError, KafkaError):
         return False
     return bool(metadata.brokers)
 

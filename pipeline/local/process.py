@@ -113,7 +113,7 @@ class Process:
         except OSError as error:
             # Most likely the disk is full: make room.
             copy.unlink(missing_ok=True)
-            sys.stderr.write(f"{self.log_path} is truncated without a copy: {error}\n")
+            sys.stderr.write(f"{self.log_path} was truncated without a copy: {error}\n")
         os.truncate(self.log_path, 0)
 
     def wait_ready(self) -> None:

@@ -26,6 +26,8 @@ from pipeline.settings import HEALTH_HOST, Settings
 PORT_MAX = 65_535
 PORT_WAIT_S = 1.0
 """A system that was just killed releases its ports within this time."""
+GIVEN_BROKER_TIMEOUT_S = 5.0
+"""For a broker that may be remote or busy."""
 # Together below 10 s, within which Ctrl-C stops everything.
 INGRESS_STOP_S = 2.0
 AGENTS_STOP_S = 3.5
@@ -109,7 +111,7 @@ def _begin_servers(settings: Settings, supervisor: Supervisor, say: Say) -> Sett
 def _broker(settings: Settings, say: Say) -> Broker:
     if settings.kafka_bootstrap is None:
         return broker.prepare_broker(broker.resolve_kind(settings), settings, say)
-    if not kafka.serves(settings.kafka_bootstrap):
+    if not kafka.serves(settings.kafka_bootstrap, GIVEN_BROKER_TIMEOUT_S):
         raise NoKafka(f"SECKILL_KAFKA_BOOTSTRAP: no broker answers at {settings.kafka_bootstrap}")
     return Broker(settings.kafka_bootstrap, None, "given", is_durable=settings.kafka_idempotence)
 

@@ -84,7 +84,7 @@ class RawCommand(NamedTuple):
 
 
 NOTHING_KEPT: Final = RawCommand(None, None)
-"""What the decision on an oversized command carries of it."""
+"""What a decision contains in place of an oversized command."""
 
 
 def is_idempotency_key(text: str) -> bool:

@@ -189,7 +189,7 @@ def decode_decision(value: bytes | None) -> Decision:
     # The Lua scripts read it too, and their JSON parser has another nesting limit.
     if any(isinstance(document[name], dict | list) for name in document.keys() - _RESULT_FIELDS[kind]):
         raise NotADecision("an unknown field with fields of its own")
-    # Lua takes null for a value that is true, not for a missing field.
+    # Lua treats null as a true value, not as a missing field.
     for name in _NEVER_NULL[kind] & document.keys():
         if document[name] is None:
             raise NotADecision(f"{name}: null")

@@ -44,7 +44,7 @@ class Repeats:
 
 
 class OrderBatch(NamedTuple):
-    """Orders in log order per partition, the number of repeats dropped, and a message per record that is no order."""
+    """Orders in log order per partition, the number of repeats dropped, and a message for each other record."""
 
     orders: list[Order]
     repeats: int

@@ -17,7 +17,7 @@ def die(reason: str) -> None:
     Not with an exception: Faust would restart the agent and acknowledge the events that it was working on.
     """
     try:
-        logger.critical("%s; this process ends", reason)
+        logger.critical("%s; exiting", reason)
         for handler in logging.getLogger().handlers:
             handler.flush()
     finally:

@@ -37,7 +37,7 @@ _name, _left = _armed()
 
 
 def reach(name: str) -> None:
-    """Kill this process, as `kill -9` would, if this is the armed point and it was reached often enough."""
+    """Kill this process, as `kill -9` would, if this is the armed point and it has been reached often enough."""
     global _left
     if name != _name:
         return

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from dataclasses import dataclass
-from typing import Any, TextIO
+from typing import TextIO
 
 COUNTED_S = 1.0
 """How often repeated lines are printed, with their counts."""
@@ -17,7 +17,7 @@ LINES_MAX = 512
 
 _FORMAT = "%(asctime)s.%(msecs)03dZ %(levelname)s {name} %(module)s: %(message)s"
 
-_Source = tuple[str, int, Any]
+_Source = tuple[str, str, int, str]
 
 
 @dataclass(slots=True)
@@ -43,8 +43,8 @@ class CountingHandler(logging.StreamHandler[TextIO]):
             self.print_counts()
             super().emit(record)
             return
-        # Some libraries log everything from one source line, so the message is part of the key.
-        source = record.pathname, record.lineno, str(record.msg)
+        # Some libraries log everything from one source line, and one line may serve several loggers.
+        source = record.name, record.pathname, record.lineno, str(record.msg)
         if (repeats := self._repeats.get(source)) is not None:
             repeats.last = record
             repeats.count += 1

@@ -88,7 +88,7 @@ class StockStore:
         # INFO, because managed Redis often forbids CONFIG.
         policy = (await reply_of(self._redis.info("memory"))).get("maxmemory_policy")
         if policy != "noeviction":
-            raise MayEvict(f"Redis may evict: maxmemory-policy is {policy!r}, it must be 'noeviction'")
+            raise MayEvict(f"Redis may evict keys: maxmemory-policy is {policy!r}; it must be 'noeviction'")
 
     # --- for deciders ------------------------------------------------------------------------------------------------
 

@@ -146,7 +146,7 @@ def changed(offset: int, **fields: Any) -> Callable[[Records], Records]:
 
 
 def replaced(old: bytes, new: bytes) -> Callable[[list[Any]], list[Any]]:
-    """Replaces `old` by `new` in all values; at least one must contain it."""
+    """Replaces `old` with `new` in all values; at least one must contain it."""
 
     def replace(records: list[Any]) -> list[Any]:
         altered = [

@@ -79,7 +79,7 @@ class Sale:
             self.decided += len(prepared)
         return prepared
 
-    async def forge(self, fault: Fault) -> None:
+    async def decide_with_fault(self, fault: Fault) -> None:
         """Decide all undecided commands, but write the logs and Redis as `fault` alters them."""
         requests = await self.requests()
         await self.decide_in_redis(requests)
@@ -115,7 +115,7 @@ class Sale:
         return [record async for batch in batches for record in batch]
 
 
-async def sell_on(sale: Sale, stop: asyncio.Event) -> int:
+async def keep_selling(sale: Sale, stop: asyncio.Event) -> int:
     """Sell until `stop` is set; return the number of commands."""
     count = 0
     while not stop.is_set():

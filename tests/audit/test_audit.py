@@ -19,7 +19,7 @@ from audit.faults import (
     commands,
     first_violation,
 )
-from audit.sale import Sale, sell_on
+from audit.sale import Sale, keep_selling
 from pipeline.audit import CannotAudit, Check, Report, audit, partition
 from pipeline.audit.partition import PartitionAudit, fresh_findings
 from pipeline.audit.reader import StockReader
@@ -70,7 +70,7 @@ async def test_empty_logs_are_clean(empty_sale: Sale) -> None:
 
 
 async def test_repeated_decisions_are_clean(undecided: Sale) -> None:
-    await undecided.forge(REPEATED)
+    await undecided.decide_with_fault(REPEATED)
     report = await audited(undecided)
     assert not reported(report.findings)
     assert report.findings[Check.REPEATS].examined == 7
@@ -93,7 +93,7 @@ async def test_undecided_and_uncommitted_commands_are_no_violation(sold: Sale) -
 async def test_a_fault_in_the_topics_fails_its_check_and_no_other(undecided: Sale, name: str) -> None:
     fault = FAULTS[name]
     assert fault.check is not None
-    await undecided.forge(fault)
+    await undecided.decide_with_fault(fault)
     await assert_fails(undecided, fault.check, fault.example)
 
 
@@ -110,7 +110,7 @@ async def test_orders_that_never_follow_are_reported(
 
 
 @pytest.mark.durable
-async def test_records_of_an_uncommitted_transaction_are_no_orders(sold: Sale) -> None:
+async def test_records_of_an_uncommitted_transaction_are_not_orders(sold: Sale) -> None:
     producer = AIOKafkaProducer(bootstrap_servers=sold.settings.kafka(), transactional_id="audit-test")
     await producer.start()
     await producer.begin_transaction()
@@ -249,7 +249,7 @@ async def test_a_live_sale_is_clean(empty_sale: Sale) -> None:
     opening = Opening("n", "9.90", 500, 0, 10**14, rate_limit=rule)
     await empty_sale.send([(PLAIN.encode(), encode_open(OpenCommand(PLAIN, opening)))])
     stop = asyncio.Event()
-    selling = asyncio.create_task(sell_on(empty_sale, stop))
+    selling = asyncio.create_task(keep_selling(empty_sale, stop))
     try:
         cuts = []
         for _ in range(4):

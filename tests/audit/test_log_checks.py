@@ -38,7 +38,7 @@ REPEATS = ("an order a second time", "all orders a second time", "a letter a sec
 
 
 class MemoryLogs:
-    """PartitionLog over lists. `widest` is the largest number of records that `audit` kept at once."""
+    """A LogReader over lists. `widest` is the largest number of records that `audit` kept at once."""
 
     def __init__(self, requests: Sequence[LogRecord], truth: list[bytes], fault: Fault) -> None:
         altered = written(TOPICS, requests, truth, fault)
@@ -170,7 +170,7 @@ async def test_late_orders_are_waited_for() -> None:
     assert not failed(await audited(logs))
 
 
-async def test_orders_whose_commit_is_in_flight_are_waited_for() -> None:
+async def test_the_audit_waits_for_orders_whose_commit_is_in_flight() -> None:
     logs = decided(commands())
     logs.reads_before_commit = 2
     assert not failed(await audited(logs))

@@ -126,7 +126,7 @@ async def test_the_commands_on_a_clean_sale(sold: Sale, monkeypatch: pytest.Monk
 async def test_the_audit_command_reports_a_violation(
     undecided: Sale, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await undecided.forge(FAULTS["another winner"])
+    await undecided.decide_with_fault(FAULTS["another winner"])
     result = await seckill(undecided, monkeypatch, "audit", "--json")
     assert result.exit_code == 1, result.output
     document = json.loads(result.stdout)

@@ -16,8 +16,8 @@ from chaos.poison import poison
 from chaos.stage import Stage
 from pipeline.local.process import PartFailed, Process
 
-DEATH_WITHIN_S = 30.0
-HAPPENS_WITHIN_S = 60.0
+DEATH_TIMEOUT_S = 30.0
+ACTION_TIMEOUT_S = 60.0
 # Atomic, like a snapshot that Redis writes itself: the cursor must not be newer than the products.
 SNAPSHOT = """
 local all = {}
@@ -30,7 +30,7 @@ return all
 
 async def _kill_at_point(stage: Stage, fault: Fault, crowd: Crowd) -> None:
     victim, _ = stage.pair(fault.victim)
-    deadline = time.monotonic() + DEATH_WITHIN_S
+    deadline = time.monotonic() + DEATH_TIMEOUT_S
     while victim.pid is not None:
         assert time.monotonic() < deadline, f"the {fault.victim} never reached {fault.point}"
         await asyncio.sleep(0.005)
@@ -143,9 +143,9 @@ async def _has_partitions(process: Process) -> None:
 
 
 async def _until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + HAPPENS_WITHIN_S
+    deadline = time.monotonic() + ACTION_TIMEOUT_S
     while not condition():
-        assert time.monotonic() < deadline, f"not within {HAPPENS_WITHIN_S} s: {what}"
+        assert time.monotonic() < deadline, f"not within {ACTION_TIMEOUT_S} s: {what}"
         await asyncio.sleep(0.05)
 
 
@@ -167,7 +167,7 @@ async def _fail_snapshots(stage: Stage, fault: Fault, crowd: Crowd) -> None:
             client.config_set("save", "")
 
 
-async def _miss_replicas(stage: Stage, fault: Fault, crowd: Crowd) -> None:
+async def _lose_replicas(stage: Stage, fault: Fault, crowd: Crowd) -> None:
     with Redis.from_url(stage.redis.url) as client:
         client.config_set("min-replicas-to-write", 1)
         try:
@@ -212,7 +212,7 @@ ACTIONS: dict[Action, Callable[[Stage, Fault, Crowd], Awaitable[None]]] = {
     Action.KILL_INGRESS: _kill_ingress,
     Action.JOIN_WHILE_REDIS_HANGS: _join_while_redis_hangs,
     Action.FAIL_SNAPSHOTS: _fail_snapshots,
-    Action.MISS_REPLICAS: _miss_replicas,
+    Action.LOSE_REPLICAS: _lose_replicas,
     Action.POISON_TOPICS: _poison_topics,
     Action.FLOOD_CONNECTIONS: _flood_connections,
     Action.KILL_ONE_STOP_THE_OTHER: _kill_one_stop_the_other,

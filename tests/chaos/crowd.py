@@ -23,11 +23,11 @@ DECIDED_WITHIN_S = 60.0
 CALL_TIMEOUT_S = 15.0
 POLL_MS = 2_000
 PAUSE_S_MAX = 0.1
-PLENTY = 1_000_000
+AMPLE_STOCK = 1_000_000
 PLENTY_SHARE = 0.3
 
 
-class Wish(NamedTuple):
+class AttemptedPurchase(NamedTuple):
     product_id: str
     user_id: str
 
@@ -35,7 +35,7 @@ class Wish(NamedTuple):
 class AtOnce(NamedTuple):
     """An answer to a purchase without a receipt, because it can never change."""
 
-    wish: Wish
+    wish: AttemptedPurchase
     answer: ReceivedAnswer
 
 
@@ -44,7 +44,7 @@ class Crowd:
     """Buyers of a product that soon sells out, and of one that never does.
 
     The second is in the same partition and gets a new buyer each time, so there is always something to decide.
-    `accepted` has the wish behind each receipt; `refused` counts calls without an answer and those with a 503.
+    `accepted` maps each receipt to its purchase; `refused` counts calls without an answer and those with a 503.
     """
 
     public: Listener
@@ -55,22 +55,24 @@ class Crowd:
     product_id: str = field(default_factory=lambda: f"chaos-{uuid.uuid4().hex[:8]}")
     buyers: int = BUYERS_AT_ONCE
     pause_s_max: float = PAUSE_S_MAX
-    accepted: dict[Receipt, Wish] = field(default_factory=dict)
+    accepted: dict[Receipt, AttemptedPurchase] = field(default_factory=dict)
     at_once: list[AtOnce] = field(default_factory=list)
     refused: int = 0
     answers: dict[Receipt, ReceivedAnswer] = field(default_factory=dict)
     stop: asyncio.Event = field(default_factory=asyncio.Event)
-    plenty_id: str = field(init=False)
-    _newcomers: Iterator[int] = field(default_factory=itertools.count)
+    ample_product_id: str = field(init=False)
+    _new_users: Iterator[int] = field(default_factory=itertools.count)
 
     def __post_init__(self) -> None:
         partition = partition_of(self.product_id, self.partitions)
         names = (f"plenty-{self.product_id}-{number}" for number in itertools.count())
-        self.plenty_id = next(name for name in names if partition_of(name, self.partitions) == partition)
+        self.ample_product_id = next(
+            name for name in names if partition_of(name, self.partitions) == partition
+        )
 
     async def open(self) -> None:
         await self._open(self.product_id, self.stock)
-        await self._open(self.plenty_id, PLENTY)
+        await self._open(self.ample_product_id, AMPLE_STOCK)
 
     async def _open(self, product_id: str, stock: int) -> None:
         answer = await self._ask(self.admin, calls.opening(self.admin, product_id, "chaos", stock))
@@ -87,7 +89,7 @@ class Crowd:
 
     async def _buyer(self, connection: ClientConnection) -> None:
         while not self.stop.is_set():
-            wish = self._wish()
+            wish = self._next_purchase()
             try:
                 is_answered = self._take(wish, await connection.ask(calls.purchase(self.public, *wish)))
             except NoResponse:
@@ -97,12 +99,12 @@ class Crowd:
                 await asyncio.sleep(0.1)
             await asyncio.sleep(self.rng.random() * self.pause_s_max)
 
-    def _wish(self) -> Wish:
+    def _next_purchase(self) -> AttemptedPurchase:
         if self.rng.random() < PLENTY_SHARE:
-            return Wish(self.plenty_id, f"n{next(self._newcomers)}")
-        return Wish(self.product_id, f"u{self.rng.randrange(3 * self.stock)}")
+            return AttemptedPurchase(self.ample_product_id, f"n{next(self._new_users)}")
+        return AttemptedPurchase(self.product_id, f"u{self.rng.randrange(3 * self.stock)}")
 
-    def _take(self, wish: Wish, response: Response) -> bool:
+    def _take(self, wish: AttemptedPurchase, response: Response) -> bool:
         """Record the answer; False for a 503."""
         if response.status == 503:
             return False
@@ -114,7 +116,7 @@ class Crowd:
             self.at_once.append(AtOnce(wish, calls.final_answer(document)))
         return True
 
-    def _accept(self, wish: Wish, document: dict[str, Any]) -> Receipt:
+    def _accept(self, wish: AttemptedPurchase, document: dict[str, Any]) -> Receipt:
         receipt = parse_receipt(document["request_id"])
         assert receipt is not None, document
         assert receipt not in self.accepted, f"{receipt} of {wish} is that of {self.accepted[receipt]}"
@@ -150,7 +152,7 @@ class Crowd:
     async def sell_out(self, left: int) -> None:
         """Sell the remaining stock to new buyers, so that `sold` must equal the initial stock."""
         for number in range(left):
-            wish = Wish(self.product_id, f"late-{number}")
+            wish = AttemptedPurchase(self.product_id, f"late-{number}")
             response = await self._ask(self.public, calls.purchase(self.public, *wish, waits=True))
             document = orjson.loads(response.body)
             self.answers[self._accept(wish, document)] = calls.final_answer(document)

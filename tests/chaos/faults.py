@@ -22,16 +22,16 @@ class Action(StrEnum):
         "SIGSTOP Redis, purchases queue up, a second process joins, SIGCONT, the second leaves"
     )
     FAIL_SNAPSHOTS = "Redis fails to write a snapshot and refuses every write (MISCONF)"
-    MISS_REPLICAS = "Redis lacks replicas and refuses every write (NOREPLICAS)"
+    LOSE_REPLICAS = "Redis has lost its replicas and refuses every write (NOREPLICAS)"
     POISON_TOPICS = "foreign records in every topic, then kill -9 every process that has read them"
-    FLOOD_CONNECTIONS = "idle connections, requests that never end, and many clients that call stats"
+    FLOOD_CONNECTIONS = "idle connections, unfinished requests, and many clients that read stats"
     KILL_ONE_STOP_THE_OTHER = (
         "a second process joins, the first is killed, and the second leaves at the same time"
     )
 
 
 TRIES = 5
-HELD = 2
+TRIES_IF_STABLE = 2
 """Tries of a fault that has not failed for a long time."""
 
 
@@ -62,20 +62,33 @@ ORDERS_STOCK = 1_500
 """Large enough that orders are being written when the follower is hit."""
 
 SINGLE_FAULTS = (
-    Fault("worker-killed-after-lua", Action.KILL_AT_POINT, point=fault_points.AFTER_LUA, tries=HELD),
+    Fault(
+        "worker-killed-after-lua", Action.KILL_AT_POINT, point=fault_points.AFTER_LUA, tries=TRIES_IF_STABLE
+    ),
     Fault(
         "worker-killed-before-results-ack",
         Action.KILL_AT_POINT,
         point=fault_points.RESULTS_IN_FLIGHT,
-        tries=HELD,
+        tries=TRIES_IF_STABLE,
     ),
     Fault(
-        "worker-killed-after-results-ack", Action.KILL_AT_POINT, point=fault_points.AFTER_RESULTS, tries=HELD
+        "worker-killed-after-results-ack",
+        Action.KILL_AT_POINT,
+        point=fault_points.AFTER_RESULTS,
+        tries=TRIES_IF_STABLE,
     ),
     Fault("two-deciders", Action.STOP_AND_CONTINUE, duration_s=1.0),
     Fault("second-worker-joins-and-leaves", Action.JOIN_AND_LEAVE, duration_s=1.0),
     *(
-        Fault(f"follower-killed-{point}", Action.KILL_AT_POINT, 0.0, point, "follower", ORDERS_STOCK, HELD)
+        Fault(
+            f"follower-killed-{point}",
+            Action.KILL_AT_POINT,
+            0.0,
+            point,
+            "follower",
+            ORDERS_STOCK,
+            TRIES_IF_STABLE,
+        )
         for point in (
             fault_points.BEFORE_ORDERS_TRANSACTION,
             fault_points.IN_ORDERS_TRANSACTION,
@@ -85,13 +98,13 @@ SINGLE_FAULTS = (
     ),
     Fault("two-followers-on-a-partition", Action.STOP_AND_CONTINUE, 1.0, "", "follower", ORDERS_STOCK),
     Fault("second-follower-joins-and-leaves", Action.JOIN_AND_LEAVE, 1.0, "", "follower", ORDERS_STOCK),
-    Fault("redis-flushall", Action.FLUSH_REDIS, tries=HELD),
-    Fault("redis-restarted", Action.RESTART_REDIS, duration_s=0.5, tries=HELD),
-    Fault("redis-killed", Action.KILL_REDIS, duration_s=0.5, tries=HELD),
-    Fault("redis-hung", Action.HANG_REDIS, duration_s=10.0, tries=HELD),
-    Fault("redis-rolled-back", Action.ROLL_REDIS_BACK, duration_s=0.5, tries=HELD),
-    Fault("broker-killed", Action.KILL_BROKER, duration_s=0.5, tries=HELD),
-    Fault("ingress-killed", Action.KILL_INGRESS, duration_s=0.2, tries=HELD),
+    Fault("redis-flushall", Action.FLUSH_REDIS, tries=TRIES_IF_STABLE),
+    Fault("redis-restarted", Action.RESTART_REDIS, duration_s=0.5, tries=TRIES_IF_STABLE),
+    Fault("redis-killed", Action.KILL_REDIS, duration_s=0.5, tries=TRIES_IF_STABLE),
+    Fault("redis-hung", Action.HANG_REDIS, duration_s=10.0, tries=TRIES_IF_STABLE),
+    Fault("redis-rolled-back", Action.ROLL_REDIS_BACK, duration_s=0.5, tries=TRIES_IF_STABLE),
+    Fault("broker-killed", Action.KILL_BROKER, duration_s=0.5, tries=TRIES_IF_STABLE),
+    Fault("ingress-killed", Action.KILL_INGRESS, duration_s=0.2, tries=TRIES_IF_STABLE),
     Fault(
         "rebalance-with-a-full-intake",
         Action.JOIN_WHILE_REDIS_HANGS,
@@ -101,8 +114,8 @@ SINGLE_FAULTS = (
     ),
     Fault("redis-paused-while-a-worker-joins", Action.JOIN_WHILE_REDIS_HANGS, duration_s=2.0),
     Fault("redis-refuses-writes-misconf", Action.FAIL_SNAPSHOTS, duration_s=15.0),
-    Fault("redis-refuses-writes-noreplicas", Action.MISS_REPLICAS, duration_s=15.0),
-    Fault("redis-away-30-s", Action.KILL_REDIS, duration_s=30.0),
+    Fault("redis-refuses-writes-noreplicas", Action.LOSE_REPLICAS, duration_s=15.0),
+    Fault("redis-down-30-s", Action.KILL_REDIS, duration_s=30.0),
     Fault("connection-flood", Action.FLOOD_CONNECTIONS, duration_s=8.0),
     Fault(
         "two-followers-one-killed-one-leaving",
@@ -115,7 +128,7 @@ def _pair(first: str, second: str) -> Fault:
     by_name = {fault.name: fault for fault in SINGLE_FAULTS}
     one, other = by_name[first], by_name[second]
     name, stock = f"{first} + {second}", max(one.stock, other.stock)
-    return replace(one, name=name, stock=stock, tries=HELD, beside=other)
+    return replace(one, name=name, stock=stock, tries=TRIES_IF_STABLE, beside=other)
 
 
 PAIRS = (

@@ -11,8 +11,8 @@ from pipeline.demo.connection import ClientConnection, Listener
 
 IDLE = 2_000
 SLOW = 100
-ASKERS = 400
-FILES_MIN = 2 * (IDLE + SLOW + ASKERS)
+READERS = 400
+FILES_MIN = 2 * (IDLE + SLOW + READERS)
 SLOW_BYTE_EVERY_S = 0.5
 PROBE_EVERY_S = 0.25
 CALL_TIMEOUT_S = 15.0
@@ -44,7 +44,7 @@ async def flood(listener: Listener, product_id: str, seconds: float) -> None:
         async with asyncio.TaskGroup() as group:
             group.create_task(_drip(slow, ends_at))
             group.create_task(with_connections(listener, 1, probe, CALL_TIMEOUT_S))
-            group.create_task(with_connections(listener, ASKERS, ask, CALL_TIMEOUT_S))
+            group.create_task(with_connections(listener, READERS, ask, CALL_TIMEOUT_S))
 
 
 def _allow_files() -> None:

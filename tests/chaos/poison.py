@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-import odd_headers
+import non_utf8_headers
 import orjson
 from aiokafka import AIOKafkaProducer
 
@@ -34,14 +34,14 @@ async def poison(stage: Stage, crowd: Crowd) -> None:
     await producer.start()
     try:
         for codec in CODECS:
-            await _send_compressed(stage, codec, topics.requests.name, partition, crowd.plenty_id)
+            await _send_compressed(stage, codec, topics.requests.name, partition, crowd.ample_product_id)
         for topic in (topics.requests, topics.results, topics.orders, topics.control, topics.dead_letters):
             target = CONTROL_PARTITION if topic is topics.control else partition % topic.partitions
-            key = crowd.plenty_id.encode()
-            await odd_headers.send(producer, topic.name, target, key, b"garbage")
+            key = crowd.ample_product_id.encode()
+            await non_utf8_headers.send(producer, topic.name, target, key, b"garbage")
             if topic.name in reported_by:
                 stage.foreign[reported_by[topic.name], target] += 1
-            for key, value in _records(crowd.plenty_id):
+            for key, value in _records(crowd.ample_product_id):
                 await producer.send_and_wait(topic.name, value, key, target)
                 if topic.name in reported_by:
                     stage.foreign[reported_by[topic.name], target] += 1

@@ -16,12 +16,12 @@ from chaos.faults import FAULTS
 HEAD = """\
 # Reliability
 
-Every fault is injected during a sale, while a crowd keeps buying two products: one sells out, the other does not.
-A try is clean if every 202 was decided exactly once; exactly the stock was sold, and no buyer got a sold-out answer
-at once before it was; stats, Redis, orders and the buyers' answers agree; and `seckill audit` finds nothing.
-The longest pause is the one between two decisions, from the fault to the end of the sale; it includes the time for
-which the victim was down. `make chaos` wrote this page ({tries} tries, everything on one 2-core machine);
-`tests/chaos/faults.py` defines the faults.
+Every fault is injected during a sale, while a crowd keeps buying two products: one sells out, the other does not. A try
+is clean if every 202 was decided exactly once; the whole stock and no more was sold, and no buyer got an immediate
+sold-out answer before that; stats, Redis, orders and the buyers' answers agree; and `seckill audit` finds nothing. The
+longest pause is the one between two decisions, from the fault to the end of the sale; it includes the victim's
+downtime. `make chaos` wrote this page ({tries} tries, everything on one 2-core machine); `tests/chaos/faults.py`
+defines the faults.
 
 | fault | what is done | tries | accepted | at once | decided | sold | violations | longest pause, median (worst) |
 |---|---|---|---|---|---|---|---|---|

@@ -79,7 +79,7 @@ async def run_fault(stage: Stage, topics: Topics, fault: Fault, seed: int) -> Ou
         early = refused_early(crowd, left)
         await crowd.sell_out(left)
         stats = await crowd.stats()
-        await watcher.sees(crowd.winning_order_ids())
+        await watcher.wait_for_orders(crowd.winning_order_ids())
         await asyncio.sleep(0.3)
         for task in supervising:
             if task.done():
@@ -107,7 +107,7 @@ async def run_fault(stage: Stage, topics: Topics, fault: Fault, seed: int) -> Ou
 
 
 def _prepare(stage: Stage, fault: Fault, rng: random.Random) -> None:
-    stage.tell_workers(fault.worker_settings)
+    stage.configure_workers(fault.worker_settings)
     for each in fault.all():
         if each.action is Action.KILL_AT_POINT:
             stage.arm(each.victim, each.point, rng.randrange(2, ARRIVALS_MAX))

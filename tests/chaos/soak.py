@@ -3,9 +3,9 @@
     python tests/chaos/soak.py [--minutes 20] [--seed 1]
 
 The resident memory of every process is sampled all the time. Every process of ours that lives long enough is judged:
-its end against its third minute. A restarted process gets a new baseline. Kafka and Redis are shown but not judged,
-because their data grows with the sale, and Kafka's heap fills up to its limit. Processes are killed only in the first
-third, so that all live long enough to be judged.
+its memory at the end against its third minute. A restarted process gets a new baseline. Kafka and Redis are shown but
+not judged, because their data grows with the sale, and Kafka's heap fills up to its limit. Processes are killed only in
+the first third, so that all live long enough to be judged.
 The exit status is 0 if no process grew by more than 10 %, every accepted purchase was decided, and the audit is clean.
 """
 
@@ -33,7 +33,7 @@ from system import System
 
 from chaos.crowd import CALL_TIMEOUT_S
 from chaos.storm import Storm
-from chaos.supervised import crowds_of, died_by_themselves, quiet, settings_of, verdict
+from chaos.supervised import crowds_of, quiet, settings_of, unexpected_deaths, verdict
 from chaos.watcher import Watcher
 from pipeline.demo.calls import API, poll, purchase, stats, with_connections
 from pipeline.demo.connection import ClientConnection, Listener, NoResponse
@@ -54,7 +54,7 @@ SAMPLES_A_STEP = 12
 FAULT_EVERY_S = (20.0, 40.0)
 PAUSE_S = (1.0, 3.0)
 KILLS_END = 1 / 3
-STRANGE_CALLS_A_SECOND = 834
+UNKNOWN_PRODUCT_CALLS_PER_S = 834
 """Calls per second, each with a new product id: a million in 20 minutes."""
 CALLERS = 40
 BUYERS_A_CROWD = 4
@@ -69,7 +69,7 @@ class Sample(NamedTuple):
 
 
 @dataclass
-class Life:
+class ProcessSamples:
     """The samples of one process."""
 
     part: str
@@ -103,12 +103,12 @@ class Life:
         return " ".join((f"{self.part:<12} {self.pid:>8}", *cells, f"{remark:<10}", curve))
 
 
-class Scales:
+class MemorySampler:
     """Samples the resident memory of every process of the stack."""
 
     def __init__(self, system: System) -> None:
         self._system = system
-        self.lives: dict[int, Life] = {}
+        self.lives: dict[int, ProcessSamples] = {}
 
     async def weigh(self) -> None:
         """Sample until cancelled."""
@@ -117,7 +117,7 @@ class Scales:
             for pid, name in {**pids, self._system.pid: "supervisor"}.items():
                 if pid is not None and (size := resident(pid)):
                     sample = Sample(time.monotonic(), size)
-                    self.lives.setdefault(pid, Life(name, pid)).samples.append(sample)
+                    self.lives.setdefault(pid, ProcessSamples(name, pid)).samples.append(sample)
             await asyncio.sleep(SAMPLE_EVERY_S)
 
     def grown(self) -> list[str]:
@@ -143,7 +143,7 @@ def resident(pid: int) -> int:
     return next((int(line.split()[1]) * 1_024 for line in lines if line.startswith("VmRSS:")), 0)
 
 
-class Strangers:
+class UnknownProductCalls:
     """Calls about unknown products, at a steady pace, and polls of the receipts that they return."""
 
     def __init__(self, public: Listener, rng: random.Random) -> None:
@@ -151,18 +151,18 @@ class Strangers:
         self._public = public
         self._receipts: list[Receipt] = []
         self.by_status: Counter[int] = Counter()
-        """Answers by status; 0 is no answer."""
+        """Answers by status; 0 counts calls without an answer."""
 
     async def call(self) -> None:
         """Call until cancelled."""
         await with_connections(self._public, CALLERS, self._caller, CALL_TIMEOUT_S)
 
     async def _caller(self, connection: ClientConnection) -> None:
-        due = time.monotonic() + self._rng.random() * CALLERS / STRANGE_CALLS_A_SECOND
+        due = time.monotonic() + self._rng.random() * CALLERS / UNKNOWN_PRODUCT_CALLS_PER_S
         while True:
             await asyncio.sleep(due - time.monotonic())
             # Calls that were missed while the system stalled are not made up for.
-            due = max(due, time.monotonic() - 1.0) + CALLERS / STRANGE_CALLS_A_SECOND
+            due = max(due, time.monotonic() - 1.0) + CALLERS / UNKNOWN_PRODUCT_CALLS_PER_S
             try:
                 answer = await connection.ask(self._request(f"s{self._rng.getrandbits(60):x}"))
             except NoResponse:
@@ -199,8 +199,8 @@ async def soak(system: System, seconds: float, seed: int) -> list[str]:
     watcher = Watcher(settings.kafka(), topics)
     for crowd in crowds:
         await crowd.open()
-    strangers = Strangers(crowds[0].public, rng)
-    scales = Scales(system)
+    strangers = UnknownProductCalls(crowds[0].public, rng)
+    scales = MemorySampler(system)
     watching, weighing, calling = _begin((watcher.run, scales.weigh, strangers.call))
     buying = [asyncio.create_task(crowd.buy()) for crowd in crowds]
     storm = Storm(
@@ -210,7 +210,7 @@ async def soak(system: System, seconds: float, seed: int) -> list[str]:
         pause_s=PAUSE_S,
         kills_end_s=KILLS_END * seconds,
     )
-    await storm.blow(seconds)
+    await storm.run(seconds)
     wrong = await quiet(system)
     await _end((calling, weighing))
     for crowd in crowds:
@@ -220,7 +220,7 @@ async def soak(system: System, seconds: float, seed: int) -> list[str]:
     if system.runs():
         wrong += await verdict(crowds, watcher, settings, topics)
     await _end((watching,))
-    own = died_by_themselves(system.output, storm.kills()) + storm.deaths_of_second
+    own = unexpected_deaths(system.output, storm.kills()) + storm.deaths_of_second
     return wrong + own + scales.grown()
 
 

@@ -47,7 +47,7 @@ class Stage:
             return self.worker, self.second_worker
         return self.follower, self.second_follower
 
-    def tell_workers(self, settings: Mapping[str, object]) -> None:
+    def configure_workers(self, settings: Mapping[str, object]) -> None:
         """Replace the workers' additional settings with these; restarts the running worker if they change."""
         if settings == self._worker_settings:
             return

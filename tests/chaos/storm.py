@@ -30,7 +30,7 @@ if __name__ == "__main__":
 
 from system import System
 
-from chaos.supervised import crowds_of, died_by_themselves, quiet, settings_of, verdict
+from chaos.supervised import crowds_of, quiet, settings_of, unexpected_deaths, verdict
 from chaos.watcher import Watcher
 from pipeline.kafka.topics import load_topics
 from pipeline.local.listen import free_port
@@ -83,7 +83,7 @@ class Storm:
     def kills(self) -> Counter[str]:
         return Counter({name: len(times) for name, times in self._killed_at.items()})
 
-    async def blow(self, seconds: float) -> None:
+    async def run(self, seconds: float) -> None:
         """Inject faults every few seconds, even while earlier ones last. Returns when all are over."""
         async with asyncio.TaskGroup() as faults:
             while time.monotonic() - self._began < seconds and self._system.runs():
@@ -164,7 +164,7 @@ def _signal(pid: int, number: signal.Signals) -> bool:
     return True
 
 
-async def storm_over(system: System, seconds: float, seed: int) -> list[str]:
+async def run_storm(system: System, seconds: float, seed: int) -> list[str]:
     """All violations, one line each."""
     rng = random.Random(seed)
     topics, settings = load_topics(Profile.LOCAL), settings_of(system)
@@ -182,7 +182,7 @@ async def storm_over(system: System, seconds: float, seed: int) -> list[str]:
             await crowd.open()
         buying = [asyncio.create_task(crowd.buy()) for crowd in crowds]
         storm = Storm(system, rng)
-        await storm.blow(seconds)
+        await storm.run(seconds)
         wrong = await quiet(system)
         for crowd in crowds:
             crowd.stop.set()
@@ -192,7 +192,7 @@ async def storm_over(system: System, seconds: float, seed: int) -> list[str]:
     finally:
         watching.cancel()
         await asyncio.gather(watching, return_exceptions=True)
-    return wrong + died_by_themselves(system.output, storm.kills()) + storm.deaths_of_second
+    return wrong + unexpected_deaths(system.output, storm.kills()) + storm.deaths_of_second
 
 
 def main() -> int:
@@ -206,7 +206,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as directory:
         system = System((options.keep or Path(directory)) / "data", "--workers", str(options.workers))
         with system:
-            wrong = asyncio.run(storm_over(system, options.seconds, options.seed))
+            wrong = asyncio.run(run_storm(system, options.seconds, options.seed))
     for line in wrong:
         print(f"WRONG: {line}")
     print(f"seed {options.seed}, {options.seconds:.0f} s: {len(wrong)} violations")

@@ -103,7 +103,7 @@ async def verdict(
         left = (await crowd.stats())["current_stock"]
         wrong += refused_early(crowd, left)
         await crowd.sell_out(left)
-    await watcher.sees(set().union(*(crowd.winning_order_ids() for crowd in crowds)))
+    await watcher.wait_for_orders(set().union(*(crowd.winning_order_ids() for crowd in crowds)))
     for crowd in crowds:
         wrong += violations(crowd, await crowd.stats(), watcher)
     print(
@@ -130,7 +130,7 @@ def deaths(output: str) -> list[Death]:
     return found
 
 
-def died_by_themselves(output: str, kills: Counter[str]) -> list[str]:
+def unexpected_deaths(output: str, kills: Counter[str]) -> list[str]:
     """The deaths that we did not cause; prints how often each part ended and why. `kills` are ours, by part."""
     reported = deaths(output)
     wrong: list[str] = []

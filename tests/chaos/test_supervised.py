@@ -2,8 +2,8 @@
 
 from collections import Counter
 
-from chaos.soak import JUDGED_AFTER_S, WARM_S, Life, Sample
-from chaos.supervised import KILLED, Death, deaths, died_by_themselves
+from chaos.soak import JUDGED_AFTER_S, WARM_S, ProcessSamples, Sample
+from chaos.supervised import KILLED, Death, deaths, unexpected_deaths
 
 OUTPUT = """\
 ready in 9.1 s; Ctrl-C stops everything. Try:
@@ -39,15 +39,15 @@ def test_kills_beyond_our_own_count_as_deaths_that_we_did_not_cause() -> None:
         "follower-1 was not ready within 60 s: ",
         "ingress-1 exited with status 2: the ingress does not start",
     ]
-    assert died_by_themselves(OUTPUT, Counter({"worker-1": 2})) == own
-    assert died_by_themselves(OUTPUT, Counter({"worker-1": 1})) == [
+    assert unexpected_deaths(OUTPUT, Counter({"worker-1": 2})) == own
+    assert unexpected_deaths(OUTPUT, Counter({"worker-1": 1})) == [
         *own,
         f"worker-1 {KILLED}, but not by us",
     ]
 
 
 def test_memory_growth_is_measured_from_the_warm_baseline() -> None:
-    life = Life("ingress-1", 1, [Sample(0.0, 50), Sample(WARM_S - 1, 80)])
+    life = ProcessSamples("ingress-1", 1, [Sample(0.0, 50), Sample(WARM_S - 1, 80)])
     assert life.ratio() is None
     life.samples.append(Sample(WARM_S, 100))
     assert life.ratio() is None

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from chaos.crowd import Crowd, Wish
+from chaos.crowd import AttemptedPurchase, Crowd
 from chaos.watcher import Watcher
 from pipeline.audit import Check, audit
 from pipeline.domain.codes import Code
@@ -42,9 +42,9 @@ def violations(crowd: Crowd, stats: dict[str, Any], watcher: Watcher) -> list[st
     return wrong
 
 
-def _buyer_of(orders: dict[str, dict[str, Any]], order_id: str | None) -> Wish | None:
+def _buyer_of(orders: dict[str, dict[str, Any]], order_id: str | None) -> AttemptedPurchase | None:
     order = None if order_id is None else orders.get(order_id)
-    return None if order is None else Wish(order["product_id"], order["user_id"])
+    return None if order is None else AttemptedPurchase(order["product_id"], order["user_id"])
 
 
 def _wrong_at_once(crowd: Crowd, orders: dict[str, dict[str, Any]]) -> list[str]:

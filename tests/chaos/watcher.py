@@ -61,7 +61,7 @@ class Watcher:
         """The orders of this product, by order id."""
         return {id_: each for id_, each in self.orders.items() if each["product_id"] == product_id}
 
-    async def sees(self, order_ids: set[str]) -> None:
+    async def wait_for_orders(self, order_ids: set[str]) -> None:
         """Wait for these orders, at most ORDERS_WITHIN_S; missing ones are left to the verdict."""
         deadline = time.monotonic() + ORDERS_WITHIN_S
         while order_ids - self.orders.keys() and time.monotonic() < deadline:

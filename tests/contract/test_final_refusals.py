@@ -242,7 +242,7 @@ async def test_redis_is_emptied_and_rebuilt_step_by_step(service: Service, decid
 
 @pytest.fixture
 async def sold_out(start_ingress: StartIngress, private_redis: RedisServer) -> Service:
-    """A service with a Redis of its own: alice has bought the only unit of product 5. Nobody decides any more."""
+    """A service with its own Redis: alice has bought the only unit of product 5. No decider is running any more."""
     service = await start_ingress(redis_url=private_redis.url)
     async with Decider(service.settings, service.topics):
         await service.prewarm(5, stock=1)

@@ -19,7 +19,7 @@ async def redis_check(service: Service) -> tuple[int, str]:
     return ready.status, ready.json()["checks"]["redis"]
 
 
-async def become(service: Service, status: int) -> str:
+async def wait_for_readiness(service: Service, status: int) -> str:
     """Wait until readiness has this status; return its check of Redis."""
     async with asyncio.timeout(NAMED_S_MAX):
         while (found := await redis_check(service))[0] != status:
@@ -50,7 +50,7 @@ async def test_nothing_is_answered_from_another_logs_redis(start_ingress: StartI
         assert reported.startswith(
             "OtherLog: seckill:{p0}:log in Redis says that it holds the stock of the log " + OTHER
         )
-        assert await become(running, 503) == reported
+        assert await wait_for_readiness(running, 503) == reported
         for service in (running, began):
             assert [(await service.buy_async(product, "bob")).status for product in (5, "u")] == [202] * 2
             assert [(await service.stats(5)).status, (await service.purchased(5, "alice")).status] == [
@@ -61,7 +61,7 @@ async def test_nothing_is_answered_from_another_logs_redis(start_ingress: StartI
             assert all(queue["decided_offset"] < 10**6 for queue in system["queue_stats"].values())
         # Emptied and not claimed yet, it may belong to any log; the opened product is not *yet* there.
         await client.flushall()
-        assert await become(running, 200) == "ok"
+        assert await wait_for_readiness(running, 200) == "ok"
         assert [(await running.stats(product)).status for product in (5, "unknown")] == [503, 404]
 
 

@@ -53,7 +53,7 @@ async def _stop(process: asyncio.subprocess.Process) -> tuple[int, str]:
     return process.returncode, error.decode()
 
 
-async def test_a_stop_answers_all_waiters(kafka: Any, redis_url: str) -> None:
+async def test_stopping_answers_all_waiters(kafka: Any, redis_url: str) -> None:
     await create_topics(kafka.bootstrap, load_topics(Profile.LOCAL))
     port = free_port()
     settings: dict[str, Any] = {
@@ -85,7 +85,7 @@ async def test_a_stop_answers_all_waiters(kafka: Any, redis_url: str) -> None:
         assert b"queued" in await stream.read()
 
 
-async def test_a_start_that_waits_for_kafka_can_be_stopped() -> None:
+async def test_an_ingress_that_waits_for_kafka_can_be_stopped() -> None:
     async with ingress(kafka_bootstrap=f"127.0.0.1:{free_port()}") as process:
         # It handles signals only from its first attempt to connect.
         assert process.stderr is not None

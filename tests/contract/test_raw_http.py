@@ -45,7 +45,7 @@ async def send(service: Service, data: bytes) -> tuple[asyncio.StreamReader, asy
     return reader, writer
 
 
-async def test_odd_requests_are_refused(service: Service) -> None:
+async def test_unusual_requests_are_refused(service: Service) -> None:
     for data, status in ODD:
         reader, writer = await send(service, data)
         async with asyncio.timeout(10):
@@ -77,7 +77,7 @@ async def test_a_purchase_that_bypasses_the_fast_path_gets_the_same_answer(servi
 
 
 @pytest.mark.parametrize(
-    ("version", "asked", "told", "stays"),
+    ("version", "request_header", "response_header", "stays_open"),
     [
         (b"1.1", b"", None, True),
         (b"1.1", b"Connection: close\r\n", b"close", False),
@@ -86,26 +86,30 @@ async def test_a_purchase_that_bypasses_the_fast_path_gets_the_same_answer(servi
     ],
 )
 async def test_the_connection_stays_open_or_closes_as_http_says(
-    service: Service, version: bytes, asked: bytes, told: bytes | None, stays: bool
+    service: Service, version: bytes, request_header: bytes, response_header: bytes | None, stays_open: bool
 ) -> None:
     # HEAD asks for the connection to be closed.
-    data = with_body(BODY).replace(b"Connection: close\r\n", asked).replace(b"HTTP/1.1", b"HTTP/" + version)
+    data = (
+        with_body(BODY)
+        .replace(b"Connection: close\r\n", request_header)
+        .replace(b"HTTP/1.1", b"HTTP/" + version)
+    )
     reader, writer = await send(service, data)
     async with asyncio.timeout(10):
-        for _ in range(2 if stays else 1):
+        for _ in range(2 if stays_open else 1):
             head = await reader.readuntil(b"\r\n\r\n")
             status, *lines = head.rstrip().split(b"\r\n")
             headers = dict(line.split(b": ", 1) for line in lines)
             assert status == b"HTTP/1.1 202 Accepted"
-            assert headers.get(b"Connection") == told
+            assert headers.get(b"Connection") == response_header
             assert headers[b"Content-Type"] == b"application/json"
             assert headers[b"Location"].startswith(REQUESTS.encode())
             parsedate_to_datetime(headers[b"Date"].decode())
             answer = await reader.readexactly(int(headers[b"Content-Length"]))
             assert headers[b"Location"].decode() == orjson.loads(answer)["status_url"]
-            if stays:
+            if stays_open:
                 writer.write(data)
-        if not stays:
+        if not stays_open:
             assert await reader.read() == b""
     writer.close()
 

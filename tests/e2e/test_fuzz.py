@@ -42,7 +42,7 @@ def _assert_intact(system: System) -> None:
     assert status == 200, document
     audited = system.run("audit")
     assert audited.returncode == 0, audited.stdout + audited.stderr
-    assert not [part for part in system.parts().values() if part["restarts"]], system.story()
+    assert not [part for part in system.parts().values() if part["restarts"]], system.full_output()
 
 
 @pytest.mark.parametrize("path", PATHS)

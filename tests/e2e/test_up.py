@@ -65,7 +65,7 @@ def test_a_sale_with_the_printed_commands(tmp_path: Path) -> None:
 
 def is_ready_again(system: System, name: str) -> bool:
     parts = system.parts()
-    assert parts[name]["restarts"] <= 1, system.story()
+    assert parts[name]["restarts"] <= 1, system.full_output()
     return parts[name]["restarts"] == 1 and {part["state"] for part in parts.values()} == {"ready"}
 
 
@@ -75,7 +75,9 @@ def test_the_sale_continues_after_each_part_is_killed(tmp_path: Path) -> None:
         for name in sorted(PARTS):
             before = system.parts()[name]
             os.kill(before["pid"], signal.SIGKILL)
-            wait_until(partial(is_ready_again, system, name), f"the restart of {name}", told=system.story)
+            wait_until(
+                partial(is_ready_again, system, name), f"the restart of {name}", details=system.full_output
+            )
             assert system.parts()[name]["pid"] != before["pid"]
         results = [buy(system, 7, f"buyer-{number}")[1] for number in range(5)]
         assert [answer["code"] for answer in results] == [1, 1, 1, -2, -2]
@@ -103,7 +105,7 @@ def test_a_crowd_is_mostly_refused_at_once_and_the_audit_is_clean(tmp_path: Path
         assert int(at_once[1].replace(",", "")) > 0
 
 
-def test_no_orphan_after_kill_9(tmp_path: Path) -> None:
+def test_kill_9_leaves_no_orphans(tmp_path: Path) -> None:
     system = System(tmp_path / "data", "--ingress", "2", "--workers", "2")
     with system:
         parts = system.parts()
@@ -116,7 +118,7 @@ def test_no_orphan_after_kill_9(tmp_path: Path) -> None:
         assert system.run("status").returncode == 1
 
 
-def test_sigterm_stops_too(tmp_path: Path) -> None:
+def test_sigterm_also_stops_the_system(tmp_path: Path) -> None:
     with System(tmp_path / "data") as system:
         pids = [part["pid"] for part in system.parts().values()]
         assert system.stop(signal.SIGTERM) == 0

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from followers import own_topics_file
+from followers import unique_topics_file
 from order_log import DecisionLog
 from servers import Kafka
 
@@ -19,7 +19,7 @@ from pipeline.settings import Profile, Settings
 @pytest.fixture
 def topics_file(tmp_path: Path) -> Path:
     """A `topics.yaml` with topic names that no other test uses; the topics are not created yet."""
-    return own_topics_file(tmp_path)
+    return unique_topics_file(tmp_path)
 
 
 @pytest.fixture

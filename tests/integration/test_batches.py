@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from eventually import eventually
-from followers import own_topics_file
+from followers import unique_topics_file
 from kafka_admin import admin_client, trim
 from library_faults import forget_position
 from servers import Kafka
@@ -94,7 +94,7 @@ class Stage:
 
 @pytest.fixture
 async def stage(kafka: Kafka, tmp_path: Path) -> AsyncIterator[Stage]:
-    topics = load_topics(Profile.LOCAL, own_topics_file(tmp_path))
+    topics = load_topics(Profile.LOCAL, unique_topics_file(tmp_path))
     await create_topics(kafka.bootstrap, topics)
     settings = Settings(**kafka.settings(), data_dir=tmp_path)
     producer = LogProducer(settings, "test", idempotent=False)
@@ -135,11 +135,11 @@ async def test_a_log_arrives_complete_and_in_order_in_bounded_batches(stage: Sta
 async def test_unacknowledged_records_are_delivered_again(stage: Stage) -> None:
     await stage.write(0, 3 * FETCH_RECORDS_MAX)
 
-    async def only_the_second(batch: Batch) -> None:
+    async def acknowledge_only_the_second(batch: Batch) -> None:
         if len(stage.got[0]) == 2:
             batch.acknowledge()
 
-    async with stage.consuming(only_the_second):
+    async with stage.consuming(acknowledge_only_the_second):
         await eventually(lambda: len(stage.offsets(0)) >= 3 * FETCH_RECORDS_MAX, "all records")
     end_of_second = stage.got[0][1].records[-1].offset + 1
     assert await stage.committed() == {0: end_of_second}
@@ -156,7 +156,7 @@ async def test_a_partition_whose_agent_is_behind_is_paused_and_the_others_contin
 ) -> None:
     gate = asyncio.Event()
 
-    async def pass_the_gate(batch: Batch) -> None:
+    async def wait_for_gate(batch: Batch) -> None:
         if batch.partition in held:
             await gate.wait()
 
@@ -169,7 +169,7 @@ async def test_a_partition_whose_agent_is_behind_is_paused_and_the_others_contin
         }
 
     part = BATCHES_WAITING_MAX * FETCH_RECORDS_MAX
-    async with stage.consuming(pass_the_gate) as app:
+    async with stage.consuming(wait_for_gate) as app:
         for rounds in range(1, 4):
             for partition in range(stage.topic.partitions):
                 await stage.write(partition, part if partition in held else 1)
@@ -264,7 +264,7 @@ async def test_an_agent_whose_partition_is_revoked_mid_batch_is_not_restarted(st
     gate = asyncio.Event()
     working: set[int] = set()
 
-    async def pass_the_gate(batch: Batch) -> None:
+    async def wait_for_gate(batch: Batch) -> None:
         working.add(batch.partition)
         try:
             await gate.wait()
@@ -272,7 +272,7 @@ async def test_an_agent_whose_partition_is_revoked_mid_batch_is_not_restarted(st
             working.discard(batch.partition)
         batch.acknowledge()
 
-    async with stage.consuming(pass_the_gate) as app:
+    async with stage.consuming(wait_for_gate) as app:
         for _ in range(ROUNDS):
             await ends(stage)
             await eventually(lambda: len(working) == stage.topic.partitions, "an agent at work on each")

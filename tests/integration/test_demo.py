@@ -27,7 +27,7 @@ from pipeline.orders.feed import OrdersFeed
 BUYERS, STOCK, REPEATS, BAD = 300, 40, 30, 18
 
 
-class StandIn:
+class FakeIngress:
     """Decides each purchase at once and answers its polls; the public attributes switch faults on."""
 
     def __init__(self, producer: AIOKafkaProducer, orders_topic: str) -> None:
@@ -145,16 +145,16 @@ class StandIn:
 
 
 @pytest.fixture
-async def stand_in(kafka: Kafka, fresh_topics: Topics) -> AsyncIterator[StandIn]:
+async def fake_ingress(kafka: Kafka, fresh_topics: Topics) -> AsyncIterator[FakeIngress]:
     producer = AIOKafkaProducer(bootstrap_servers=kafka.bootstrap)
     await producer.start()
-    yield StandIn(producer, fresh_topics.orders.name)
+    yield FakeIngress(producer, fresh_topics.orders.name)
     await producer.stop()
 
 
 @pytest.fixture
-async def plan(stand_in: StandIn) -> AsyncIterator[Plan]:
-    runner = web.AppRunner(stand_in.application())
+async def plan(fake_ingress: FakeIngress) -> AsyncIterator[Plan]:
+    runner = web.AppRunner(fake_ingress.application())
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     listener = Listener(*runner.addresses[0][:2])
@@ -175,7 +175,7 @@ async def failed_checks(plan: Plan, feed: OrdersFeed) -> list[str]:
     return [check.name for check in judge(plan, sale.findings) if not check.holds]
 
 
-async def test_a_sound_sale_passes(stand_in: StandIn, plan: Plan, feed: OrdersFeed) -> None:
+async def test_a_correct_sale_passes(fake_ingress: FakeIngress, plan: Plan, feed: OrdersFeed) -> None:
     output = io.StringIO()
     passed = await asyncio.to_thread(run_demo, plan, feed, Console(file=output, width=120))
     assert passed, output.getvalue()
@@ -184,16 +184,16 @@ async def test_a_sound_sale_passes(stand_in: StandIn, plan: Plan, feed: OrdersFe
 
 
 async def test_a_sale_passes_despite_lost_answers_and_repeated_orders(
-    stand_in: StandIn, plan: Plan, feed: OrdersFeed
+    fake_ingress: FakeIngress, plan: Plan, feed: OrdersFeed
 ) -> None:
-    stand_in.busy_every, stand_in.hang_up_every, stand_in.orders_twice = 50, 17, True
+    fake_ingress.busy_every, fake_ingress.hang_up_every, fake_ingress.orders_twice = 50, 17, True
     assert await failed_checks(plan, feed) == []
 
 
 async def test_a_sale_whose_losers_are_answered_at_once_passes(
-    stand_in: StandIn, plan: Plan, feed: OrdersFeed
+    fake_ingress: FakeIngress, plan: Plan, feed: OrdersFeed
 ) -> None:
-    stand_in.answers_at_once, stand_in.busy_every, stand_in.hang_up_every = True, 50, 17
+    fake_ingress.answers_at_once, fake_ingress.busy_every, fake_ingress.hang_up_every = True, 50, 17
     output = io.StringIO()
     passed = await asyncio.to_thread(run_demo, plan, feed, Console(file=output, width=120))
     assert passed, output.getvalue()
@@ -204,39 +204,39 @@ async def test_a_sale_whose_losers_are_answered_at_once_passes(
     ("code", "check"), [(-2, "no winner was refused at once"), (-1, "every purchase got a 202")]
 )
 async def test_a_sale_that_refuses_a_buyer_at_once_while_stock_is_left_fails(
-    stand_in: StandIn, plan: Plan, feed: OrdersFeed, code: int, check: str
+    fake_ingress: FakeIngress, plan: Plan, feed: OrdersFeed, code: int, check: str
 ) -> None:
     # With a unit for each buyer, so that the refused one is missing.
     plan = replace(plan, stock=BUYERS)
-    stand_in.answers_at_once, stand_in.refuses_at_once_with = True, code
+    fake_ingress.answers_at_once, fake_ingress.refuses_at_once_with = True, code
     failed = await failed_checks(plan, feed)
     assert failed
     assert failed[0].startswith(check)
 
 
-async def test_late_orders_are_waited_for(stand_in: StandIn, plan: Plan, feed: OrdersFeed) -> None:
-    stand_in.last_order_late_s = 2.0
+async def test_late_orders_are_waited_for(fake_ingress: FakeIngress, plan: Plan, feed: OrdersFeed) -> None:
+    fake_ingress.last_order_late_s = 2.0
     assert await failed_checks(plan, feed) == []
 
 
-async def test_an_oversold_sale_fails(stand_in: StandIn, plan: Plan, feed: OrdersFeed) -> None:
-    stand_in.oversold_by = 1
+async def test_an_oversold_sale_fails(fake_ingress: FakeIngress, plan: Plan, feed: OrdersFeed) -> None:
+    fake_ingress.oversold_by = 1
     assert await failed_checks(plan, feed) == ["winners = min(stock, buyers)"]
 
 
 async def test_a_request_that_is_never_decided_fails(
-    stand_in: StandIn, plan: Plan, feed: OrdersFeed, monkeypatch: pytest.MonkeyPatch
+    fake_ingress: FakeIngress, plan: Plan, feed: OrdersFeed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(demo_sale, "DECISION_TIMEOUT_S", 1)
-    stand_in.undecided = {BUYERS + REPEATS - 1}
+    fake_ingress.undecided = {BUYERS + REPEATS - 1}
     (failed,) = await failed_checks(plan, feed)
     assert failed.startswith("every 202 got exactly one decision")
 
 
 async def test_a_system_that_is_not_ready_is_refused_with_its_reason(
-    stand_in: StandIn, plan: Plan, feed: OrdersFeed
+    fake_ingress: FakeIngress, plan: Plan, feed: OrdersFeed
 ) -> None:
-    stand_in.is_ready = False
+    fake_ingress.is_ready = False
     with pytest.raises(DemoRefused, match="not ready: redis: connection refused"):
         await failed_checks(plan, feed)
 
@@ -247,8 +247,10 @@ async def test_a_system_that_does_not_run_is_refused(plan: Plan, feed: OrdersFee
         await failed_checks(nowhere, feed)
 
 
-async def test_a_connection_reopens_and_its_error_names_the_address(stand_in: StandIn, plan: Plan) -> None:
-    stand_in.hang_up_every = 2
+async def test_a_connection_reopens_and_its_error_names_the_address(
+    fake_ingress: FakeIngress, plan: Plan
+) -> None:
+    fake_ingress.hang_up_every = 2
     connection = ClientConnection(plan.public)
     body = orjson.dumps({"product_id": "p", "user_id": "ann"})
     purchase = plan.public.post("/api/v1/seckill/purchase/async", body)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from eventually import eventually
-from followers import Decisions, Follower, own_topics_file
+from followers import Decisions, Follower, unique_topics_file
 from redis import Redis
 from servers import Kafka, RedisServer
 
@@ -52,7 +52,7 @@ def stage(
     redis_server: RedisServer,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Stage:
-    topics_file = own_topics_file(tmp_path_factory.mktemp("followers"))
+    topics_file = unique_topics_file(tmp_path_factory.mktemp("followers"))
     topics = load_topics(Profile.LOCAL, topics_file)
     asyncio.run(create_topics(kafka.bootstrap, topics))
     with Redis.from_url(redis_server.url) as client:
@@ -177,22 +177,22 @@ def differences(follower: Follower, decisions: Decisions) -> list[str]:
     ]
 
 
-async def shows_all(follower: Follower, decisions: Decisions) -> None:
-    """Wait until both tables are right."""
+async def wait_until_tables_match(follower: Follower, decisions: Decisions) -> None:
+    """Wait until both tables match the decisions."""
     remaining: list[str] = []
 
-    def are_right() -> bool:
+    def match() -> bool:
         remaining[:] = differences(follower, decisions)
         return not remaining
 
-    await eventually(are_right, "right tables", in_thread=True, missing=lambda: remaining)
+    await eventually(match, "right tables", in_thread=True, missing=lambda: remaining)
 
 
 async def test_tables_match_the_decisions(follower: Follower, decisions: Decisions) -> None:
     await buy_all(decisions)
     await decisions.decide(encode_close("p-2"))
     await buy(decisions, "p-2")
-    await shows_all(follower, decisions)
+    await wait_until_tables_match(follower, decisions)
 
     status, row = follower.json("/tables/products/phone_x")
     assert (status, row["product_id"], row["state"], row["opened"]) == (200, "phone_x", "active", 17)
@@ -213,7 +213,7 @@ async def test_a_repeat_in_the_decision_log_counts_once(follower: Follower, deci
     for record in list(decisions.written[partition].values())[-3:]:
         await decisions.write(partition, "101", record)
     await buy(decisions, "101")
-    await shows_all(follower, decisions)
+    await wait_until_tables_match(follower, decisions)
 
 
 def shows_breaker(follower: Follower, path: str, state: BreakerState) -> bool:
@@ -224,11 +224,11 @@ async def test_the_breaker_state_appears_in_the_row_of_its_partition(
     follower: Follower, decisions: Decisions
 ) -> None:
     await buy_all(decisions)
-    await shows_all(follower, decisions)
+    await wait_until_tables_match(follower, decisions)
     path = f"/tables/partitions/{decisions.partition('101')}"
     before = follower.json(path)[1]
     for state in (BreakerState.OPEN, BreakerState.HALF_OPEN, BreakerState.CLOSED):
-        await decisions.tell_breaker(BreakerChange(decisions.partition("101"), state, 1, 2))
+        await decisions.write_breaker(BreakerChange(decisions.partition("101"), state, 1, 2))
         is_shown = partial(shows_breaker, follower, path, state)
         await eventually(is_shown, state.value, in_thread=True)
         assert follower.json(path)[1] == {**before, "breaker": state.value}
@@ -236,7 +236,7 @@ async def test_the_breaker_state_appears_in_the_row_of_its_partition(
 
 async def test_the_lag_counts_the_undecided_commands(follower: Follower, decisions: Decisions) -> None:
     partition = decisions.partition("101")
-    await shows_all(follower, decisions)
+    await wait_until_tables_match(follower, decisions)
     status, row = follower.json(f"/tables/partitions/{partition}")
     assert (status, row["breaker"]) == (200, "closed")
     for _ in range(3):
@@ -248,7 +248,7 @@ async def test_the_lag_counts_the_undecided_commands(follower: Follower, decisio
 
 
 async def test_html_pages_are_self_contained(follower: Follower, decisions: Decisions) -> None:
-    await shows_all(follower, decisions)
+    await wait_until_tables_match(follower, decisions)
     for path in (
         "/tables/",
         "/tables/products",
@@ -305,7 +305,7 @@ async def test_a_follower_killed_mid_stream_counts_everything_once(
             await asyncio.sleep(0.3)
             await asyncio.to_thread(follower.kill)
             await asyncio.to_thread(follower.start)
-    await shows_all(follower, decisions)
+    await wait_until_tables_match(follower, decisions)
 
 
 def local_partitions(follower: Follower) -> set[int]:
@@ -328,7 +328,7 @@ async def test_two_followers_share_the_partitions_and_answer_for_each_other(
             await asyncio.to_thread(second.start)
             await eventually(is_shared, "each partition at exactly one of the two", in_thread=True)
         for each in (follower, second):
-            await shows_all(each, decisions)
+            await wait_until_tables_match(each, decisions)
             assert each.json("/tables/products")[1]["missing_partitions"] == []
             assert {row["product_id"] for row in each.json("/tables/products?local=1")[1]["rows"]} < set(
                 each.rows("products")
@@ -356,6 +356,6 @@ async def test_two_followers_share_the_partitions_and_answer_for_each_other(
             in_thread=True,
         )
         await buy_all(decisions)
-        await shows_all(follower, decisions)
+        await wait_until_tables_match(follower, decisions)
     finally:
         second.kill()

@@ -6,7 +6,7 @@ import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import odd_headers
+import non_utf8_headers
 import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import NewTopic
@@ -84,12 +84,12 @@ async def test_a_header_name_that_is_not_utf_8_is_read_with_backslashes(
 ) -> None:
     name = fresh_topics.control.name
     await write(producer, name, 0, b"before")
-    await odd_headers.send(producer, name, 0, b"1", b"odd")
+    await non_utf8_headers.send(producer, name, 0, b"1", b"odd")
     await write(producer, name, 0, b"after")
     log = LogReader(kafka.bootstrap)
     found = [each async for batch in log.read_with_headers(name, 0, 0) for each in batch]
     assert [record.value for record, _ in found] == [b"before", b"odd", b"after"]
-    assert list(found[1].headers) == [odd_headers.READ_AS]
+    assert list(found[1].headers) == [non_utf8_headers.READ_AS]
 
 
 class Record:
@@ -202,7 +202,7 @@ async def test_a_follower_skips_foreign_records_and_ends_at_a_newer_format(
                 await asyncio.sleep(0.1)
             lines = follower.log_path.read_text().splitlines()
             assert f"has format version {NEWER}" in lines[-1]
-            assert lines[-1].endswith("this process ends")
+            assert lines[-1].endswith("exiting")
             assert "Traceback" not in "\n".join(lines)
             assert any("no decider wrote this record" in line for line in lines)
     finally:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
-from followers import own_topics_file
+from followers import unique_topics_file
 from servers import Kafka
 
 from pipeline.kafka.topic_admin import create_topics
@@ -45,7 +45,7 @@ class BlocksRebalance(ConsumerRebalanceListener):
 
 @pytest.mark.durable
 async def test_a_first_assignment_that_never_arrives_ends_the_process(kafka: Kafka, tmp_path: Path) -> None:
-    topics_file = own_topics_file(tmp_path)
+    topics_file = unique_topics_file(tmp_path)
     topics = load_topics(Profile.LOCAL, topics_file)
     await create_topics(kafka.bootstrap, topics)
     group, listener = f"{GROUP_PREFIX}-{tmp_path.name}", BlocksRebalance()

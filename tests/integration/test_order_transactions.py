@@ -113,7 +113,7 @@ async def test_a_transaction_that_is_not_done_in_time_is_abandoned(
     monkeypatch.setattr(exactly_once, "WRITE_TIMEOUT_MS", 200)
     paused = writer()
     await paused.open()
-    with pytest.raises(WriteFailed, match="not done within 200 ms"):
+    with pytest.raises(WriteFailed, match="not finished within 200 ms"):
         await paused.write(derived(decision_log, "0-0-0"), Progress(1, 0))
     assert await paused.open() is None
     await paused.write(derived(decision_log, "0-0-0"), Progress(1, 0))

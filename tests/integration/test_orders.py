@@ -105,7 +105,7 @@ async def test_a_zombie_writes_nothing_twice(decision_log: DecisionLog, follower
     # It may be notified of the revocation before it tries to write.
     assert zombie.exit_status in (None, EXIT_FATAL), zombie.log_tail()
     if zombie.exit_status is not None:
-        assert "the orders of this partition; this process ends" in zombie.log_tail()
+        assert "the orders of this partition; exiting" in zombie.log_tail()
 
 
 async def test_orders_are_exact_while_followers_join_and_leave(

@@ -188,11 +188,11 @@ async def test_a_producer_that_is_not_running_sends_nothing(kafka: Kafka, topic:
         await producer.send(topic, 0, b"1", b"v")
 
 
-async def test_a_start_without_a_broker_fails_with_the_reason() -> None:
+async def test_starting_without_a_broker_fails_with_the_reason() -> None:
     bootstrap = f"127.0.0.1:{free_port()}"
     producer = LogProducer(Settings(kafka_bootstrap=bootstrap), "test-1", idempotent=True)
     with pytest.raises(
-        SendFailed, match=f"{bootstrap} accepted no producer within 700 ms: KafkaConnectionError"
+        SendFailed, match=f"{bootstrap} did not accept a producer within 700 ms: KafkaConnectionError"
     ):
         await producer.start(700)
     await producer.stop()
@@ -383,7 +383,7 @@ async def test_a_killed_broker_costs_no_acknowledged_record(private_kafka: Kafka
 
 
 @pytest.mark.durable
-async def test_the_start_waits_for_the_broker(private_kafka: Kafka) -> None:
+async def test_startup_waits_for_the_broker(private_kafka: Kafka) -> None:
     topic = await make_topic(private_kafka.bootstrap)
     await asyncio.to_thread(private_kafka.process.kill)
     producer = LogProducer(Settings.model_validate(private_kafka.settings()), "test-1", idempotent=True)

@@ -43,14 +43,14 @@ def check_until(stack: Supervisor, holds: Callable[[], object], what: str) -> No
 
 
 @pytest.fixture
-def said() -> list[str]:
+def reports() -> list[str]:
     return []
 
 
 @pytest.fixture
-def stack(tmp_path: Path, said: list[str]) -> Iterator[Supervisor]:
+def stack(tmp_path: Path, reports: list[str]) -> Iterator[Supervisor]:
     with hold(tmp_path):
-        stack = Supervisor(tmp_path, said.append)
+        stack = Supervisor(tmp_path, reports.append)
         yield stack
         stack.stop()
 
@@ -67,7 +67,9 @@ def pid_of_a(data_dir: Path) -> int:
     return pid
 
 
-def test_a_killed_part_is_reported_and_restarted(stack: Supervisor, said: list[str], tmp_path: Path) -> None:
+def test_a_killed_part_is_reported_and_restarted(
+    stack: Supervisor, reports: list[str], tmp_path: Path
+) -> None:
     stack.begin([part("a", SLEEPS), part("b", SLEEPS)])
     stack.wait_ready()
     before = states(tmp_path)
@@ -78,12 +80,12 @@ def test_a_killed_part_is_reported_and_restarted(stack: Supervisor, said: list[s
     assert (after["a"].state, after["a"].restarts) == (PartStatus.READY, 1)
     assert after["a"].pid != before["a"].pid
     assert after["b"] == before["b"]
-    assert any(line.startswith("a was killed by signal 9; restart 1") for line in said)
-    assert "a is ready again" in said
+    assert any(line.startswith("a was killed by signal 9; restart 1") for line in reports)
+    assert "a is ready again" in reports
 
 
 def test_the_supervisor_gives_up_on_a_part_that_keeps_dying(
-    stack: Supervisor, said: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stack: Supervisor, reports: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(supervisor, "BACKOFF_S_MIN", 0.001)
     stack.begin(
@@ -98,7 +100,7 @@ def test_the_supervisor_gives_up_on_a_part_that_keeps_dying(
 
 
 def test_a_log_is_rotated_while_its_part_keeps_writing(
-    stack: Supervisor, said: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stack: Supervisor, reports: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(process, "LOG_BYTES_MAX", 100_000)
     program = "import itertools, time\nfor n in itertools.count():\n  print(n, 'x' * 999, flush=True); time.sleep(1e-3)"
@@ -179,14 +181,14 @@ def test_the_last_stage_stops_first(stack: Supervisor, tmp_path: Path) -> None:
     assert stopped.read_text() == "cba"
 
 
-def test_a_part_that_ignores_sigterm_is_killed(stack: Supervisor, said: list[str], tmp_path: Path) -> None:
+def test_a_part_that_ignores_sigterm_is_killed(stack: Supervisor, reports: list[str], tmp_path: Path) -> None:
     ready = tmp_path / "ready"
     stack.begin([part("a", IGNORES_SIGTERM.format(str(ready)), is_ready=ready.exists, stop_timeout_s=0.2)])
     stack.wait_ready()
     pid = pid_of_a(tmp_path)
     stack.stop()
     assert not is_running(pid)
-    assert "a did not stop in time and was killed" in said
+    assert "a did not stop in time and was killed" in reports
 
 
 def test_status_shows_that_the_process_of_a_part_died(stack: Supervisor, tmp_path: Path) -> None:
@@ -230,7 +232,7 @@ time.sleep(60)
 """
 
 
-def test_no_orphan_after_the_parent_is_killed(tmp_path: Path) -> None:
+def test_killing_the_parent_leaves_no_orphans(tmp_path: Path) -> None:
     program = PARENT.format(program=SLEEPS, logs=str(tmp_path))
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
@@ -240,7 +242,7 @@ def test_no_orphan_after_the_parent_is_killed(tmp_path: Path) -> None:
     wait_until(lambda: not any(map(is_running, children)), "the end of both children", timeout_s=10)
 
 
-def test_no_orphan_without_support_from_the_kernel(tmp_path: Path) -> None:
+def test_no_orphans_remain_without_kernel_support(tmp_path: Path) -> None:
     """On systems other than Linux, a watcher process ends the child."""
     pid_file = tmp_path / "pid"
     child = f"import os; open({str(pid_file)!r}, 'w').write(str(os.getpid())); {SLEEPS}"

@@ -269,7 +269,7 @@ async def test_decisions_that_retention_deleted_cannot_be_replayed(store: StockS
         await synchronise(store, World(records, beginning=2))
 
 
-async def test_the_tail_is_read_from_the_hint_only(store: StockStore) -> None:
+async def test_only_the_tail_after_the_hint_is_read(store: StockStore) -> None:
     records = await decisions(store)
     await store.decide(0, -1, 0, COMMANDS[:3])
     await store.decide(0, 2, 3, COMMANDS[3:])

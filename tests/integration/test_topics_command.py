@@ -1,5 +1,8 @@
 """`seckill topics` from the command line, on a real broker."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -30,6 +33,36 @@ def test_the_command_creates_and_checks(kafka: Kafka, topics_file: Path) -> None
     assert (status, "all 5 topics" in output) == (0, True)
     status, output = run(kafka, topics_file, "check", SECKILL_KAFKA_PROFILE="cluster")
     assert (status, f"{orders}: replication is 1" in output) == (1, True)
+
+
+WITHOUT_CONFIGS = """
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import IncompatibleBrokerVersion
+from pipeline.cli import main
+
+async def refuse(*_):
+    raise IncompatibleBrokerVersion("DescribeConfigs")
+
+AIOKafkaAdminClient.describe_configs = refuse
+main(["topics", "check"])
+"""
+"""`seckill topics check` on a broker that does not report the settings of topics."""
+
+
+def test_the_command_names_every_setting_that_it_could_not_check(kafka: Kafka, topics_file: Path) -> None:
+    assert run(kafka, topics_file, "create")[0] == 0
+    named = {"SECKILL_KAFKA_BOOTSTRAP": kafka.bootstrap, "SECKILL_TOPICS_FILE": str(topics_file)}
+    check = subprocess.run(
+        [sys.executable, "-c", WITHOUT_CONFIGS],
+        env={**os.environ, **named},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    topics = load_topics(Profile.LOCAL, topics_file)
+    for field in {field for topic in topics.all() for field in topic.configs()}:
+        assert check.stderr.count(f"does not report it: {field} of") == 1
 
 
 @pytest.mark.parametrize("command", ["create", "check"])

@@ -179,7 +179,7 @@ def test_lua_decides_as_python_does_and_a_replay_leaves_the_same_state(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(logs, sizes, sizes)
-def test_the_size_of_the_chunks_does_not_matter(
+def test_the_chunk_size_does_not_change_any_decision(
     stack: Stack, log: list[tuple[int, Keyed]], one: list[int], other: list[int]
 ) -> None:
     records = timed(log)

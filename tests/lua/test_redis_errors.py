@@ -39,7 +39,7 @@ async def _refused_then_decided(store: StockStore, code: str, mend: Any) -> None
     assert len(await store.decide(PARTITION, -1, 0, [OPENING])) == 1
 
 
-async def test_a_redis_without_its_replicas_is_waited_for(
+async def test_a_redis_without_its_replicas_counts_as_unavailable(
     store: StockStore, private_redis: RedisServer
 ) -> None:
     with Redis.from_url(private_redis.url) as client:
@@ -49,7 +49,7 @@ async def test_a_redis_without_its_replicas_is_waited_for(
         )
 
 
-async def test_a_redis_that_cannot_save_is_waited_for(
+async def test_a_redis_that_cannot_save_counts_as_unavailable(
     store: StockStore, private_redis: RedisServer, tmp_path: Path
 ) -> None:
     with Redis.from_url(private_redis.url) as client:
@@ -72,7 +72,7 @@ async def test_a_key_of_another_type_is_a_fault(store: StockStore, private_redis
         await store.cursor(PARTITION)
 
 
-class Saying:
+class FailingClient:
     """A client that gets this answer to a ping."""
 
     def __init__(self, error: str) -> None:
@@ -85,30 +85,30 @@ class Saying:
         raise exceptions.ResponseError(self._error)
 
 
-def saying(error: str) -> StockStore:
-    return StockStore("", 1_000, client=cast("AsyncRedis", Saying(error)))
+def store_with_error(error: str) -> StockStore:
+    return StockStore("", 1_000, client=cast("AsyncRedis", FailingClient(error)))
 
 
 @pytest.mark.parametrize(
-    "said",
+    "error",
     [
         "MISCONF Redis is configured to save RDB snapshots, but",
         "NOREPLICAS Not enough good replicas to write.",
         "BUSY Redis is busy running a script.",
         "READONLY You can't write against a read only replica. script: 1f, on @user_script:168.",
-        "PreparedCommand # 1 (HSET a b 1) of pipeline caused error: MISCONF Errors writing to the AOF file",
+        "Command # 1 (HSET a b 1) of pipeline caused error: MISCONF Errors writing to the AOF file",
         "EXECABORT Transaction discarded because of: NOREPLICAS Not enough good replicas to write.",
         "ERR Error running script (call to f_1f): @user_script:168: @user_script: 168: -MISCONF Redis is",
         "ERR Error running script (call to f_1f): @user_script:9: -OOM command not allowed",
     ],
 )
-async def test_a_temporary_error_is_recognised_wherever_its_code_appears(said: str) -> None:
+async def test_a_temporary_error_is_recognised_wherever_its_code_appears(error: str) -> None:
     with pytest.raises(RedisUnavailable):
-        await saying(said).ping()
+        await store_with_error(error).ping()
 
 
 @pytest.mark.parametrize(
-    "said",
+    "error",
     [
         "WRONGTYPE Operation against a key holding the wrong kind of value",
         "ERR user_script:12: attempt to index field 'BUSY' (a nil value) script: 1f, on @user_script:12.",
@@ -116,6 +116,6 @@ async def test_a_temporary_error_is_recognised_wherever_its_code_appears(said: s
         "NOPERM this user has no permissions to run the 'evalsha' command",
     ],
 )
-async def test_a_permanent_error_is_a_fault(said: str) -> None:
+async def test_a_permanent_error_is_a_fault(error: str) -> None:
     with pytest.raises(RedisFault):
-        await saying(said).ping()
+        await store_with_error(error).ping()

@@ -41,7 +41,7 @@ MUTANTS: Final = {
 
 CHUNK_MAX: Final = 4
 ZOMBIES_MAX: Final = 2
-AMBUSH_STEPS_MAX: Final = 60
+LATE_HINT_STEPS_MAX: Final = 60
 QUIET_STEPS_MAX: Final = 20_000
 
 
@@ -224,13 +224,13 @@ EVENTS: Final = {
     "follow": 7,
     "write orders": 12,
     "decide": 55,
-    "ambush": 0.2,
+    "late hint": 0.2,
 }
 """The events and their weights. Each schedule makes some rarer, some more frequent, so that rare combinations occur."""
 WEIGHT_FACTORS: Final = (0.1, 1, 1, 5)
 
 
-class Cast:
+class Participants:
     """The running deciders (the last one is the rightful owner), the follower and the orders agents."""
 
     def __init__(self, world: World) -> None:
@@ -254,13 +254,13 @@ class Cast:
             "cursor lost": world.lose_cursor,
             "foreign record": world.write_foreign,
             "rolled back": self._roll_back,
-            "ambush": self._ambush,
+            "late hint": self._late_hint,
         }
         self.deciders = [Decider(world)]
         self.follower = follower(world)
         self.orders_agents = [orders_agent(world)]
 
-    def disturb(self, events: int) -> None:
+    def inject_events(self, events: int) -> None:
         """This many random events, one after the other."""
         for event in self._world.rng.choices(list(EVENTS), self._weights, k=events):
             self._events[event]()
@@ -287,7 +287,7 @@ class Cast:
         unfenced = [snapshot for snapshot in world.snapshots if snapshot.cursor in known]
         world.redis = world.rng.choice(unfenced or world.snapshots).copy()
 
-    def _ambush(self) -> None:
+    def _late_hint(self) -> None:
         """A sequence that chance alone finds once in 30,000 schedules: a hint past decisions that Redis lacks.
 
         A zombie stops between Lua and commit. Its successor gets well ahead and stops at the same point. The zombie
@@ -310,7 +310,7 @@ class Cast:
         _advance(successor, lambda: len(world.results) > committed)
         self.deciders = [Decider(world)]
 
-    def settle(self) -> bool:
+    def run_to_idle(self) -> bool:
         """Run all without further events; whether they all become idle."""
         runners = [*(decider.steps for decider in self.deciders), self.follower, *self.orders_agents]
         idle = 0
@@ -323,8 +323,8 @@ class Cast:
 
 
 def _advance(decider: Decider, arrived: Callable[[], bool]) -> None:
-    """Run only this decider until it has arrived, or for AMBUSH_STEPS_MAX steps."""
-    for _ in range(AMBUSH_STEPS_MAX):
+    """Run only this decider until it has arrived, or for LATE_HINT_STEPS_MAX steps."""
+    for _ in range(LATE_HINT_STEPS_MAX):
         if arrived():
             return
         next(decider.steps)
@@ -364,13 +364,13 @@ def run_schedule(seed: int, mutant: str = "") -> str | None:
     world = World(rng, mutant)
     if rng.random() < 0.9:
         world.append_request("open")
-    cast = Cast(world)
+    participants = Participants(world)
     try:
-        cast.disturb(rng.randrange(50, 500))
-        quiet = cast.settle()
+        participants.inject_events(rng.randrange(50, 500))
+        quiet = participants.run_to_idle()
         if rng.random() < 0.5:
             world.redis = rng.choice((Redis(), *world.snapshots)).copy()
-            quiet = cast.settle()
+            quiet = participants.run_to_idle()
         return verdict(world) if quiet else "never quiet"
     except Violation as violation:
         return str(violation)

@@ -137,7 +137,7 @@ class SlowStore:
 
 
 class MemoryLog:
-    """PartitionLog and LogProducer on the world's lists."""
+    """LogReader and LogProducer on the world's lists."""
 
     def __init__(self, world: World) -> None:
         self._world = world

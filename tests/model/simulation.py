@@ -139,7 +139,7 @@ def random_command(rng: random.Random) -> tuple[bytes | None, bytes | None]:
     return product.encode(), encode_purchases(product, users, [rng.randrange(1, 3) for _ in users], keys)
 
 
-async def disturb(world: World, workers: list[Worker]) -> None:
+async def inject_events(world: World, workers: list[Worker]) -> None:
     """One random event, after a random time."""
     rng = world.rng
     await asyncio.sleep(rng.expovariate(20))
@@ -188,19 +188,19 @@ async def schedule(world: World) -> str | None:
     world.append(world.requests, product.encode(), encode_open(OpenCommand(product, terms)))
     workers = [Worker(world)]
     for _ in range(world.rng.randrange(20, 120)):
-        await disturb(world, workers)
+        await inject_events(world, workers)
         for worker in workers:
             if fault := worker.fault():
                 return f"a decider ended: {fault!r}"
     world.calls_may_fail = False
     try:
-        return await settle(world, workers)
+        return await run_to_idle(world, workers)
     finally:
         for worker in workers:
             worker.crash()
 
 
-async def settle(world: World, workers: list[Worker]) -> str | None:
+async def run_to_idle(world: World, workers: list[Worker]) -> str | None:
     deadline = asyncio.get_running_loop().time() + SETTLE_S_MAX
     while True:
         before = len(world.results)

@@ -58,7 +58,7 @@ class Agent:
             self.last = batch
             self.got.append([record.offset for record in batch.records])
 
-    async def gets(self) -> list[list[int]]:
+    async def next_batches(self) -> list[list[int]]:
         await turns()
         if self._task.done():
             self._task.result()
@@ -73,7 +73,7 @@ async def test_batches_arrive_as_fetched_and_faust_acknowledges_none(stream: Str
     agent = Agent(batches(cast("Any", stream)))
     stream.fetched(0, 1)
     stream.fetched(2)
-    assert await agent.gets() == [[0, 1], [2]]
+    assert await agent.next_batches() == [[0, 1], [2]]
     assert (stream.enable_acks, stream.acknowledged) == (False, [])
     assert agent.last is not None
     assert agent.last.partition == 3
@@ -85,7 +85,7 @@ async def test_waiting_batches_are_merged_until_they_are_large_enough(stream: St
     for offset in range(0, 14, 2):
         stream.fetched(offset, offset + 1)
     agent = gathering(stream, 0.0)
-    assert await agent.gets() == [[0, 1, 2, 3, 4, 5], [6, 7, 8, 9, 10, 11], [12, 13]]
+    assert await agent.next_batches() == [[0, 1, 2, 3, 4, 5], [6, 7, 8, 9, 10, 11], [12, 13]]
     assert agent.last is not None
     agent.last.acknowledge()
     assert stream.acknowledged == [13]
@@ -94,16 +94,16 @@ async def test_waiting_batches_are_merged_until_they_are_large_enough(stream: St
 async def test_after_a_pause_the_first_batch_is_not_delayed_and_the_next_ones_gather(stream: Stream) -> None:
     agent = gathering(stream, FOREVER_S)
     stream.fetched(0)
-    assert await agent.gets() == [[0]]
+    assert await agent.next_batches() == [[0]]
     stream.fetched(1)
     stream.fetched(2)
-    assert await agent.gets() == [[0]]
+    assert await agent.next_batches() == [[0]]
 
 
 async def test_a_batch_that_is_large_enough_does_not_wait(stream: Stream) -> None:
     agent = gathering(stream, FOREVER_S)
     stream.fetched(0)
-    assert await agent.gets() == [[0]]
+    assert await agent.next_batches() == [[0]]
     stream.fetched(1, 2, 3)
     stream.fetched(4, 5)
-    assert await agent.gets() == [[0], [1, 2, 3, 4, 5]]
+    assert await agent.next_batches() == [[0], [1, 2, 3, 4, 5]]

@@ -72,6 +72,23 @@ def test_the_schema_of_compose_refuses_invalid_fields(field: str, value: object)
     assert not Draft202012Validator(SCHEMA).is_valid({**COMPOSE, "services": services})
 
 
+FIELDS = {
+    *("image", "build", "restart", "init", "user", "cap_drop", "security_opt", "stop_grace_period"),
+    *("command", "environment", "ports", "volumes", "depends_on", "healthcheck"),
+}
+"""`privileged`, `network_mode`, `cap_add` and the like need a reason and a line here."""
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_no_service_has_more_rights_than_it_needs(name: str) -> None:
+    service = SERVICES[name]
+    assert service.keys() <= FIELDS
+    assert service["restart"] == ("on-failure" if name == "topics" else "unless-stopped")
+    if name in OURS:
+        assert service["cap_drop"] == ["ALL"]
+        assert service["security_opt"] == ["no-new-privileges:true"]
+
+
 @pytest.mark.parametrize("name", SERVICES)
 def test_every_variable_is_a_string(name: str) -> None:
     """YAML would choose the form in which a number or a `yes` reaches the process."""

@@ -187,7 +187,7 @@ async def test_an_idle_decider_reads_what_the_stream_does_not_deliver(
     assert [int(each[17:-1]) for each in world.results] == list(range(30))
 
 
-async def test_a_decider_cancelled_at_the_end_of_the_process_is_no_fault(
+async def test_a_decider_cancelled_at_the_end_of_the_process_is_not_a_fault(
     world: World, deciders: Deciders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deaths: list[str] = []

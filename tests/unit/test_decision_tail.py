@@ -55,7 +55,7 @@ def test_a_busy_partition_does_not_evict_a_quiet_one() -> None:
     assert kept(tail, 0)[-1] == 199
 
 
-def test_a_gap_starts_the_tail_of_a_partition_again() -> None:
+def test_a_gap_restarts_the_tail_of_a_partition() -> None:
     tail = DecisionTail(1, 10 * RECORD_BYTES)
     follow(tail, 0, 1, 2, 3, 9, 10)
     assert kept(tail, 0) == [9, 10]
@@ -83,7 +83,7 @@ def test_older_decisions_evict_nothing() -> None:
     assert (kept(tail, 0), kept(tail, 1)) == ([8, 9, 10, 11], [0, 1])
 
 
-def test_nothing_is_kept_in_zero_bytes() -> None:
+def test_a_tail_of_zero_bytes_keeps_nothing() -> None:
     tail = DecisionTail(1, 0)
     follow(tail, 0, 1, 2)
     assert (kept(tail, 0), tail.bytes) == ([], 0)
@@ -94,7 +94,7 @@ RECORDS = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 400), st.integers
 
 
 @given(RECORDS, st.integers(0, 3_000))
-def test_the_bytes_stay_within_their_limit(records: list[tuple[int, int, int]], bytes_max: int) -> None:
+def test_the_size_stays_within_the_limit(records: list[tuple[int, int, int]], bytes_max: int) -> None:
     tail, written = DecisionTail(3, bytes_max), [0, 0, 0]
     for partition, size, step in records:
         # Mostly the next offset, sometimes one that leaves a gap.

@@ -242,7 +242,7 @@ def test_checking_a_long_string_takes_little_memory() -> None:
         (malformed(1), "error"),
     ],
 )
-def test_a_null_that_lua_would_take_for_a_value_is_no_decision(decision: bytes, name: str) -> None:
+def test_a_null_that_lua_would_treat_as_a_value_is_rejected(decision: bytes, name: str) -> None:
     document = orjson.loads(decision)
     assert name in document
     decode_decision(decision)

@@ -20,10 +20,10 @@ FIRST, SECOND, THIRD, AGAIN = (Receipt(0, 1, index) for index in range(4))
 ANSWERED, AT_ONCE, DECIDED, WINNERS, ORDERS, STOCK = range(6)
 
 
-def sound() -> Observations:
+def correct_sale() -> Observations:
     """Three buyers, two units; the first buyer repeats the purchase."""
     return Observations(
-        refused_rightly=2,
+        bad_requests_refused=2,
         accepted={FIRST: "ann", SECOND: "bob", THIRD: "cid", AGAIN: "ann"},
         answers={
             FIRST: ReceivedAnswer(Code.SUCCESS, "0-1-0"),
@@ -39,7 +39,7 @@ def sound() -> Observations:
 
 def sold_out_early() -> Observations:
     """The same, but the last buyer and the repeat arrived after the sell-out and were answered at once."""
-    findings = sound()
+    findings = correct_sale()
     for receipt in (THIRD, AGAIN):
         user_id, answer = findings.accepted.pop(receipt), findings.answers.pop(receipt)
         findings.at_once.append(AtOnce(user_id, answer))
@@ -50,13 +50,15 @@ def failing(findings: Observations) -> list[int]:
     return [number for number, check in enumerate(judge(PLAN, findings)) if not check.holds]
 
 
-def test_a_sound_sale_passes() -> None:
-    assert failing(sound()) == []
-    assert by_code(sound()) == Counter({Code.SUCCESS: 2, Code.INSUFFICIENT_STOCK: 1, Code.ALREADY_BOUGHT: 1})
+def test_a_correct_sale_passes() -> None:
+    assert failing(correct_sale()) == []
+    assert by_code(correct_sale()) == Counter(
+        {Code.SUCCESS: 2, Code.INSUFFICIENT_STOCK: 1, Code.ALREADY_BOUGHT: 1}
+    )
 
 
 def test_a_win_whose_202_was_lost_counts_by_its_order_id() -> None:
-    findings = sound()
+    findings = correct_sale()
     # The 202 of ann's first purchase was lost; the repeat returned the order.
     del findings.accepted[FIRST], findings.answers[FIRST]
     assert failing(findings) == []
@@ -66,7 +68,7 @@ def test_answers_at_once_count_as_answers() -> None:
     findings = sold_out_early()
     assert failing(findings) == []
     assert findings.answered == 4
-    assert by_code(findings) == by_code(sound())
+    assert by_code(findings) == by_code(correct_sale())
 
 
 def test_a_win_that_only_a_repeat_at_once_shows_counts_by_its_order_id() -> None:
@@ -116,27 +118,27 @@ def test_a_buyer_without_any_answer_fails() -> None:
 
 
 def test_a_wrong_answer_fails() -> None:
-    findings = sound()
+    findings = correct_sale()
     findings.wrong_answers["broken JSON: 500 instead of 400"] += 1
     assert failing(findings) == [ANSWERED]
     assert "1 x broken JSON: 500 instead of 400" in judge(PLAN, findings)[ANSWERED].found
 
 
 def test_a_buyer_who_was_never_accepted_fails() -> None:
-    findings = sound()
+    findings = correct_sale()
     del findings.accepted[THIRD], findings.answers[THIRD]
     assert failing(findings) == [ANSWERED]
 
 
 def test_a_receipt_without_a_decision_fails() -> None:
-    findings = sound()
+    findings = correct_sale()
     del findings.answers[THIRD]
     assert failing(findings) == [DECIDED]
     assert "none for 0-1-2" in judge(PLAN, findings)[DECIDED].found
 
 
 def test_a_decision_that_changes_fails() -> None:
-    findings = sound()
+    findings = correct_sale()
     findings.take_answer(THIRD, ReceivedAnswer(Code.SUCCESS, "0-1-2"))
     assert failing(findings) == [DECIDED]
 
@@ -145,7 +147,7 @@ def test_a_decision_that_changes_fails() -> None:
     "third", [ReceivedAnswer(Code.SUCCESS, "0-1-2"), ReceivedAnswer(Code.ALREADY_BOUGHT, "0-1-2")]
 )
 def test_one_winner_too_many_fails(third: ReceivedAnswer) -> None:
-    findings = sound()
+    findings = correct_sale()
     findings.answers[THIRD] = third
     findings.order_ids.add("0-1-2")
     findings.sold, findings.remaining = 3, -1
@@ -153,7 +155,7 @@ def test_one_winner_too_many_fails(third: ReceivedAnswer) -> None:
 
 
 def test_one_winner_too_few_fails() -> None:
-    findings = sound()
+    findings = correct_sale()
     findings.answers[SECOND] = ReceivedAnswer(Code.INSUFFICIENT_STOCK, None)
     findings.order_ids.remove("0-1-1")
     findings.sold, findings.remaining = 1, 1
@@ -162,14 +164,14 @@ def test_one_winner_too_few_fails() -> None:
 
 @pytest.mark.parametrize("order_ids", [{"0-1-0"}, {"0-1-0", "0-1-1", "0-1-2"}, {"0-1-0", "0-1-9"}])
 def test_orders_that_are_not_those_of_the_winners_fail(order_ids: set[str]) -> None:
-    findings = sound()
+    findings = correct_sale()
     findings.order_ids = order_ids
     assert failing(findings) == [ORDERS]
 
 
 @pytest.mark.parametrize(("sold", "remaining"), [(1, 1), (2, 1), (3, -1)])
 def test_a_stock_that_does_not_add_up_fails(sold: int, remaining: int) -> None:
-    findings = sound()
+    findings = correct_sale()
     findings.sold, findings.remaining = sold, remaining
     assert failing(findings) == [STOCK]
 

@@ -44,7 +44,7 @@ async def test_the_rate_limit_does_not_apply_once_nothing_is_left() -> None:
     assert [code(await ingress.buy("p", f"u{number}")) for number in range(4)] == [SOLD_OUT] * 4
 
 
-async def test_a_closed_product_is_over() -> None:
+async def test_the_sale_of_a_closed_product_has_ended() -> None:
     partition = Partition()
     partition.append(*opening(stock=5))
     partition.append_decided(b"p", encode_close("p"))
@@ -67,7 +67,7 @@ async def test_a_product_on_sale_needs_no_snapshot_and_a_paused_one_only_one() -
     assert len(ingress.snapshots) == 1
 
 
-async def test_a_process_that_knows_no_decision_of_a_product_learns_from_the_first_snapshot() -> None:
+async def test_a_process_without_a_decision_on_a_product_learns_from_the_first_snapshot() -> None:
     partition = Partition()
     partition.append_decided(*opening(stock=5))
     ingress = Ingress(partition)

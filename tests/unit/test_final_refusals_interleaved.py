@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from refusal_world import PARTITION, Ingress, Moment, Partition
+from refusal_world import PARTITION, Ingress, Partition, StateAt
 
 from pipeline.domain.codes import Code
 from pipeline.domain.finality import FINAL_CODES
@@ -189,7 +189,7 @@ class Run:
     def _check(self, answer: Answer, arrival: Arrival) -> None:
         partition = self.partition
         first = arrival.acknowledged if answer.code is Code.NEVER_OPENED else arrival.known
-        moments = partition.moments[first : partition.end + 1]
+        moments = partition.states[first : partition.end + 1]
         possible = {outcome(moment, partition.now_ms, arrival.request) for moment in moments}
         if answer.code is not Code.NOT_STARTED:
             possible |= {outcome(moment, moment.time_ms, arrival.request) for moment in moments}
@@ -200,7 +200,7 @@ class Run:
 
 
 def outcome(
-    moment: Moment, time_ms: int, request: tuple[str, str, int, str | None]
+    moment: StateAt, time_ms: int, request: tuple[str, str, int, str | None]
 ) -> tuple[Code, str | None]:
     """The answer of the log to this purchase, right after this moment."""
     product_id, user, quantity, key = request

@@ -24,7 +24,7 @@ async def test_the_end_of_the_log_is_not_read_for_an_opened_product(sold_out: In
     assert (sold_out.refreshes, len(sold_out.snapshots)) == (0, 3)
 
 
-async def test_nothing_is_answered_before_the_start() -> None:
+async def test_nothing_is_answered_before_startup() -> None:
     ingress = Ingress(sold_out_partition(), begins=False)
     assert await ingress.buy("p", "bob") is None
     ingress.refusals.begin([ingress.partition.end])

@@ -74,7 +74,7 @@ async def test_a_mark_is_as_old_as_the_request_for_it() -> None:
     assert await ingress.buy("p", "bob") is None
 
 
-async def test_an_end_that_is_understated_makes_no_mark_of_an_old_record() -> None:
+async def test_an_understated_log_end_does_not_turn_an_old_record_into_a_mark() -> None:
     partition = Partition(now_ms=1_000)
     partition.append_decided(*opening(start_ms=60_000, end_ms=90_000))
     ingress = Ingress(partition)

@@ -41,7 +41,7 @@ def test_a_paused_sale_may_be_resumed() -> None:
         assert code(paused, time_ms, time_ms) is None
 
 
-def test_a_closed_sale_is_always_over() -> None:
+def test_a_closed_sale_has_always_ended() -> None:
     closed = replace(SALE, state=SaleState.CLOSED, stock=3)
     for time_ms in (0, 1_500, 9_999):
         assert code(closed, time_ms) is Code.ENDED

@@ -158,7 +158,7 @@ async def test_records_that_the_stream_left_out_are_counted_from_the_log(bench: 
     assert bench.tables.tally.products["1"]["decided"] == 5
 
 
-async def test_trimmed_records_are_not_waited_for(bench: Bench) -> None:
+async def test_the_follower_does_not_wait_for_trimmed_records(bench: Bench) -> None:
     bench.tables.kept.set_result(None)
     for kept in ({}, {6: record_at(6)}):
         bench.log.records = kept
@@ -175,7 +175,7 @@ async def test_a_partly_trimmed_gap_is_counted_from_the_beginning_of_the_log(ben
     assert bench.counted() == 3
 
 
-async def test_repeats_are_no_gap(bench: Bench) -> None:
+async def test_repeats_are_not_a_gap(bench: Bench) -> None:
     bench.tables.kept.set_result(None)
     await bench.followers.follow(Fetched(0, 1, 2).batch)
     bench.log.failures = 1

@@ -6,7 +6,7 @@ import pytest
 from aiokafka import TopicPartition
 from aiokafka.consumer import fetcher as aiokafka_fetcher
 from aiokafka.consumer.fetcher import READ_UNCOMMITTED, PartitionRecords
-from odd_headers import NAME, READ_AS, batch_of
+from non_utf8_headers import NAME, READ_AS, batch_of
 
 import pipeline.kafka.log_reader  # noqa: F401 -- every process that reads a log imports it
 from pipeline.ingress.decisions import fetcher
@@ -34,7 +34,9 @@ def test_a_consumer_reads_each_record_once_from_its_position(start: int) -> None
     assert names == [["v", NAME], ["v", NAME], *odd_names, ["v", NAME]][start:]
 
 
-def test_each_odd_batch_is_read_once_by_each_reader(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_batch_with_non_utf8_headers_is_read_once_by_each_reader(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     read: list[bytes] = []
     lenient = header_names.lenient_records
 
@@ -53,7 +55,7 @@ def test_each_odd_batch_is_read_once_by_each_reader(monkeypatch: pytest.MonkeyPa
     assert read == 2 * batches
 
 
-def test_the_results_feed_reads_odd_header_names() -> None:
+def test_the_results_feed_reads_non_utf8_header_names() -> None:
     run = fetcher.parse_run("t", 0, batch_of(7, [b"a"], odd=False) + batch_of(8, [b"b", b"c"]))
     assert run is not None
     assert (run.first, run.values) == (7, [b"a", b"b", b"c"])

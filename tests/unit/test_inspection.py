@@ -41,7 +41,7 @@ def product_in(partition: int) -> str:
     return next(str(number) for number in range(1, 99) if partition_of(str(number), PARTITIONS) == partition)
 
 
-class Others:
+class FakeOwners:
     """The other followers; `processes` are those that answer."""
 
     def __init__(self) -> None:
@@ -77,7 +77,7 @@ class NoBacklog:
         return None
 
 
-def inspection(others: Others, owned: set[int], *products: Row, **partitions: Row) -> Inspection:
+def inspection(others: FakeOwners, owned: set[int], *products: Row, **partitions: Row) -> Inspection:
     tally = Tally({row["product_id"]: row for row in products}, partitions)
     return Inspection(tally, PARTITIONS, lambda: frozenset(owned), others, NoBacklog())
 
@@ -86,20 +86,22 @@ HERE, THERE = product_in(0), product_in(1)
 
 
 @pytest.fixture
-def others() -> Others:
-    others = Others()
+def others() -> FakeOwners:
+    others = FakeOwners()
     others.assignments = {OTHER: frozenset({1, 2, 3})}
     # It still has an old row of a partition that it no longer owns.
-    others.processes[OTHER] = inspection(Others(), {1, 2, 3}, product_row(THERE, 4), product_row(HERE, 0))
+    others.processes[OTHER] = inspection(FakeOwners(), {1, 2, 3}, product_row(THERE, 4), product_row(HERE, 0))
     return others
 
 
 @pytest.fixture
-def own(others: Others) -> Inspection:
+def own(others: FakeOwners) -> Inspection:
     return inspection(others, {0}, product_row(HERE, 2), product_row(THERE, 3))
 
 
-async def test_a_row_comes_from_the_follower_that_owns_its_partition(own: Inspection, others: Others) -> None:
+async def test_a_row_comes_from_the_follower_that_owns_its_partition(
+    own: Inspection, others: FakeOwners
+) -> None:
     assert (await own.product(HERE, False))["sold"] == 2
     assert others.asked == []
     assert (await own.product(THERE, False))["sold"] == 4
@@ -107,8 +109,8 @@ async def test_a_row_comes_from_the_follower_that_owns_its_partition(own: Inspec
     assert (await own.partition("2", False))["partition"] == 2
 
 
-async def test_a_follower_does_not_forward_what_another_one_asks(own: Inspection, others: Others) -> None:
-    with pytest.raises(InspectionRefused, match="has no follower right now") as refusal:
+async def test_a_follower_does_not_forward_what_another_one_asks(own: Inspection, others: FakeOwners) -> None:
+    with pytest.raises(InspectionRefused, match="has no follower at the moment") as refusal:
         await own.product(THERE, True)
     assert refusal.value.status == 503
     assert (await own.products(True))["missing_partitions"] == [1, 2, 3]
@@ -128,7 +130,7 @@ async def test_lists_have_the_rows_of_all_owners_and_no_old_ones(own: Inspection
     ]
 
 
-async def test_an_owner_that_does_not_answer_is_named(own: Inspection, others: Others) -> None:
+async def test_an_owner_that_does_not_answer_is_named(own: Inspection, others: FakeOwners) -> None:
     others.processes.clear()
     document = await own.products(False)
     assert [row["product_id"] for row in document["rows"]] == [int(HERE)]
@@ -139,8 +141,8 @@ async def test_an_owner_that_does_not_answer_is_named(own: Inspection, others: O
     assert (await own.index(False))["owners"][1] == {"url": OTHER, "partitions": [1, 2, 3], "answers": False}
 
 
-async def test_a_former_owner_has_no_row(own: Inspection, others: Others) -> None:
-    others.processes[OTHER] = inspection(Others(), set(), product_row(THERE))
+async def test_a_former_owner_has_no_row(own: Inspection, others: FakeOwners) -> None:
+    others.processes[OTHER] = inspection(FakeOwners(), set(), product_row(THERE))
     with pytest.raises(InspectionRefused) as refusal:
         await own.product(THERE, False)
     assert refusal.value.status == 503
@@ -148,7 +150,7 @@ async def test_a_former_owner_has_no_row(own: Inspection, others: Others) -> Non
     assert (len(document["rows"]), document["missing_partitions"]) == (1, [1, 2, 3])
 
 
-async def test_two_owners_of_a_partition_give_one_row(others: Others) -> None:
+async def test_two_owners_of_a_partition_give_one_row(others: FakeOwners) -> None:
     own = inspection(others, {0, 1}, product_row(HERE, 2), product_row(THERE, 3))
     document = await own.products(False)
     assert {row["product_id"]: row["sold"] for row in document["rows"]} == {int(HERE): 2, int(THERE): 3}
@@ -176,7 +178,7 @@ async def test_an_unknown_product_is_not_found_and_a_bad_id_is_refused(own: Insp
 
 async def test_a_long_list_is_cut_and_says_so() -> None:
     rows = [product_row(str(number), partition=0) for number in range(1, ROWS_MAX + 4)]
-    document = await inspection(Others(), {0}, *rows).products(False)
+    document = await inspection(FakeOwners(), {0}, *rows).products(False)
     assert (len(document["rows"]), document["rows_left_out"]) == (ROWS_MAX, 3)
     assert [row["product_id"] for row in document["rows"][:3]] == [1, 2, 3]
 
@@ -208,7 +210,7 @@ HOSTILE = "<script>alert('x')</script>\"&"
 
 async def test_html_escapes_whatever_it_shows() -> None:
     row = product_row("1", name=HOSTILE, state=HOSTILE, partition=partition_of("1", PARTITIONS))
-    own = inspection(Others(), set(range(PARTITIONS)), row)
+    own = inspection(FakeOwners(), set(range(PARTITIONS)), row)
     list_document, document = await own.products(False), await own.product("1", False)
     list_document["owners_without_answer"], list_document["missing_partitions"] = [HOSTILE], [1]
     index: Document = {

@@ -4,7 +4,7 @@ from collections.abc import Collection
 from typing import Any, cast
 
 import pytest
-from dying import Died, on_clock
+from process_exit import ProcessEnded, use_fake_clock
 
 from agents import joining as module
 from agents.joining import Joining
@@ -40,14 +40,15 @@ class Bench:
 def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
     bench = Bench()
 
-    on_clock(monkeypatch, module, lambda: bench.now_s)
+    use_fake_clock(monkeypatch, module, lambda: bench.now_s)
     return bench
 
 
 async def test_no_assignment_ends_the_process_after_the_timeout(bench: Bench) -> None:
     await bench.check(CHECKS)
     with pytest.raises(
-        Died, match=f"no assignment from the consumer group for {TIMEOUT_MS} ms although Kafka responds"
+        ProcessEnded,
+        match=f"no assignment from the consumer group for {TIMEOUT_MS} ms although Kafka responds",
     ):
         await bench.check(1)
 
@@ -63,7 +64,7 @@ async def test_a_later_rebalance_that_never_completes_ends_the_process(bench: Be
     await bench.check(3 * CHECKS)
     bench.assignment.begin()
     await bench.check(CHECKS - 1)
-    with pytest.raises(Died):
+    with pytest.raises(ProcessEnded):
         await bench.check(1)
 
 
@@ -73,7 +74,7 @@ async def test_the_time_without_kafka_does_not_count(bench: Bench) -> None:
     await bench.check(3 * CHECKS)
     bench.kafka_is_down = False
     await bench.check(CHECKS - 1)
-    with pytest.raises(Died):
+    with pytest.raises(ProcessEnded):
         await bench.check(1)
 
 
@@ -88,5 +89,5 @@ async def test_the_time_in_which_the_process_was_suspended_does_not_count(bench:
     await bench.check(CHECKS - 1)
     bench.now_s += LATE_AFTER_S
     await bench.check(CHECKS)
-    with pytest.raises(Died):
+    with pytest.raises(ProcessEnded):
         await bench.check(1)

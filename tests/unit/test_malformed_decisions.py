@@ -27,7 +27,7 @@ def test_a_decision_of_version_1_has_no_command() -> None:
 
 
 @pytest.mark.parametrize("value", ["!", "a", 5])
-def test_a_command_that_is_not_base64_is_no_decision(value: object) -> None:
+def test_a_decision_whose_command_is_not_base64_is_rejected(value: object) -> None:
     record = orjson.dumps(
         {"source_offset": 7, "type": "malformed", "time_ms": 9, "error": "", "key": None, "value": value}
     )

@@ -143,7 +143,7 @@ async def test_unchanged_progress_is_renewed(monkeypatch: pytest.MonkeyPatch) ->
     await world.stop(each)
 
 
-async def test_unavailable_kafka_is_reported_and_waited_for() -> None:
+async def test_the_follower_reports_unavailable_kafka_and_waits() -> None:
     world = World(decisions(3))
     world.is_down = True
     each = world.follower()

@@ -86,7 +86,7 @@ async def test_deleted_repeats_are_not_missed() -> None:
     assert order_ids(world.orders) == world.wins()
 
 
-async def test_missing_records_are_waited_for() -> None:
+async def test_the_follower_waits_for_missing_records() -> None:
     world = World(decisions(6))
     late, world.results = world.results, world.results[:2]
     each = world.follower(log_end=lambda: None)

@@ -83,7 +83,7 @@ def tally() -> Tally:
     return Tally({}, {})
 
 
-def test_rows_are_what_was_decided(tally: Tally) -> None:
+def test_rows_match_the_decisions(tally: Tally) -> None:
     take(tally, *LOG)
     assert rows(tally) == ROWS
 
@@ -135,7 +135,7 @@ def test_a_repeat_by_another_decider_counts_once(tally: Tally) -> None:
 
 
 @pytest.mark.parametrize("lost", [{"1"}, {"2"}, {"1", "2"}, {"partition_row"}, {"1", "partition_row"}])
-def test_rows_that_a_crash_did_not_keep_are_counted_from_their_position(lost: set[str]) -> None:
+def test_rows_lost_in_a_crash_are_counted_again_from_their_position(lost: set[str]) -> None:
     """A batch is delivered again until all of its rows are kept; each row counts from its own position."""
     once = Tally({}, {})
     take(once, *LOG)

@@ -178,7 +178,7 @@ def test_an_invalid_file_is_refused(tmp_path: Path, text: str, word: str) -> Non
         load_topics(Profile.LOCAL, file)
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
+def test_the_error_names_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(BadTopics, match=r"nowhere\.yaml"):
         load_topics(Profile.LOCAL, tmp_path / "nowhere.yaml")
 

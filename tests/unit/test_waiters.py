@@ -243,7 +243,7 @@ def test_each_buyer_gets_the_answer_as_if_their_purchase_were_the_last(
     assert record.answer(len(wanted)) is None
 
 
-def test_a_command_that_is_no_purchase_has_no_answer() -> None:
+def test_a_command_that_is_not_a_purchase_has_no_answer() -> None:
     closing = b'{"source_offset":4,"type":"close","time_ms":5,"command":' + encode_close("5") + b"}"
     malformed = b'{"source_offset":4,"type":"malformed","time_ms":5,"error":"value: not JSON"}'
     for value in (closing, malformed):

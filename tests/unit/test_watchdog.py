@@ -4,7 +4,7 @@ from collections.abc import Collection
 from typing import Any, cast
 
 import pytest
-from dying import Died, on_clock
+from process_exit import ProcessEnded, use_fake_clock
 
 from agents import watchdog as module
 from agents.known_ends import KnownEnds
@@ -51,7 +51,7 @@ class Bench:
 def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
     bench: list[Bench] = []
 
-    on_clock(monkeypatch, module, lambda: bench[0].now_s if bench else 1_000.0)
+    use_fake_clock(monkeypatch, module, lambda: bench[0].now_s if bench else 1_000.0)
     bench.append(Bench())
     return bench[0]
 
@@ -69,7 +69,7 @@ async def test_stalled_work_is_reported_and_then_ends_the_process(bench: Bench) 
         "purchases of partition 0": "3 records waiting, none processed for 4000 ms"
     }
     with pytest.raises(
-        Died, match=r"purchases of partition 0: 3 records waiting and none processed for 30000 ms"
+        ProcessEnded, match=r"purchases of partition 0: 3 records waiting and none processed for 30000 ms"
     ):
         await bench.check(CHECKS)
 
@@ -94,7 +94,7 @@ async def test_time_without_a_dependency_does_not_count(bench: Bench, cause: str
     bench.kafka_is_down = bench.redis_is_down = False
     bench.work[0] = Work(5, 6)
     await bench.check(CHECKS - 1)
-    with pytest.raises(Died):
+    with pytest.raises(ProcessEnded):
         await bench.check(2)
 
 
@@ -103,7 +103,7 @@ async def test_the_time_limit_starts_again_after_the_process_was_suspended(bench
     await bench.check(CHECKS - 2)
     await bench.check(1, LATE_AFTER_S + 100)
     await bench.check(CHECKS - 1)
-    with pytest.raises(Died):
+    with pytest.raises(ProcessEnded):
         await bench.check(2)
 
 
@@ -125,7 +125,7 @@ async def test_offsets_without_a_record_are_no_lag(bench: Bench) -> None:
     assert bench.watchdog.checks() == {}
     # Records after them count.
     bench.ends[0], bench.records_end = 9, 9
-    with pytest.raises(Died):
+    with pytest.raises(ProcessEnded):
         await bench.check(CHECKS + 1)
 
 
@@ -149,5 +149,5 @@ async def test_work_that_the_stream_starves_is_reported_and_then_ends_the_proces
         starve(moves)
         await bench.check(1)
     bench.kafka_is_down = False
-    with pytest.raises(Died, match="the stream has delivered nothing for 30000 ms"):
+    with pytest.raises(ProcessEnded, match="the stream has delivered nothing for 30000 ms"):
         await bench.check(CHECKS + 1)

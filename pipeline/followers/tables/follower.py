@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 CHANGELOG_SLOW_AFTER_S = 2.0
 CHANGELOG_STUCK_AFTER_CHECKS = 5
-"""After a start that created the changelog topic, Faust's producer once never sent a row."""
+"""Faust's producer once never sent a row after a start that created the changelog topic."""
 
 
 Sent = list["asyncio.Future[Any]"]

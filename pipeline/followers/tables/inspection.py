@@ -200,7 +200,7 @@ class Inspection:
         url = None if local else self._owners.other_with(number)
         if url is None:
             raise InspectionRefused(
-                503, f"partition {number} has no follower right now, or is being taken over"
+                503, f"partition {number} has no follower at the moment, or a follower is just taking it over"
             )
         answer = await self._owners.fetch(url, path)
         if answer is None:

@@ -199,7 +199,7 @@ class GroupCommit:
             overdue = True
             self._overdue[partition] += 1
             logger.warning(
-                "Kafka does not acknowledge: %d purchases of product %s in partition %d get a 503,"
+                "Kafka is not acknowledging: %d purchases of product %s in partition %d get a 503,"
                 " and so do all further ones for this partition until it does",
                 len(buyers) + len(queue.gathered),
                 queue.product_id,
@@ -233,7 +233,7 @@ class GroupCommit:
             timer.cancel()
             if overdue:
                 self._overdue[partition] -= 1
-                logger.warning("partition %d: the overdue record is settled", partition)
+                logger.warning("partition %d: the overdue record was acknowledged or has failed", partition)
 
 
 def _give_up(queue: _GatheringQueue) -> None:

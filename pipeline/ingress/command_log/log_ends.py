@@ -1,4 +1,4 @@
-"""The ends of the command log: offsets below the end of a partition were assigned, the others were not yet."""
+"""The ends of the command log: offsets below the end of a partition have been assigned, the others have not."""
 
 import asyncio
 import time
@@ -28,7 +28,7 @@ class LogEnds:
         self._refreshed_at_s = 0.0
         self.ends = [0] * partitions
         self.answered_at_s = 0.0
-        """When the broker last answered, on the monotonic clock: health checks go by it."""
+        """When the broker last answered, on the monotonic clock: health checks use it."""
 
     async def connect(self) -> None:
         """Call this first. Raises KafkaError; it may then be called again."""

@@ -1,6 +1,6 @@
 """The rate limit on log records for products that may never have been opened.
 
-Clients can make up any number of ids, and each purchase of a new id would be a record of its own, kept for ever. Most
+Clients can make up any number of ids, and each purchase of a new id would be a separate record, kept forever. Most
 never get this far: a snapshot shows that there is no such product, and the purchase is refused (`final_refusals.py`).
 But without snapshots (Redis is unavailable, or too many products are being read) every purchase goes into the log. So
 each process limits the records per second for products not known to be opened, and their burst to the same number.
@@ -8,9 +8,10 @@ Purchases above the limit are refused as busy.
 
 The limit does not slow a sale down. `OnSale` knows a product as opened from the first decision or snapshot that shows
 it. The decisions are those delivered since the start and those in the tail from before it, so this works without Redis,
-too. Unknown are only a product that was opened a moment ago and, while Redis is unavailable, one that is neither in the
-tail (64 MiB of decisions) nor among the last `OPENED_MAX`. Even then the limit counts records: a purchase that joins
-others of its product is free, so a crowd needs only as many records as the log accepts one after another.
+too. The only opened products it does not know are one opened a moment ago and, while Redis is unavailable, one that is
+neither in the tail (64 MiB of decisions) nor among the last `OPENED_MAX`. Even then the limit counts records: a
+purchase that joins others of its product is free, so a crowd needs only as many records as the log accepts one after
+another.
 """
 
 import time

@@ -58,7 +58,7 @@ class DecisionRate:
         return self._samples[-1].offset if self._samples else -1
 
     def purchases_per_record(self) -> float:
-        """The recent average, or else that since the beginning; 1 if nothing was decided yet."""
+        """The recent average, or else the average since the beginning; 1 if nothing has been decided yet."""
         if not self._samples:
             return 1.0
         first, last = self._samples[0], self._samples[-1]
@@ -92,7 +92,7 @@ class RateSampler:
         self._store = store
         self._ends = ends
         self._task: asyncio.Task[None] | None = None
-        self._redis_is_away = False
+        self._redis_is_unavailable = False
         self.fault: str | None = None
         """Why the cursors cannot be read although Redis answers, as `Type: message`; None if they can."""
         self.other_log: str | None = None
@@ -131,25 +131,25 @@ class RateSampler:
                 rate.add(Sample(time.monotonic(), offset, purchases))
         except RedisUnavailable as error:
             self.fault = None
-            if not self._redis_is_away:
+            if not self._redis_is_unavailable:
                 logger.warning("%s; purchases still go into the log, stats are unavailable", error)
-            self._redis_is_away = True
+            self._redis_is_unavailable = True
         except OtherLog as error:
             other_log = f"{type(error).__name__}: {error}"
             if other_log != self.other_log:
-                logger.error("no request is answered from this Redis: %s", error)
+                logger.error("not answering requests from this Redis: %s", error)
             self.other_log, self.fault = other_log, None
         except Exception as error:
             # Health reports it, and the next sample may succeed.
             fault = f"{type(error).__name__}: {error}"
             if fault != self.fault:
-                logger.error("the cursors cannot be read", exc_info=error)
+                logger.error("cannot read the cursors", exc_info=error)
             self.fault = fault
         else:
             self.fault = self.other_log = None
-            if self._redis_is_away:
-                logger.warning("Redis answers again")
-            self._redis_is_away = False
+            if self._redis_is_unavailable:
+                logger.warning("Redis is available again")
+            self._redis_is_unavailable = False
 
     async def _refresh_ends(self) -> None:
         # Not logged: readiness reports how long ago the broker answered, and a 404 refreshes the ends itself.

@@ -115,12 +115,12 @@ class ResultsFeed:
             try:
                 batches: dict[Any, list[Any]] = await self._consumer.getmany(timeout_ms=POLL_MS)
             except OffsetOutOfRangeError as error:
-                # Requests whose decision was missed would stay "queued" for ever; a restarted process finds it.
+                # Requests whose decision was missed would stay "queued" forever; a restarted process finds it.
                 raise PositionLost(
                     f"the position of the feed is no longer in the decision log: {error}"
                 ) from error
             except KafkaError as error:
-                logger.warning("results feed: %r; trying again", error)
+                logger.warning("results feed: %r; retrying", error)
                 await asyncio.sleep(BACKOFF_S)
                 continue
             for topic_partition, records in batches.items():

@@ -1,7 +1,7 @@
 """Reads the decision log at any position: one fetch at a time, on its own connections.
 
-A consumer would keep fetching ahead, and replace a position that is not in the log by another one. The fetcher reports
-such a position as what it is: trimmed, or not written yet.
+A consumer would keep fetching ahead, and replace a position that is not in the log with another one. The fetcher
+reports such a position as what it is: trimmed, or not written yet.
 """
 
 import asyncio
@@ -77,7 +77,7 @@ class DecisionFetcher:
                 if not tries_left:
                     raise KafkaUnavailable(f"{self._topic}/{partition} at {position}: {error!r}") from error
             await asyncio.wait({updating}, timeout=METADATA_WAIT_MS / 1_000)
-        raise AssertionError("there is a first try")
+        raise AssertionError("unreachable: there is at least one attempt")
 
     async def _fetch(self, partition: int, position: int, bytes_max: int) -> Run | End | Trimmed:
         topics = [(self._topic, [(partition, position, bytes_max)])]
@@ -135,7 +135,7 @@ def parse_run(topic: str, partition: int, records: bytes) -> Run | None:
             found = list(lenient_records(records[start:end]))
         refuse_newer(topic, partition, found)
         for record in found:
-            # Without a value it is no decision, but it counts as a position.
+            # A record without a value is not a decision, but it takes a position.
             values.append(record.value or b"")
             keys.append(record.key)
     return Run(first, values, keys) if values else None

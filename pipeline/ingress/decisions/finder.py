@@ -1,6 +1,6 @@
 """Finds the decision on a request: in memory, by waiting for it, or in the decision log.
 
-Without a decision it tells whether the request is queued, was never issued, or its decision was deleted from the log.
+If there is no decision, it says whether the request is queued, was never issued, or has lost its decision to retention.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from pipeline.ingress.errors import (
 from pipeline.ingress.ports import Acknowledged, Ends
 
 RETRY_MS = 50
-"""Pause between two tries to find a decision that the feed is past."""
+"""Pause between two attempts to find a decision that the feed has passed."""
 
 logger = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ from pipeline.process.tasks import cancel_and_wait
 LOOKUP_TIMEOUT_MS = 3_000
 """Per lookup, including the wait for its turn."""
 FETCHES_MAX = 32
-"""Per lookup. Logs as crashes leave them need up to 7."""
+"""Per lookup. Logs with the repeats that crashes leave need up to 7."""
 FETCH_BYTES_MAX = 64 * 1024
 """A fetch returns more if a batch is larger."""
 REST_FACTOR = 11

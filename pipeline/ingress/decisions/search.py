@@ -1,14 +1,14 @@
 """Searches the decision log for the decision on a command. Pure: the caller reads the log.
 
-The decision on the command at offset s is at a position p >= s: each earlier command has a decision before it, and now
-and then there is a repeat. So the search reads s first, and the difference between the wanted source offset and the one
-found there leads to the next position. Without repeats this finds the decision at once; with few repeats, in a few
+The decision on the command at offset s is at a position p >= s: each earlier command has a decision before it, and
+occasionally there is a repeat. So the search reads s first, and the difference between the wanted source offset and the
+one found there leads to the next position. Without repeats this finds the decision at once; with few repeats, in a few
 steps. It can miss: a decider that had lost its partition may have written old decisions again, late. Then the positions
 between those known to be too early and too late are read backwards.
 
-Where the command log has lost records, each decision after them is as much earlier, perhaps at p < s. The search goes
-there only if it did not find the decision on s but saw one on a later command: on the way, or with one more read, at
-the last position before s. A late repeat at exactly that position hides this; the result is then UNDECIDED.
+Where the command log has lost records, each decision after them is that many positions earlier, perhaps at p < s. The
+search goes there only if it did not find the decision on s but saw one on a later command: on the way, or with one more
+read, at the last position before s. A late repeat at exactly that position hides this; the result is then UNDECIDED.
 
 A repeat is the same byte for byte, so whichever is found is the answer.
 """
@@ -104,7 +104,8 @@ def _search_behind(wanted: int, log: _Log) -> _Searching:
     is_trimmed = log.beginning > 0
     if log.later < sys.maxsize:
         return NotFound.TRIMMED if is_trimmed else NotFound.SKIPPED
-    # If all of it was deleted, there is no proof of a decision; but there was one, barring that many repeats.
+    # If all of it was deleted, there is no proof of a decision; but there must have been one, unless there were that
+    # many repeats.
     return NotFound.TRIMMED if is_trimmed and is_empty else NotFound.UNDECIDED
 
 

@@ -49,7 +49,7 @@ async def load_tail(
             try:
                 older = await part.read()
             except KafkaUnavailable as error:
-                logger.warning("older decisions cannot be loaded yet: %s", error)
+                logger.warning("cannot load older decisions yet: %s", error)
                 await asyncio.sleep(BACKOFF_MS / 1_000)
                 continue
             records += len(older)

@@ -58,7 +58,7 @@ class AdministrationRoutes:
         command = parse_opening(body, self._settings.json_depth_max)
         result = await self._decided(command.product_id, encode_open(command))
         if not isinstance(result, OpenDecision):
-            raise self._not_decided("the decision is not one on an open command")
+            raise self._not_decided("the decision is not on an open command")
         if result.refusal is Refusal.CLOSED:
             raise _conflict(f"product {command.product_id} is closed; a closed product cannot be reopened")
         if result.refusal is not None:
@@ -78,7 +78,7 @@ class AdministrationRoutes:
         product_id = parse_closing(body, self._settings.json_depth_max)
         result = await self._decided(product_id, encode_close(product_id))
         if not isinstance(result, CloseDecision):
-            raise self._not_decided("the decision is not one on a close command")
+            raise self._not_decided("the decision is not on a close command")
         if result.refusal is Refusal.NEVER_OPENED:
             raise not_found(f"product {product_id} was never opened", Code.NEVER_OPENED)
         if result.refusal is not None:

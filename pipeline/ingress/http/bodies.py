@@ -29,7 +29,7 @@ async def read_body(request: web.Request, bytes_max: int) -> bytes:
         if media_type != "application/json":
             raise Problem(
                 Kind.UNSUPPORTED_MEDIA_TYPE,
-                f"Content-Type is {content_type[:100]!r}, it must be application/json",
+                f"Content-Type is {content_type[:100]!r}; it must be application/json",
                 field="Content-Type",
             )
     if "Content-Encoding" in request.headers:

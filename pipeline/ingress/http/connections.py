@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 
 class TooFewDescriptors(OperatorError):
-    """The process may not open as many descriptors as its limits need; the message names the settings."""
+    """The process is not allowed to open as many descriptors as its limits require; the message names the settings."""
 
 
 def raise_descriptor_limit(wanted: int, settings: str) -> None:
@@ -211,7 +211,7 @@ class Connection(web.RequestHandler):
             self.force_close()
 
     def _abort_unless_sent(self) -> None:
-        """Call this when closing: the transport closes once all is sent, and would wait for ever for that."""
+        """Call this when closing: the transport closes once all is sent, and would wait forever for that."""
         if self._stream is not None and self._closing is None:
             self._closing = self._loop.call_later(SEND_TIMEOUT_MS / 1_000, self._abort)
 

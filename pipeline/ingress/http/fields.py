@@ -24,7 +24,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _RFC_3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,6})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 _TIME_FORM = "an RFC 3339 time with its offset, such as 2026-11-11T20:00:00Z"
 _PRICE_FORM = (
-    f"a number or a decimal string from 0, with up to {PRICE_WHOLE_DIGITS_MAX} digits before the point"
+    f"a number or a decimal string from 0, with up to {PRICE_WHOLE_DIGITS_MAX} digits before the decimal point"
     f" and {PRICE_DECIMALS_MAX} after it"
 )
 
@@ -49,7 +49,7 @@ class Form:
         self.if_missing = if_missing
 
 
-class Whole(Form):
+class WholeNumber(Form):
     """Annotates an int from `low` to `high`. As in JSON Schema, 5.0 and 5e0 are the integer 5."""
 
     def __init__(self, low: int, high: int) -> None:

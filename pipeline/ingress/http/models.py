@@ -38,7 +38,7 @@ from pipeline.ingress.http.fields import (
     Rfc3339,
     Text,
     Waitlist,
-    Whole,
+    WholeNumber,
 )
 from pipeline.messages.commands import NAME_LENGTH_MAX
 from pipeline.messages.json_schema import Among
@@ -61,7 +61,7 @@ class _Body(BaseModel):
 
 
 class UnknownField(ValueError):
-    """A body has a field that its call does not know; `known` are the fields that it knows."""
+    """A body has a field unknown to its call; `known` lists the known ones."""
 
     def __init__(self, name: str, known: list[str]) -> None:
         super().__init__(f"unknown field; the known fields are {', '.join(known)}")
@@ -82,17 +82,17 @@ class PurchaseRequest(_Body):
 
     product_id: Id
     user_id: Id
-    quantity: Annotated[int, Whole(1, QUANTITY_MAX)] = 1
+    quantity: Annotated[int, WholeNumber(1, QUANTITY_MAX)] = 1
 
 
 _ALGORITHMS = Form(f"one of {', '.join(Algorithm)}", ", ".join(Algorithm))
-_RequestsPerSecond = Annotated[int, Whole(1, REQUESTS_PER_SECOND_MAX)]
+_RequestsPerSecond = Annotated[int, WholeNumber(1, REQUESTS_PER_SECOND_MAX)]
 
 
 class TokenBucket(_Administration):
     algorithm: Annotated[Literal[Algorithm.TOKEN_BUCKET], _ALGORITHMS] = Algorithm.TOKEN_BUCKET
     requests_per_second: _RequestsPerSecond
-    burst: Annotated[int | MISSING, Whole(1, BURST_MAX)] = MISSING
+    burst: Annotated[int | MISSING, WholeNumber(1, BURST_MAX)] = MISSING
     """By default equal to requests_per_second"""
 
 
@@ -122,11 +122,11 @@ class Prewarm(_Administration):
     product_name: Annotated[str, Text(1, NAME_LENGTH_MAX)]
     price: Annotated[Price, PRICE_REQUIRED]
     """Exact, with up to 4 decimals"""
-    stock: Annotated[int, Whole(0, STOCK_MAX)]
+    stock: Annotated[int, WholeNumber(0, STOCK_MAX)]
     status: Annotated[str, Text(1, STATUS_LENGTH_MAX, "; any value other than 'active' means paused")] = (
         "active"
     )
-    per_user_limit: Annotated[int, Whole(1, PER_USER_LIMIT_MAX)] = 1
+    per_user_limit: Annotated[int, WholeNumber(1, PER_USER_LIMIT_MAX)] = 1
     rate_limit: Annotated[
         Annotated[
             Annotated[TokenBucket, Tag(_BUCKET)] | Annotated[Window, Tag(_WINDOW)],
@@ -229,7 +229,7 @@ Event = TypeAliasType("Event", QueuedEvent | DecidedEvent | ProblemEvent)
 
 class RateLimit(_Body):
     requests_per_second: _RequestsPerSecond
-    burst: Annotated[int, Whole(1, BURST_MAX)]
+    burst: Annotated[int, WholeNumber(1, BURST_MAX)]
     algorithm: Algorithm
 
 

@@ -70,7 +70,7 @@ class PollingRoutes:
                 problem = self._admission.problem(request, error)
                 await response.write(_event("problem", problem.document()))
             except TimeoutError:
-                logger.info("the event stream of %s is ended after %d ms", receipt, EVENT_STREAM_MS_MAX)
+                logger.info("ending the event stream of %s after %d ms", receipt, EVENT_STREAM_MS_MAX)
             except ConnectionError:
                 logger.debug("the client of the event stream of %s disconnected", receipt)
             return response

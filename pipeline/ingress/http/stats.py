@@ -32,7 +32,7 @@ from pipeline.stock.values import ProductStock
 LIMITERS_SHOWN_MAX = 200
 """Per partition, the products that `system/stats` checks for limiters: each costs a read of Redis."""
 LIMITERS_AGE_MS_MAX = 1_000
-"""The limiters are read once in this time, however many clients ask."""
+"""The limiters are read at most once in this interval, however many clients ask."""
 
 _Figures = tuple[ProductStock | None, int]
 """A product and its number of buyers."""

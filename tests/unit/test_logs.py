@@ -16,7 +16,7 @@ def handler(monkeypatch: pytest.MonkeyPatch) -> Iterator[CountingHandler]:
     monkeypatch.setattr(logs, "COUNTED_S", 3_600)
     handler = CountingHandler(io.StringIO())
     handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
-    logger = logging.getLogger("test_telemetry")
+    logger = logging.getLogger("test_logs")
     logger.propagate = False
     logger.addHandler(handler)
     yield handler
@@ -28,7 +28,7 @@ def printed(handler: CountingHandler) -> list[str]:
     return handler.stream.getvalue().splitlines()
 
 
-logger = logging.getLogger("test_telemetry")
+logger = logging.getLogger("test_logs")
 
 
 def down(partition: int) -> None:
@@ -66,14 +66,14 @@ def test_tracebacks_are_counted_too(handler: CountingHandler) -> None:
 def test_a_critical_line_is_printed_after_all_counts(handler: CountingHandler) -> None:
     for _ in range(3):
         logger.error("bad")
-        logger.critical("this process ends")
+        logger.critical("exiting")
     assert printed(handler) == [
         "ERROR bad",
-        "CRITICAL this process ends",
+        "CRITICAL exiting",
         "ERROR bad (1 more of this line)",
-        "CRITICAL this process ends",
+        "CRITICAL exiting",
         "ERROR bad (1 more of this line)",
-        "CRITICAL this process ends",
+        "CRITICAL exiting",
     ]
 
 
@@ -102,7 +102,7 @@ def test_the_number_of_counted_lines_is_bounded(handler: CountingHandler) -> Non
     assert counts() == 3 * logs.LINES_MAX
 
 
-def test_a_line_with_wrong_arguments_breaks_nothing(
+def test_a_log_call_with_wrong_arguments_does_not_raise(
     handler: CountingHandler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     faults: list[logging.LogRecord] = []

@@ -11,7 +11,7 @@ from pipeline.domain.liveness import Liveness, observe, stalled_ms
         st.tuples(st.integers(0, 2), st.integers(0, 3), st.integers(0, 1_000), st.booleans()), min_size=1
     )
 )
-def test_work_is_stalled_since_the_last_check_with_progress_or_no_lag_or_an_excuse(
+def test_a_stall_is_measured_from_the_last_check_with_progress_no_lag_or_an_excuse(
     checks: list[tuple[int, int, int, bool]],
 ) -> None:
     progress: Liveness | None = None

@@ -110,7 +110,7 @@ async def test_the_log_is_not_read_for_what_the_feed_delivered_or_has_not_reache
     world.waiters.load(0, [(offset, record(offset)) for offset in (5, 6)], 5)
     assert await world.decisions.find(Receipt(0, 7, 0)) is None
     assert world.lookups == [7]
-    # A feed that has ended no longer shows what is undecided.
+    # Once the feed has ended, it no longer shows what is undecided.
     world.feed.is_alive = False
     assert await world.decisions.find(Receipt(0, 7, 0)) is None
     assert world.lookups == [7, 7]

@@ -196,7 +196,7 @@ async def test_a_lookup_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
     assert await found(reader, 5) == record(5)
 
 
-async def test_an_unavailable_log_or_one_with_a_gap_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_unavailable_log_or_one_with_a_gap_gives_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     log = Log([0, 1, 2, 4, 5])
     log.failures = 1
     reader = DecisionLookup(log, 10)

@@ -6,15 +6,15 @@ from types import ModuleType
 import pytest
 
 
-class Died(BaseException):
+class ProcessEnded(BaseException):
     """The process would have ended."""
 
 
-def on_clock(monkeypatch: pytest.MonkeyPatch, module: ModuleType, now_s: Callable[[], float]) -> None:
-    """Make `module` read this clock, and raise Died instead of ending the process."""
+def use_fake_clock(monkeypatch: pytest.MonkeyPatch, module: ModuleType, now_s: Callable[[], float]) -> None:
+    """Make `module` read this clock, and raise ProcessEnded instead of ending the process."""
 
     def die(reason: str) -> None:
-        raise Died(reason)
+        raise ProcessEnded(reason)
 
     class Clock:
         monotonic = staticmethod(now_s)

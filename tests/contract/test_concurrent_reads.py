@@ -89,7 +89,7 @@ async def test_readiness_blames_a_redis_fault_on_redis_and_not_on_kafka(
                 checks = (await service.call("GET", "/health/ready")).json()["checks"]
                 await asyncio.sleep(0.05)
         assert "WRONGTYPE" in checks["redis"]
-        # The pace keeper keeps sampling despite the fault, so what it knows of Kafka stays fresh as well.
+        # The rate sampler keeps sampling despite the fault, so what it knows of Kafka stays fresh as well.
         await asyncio.sleep(4)
         checks = (await service.call("GET", "/health/ready")).json()["checks"]
         assert (checks["kafka"], checks["pace_keeper"]) == ("ok", "ok")

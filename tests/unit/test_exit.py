@@ -42,7 +42,7 @@ async def test_an_error_that_an_operator_can_fix_is_one_line(
         die_with(await _failed(error))
     (line,) = caplog.records
     assert line.levelno == logging.CRITICAL
-    assert line.getMessage() == f"decider of partition 3: {type(error).__name__}: {error}; this process ends"
+    assert line.getMessage() == f"decider of partition 3: {type(error).__name__}: {error}; exiting"
     assert line.exc_info is None
 
 
