@@ -80,7 +80,7 @@ class System:
             assert time.monotonic() < deadline, self.output
             time.sleep(0.1)
 
-    def runs(self) -> bool:
+    def is_up(self) -> bool:
         return self._child is not None and self._child.poll() is None
 
     def wait(self, timeout_s: float) -> int:

@@ -108,23 +108,23 @@ class MemorySampler:
 
     def __init__(self, system: System) -> None:
         self._system = system
-        self.lives: dict[int, ProcessSamples] = {}
+        self.processes: dict[int, ProcessSamples] = {}
 
-    async def weigh(self) -> None:
+    async def sample(self) -> None:
         """Sample until cancelled."""
         while True:
             pids = {part["pid"]: name for name, part in self._system.parts().items()}
             for pid, name in {**pids, self._system.pid: "supervisor"}.items():
                 if pid is not None and (size := resident(pid)):
                     sample = Sample(time.monotonic(), size)
-                    self.lives.setdefault(pid, ProcessSamples(name, pid)).samples.append(sample)
+                    self.processes.setdefault(pid, ProcessSamples(name, pid)).samples.append(sample)
             await asyncio.sleep(SAMPLE_EVERY_S)
 
     def grown(self) -> list[str]:
         """One line for each process that grew too much; prints a table of all."""
         heads = f"{'process':<12} {'pid':>8} {'age s':>8} {'warm MB':>9} {'end MB':>9} {'ratio':>7}"
         print(f"{heads} {'':<10} MB every {SAMPLES_A_STEP * SAMPLE_EVERY_S / 60:.0f} minutes")
-        lives = sorted(self.lives.values(), key=lambda life: (life.part, life.samples[0].at_s))
+        lives = sorted(self.processes.values(), key=lambda life: (life.part, life.samples[0].at_s))
         for life in lives:
             print(life.row())
         return [
@@ -199,9 +199,9 @@ async def soak(system: System, seconds: float, seed: int) -> list[str]:
     watcher = Watcher(settings.kafka(), topics)
     for crowd in crowds:
         await crowd.open()
-    strangers = UnknownProductCalls(crowds[0].public, rng)
-    scales = MemorySampler(system)
-    watching, weighing, calling = _begin((watcher.run, scales.weigh, strangers.call))
+    unknown_calls = UnknownProductCalls(crowds[0].public, rng)
+    sampler = MemorySampler(system)
+    watching, sampling, calling = _begin((watcher.run, sampler.sample, unknown_calls.call))
     buying = [asyncio.create_task(crowd.buy()) for crowd in crowds]
     storm = Storm(
         *(system, random.Random(seed)),
@@ -212,16 +212,16 @@ async def soak(system: System, seconds: float, seed: int) -> list[str]:
     )
     await storm.run(seconds)
     wrong = await quiet(system)
-    await _end((calling, weighing))
+    await _end((calling, sampling))
     for crowd in crowds:
         crowd.stop.set()
     await asyncio.gather(*buying)
-    print(f"calls about unknown products, by status: {dict(sorted(strangers.by_status.items()))}")
-    if system.runs():
+    print(f"calls about unknown products, by status: {dict(sorted(unknown_calls.by_status.items()))}")
+    if system.is_up():
         wrong += await verdict(crowds, watcher, settings, topics)
     await _end((watching,))
     own = unexpected_deaths(system.output, storm.kills()) + storm.deaths_of_second
-    return wrong + own + scales.grown()
+    return wrong + own + sampler.grown()
 
 
 def _begin(calls: Iterable[Callable[[], Awaitable[None]]]) -> list["asyncio.Future[None]"]:

@@ -86,7 +86,7 @@ class Storm:
     async def run(self, seconds: float) -> None:
         """Inject faults every few seconds, even while earlier ones last. Returns when all are over."""
         async with asyncio.TaskGroup() as faults:
-            while time.monotonic() - self._began < seconds and self._system.runs():
+            while time.monotonic() - self._began < seconds and self._system.is_up():
                 for fault in self._rng.sample(self._faults(), self._together):
                     faults.create_task(fault())
                 await asyncio.sleep(self._rng.uniform(*self._every_s))
@@ -187,7 +187,7 @@ async def run_storm(system: System, seconds: float, seed: int) -> list[str]:
         for crowd in crowds:
             crowd.stop.set()
         await asyncio.gather(*buying)
-        if system.runs():
+        if system.is_up():
             wrong += await verdict(crowds, watcher, settings, topics)
     finally:
         watching.cancel()

@@ -68,7 +68,7 @@ def crowds_of(
 async def quiet(system: System) -> list[str]:
     """Wait until every part is ready; returns one line for each that is not ready in time."""
     deadline = time.monotonic() + READY_AGAIN_WITHIN_S
-    while system.runs():
+    while system.is_up():
         late = [name for name, part in system.parts().items() if not _is_ready(part)]
         if not late:
             return []
