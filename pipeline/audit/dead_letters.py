@@ -73,7 +73,7 @@ class DeadLetterBook:
             )
 
     def finish(self) -> None:
-        """Charge malformed commands without a dead letter."""
+        """Report malformed commands without a dead letter."""
         for offset in sorted(self._expected.keys() - self._seen):
             location = Location(self._requests.name, self._partition, offset)
             self._finding.report("a malformed command without a dead letter", location)

@@ -95,7 +95,7 @@ class OrderBook:
             self._match(_FoundOrder(receipt, key, value or b"", location))
 
     def finish(self) -> None:
-        """Charge the remaining wins as missing their orders. Call after the last decision and order."""
+        """Report the remaining wins as missing their orders. Call after the last decision and order."""
         while self._outstanding:
             self._report_missing(self._outstanding.popleft())
         self._ahead = None

@@ -130,7 +130,7 @@ class RedisAudit:
     async def _report_unexpected_buyers(
         self, product_id: str, product: StockedProduct, snapshot: Snapshot, finding: Finding
     ) -> None:
-        """Charge each buyer in Redis who has not won."""
+        """Report each buyer in Redis who has not won."""
         found: set[str] = set()
         async for part in self._reader.all_buyers(self._partition, product_id):
             unexpected = [user for user in part if user not in product.buyers and user not in found]

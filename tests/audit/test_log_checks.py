@@ -163,7 +163,7 @@ async def test_missing_orders_are_reported_with_the_position_of_their_decision(
     assert location == (TOPICS.results.name, PARTITION, 3)
 
 
-async def test_late_orders_are_waited_for() -> None:
+async def test_the_audit_waits_for_late_orders() -> None:
     logs = decided(commands())
     logs.followed_to = 3
     asyncio.get_running_loop().call_later(0.15, setattr, logs, "followed_to", 15)

@@ -14,5 +14,7 @@ pytestmark = [pytest.mark.durable, pytest.mark.timeout(3_600)]
 
 
 @pytest.mark.parametrize("fault", SINGLE_FAULTS, ids=lambda fault: fault.name)
-def test_fault(stage: Stage, fault: Fault, outcomes: list[Outcome], pytestconfig: pytest.Config) -> None:
+def test_a_single_fault(
+    stage: Stage, fault: Fault, outcomes: list[Outcome], pytestconfig: pytest.Config
+) -> None:
     attempt(stage, fault, pytestconfig.getoption("--chaos-tries") or fault.tries, outcomes)

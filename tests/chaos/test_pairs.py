@@ -10,7 +10,7 @@ pytestmark = [pytest.mark.durable, pytest.mark.timeout(3_600)]
 
 
 @pytest.mark.parametrize("fault", [*PAIRS, *LASTING_FAULTS], ids=lambda fault: fault.name)
-def test_faults_together(
+def test_two_faults_at_once(
     stage: Stage, fault: Fault, outcomes: list[Outcome], pytestconfig: pytest.Config
 ) -> None:
     attempt(stage, fault, pytestconfig.getoption("--chaos-tries") or fault.tries, outcomes)

@@ -214,7 +214,9 @@ async def test_a_sale_that_refuses_a_buyer_at_once_while_stock_is_left_fails(
     assert failed[0].startswith(check)
 
 
-async def test_late_orders_are_waited_for(fake_ingress: FakeIngress, plan: Plan, feed: OrdersFeed) -> None:
+async def test_the_demo_waits_for_late_orders(
+    fake_ingress: FakeIngress, plan: Plan, feed: OrdersFeed
+) -> None:
     fake_ingress.last_order_late_s = 2.0
     assert await failed_checks(plan, feed) == []
 
