@@ -1,6 +1,7 @@
 """The servers that the tests use: real brokers and a real Redis, on free ports, in temporary directories."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,8 @@ _LIBRARIES = os.environ.get("SECKILL_KAFKA_LIBS_DIR", str(_ROOT / "data" / "kafk
 for name in [name for name in os.environ if name.startswith("SECKILL_")]:
     del os.environ[name]
 os.environ["SECKILL_KAFKA_LIBS_DIR"] = _LIBRARIES
+# A shell starts a job in the background with SIGINT ignored, which the processes under test would inherit.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from brokers import docker_answers  # noqa: E402
 from kafka_admin import make_topics  # noqa: E402
