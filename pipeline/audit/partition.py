@@ -173,7 +173,7 @@ class PartitionAudit:
     async def _command(self, offset: int) -> LogRecord | None:
         """The command at this offset, None if there is none.
 
-        Charges undecided commands before it; the recomputed decisions stand in for theirs.
+        Reports undecided commands before it, and continues with the recomputed decisions on them.
         """
         while (request := await self._command_stream.take_up_to(offset)) is not None:
             if request.offset == offset:

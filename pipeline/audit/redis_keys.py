@@ -43,7 +43,7 @@ class KeyAudit:
             await self._check([key for name in names if (key := self._own(name))])
 
     def _own(self, name: str) -> _Key | None:
-        """The key's parts if it belongs to an audited partition. Charges a key that no process writes."""
+        """The key's parts if it belongs to an audited partition. Reports a key that no process writes."""
         match = _KEY.fullmatch(name, len(self._reader.key_names.prefix))
         partition = int(match[1]) if match else None
         if match is None or partition is None or partition >= self._topics.requests.partitions:

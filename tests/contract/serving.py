@@ -200,7 +200,7 @@ def check_described(settings: Settings, method: str, template: str, reply: Reply
     operation = document["paths"].get(template, {}).get(method.lower())
     if operation is None:
         assert reply.status in (403, 404, 405)
-        schema = {"$ref": "#/components/schemas/Problem"}
+        schema = {"$ref": "#/components/schemas/ProblemDocument"}
     else:
         schema = operation["responses"][str(reply.status)]["content"][reply.kind]["schema"]
     if reply.kind.endswith("json"):

@@ -199,7 +199,7 @@ class Decided(_Decision):
 RequestStatus = TypeAliasType("RequestStatus", Queued | Decided)
 
 
-class Problem(_Body):
+class ProblemDocument(_Body):
     type: str
     title: str
     status: int
@@ -221,7 +221,7 @@ class DecidedEvent(_Body):
 
 class ProblemEvent(_Body):
     event: Literal["problem"]
-    data: Json[Problem]
+    data: Json[ProblemDocument]
 
 
 Event = TypeAliasType("Event", QueuedEvent | DecidedEvent | ProblemEvent)

@@ -22,7 +22,7 @@ _BODIES = (
     *(models.PurchaseRequest, models.Prewarm, models.Close),
     *(models.Accepted, models.PurchaseAnswer, models.FinalAnswer, models.PurchaseOrFinalAnswer),
     *(models.RequestStatus, models.Event, models.ProductStats, models.Purchased, models.SystemStats),
-    *(models.Health, models.Opened, models.Closed, models.Problem),
+    *(models.Health, models.Opened, models.Closed, models.ProblemDocument),
 )
 
 
@@ -75,7 +75,7 @@ def _answers(problems: tuple[int, ...], answers: Mapping[int, Any] | None = None
             "content": {"application/json": {"schema": _reference(body)}},
         }
     for status in problems:
-        problem = {"application/problem+json": {"schema": _reference(models.Problem)}}
+        problem = {"application/problem+json": {"schema": _reference(models.ProblemDocument)}}
         if (known := responses.get(str(status))) is not None:
             known["content"].update(problem)
         else:
