@@ -12,7 +12,7 @@ class NotAcknowledged(RequestRefused):
 
 
 class NotSent(RequestRefused):
-    """The purchase was not sent, because Kafka is not acknowledging or this process stops. It is not in the log."""
+    """Not sent, because Kafka is not acknowledging or this process is stopping: the purchase is not in the log."""
 
 
 class BreakerOpen(RequestRefused):

@@ -25,9 +25,9 @@ from pipeline.kafka.topics import Topic, Topics
 BROKER_TIMEOUT_MS = 30_000
 """How long one of the calls below waits for a broker that is unavailable or does not answer."""
 RETRY_MS = 250
-KEPT_FOR_EVER = -1
+KEPT_FOREVER = -1
 """As the value of `retention.ms` or `retention.bytes`."""
-KEPT_FOR_EVER_MAX = 100 * 365 * 24 * 3_600_000
+KEPT_FOREVER_MAX = 100 * 365 * 24 * 3_600_000
 """A retention of at least this many milliseconds also counts as forever."""
 
 logger = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ class Difference:
         kept = (topics.requests.name, topics.results.name, topics.orders.name)
         if self.field == "retention.ms" and self.topic in kept:
             found, wanted = int(self.found), int(self.wanted)
-            return KEPT_FOR_EVER < found < (KEPT_FOR_EVER_MAX if wanted == KEPT_FOR_EVER else wanted)
+            return KEPT_FOREVER < found < (KEPT_FOREVER_MAX if wanted == KEPT_FOREVER else wanted)
         return self.field == "retention.bytes" and self.topic in kept
 
 

@@ -13,6 +13,7 @@ HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'",
     "Cache-Control": "no-store",
 }
+ABSENT = "–"
 
 _TEMPLATES = Environment(
     loader=PackageLoader("pipeline.followers.tables"),
@@ -21,7 +22,6 @@ _TEMPLATES = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-ABSENT = "–"
 
 
 def _words(name: str) -> str:
