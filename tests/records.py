@@ -31,6 +31,12 @@ def closed(offset: int, product_id: str, time_ms: int = 1_000, **fields: Any) ->
     return _record(offset, time_ms, "close", {"type": "close", "product_id": product_id}, **fields)
 
 
+def controlled(offset: int, command: bytes, time_ms: int = 1_000, **fields: Any) -> bytes:
+    """The decision on this command of an operator."""
+    document = json.loads(command)
+    return _record(offset, time_ms, document["type"], document, **fields)
+
+
 def bought(offset: int, product_id: str, codes: list[int], time_ms: int = 1_000, **fields: Any) -> bytes:
     users = [f"u{offset}-{index}" for index in range(len(codes))]
     if "stock" in fields:

@@ -14,12 +14,21 @@ from typing import Any
 import orjson
 
 from pipeline.audit.fold import PartitionFold
-from pipeline.domain.finality import SaleTerms
-from pipeline.domain.product import Opening, Product, Purchase
+from pipeline.domain.controls import Adjust, Control
+from pipeline.domain.finality import CLEANED_UP, SaleTerms
+from pipeline.domain.product import Opening, Product, Purchase, SaleState
 from pipeline.ingress.final_refusals import FinalRefusals
 from pipeline.ingress.on_sale import OnSale
-from pipeline.messages.commands import OpenCommand, encode_open, encode_purchases
-from pipeline.messages.decisions import Answer, Decision, OpenDecision, PurchaseDecision
+from pipeline.messages.commands import (
+    ControlCommand,
+    Note,
+    OpenCommand,
+    control_type,
+    encode_control,
+    encode_open,
+    encode_purchases,
+)
+from pipeline.messages.decisions import Answer, ControlDecision, Decision, OpenDecision, PurchaseDecision
 from pipeline.stock.values import ProductSnapshot
 
 PARTITION = 0
@@ -38,7 +47,9 @@ class StateAt:
         product = self.products.get(product_id)
         if product is None:
             return ProductSnapshot(self.offset, self.time_ms, None, [])
-        opened = product.opening
+        if product.state is SaleState.CLEANED_UP:
+            return ProductSnapshot(self.offset, self.time_ms, CLEANED_UP, [])
+        opened = product.terms
         terms = SaleTerms(product.state, product.stock, opened.start_ms, opened.end_ms, opened.per_user_limit)
         return ProductSnapshot(
             self.offset, self.time_ms, terms, [product.buyers.get(user, []) for user in users]
@@ -73,15 +84,12 @@ class Partition:
         self.settle()
 
     def adjust(self, product_id: str, more: int) -> None:
-        """Append a command that no decider knows yet: it returns stock."""
-        product = self._fold.products.get(product_id)
-        if product is None:
-            return
-        offset, key = self.end, product_id.encode()
-        product.stock += more
-        self._fold.time_ms = max(self._fold.time_ms, self.now_ms)
-        self.records.append((key, b'{"source_offset":%d,"type":"adjust","command":{"stock":0}}' % offset))
-        self._remember(offset, key)
+        self.control(product_id, Adjust(more))
+
+    def control(self, product_id: str, control: Control) -> None:
+        self.append(
+            product_id.encode(), encode_control(ControlCommand(product_id, control, Note("a reason")))
+        )
 
     def decide(self) -> None:
         """Decide the next command, if Redis is up to date and all earlier decisions are committed."""
@@ -204,7 +212,9 @@ def decision_record(result: Decision) -> bytes:
         if result.stock is not None:
             document |= {"stock": result.stock, "sold": result.sold}
     else:
-        document["type"] = "open" if isinstance(result, OpenDecision) else "close"
+        document["type"] = control_type(result.control) if isinstance(result, ControlDecision) else "open"
+        if isinstance(result, OpenDecision | ControlDecision) and result.refusal is not None:
+            document["refusal"] = result.refusal
     return orjson.dumps({**document, "command": {}})
 
 

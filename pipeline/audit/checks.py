@@ -9,16 +9,17 @@ reported by `outcome` again. Everything after a wrong outcome may differ from th
 import base64
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, assert_never
+from typing import Any, Final
 
 import orjson
 
 from pipeline.audit.decision_log import digest
 from pipeline.audit.stock_fold import StockedProduct, StockFold
+from pipeline.domain.controls import Adjust, Cleanup, Close, Control, Extend, Limits, Pause, Resume
 from pipeline.domain.product import SaleState
 from pipeline.messages.commands import decode_command
 from pipeline.messages.decisions import (
-    CloseDecision,
+    ControlDecision,
     Decision,
     MalformedDecision,
     OpenDecision,
@@ -29,6 +30,16 @@ from pipeline.stock.values import decode_wins
 
 CURSOR_EXTRAS = frozenset({"settled", "results_position", "last_answer"})
 """Cursor fields that depend on how the decisions were made, not on the decisions themselves."""
+
+_CONTROL_TYPES: Final[dict[type[Control], str]] = {
+    Adjust: "adjust",
+    Pause: "pause",
+    Resume: "resume",
+    Extend: "extend",
+    Limits: "limits",
+    Close: "close",
+    Cleanup: "cleanup",
+}
 
 # --- the decision log ------------------------------------------------------------------------------------------------
 
@@ -60,20 +71,18 @@ def outcome(expected: Decision, command: bytes | None, key: bytes | None, record
     return None
 
 
-def stock_conserved(product: StockedProduct, result: PurchaseDecision) -> str | None:
-    """Checks this decision's stock and sold units against the opening."""
+def stock_conserved(product: StockedProduct, result: PurchaseDecision | ControlDecision) -> str | None:
+    """Checks this decision's stock and sold units against the opening and all adjustments up to this decision."""
     if result.stock is None or result.sold is None:
         return None
-    if result.stock < 0 or result.sold < 0 or result.stock + result.sold != product.opening.stock:
-        return (
-            f"product {result.product_id}: {result.stock} left, {result.sold} sold of {product.opening.stock}"
-        )
+    if result.stock < 0 or result.sold < 0 or result.stock + result.sold != product.units:
+        return f"product {result.product_id}: {result.stock} left, {result.sold} sold of {product.units}"
     return None
 
 
 def over_the_limit(product: StockedProduct, result: PurchaseDecision, partition: int) -> str | None:
     """Checks this decision's winners against the limit per user; `product` already includes the decision."""
-    limit = product.opening.per_user_limit
+    limit = product.terms.per_user_limit
     for user in {result.purchases.users[index] for index in result.winners()}:
         units = _units(partition, product.buyers[user])
         if units > limit:
@@ -83,13 +92,13 @@ def over_the_limit(product: StockedProduct, result: PurchaseDecision, partition:
 
 def outside_the_window(product: StockedProduct, result: PurchaseDecision) -> str | None:
     """Checks this decision's wins against the state of the sale and its window."""
-    opening = product.opening
-    is_open = product.state is SaleState.ACTIVE and opening.start_ms <= result.time_ms < opening.end_ms
+    terms = product.terms
+    is_open = product.state is SaleState.ACTIVE and terms.start_ms <= result.time_ms < terms.end_ms
     if is_open or next(result.winners(), None) is None:
         return None
     return (
         f"product {result.product_id}: a win at {result.time_ms}, but it is {product.state}, "
-        f"on sale from {opening.start_ms} until {opening.end_ms}"
+        f"on sale from {terms.start_ms} until {terms.end_ms}"
     )
 
 
@@ -137,18 +146,16 @@ def encode_result(result: Decision, command: bytes | None) -> bytes:
             if (value := getattr(result, name)) is not None:
                 document[name] = value
     else:
-        document["type"] = _type_of(result)
+        document["type"] = (
+            "open" if isinstance(result, OpenDecision) else _CONTROL_TYPES[type(result.control)]
+        )
         if result.refusal is not None:
             document["refusal"] = result.refusal.value
+        if result.repeats is not None:
+            document["repeats"] = result.repeats
+        if isinstance(result, ControlDecision) and result.stock is not None:
+            document |= {"stock": result.stock, "sold": result.sold}
     return orjson.dumps(document)[:-1] + b',"command":' + (command or b"") + b"}"
-
-
-def _type_of(result: OpenDecision | CloseDecision) -> str:
-    if isinstance(result, OpenDecision):
-        return "open"
-    if isinstance(result, CloseDecision):
-        return "close"
-    assert_never(result)
 
 
 def _difference(expected_bytes: bytes, recorded: bytes) -> str:

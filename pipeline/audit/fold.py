@@ -5,16 +5,17 @@ It applies the rules in `pipeline.domain`. Live decisions are made by Lua in Red
 
 from dataclasses import dataclass, field
 
-from pipeline.domain.product import Product, Refusal, close_product, decide_purchases, open_product
+from pipeline.domain.controls import Adjust, control_product, remember, repeated
+from pipeline.domain.product import Product, Refusal, decide_purchases, open_product
 from pipeline.messages.commands import (
-    CloseCommand,
+    ControlCommand,
     MalformedCommand,
     OpenCommand,
     PurchaseCommand,
     decode_command,
 )
 from pipeline.messages.decisions import (
-    CloseDecision,
+    ControlDecision,
     Decision,
     MalformedDecision,
     OpenDecision,
@@ -45,25 +46,40 @@ class PartitionFold:
             return MalformedDecision(offset, self.time_ms, str(error), kept_of(error, key, value))
         if isinstance(command, OpenCommand):
             return self._open(offset, command)
-        if isinstance(command, CloseCommand):
-            closed = close_product(self.products.get(command.product_id))
-            refusal = closed if isinstance(closed, Refusal) else None
-            return CloseDecision(offset, self.time_ms, command.product_id, refusal)
+        if isinstance(command, ControlCommand):
+            return self._control(offset, command)
         return self._purchases(offset, command)
 
     def _open(self, offset: int, command: OpenCommand) -> OpenDecision:
-        opened = open_product(self.products.get(command.product_id), command.opening)
-        if isinstance(opened, Product):
-            self.products[command.product_id] = opened
-        refusal = opened if isinstance(opened, Refusal) else None
-        return OpenDecision(offset, self.time_ms, command.product_id, refusal, command.opening)
+        product_id, opening, note = command.product_id, command.opening, command.note
+        known = self.products.get(product_id)
+        if known is not None and (first := repeated(known, note.key)) is not None:
+            return OpenDecision(offset, self.time_ms, product_id, None, opening, note, first)
+        opened = open_product(known, opening)
+        if isinstance(opened, Refusal):
+            return OpenDecision(offset, self.time_ms, product_id, opened, opening, note)
+        remember(opened, note.key, offset)
+        self.products[product_id] = opened
+        return OpenDecision(offset, self.time_ms, product_id, None, opening, note)
+
+    def _control(self, offset: int, command: ControlCommand) -> ControlDecision:
+        product, control, note = self.products.get(command.product_id), command.control, command.note
+        refusal, repeats = control_product(product, control, offset, note.key)
+        stock, sold = None, None
+        if product is not None and isinstance(control, Adjust) and refusal is None and repeats is None:
+            stock, sold = product.stock, product.sold
+        return ControlDecision(
+            offset, self.time_ms, command.product_id, refusal, control, note, repeats, stock, sold
+        )
 
     def _purchases(self, offset: int, command: PurchaseCommand) -> PurchaseDecision:
         product = self.products.get(command.product_id)
         self.purchases += len(command.purchases.users)
         decision = decide_purchases(product, self.partition, offset, self.time_ms, command.purchases)
-        limiter = None
-        if product and product.opening.rate_limit and decision.limited:
+        limiter, price = None, None
+        if product and decision.stock is not None:
+            price = product.terms.price
+        if product and product.terms.rate_limit and decision.limited:
             limiter = "{}:{}:{}".format(*product.limiter)
         return PurchaseDecision(
             offset,
@@ -73,7 +89,7 @@ class PartitionFold:
             decision.held,
             decision.stock,
             decision.sold,
-            product.opening.price if product else None,
+            price,
             limiter,
             decision.retry_after_ms,
             command.purchases,

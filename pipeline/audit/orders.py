@@ -132,7 +132,7 @@ class OrderBook:
         for won in wins:
             if won.receipt == order.receipt and product is not None:
                 time_ms = self._first_decisions.time_ms(order.receipt.offset)
-                price = Decimal(product.opening.price)
+                price = Decimal(product.terms.price)
                 expected = _order(order.receipt, product_id, user, won.quantity, price, time_ms)
                 is_same = (order.value, order.key) == (expected, product_id.encode())
                 return None if is_same else "a repeat that differs"

@@ -17,7 +17,13 @@ from pipeline.errors import OperatorError
 from pipeline.kafka.records import Bounds, LogRecord
 from pipeline.kafka.topics import Topic, Topics
 from pipeline.messages.commands import NOTHING_KEPT, RawCommand
-from pipeline.messages.decisions import Decision, MalformedDecision, PurchaseDecision, peek_source_offset
+from pipeline.messages.decisions import (
+    ControlDecision,
+    Decision,
+    MalformedDecision,
+    PurchaseDecision,
+    peek_source_offset,
+)
 
 FOLLOWED_WITHIN_MS = 15_000
 """Orders follow their decisions within a second; if the process that writes them crashed, after its restart."""
@@ -207,8 +213,16 @@ class PartitionAudit:
         self._letters.decided(request.offset)
         purchases = result if isinstance(result, PurchaseDecision) else None
         self._orders.decided(request.offset, purchases, location)
-        product = self.stock.products.get(purchases.product_id) if purchases else None
-        if purchases is None or product is None:
+        if (
+            isinstance(result, MalformedDecision)
+            or (product := self.stock.products.get(result.product_id)) is None
+        ):
+            return False
+        if isinstance(result, ControlDecision):
+            wrong = checks.stock_conserved(product, result)
+            self._findings[Check.STOCK].examine(wrong, location)
+            return wrong is not None
+        if purchases is None:
             return False
         verdicts = {
             Check.STOCK: checks.stock_conserved(product, purchases),

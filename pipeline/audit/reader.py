@@ -77,6 +77,8 @@ class Snapshot(NamedTuple):
     buyer_counts: dict[str, int]
     """By product; -1 if the key is not a hash."""
     members: set[str]
+    cleaned: dict[str, str]
+    """By id of a product that is cleaned up, the keys that are remembered of it."""
 
     @property
     def offset(self) -> int:
@@ -106,12 +108,15 @@ class StockReader:
             pipe = self._redis.pipeline(transaction=True)
             pipe.hgetall(self.key_names.cursor(partition))
             pipe.smembers(self.key_names.products(partition))
+            pipe.hgetall(self.key_names.cleaned(partition))
             for product_id in requested:
                 pipe.hgetall(self.key_names.product(partition, product_id))
                 pipe.hlen(self.key_names.buyers(partition, product_id))
             found = await _answer(pipe.execute(raise_on_error=False))
             # These commands fail on a key of another type; here it counts as a key with wrong content.
-            cursor, members_found, *rest = [None if isinstance(each, Exception) else each for each in found]
+            cursor, members_found, cleaned, *rest = [
+                None if isinstance(each, Exception) else each for each in found
+            ]
             members = {_text(member) for member in members_found or ()}
             if members.issubset(requested):
                 return Snapshot(
@@ -120,6 +125,7 @@ class StockReader:
                     {each: _texts(fields) for each, fields in zip(requested, rest[::2], strict=True)},
                     {each: -1 if n is None else n for each, n in zip(requested, rest[1::2], strict=True)},
                     members,
+                    _texts(cleaned),
                 )
         raise RedisUnavailable(f"products of partition {partition} are added faster than they can be read")
 

@@ -77,6 +77,7 @@ class RedisAudit:
         finding.examine(checks.cursor_differs(self._fold, snapshot.cursor), location)
         for member in snapshot.members ^ self._fold.products.keys():
             finding.report(f"products: {member} is unexpected or missing", location)
+        finding.examine(checks.fields_differ("cleaned", self._fold.cleaned, snapshot.cleaned), location)
         for product_id, product in self._fold.products.items():
             name = f"product:{product_id}"
             finding.examine(

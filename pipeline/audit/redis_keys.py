@@ -10,8 +10,11 @@ from pipeline.audit.reader import StockReader
 from pipeline.audit.report import Check, Findings, Location
 from pipeline.kafka.topics import Topics
 
-_KEY = re.compile(r":\{p(\d{1,9})\}:(cursor|products|log|product|buyers)(?::(.+))?", re.ASCII)
-_NAMELESS = frozenset({"cursor", "products", "log"})
+_KEY = re.compile(r":\{p(\d{1,9})\}:(cursor|products|cleaned|log|product|buyers)(?::(.+))?", re.ASCII)
+NO_SUCH_KEY = -2
+"""Redis's PTTL of a key that was deleted since the scan: a product may be cleaned up meanwhile."""
+
+_NAMELESS = frozenset({"cursor", "products", "cleaned", "log"})
 
 
 class _Key(NamedTuple):
@@ -65,7 +68,8 @@ class KeyAudit:
         for key, ttl_ms in zip(keys, ttls_ms, strict=True):
             location = Location("redis", key.partition, None)
             self._findings[Check.NO_TTL].examine(checks.expires(key.name, ttl_ms), location)
-            if key.rest is not None and await self._is_unexpected(key, key.rest):
+            is_gone = ttl_ms == NO_SUCH_KEY
+            if key.rest is not None and not is_gone and await self._is_unexpected(key, key.rest):
                 self._findings[Check.REDIS].report(f"{key.name}: no such product was opened", location)
 
     async def _is_unexpected(self, key: _Key, product_id: str) -> bool:

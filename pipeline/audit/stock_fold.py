@@ -5,12 +5,24 @@ not kept.
 """
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import assert_never
 
+from pipeline.domain.controls import (
+    COMMAND_KEYS_MAX,
+    NO_RATE_LIMIT,
+    Adjust,
+    Cleanup,
+    Close,
+    Control,
+    Extend,
+    Limits,
+    Pause,
+    Resume,
+)
 from pipeline.domain.product import Opening, SaleState
 from pipeline.messages.decisions import (
-    CloseDecision,
+    ControlDecision,
     Decision,
     MalformedDecision,
     OpenDecision,
@@ -20,33 +32,75 @@ from pipeline.messages.decisions import (
 
 @dataclass(slots=True)
 class StockedProduct:
-    """A product as it must be in Redis. `buyers` has the values of the buyers hash (see `lua/includes/wins.lua`)."""
+    """A product as it must be in Redis. `terms` are those of the opening, as later commands changed them.
 
-    opening: Opening
+    `buyers` has the values of the buyers hash (see `lua/includes/wins.lua`), and `command_keys` is the value of that
+    field (see `lua/includes/command_keys.lua`). `adjusted` is None without adjustments.
+    """
+
+    terms: Opening
     state: SaleState
     stock: int
     sold: int = 0
+    adjusted: int | None = None
+    command_keys: str | None = None
     limiter: str = "0:0:0"
     by_code: Counter[int] = field(default_factory=Counter)
     buyers: dict[str, bytes] = field(default_factory=dict)
 
     def fields(self) -> dict[str, str]:
         """Every field of the product's hash."""
-        opening, rule = self.opening, self.opening.rate_limit
+        terms, rule = self.terms, self.terms.rate_limit
+        optional = {"adjusted": self.adjusted, "command_keys": self.command_keys}
         return {
-            "name": opening.name,
-            "price": opening.price,
-            "initial": str(opening.stock),
-            "start_ms": str(opening.start_ms),
-            "end_ms": str(opening.end_ms),
-            "per_user_limit": str(opening.per_user_limit),
+            "name": terms.name,
+            "price": terms.price,
+            "initial": str(terms.stock),
+            "start_ms": str(terms.start_ms),
+            "end_ms": str(terms.end_ms),
+            "per_user_limit": str(terms.per_user_limit),
             "rate_limit": f"{rule.algorithm}:{rule.requests_per_second}:{rule.burst}" if rule else "",
             "stock": str(self.stock),
             "sold": str(self.sold),
             "state": self.state.value,
             "limiter": self.limiter,
             **{f"code:{code}": str(count) for code, count in self.by_code.items()},
+            **{name: str(value) for name, value in optional.items() if value is not None},
         }
+
+    @property
+    def units(self) -> int:
+        """The units opened and adjusted, which are those left and those sold."""
+        return self.terms.stock + (self.adjusted or 0)
+
+    def change(self, control: Control) -> None:
+        """Apply a control other than a cleanup."""
+        match control:
+            case Adjust(change):
+                self.stock += change
+                self.adjusted = (self.adjusted or 0) + change
+            case Pause():
+                self.state = SaleState.PAUSED
+            case Resume():
+                self.state = SaleState.ACTIVE
+            case Close():
+                self.state = SaleState.CLOSED
+            case Extend(start_ms, end_ms):
+                if start_ms is not None:
+                    self.terms = replace(self.terms, start_ms=start_ms)
+                if end_ms is not None:
+                    self.terms = replace(self.terms, end_ms=end_ms)
+            case Limits(per_user_limit, rate_limit):
+                if per_user_limit is not None:
+                    self.terms = replace(self.terms, per_user_limit=per_user_limit)
+                if rate_limit is not None:
+                    rule = None if rate_limit == NO_RATE_LIMIT else rate_limit
+                    self.terms, self.limiter = replace(self.terms, rate_limit=rule), "0:0:0"
+
+    def remember(self, key: str | None, offset: int) -> None:
+        if key is not None:
+            keys = [*(self.command_keys or "").split("\n"), _command_key(key, offset)]
+            self.command_keys = "\n".join([each for each in keys if each][-COMMAND_KEYS_MAX:])
 
 
 @dataclass(slots=True)
@@ -54,6 +108,8 @@ class StockFold:
     """Takes the decisions of a partition, each once, in order."""
 
     products: dict[str, StockedProduct] = field(default_factory=dict)
+    cleaned: dict[str, str] = field(default_factory=dict)
+    """By id of a product that is cleaned up, its value in Redis."""
     offset: int = -1
     time_ms: int = 0
     purchases: int = 0
@@ -64,16 +120,29 @@ class StockFold:
         self.records += 1
         if isinstance(result, PurchaseDecision):
             self._purchases(result)
-        elif isinstance(result, MalformedDecision) or result.refusal is not None:
+        elif isinstance(result, MalformedDecision) or not result.is_applied:
             return
         elif isinstance(result, OpenDecision):
-            opening = result.opening
-            self.products[result.product_id] = StockedProduct(opening, opening.state, opening.stock)
-        elif isinstance(result, CloseDecision):
-            if result.product_id in self.products:
-                self.products[result.product_id].state = SaleState.CLOSED
+            product = StockedProduct(result.opening, result.opening.state, result.opening.stock)
+            product.remember(result.note.key, result.source_offset)
+            self.products[result.product_id] = product
+        elif isinstance(result, ControlDecision):
+            self._control(result)
         else:
             assert_never(result)
+
+    def _control(self, result: ControlDecision) -> None:
+        product = self.products.get(result.product_id)
+        if product is None:
+            return
+        if isinstance(result.control, Cleanup):
+            del self.products[result.product_id]
+            self.cleaned[result.product_id] = _command_key(result.note.key, result.source_offset)
+            return
+        product.change(result.control)
+        product.remember(result.note.key, result.source_offset)
+        if result.stock is not None and result.sold is not None:
+            product.stock, product.sold = result.stock, result.sold
 
     def cursor(self) -> dict[str, str]:
         """The fields of the cursor that the decisions determine."""
@@ -99,6 +168,10 @@ class StockFold:
             product.stock, product.sold = result.stock, result.sold
         if result.limiter is not None:
             product.limiter = result.limiter
+
+
+def _command_key(key: str | None, offset: int) -> str:
+    return "" if key is None else f"{offset}:{key}"
 
 
 def _win(offset: int, index: int, quantity: int, key: str | None) -> bytes:

@@ -1,12 +1,13 @@
-"""Which answers to a purchase are final: they do not change, whatever else is appended to the log.
+"""Which answers to a purchase are final: they do not change, whatever purchases are appended to the log.
 
-A sale that is sold out, closed, over, or not due to begin for a while is certain to refuse the next purchase; so is a
-product that was never opened. A paused sale may be resumed, and remaining stock may be sold to any user: then only the
-log has the answer.
+A sale that is sold out, closed, over, or not due to begin for a while is certain to refuse the next purchase, unless a
+command to adjust its stock or to move its window comes first; so is a product that was never opened. A paused sale may
+be resumed, and remaining stock may be sold to any user: then only the log has the answer.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from pipeline.domain.codes import Code
 from pipeline.domain.product import SaleState, Win, decide_one, off_sale_code
@@ -32,6 +33,15 @@ class SaleTerms:
     end_ms: int
     per_user_limit: int
 
+    @property
+    def remaining_stock(self) -> int | None:
+        """What an answer shows; None if the product is cleaned up."""
+        return None if self.state is SaleState.CLEANED_UP else self.stock
+
+
+CLEANED_UP: Final = SaleTerms(SaleState.CLEANED_UP, 0, 0, 0, 1)
+"""The terms of every product that is cleaned up."""
+
 
 def final_code(terms: SaleTerms | None, time_ms: int, latest_ms: int | None, margin_ms: int) -> Code | None:
     """The code that refuses every purchase of the product from now on, apart from wins and keys; None if not certain.
@@ -46,7 +56,8 @@ def final_code(terms: SaleTerms | None, time_ms: int, latest_ms: int | None, mar
     if off_sale is None:
         return Code.INSUFFICIENT_STOCK if terms.stock == 0 else None
     is_final = {
-        Code.ENDED: terms.state is SaleState.CLOSED or time_ms >= terms.end_ms + margin_ms,
+        Code.ENDED: terms.state in (SaleState.CLOSED, SaleState.CLEANED_UP)
+        or time_ms >= terms.end_ms + margin_ms,
         Code.NOT_STARTED: latest_ms is not None and latest_ms + margin_ms < terms.start_ms,
     }
     return off_sale if is_final.get(off_sale) else None

@@ -25,6 +25,9 @@ class SaleState(StrEnum):
     ACTIVE = "active"
     PAUSED = "paused"
     CLOSED = "closed"
+    """For good."""
+    CLEANED_UP = "cleaned_up"
+    """Closed, and nothing of it is kept but this fact."""
 
 
 class Refusal(StrEnum):
@@ -33,6 +36,13 @@ class Refusal(StrEnum):
     ALREADY_OPEN = "already_open"
     NEVER_OPENED = "never_opened"
     CLOSED = "closed"
+    CLEANED_UP = "cleaned_up"
+    NOT_CLOSED = "not_closed"
+    ALREADY_PAUSED = "already_paused"
+    NOT_PAUSED = "not_paused"
+    STOCK_BELOW_ZERO = "stock_below_zero"
+    STOCK_ABOVE_MAX = "stock_above_max"
+    END_BEFORE_START = "end_before_start"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,15 +70,22 @@ class Win(NamedTuple):
 
 @dataclass(slots=True)
 class Product:
-    """What the decided commands of one product add up to."""
+    """What the decided commands of one product add up to.
 
-    opening: Opening
+    `terms` are those of the opening, as later commands changed them; their `stock` and `state` stay those of the
+    opening. `command_keys` has the offset of recent commands by their idempotency key, oldest first.
+    """
+
+    terms: Opening
     state: SaleState
     stock: int
     sold: int = 0
+    adjusted: int = 0
+    """Units added by adjustments, minus those taken away."""
     limiter: limiters.LimiterState = limiters.FRESH
     by_code: dict[int, int] = field(default_factory=dict)
     buyers: dict[str, list[Win]] = field(default_factory=dict)
+    command_keys: dict[str, int] = field(default_factory=dict)
 
 
 class Purchase(NamedTuple):
@@ -98,7 +115,7 @@ class PurchaseOutcome:
 
     `held` maps indexes to the order id of an earlier win of the same user: beside -3, and beside a 1 that repeats a win
     under the same idempotency key (and took no stock again). `stock` and `sold` are the values after the record, None
-    if the product was never opened. `retry_after_ms` is set if any code is -9.
+    if the product was never opened or is cleaned up. `retry_after_ms` is set if any code is -9.
     """
 
     codes: list[int]
@@ -114,17 +131,8 @@ def open_product(product: Product | None, opening: Opening) -> Product | Refusal
     """The opened product, or why it was not opened: one that was opened before keeps its stock and buyers."""
     if product is None:
         return Product(opening, opening.state, opening.stock)
-    return Refusal.CLOSED if product.state is SaleState.CLOSED else Refusal.ALREADY_OPEN
-
-
-def close_product(product: Product | None) -> Product | Refusal:
-    """The product, closed for good, or why there was nothing to close."""
-    if product is None:
-        return Refusal.NEVER_OPENED
-    if product.state is SaleState.CLOSED:
-        return Refusal.CLOSED
-    product.state = SaleState.CLOSED
-    return product
+    refusals = {SaleState.CLOSED: Refusal.CLOSED, SaleState.CLEANED_UP: Refusal.CLEANED_UP}
+    return refusals.get(product.state, Refusal.ALREADY_OPEN)
 
 
 def decide_purchases(
@@ -137,9 +145,9 @@ def decide_purchases(
     """
     if product is None:
         return PurchaseOutcome([Code.NEVER_OPENED.value] * len(purchases.users), {}, None, None)
-    opening = product.opening
-    off_sale = off_sale_code(product.state, opening.start_ms, opening.end_ms, time_ms)
-    rule = opening.rate_limit
+    terms = product.terms
+    off_sale = off_sale_code(product.state, terms.start_ms, terms.end_ms, time_ms)
+    rule = terms.rate_limit
     allowed, passed = len(purchases.users), 0
     if rule is not None and off_sale is None:
         allowed, product.limiter = limiters.admissible(rule, product.limiter, time_ms)
@@ -152,7 +160,7 @@ def decide_purchases(
             win.quantity,
             win.key,
             stock=product.stock,
-            per_user_limit=opening.per_user_limit,
+            per_user_limit=terms.per_user_limit,
             off_sale=off_sale,
             limited=passed >= allowed,
         )
@@ -173,12 +181,14 @@ def decide_purchases(
         product.limiter = limiters.count(rule, product.limiter, passed)
         if Code.BUSY in codes:
             retry_after_ms = limiters.retry_after_ms(rule, product.limiter, time_ms)
+    if product.state is SaleState.CLEANED_UP:
+        return PurchaseOutcome(codes, held, None, None)
     return PurchaseOutcome(codes, held, product.stock, product.sold, retry_after_ms, limited)
 
 
 def off_sale_code(state: SaleState, start_ms: int, end_ms: int, time_ms: int) -> Code | None:
     """The code of every purchase while the product is not on sale; None while it is."""
-    if state is SaleState.CLOSED:
+    if state in (SaleState.CLOSED, SaleState.CLEANED_UP):
         return Code.ENDED
     if state is not SaleState.ACTIVE:
         return Code.NOT_ACTIVE

@@ -35,10 +35,12 @@ from pipeline.ingress.http.connections import (
 from pipeline.ingress.http.health import HealthRoutes
 from pipeline.ingress.http.openapi import OPENAPI_PATH, openapi_document
 from pipeline.ingress.http.polling import PollingRoutes
+from pipeline.ingress.http.product_figures import ProductFigures
 from pipeline.ingress.http.purchases import PurchaseRoutes
 from pipeline.ingress.http.shortcut import shortcut
 from pipeline.ingress.http.stats import StatsRoutes
 from pipeline.ingress.on_sale import OnSale
+from pipeline.ingress.operator_commands import OperatorCommands
 from pipeline.kafka.log_identity import log_identity
 from pipeline.kafka.producer import LogProducer
 from pipeline.kafka.topic_admin import require_topics
@@ -205,6 +207,7 @@ class Ingress:
         settings, admission = self._settings, Admission(self._settings)
         app = web.Application(middlewares=[admission.middleware()], client_max_size=settings.body_bytes_max)
         polling = PollingRoutes(settings, self._decisions, admission)
+        figures = self._figures()
         stats = StatsRoutes(
             self._store,
             self._commits,
@@ -216,6 +219,7 @@ class Ingress:
             self._breakers,
             self._refusals,
             self._public_gate,
+            figures,
         )
         purchases = PurchaseRoutes(
             settings,
@@ -230,17 +234,30 @@ class Ingress:
         app.add_routes(stats.routes())
         app.add_routes(self._health.routes())
         app.add_routes([web.get(OPENAPI_PATH, openapi_document(settings))])
-        app.add_routes([web.route("*", administration.PATH + "{call}", administration.refuse)])
+        app.add_routes(
+            [web.route("*", administration.ACTIVITY_PATH + "{rest:(/.*)?}", administration.refuse)]
+        )
         return app, partial(shortcut, purchases.calls(), admission)
 
     def _admin_app(self) -> web.Application:
         settings, admission = self._settings, Admission(self._settings)
         app = web.Application(middlewares=[admission.middleware()], client_max_size=settings.body_bytes_max)
-        routes = AdministrationRoutes(
-            settings, self._producer, self._topics.requests.name, self._commits, self._decisions, admission
+        commands = OperatorCommands(
+            self._producer,
+            self._topics.requests.name,
+            self._commits,
+            self._decisions,
+            send_timeout_ms=settings.send_timeout_ms,
+            wait_timeout_ms=settings.wait_timeout_ms,
         )
+        routes = AdministrationRoutes(settings, commands, self._figures())
         app.add_routes(routes.routes())
         return app
+
+    def _figures(self) -> ProductFigures:
+        return ProductFigures(
+            self._store, self._decisions, self._rates, self._refusals, self._topics.requests.partitions
+        )
 
     def _health_app(self) -> web.Application:
         app = web.Application(middlewares=[Admission(self._settings).middleware()])

@@ -1,5 +1,6 @@
 """Why a request gets no decision. Free of HTTP: `http/admission.py` turns each into a response."""
 
+from pipeline.domain.receipts import Receipt
 from pipeline.errors import SeckillError
 
 
@@ -41,6 +42,34 @@ class TooManyWaiters(RequestRefused):
 
 class TooManyLookups(RequestRefused):
     """`lookups_max` lookups of old decisions are already running or waiting."""
+
+
+class CommandRefused(RequestRefused):
+    """Base class: an operator's command got no decision, or not one of its own."""
+
+
+class CommandNotSent(CommandRefused):
+    """Not sent, because Kafka is not acknowledging: the operator's command is not in the log."""
+
+
+class CommandNotAcknowledged(CommandRefused):
+    """The operator's command was sent but not acknowledged: it may be in the log, or may still arrive there."""
+
+
+class NotDecidedYet(CommandRefused):
+    """The operator's command is in the log, and is not decided in time."""
+
+    def __init__(self, receipt: Receipt) -> None:
+        super().__init__(receipt)
+        self.receipt = receipt
+
+
+class KeyReused(CommandRefused):
+    """The idempotency key of an operator's command belongs to another command of the product."""
+
+    def __init__(self, receipt: Receipt) -> None:
+        super().__init__(receipt)
+        self.receipt = receipt
 
 
 class UnknownRequest(RequestRefused):

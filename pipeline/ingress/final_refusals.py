@@ -183,7 +183,7 @@ class FinalRefusals:
             _leave_to_the_log(queue.reading)
             return
         refusal, (_, _, terms, wins_by_buyer) = final
-        remaining, answered = None if terms is None else terms.stock, 0
+        remaining, answered = None if terms is None else terms.remaining_stock, 0
         # Nearly all buyers want one unit and have none, so they get the same answer.
         plain = Answer(final_answer(terms, refusal, (), 1, "")[0], remaining, None)
         for (future, purchase), wins in zip(queue.reading, wins_by_buyer or repeat(()), strict=False):

@@ -1,6 +1,8 @@
 """The headers of every record that this system writes, and the versions of the record format.
 
-Version 2 adds the key and value of the command to a malformed decision. Version 1 is still read.
+Version 2 adds the key and value of the command to a malformed decision. Version 3 adds the commands adjust, pause,
+resume, extend, limits and cleanup, and to all commands but purchases a reason, an author and an idempotency key.
+Versions 1 and 2 are still read.
 """
 
 import re
@@ -9,7 +11,7 @@ from typing import Any, Final
 
 from pipeline.errors import Fatal
 
-FORMAT_VERSION: Final = 2
+FORMAT_VERSION: Final = 3
 
 _VERSION = re.compile(rb"[0-9]{1,9}")
 _KNOWN_VERSIONS = frozenset(b"%d" % version for version in range(1, FORMAT_VERSION + 1))

@@ -7,11 +7,22 @@ thousands of purchases per second; a property test compares the two.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import orjson
 
 from pipeline.domain import limiters
+from pipeline.domain.controls import (
+    NO_RATE_LIMIT,
+    Adjust,
+    Cleanup,
+    Close,
+    Control,
+    Extend,
+    Limits,
+    Pause,
+    Resume,
+)
 from pipeline.domain.ids import ID_LENGTH_MAX, canonical_id
 from pipeline.domain.product import (
     PER_USER_LIMIT_MAX,
@@ -31,17 +42,32 @@ COMMAND_DEPTH_MAX = 500
 """Lua's JSON parser rejects deeper nesting, and a decision nests the command one level deeper."""
 IDEMPOTENCY_KEY_LENGTH_MAX = 128
 NAME_LENGTH_MAX = 200
+REASON_LENGTH_MAX = 500
+BY_LENGTH_MAX = 100
 
 _ID_BYTES = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-"
 IDEMPOTENCY_KEY = re.compile(r"[!-~]{1,128}", re.ASCII)
 PRICE = re.compile(r"(0|[1-9][0-9]{0,11})(\.[0-9]{1,4})?", re.ASCII)
+CONTROL_FIELDS: Final[dict[str, tuple[str, ...]]] = {
+    "adjust": ("change",),
+    "pause": (),
+    "resume": (),
+    "extend": ("start_ms", "end_ms"),
+    "limits": ("per_user_limit", "rate_limit"),
+    "close": (),
+    "cleanup": (),
+}
+"""The types of the controls, with the fields that only they have."""
 _FIELDS = {
     "purchase": {"type", "product_id", "users", "quantities", "keys"},
     "open": {
         *("type", "product_id", "name", "price", "stock", "start_ms", "end_ms", "state"),
-        *("per_user_limit", "rate_limit"),
+        *("per_user_limit", "rate_limit", "reason", "by", "key"),
     },
-    "close": {"type", "product_id"},
+    **{
+        kind: {"type", "product_id", "reason", "by", "key", *fields}
+        for kind, fields in CONTROL_FIELDS.items()
+    },
 }
 
 
@@ -57,14 +83,29 @@ class OversizedCommand(MalformedCommand):
 
 
 @dataclass(frozen=True, slots=True)
-class OpenCommand:
-    product_id: str
-    opening: Opening
+class Note:
+    """What an operator's command says about itself: why, who, and the idempotency key. Only `key` decides anything."""
+
+    reason: str | None = None
+    by: str | None = None
+    key: str | None = None
+
+
+NO_NOTE: Final = Note()
 
 
 @dataclass(frozen=True, slots=True)
-class CloseCommand:
+class OpenCommand:
     product_id: str
+    opening: Opening
+    note: Note = NO_NOTE
+
+
+@dataclass(frozen=True, slots=True)
+class ControlCommand:
+    product_id: str
+    control: Control
+    note: Note = NO_NOTE
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +114,7 @@ class PurchaseCommand:
     purchases: Purchases
 
 
-Command = PurchaseCommand | OpenCommand | CloseCommand
+Command = PurchaseCommand | OpenCommand | ControlCommand
 
 
 class RawCommand(NamedTuple):
@@ -123,17 +164,46 @@ def encode_open(command: OpenCommand) -> bytes:
         "state": opening.state.value,
         "per_user_limit": opening.per_user_limit,
     }
-    if rule := opening.rate_limit:
-        document["rate_limit"] = {
-            "algorithm": rule.algorithm.value,
-            "requests_per_second": rule.requests_per_second,
-            "burst": rule.burst,
-        }
-    return orjson.dumps(document)
+    if opening.rate_limit:
+        document["rate_limit"] = _rule_document(opening.rate_limit)
+    return orjson.dumps(document | _note_document(command.note))
 
 
-def encode_close(product_id: str) -> bytes:
-    return orjson.dumps({"type": "close", "product_id": product_id})
+def encode_control(command: ControlCommand) -> bytes:
+    control = command.control
+    document: dict[str, Any] = {"type": control_type(control), "product_id": command.product_id}
+    match control:
+        case Adjust(change):
+            document["change"] = change
+        case Extend(start_ms, end_ms):
+            document |= {"start_ms": start_ms, "end_ms": end_ms}
+        case Limits(per_user_limit, rate_limit):
+            document |= {
+                "per_user_limit": per_user_limit,
+                "rate_limit": _rule_document(rate_limit)
+                if isinstance(rate_limit, limiters.Rule)
+                else rate_limit,
+            }
+    document |= _note_document(command.note)
+    return orjson.dumps({name: value for name, value in document.items() if value is not None})
+
+
+def control_type(control: Control) -> str:
+    """The `type` of its command and of the decision on it."""
+    return type(control).__name__.lower()
+
+
+def _rule_document(rule: limiters.Rule) -> dict[str, Any]:
+    return {
+        "algorithm": rule.algorithm.value,
+        "requests_per_second": rule.requests_per_second,
+        "burst": rule.burst,
+    }
+
+
+def _note_document(note: Note) -> dict[str, str]:
+    fields = {"reason": note.reason, "by": note.by, "key": note.key}
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def decode_command(key: bytes | None, value: bytes | None) -> Command:
@@ -176,8 +246,8 @@ def command_of(product_id: str, document: dict[str, Any]) -> Command:
     if kind == "purchase":
         return PurchaseCommand(product_id, _purchases(document))
     if kind == "open":
-        return OpenCommand(product_id, _opening(document))
-    return CloseCommand(product_id)
+        return OpenCommand(product_id, _opening(document), _note(document))
+    return ControlCommand(product_id, _control(kind, document), _note(document))
 
 
 def _purchases(document: dict[str, Any]) -> Purchases:
@@ -225,15 +295,15 @@ def _opening(document: dict[str, Any]) -> Opening:
         raise MalformedCommand("price: not a decimal string")
     if state not in (SaleState.ACTIVE, SaleState.PAUSED):
         raise MalformedCommand("state: not active or paused")
-    start_ms = whole_number(document, "start_ms", 0, TIME_MS_MAX, MalformedCommand)
+    start_ms = _number(document, "start_ms", 0, TIME_MS_MAX)
     return Opening(
         name=name,
         price=price,
-        stock=whole_number(document, "stock", 0, STOCK_MAX, MalformedCommand),
+        stock=_number(document, "stock", 0, STOCK_MAX),
         start_ms=start_ms,
-        end_ms=whole_number(document, "end_ms", start_ms, TIME_MS_MAX, MalformedCommand),
+        end_ms=_number(document, "end_ms", start_ms, TIME_MS_MAX),
         state=SaleState(state),
-        per_user_limit=whole_number(document, "per_user_limit", 1, PER_USER_LIMIT_MAX, MalformedCommand),
+        per_user_limit=_number(document, "per_user_limit", 1, PER_USER_LIMIT_MAX),
         rate_limit=_rule(document["rate_limit"]) if "rate_limit" in document else None,
     )
 
@@ -245,6 +315,73 @@ def _rule(document: Any) -> limiters.Rule:
         raise MalformedCommand("rate_limit.algorithm: unknown")
     return limiters.Rule(
         limiters.Algorithm(document["algorithm"]),
-        whole_number(document, "requests_per_second", 1, limiters.REQUESTS_PER_SECOND_MAX, MalformedCommand),
-        whole_number(document, "burst", 1, limiters.BURST_MAX, MalformedCommand),
+        _number(document, "requests_per_second", 1, limiters.REQUESTS_PER_SECOND_MAX),
+        _number(document, "burst", 1, limiters.BURST_MAX),
     )
+
+
+def _control(kind: str, document: dict[str, Any]) -> Control:
+    match kind:
+        case "adjust":
+            return _adjust(document)
+        case "pause":
+            return Pause()
+        case "resume":
+            return Resume()
+        case "extend":
+            return _extend(document)
+        case "limits":
+            return _limits(document)
+        case "close":
+            return Close()
+        case _:
+            return Cleanup()
+
+
+def _adjust(document: dict[str, Any]) -> Adjust:
+    change = _number(document, "change", -STOCK_MAX, STOCK_MAX)
+    if change == 0:
+        raise MalformedCommand("change: 0 changes nothing")
+    if "reason" not in document:
+        raise MalformedCommand("reason: missing")
+    return Adjust(change)
+
+
+def _extend(document: dict[str, Any]) -> Extend:
+    if document.keys().isdisjoint(CONTROL_FIELDS["extend"]):
+        raise MalformedCommand("start_ms and end_ms: both missing")
+    return Extend(
+        *(
+            _number(document, name, 0, TIME_MS_MAX) if name in document else None
+            for name in ("start_ms", "end_ms")
+        )
+    )
+
+
+def _limits(document: dict[str, Any]) -> Limits:
+    if document.keys().isdisjoint(CONTROL_FIELDS["limits"]):
+        raise MalformedCommand("per_user_limit and rate_limit: both missing")
+    per_user_limit: int | None = None
+    rate_limit: limiters.Rule | Literal["none"] | None = None
+    if "per_user_limit" in document:
+        per_user_limit = _number(document, "per_user_limit", 1, PER_USER_LIMIT_MAX)
+    if "rate_limit" in document:
+        given = document["rate_limit"]
+        rate_limit = NO_RATE_LIMIT if given == NO_RATE_LIMIT else _rule(given)
+    return Limits(per_user_limit, rate_limit)
+
+
+def _note(document: dict[str, Any]) -> Note:
+    for name, length_max in (("reason", REASON_LENGTH_MAX), ("by", BY_LENGTH_MAX)):
+        if name in document:
+            text = document[name]
+            if type(text) is not str or not 1 <= len(text) <= length_max:
+                raise MalformedCommand(f"{name}: not a string of 1 to {length_max} characters")
+    key = document.get("key")
+    if "key" in document and (type(key) is not str or not is_idempotency_key(key)):
+        raise MalformedCommand("key: not 1 to 128 visible ASCII characters")
+    return Note(document.get("reason"), document.get("by"), key)
+
+
+def _number(document: dict[str, Any], name: str, low: int, high: int) -> int:
+    return whole_number(document, name, low, high, MalformedCommand)

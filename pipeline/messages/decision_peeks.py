@@ -19,10 +19,10 @@ def shows_opened(value: bytes) -> bool:
     """Whether a decision record shows that its product has been opened. Like `shows_stock`, it ignores the command."""
     kind = value.index(b",") + 1
     if value.startswith(b'"type":"purchase"', kind):
-        return value.startswith(b',"stock":', _after_codes(value))
-    if value.startswith((b'"type":"open"', b'"type":"close"'), kind):
-        return b'"refusal":"never_opened"' not in value.partition(b',"command":')[0]
-    return False
+        return not value.startswith(b"-1", value.index(b"[") + 1)
+    if value.startswith(b'"type":"malformed"', kind):
+        return False
+    return b'"refusal":"never_opened"' not in value.partition(b',"command":')[0]
 
 
 def _after_codes(value: bytes) -> int:

@@ -17,13 +17,17 @@ from typing import Any
 import orjson
 
 from pipeline.domain.codes import DECIDED_CODES, Code
+from pipeline.domain.controls import Control
 from pipeline.domain.product import STOCK_MAX, Opening, Purchases, Refusal
 from pipeline.domain.receipts import Receipt, parse_receipt
 from pipeline.errors import InvalidRecord
 from pipeline.messages.commands import (
+    CONTROL_FIELDS,
+    NO_NOTE,
     NOTHING_KEPT,
     PRICE,
     MalformedCommand,
+    Note,
     OpenCommand,
     OversizedCommand,
     PurchaseCommand,
@@ -42,13 +46,15 @@ DECISION_DEPTH_MAX = 1_000
 _SOURCE_OFFSET = re.compile(rb'\{"source_offset":(0|[1-9][0-9]{0,17}),')
 _LIMITER = re.compile(r"[0-9]{1,15}:[0-9]{1,15}:[0-9]{1,15}", re.ASCII)
 _CODES = frozenset(map(int, DECIDED_CODES))
+_CHANGE_FIELDS = {"source_offset", "type", "time_ms", "refusal", "repeats", "command"}
 _RESULT_FIELDS = {
     "purchase": {
         *("source_offset", "type", "time_ms", "codes", "held", "stock", "sold", "price", "limiter"),
         *("retry_after_ms", "command"),
     },
-    "open": {"source_offset", "type", "time_ms", "refusal", "command"},
-    "close": {"source_offset", "type", "time_ms", "refusal", "command"},
+    "open": _CHANGE_FIELDS,
+    **dict.fromkeys(CONTROL_FIELDS, _CHANGE_FIELDS),
+    "adjust": {*_CHANGE_FIELDS, "stock", "sold"},
     "malformed": {"source_offset", "type", "time_ms", "error", "key", "value"},
 }
 _NEVER_NULL = {kind: fields - {"key", "value"} for kind, fields in _RESULT_FIELDS.items()}
@@ -66,7 +72,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class PurchaseDecision:
-    """The decision on a record of purchases. `held` is as in `domain.product.Decision`.
+    """The decision on a record of purchases. `held` is as in `domain.product.PurchaseOutcome`.
 
     `stock`, `sold` and `limiter` are the state after the record.
     """
@@ -117,19 +123,41 @@ class PurchaseDecision:
 
 @dataclass(frozen=True, slots=True)
 class OpenDecision:
+    """The decision on an opening. It changed nothing if there is a `refusal`.
+
+    Nor if it repeats, under the same idempotency key, the command at the offset `repeats`.
+    """
+
     source_offset: int
     time_ms: int
     product_id: str
     refusal: Refusal | None
     opening: Opening
+    note: Note = NO_NOTE
+    repeats: int | None = None
+
+    @property
+    def is_applied(self) -> bool:
+        return self.refusal is None and self.repeats is None
 
 
 @dataclass(frozen=True, slots=True)
-class CloseDecision:
+class ControlDecision:
+    """The decision on a control, like `OpenDecision`. `stock` and `sold` are those after an applied adjustment."""
+
     source_offset: int
     time_ms: int
     product_id: str
     refusal: Refusal | None
+    control: Control
+    note: Note
+    repeats: int | None = None
+    stock: int | None = None
+    sold: int | None = None
+
+    @property
+    def is_applied(self) -> bool:
+        return self.refusal is None and self.repeats is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +170,7 @@ class MalformedDecision:
     command: RawCommand | None
 
 
-Decision = PurchaseDecision | OpenDecision | CloseDecision | MalformedDecision
+Decision = PurchaseDecision | OpenDecision | ControlDecision | MalformedDecision
 
 
 class NotADecision(InvalidRecord):
@@ -215,9 +243,35 @@ def _result(source_offset: int, time_ms: int, kind: str, document: dict[str, Any
     if refusal is not None and refusal not in list(Refusal):
         raise NotADecision("refusal: unknown")
     refused = None if refusal is None else Refusal(refusal)
+    repeats = document.get("repeats")
+    if repeats is not None:
+        whole_number(document, "repeats", 0, source_offset - 1, NotADecision)
+        if refused is not None:
+            raise NotADecision("repeats: beside a refusal")
     if isinstance(command, OpenCommand):
-        return OpenDecision(source_offset, time_ms, command.product_id, refused, command.opening)
-    return CloseDecision(source_offset, time_ms, command.product_id, refused)
+        return OpenDecision(
+            source_offset, time_ms, command.product_id, refused, command.opening, command.note, repeats
+        )
+    stock, sold = _adjusted(document, applied=refused is None and repeats is None)
+    return ControlDecision(
+        *(source_offset, time_ms, command.product_id, refused, command.control, command.note, repeats),
+        *(stock, sold),
+    )
+
+
+def _adjusted(document: dict[str, Any], *, applied: bool) -> tuple[int | None, int | None]:
+    """The stock and the sold units after an applied adjustment; None in any other decision."""
+    if document["type"] != "adjust":
+        return None, None
+    if not applied:
+        if not document.keys().isdisjoint(("stock", "sold")):
+            raise NotADecision("stock: of an adjustment that changed nothing")
+        return None, None
+    # As for purchases, negative values must pass so that the audit reports them.
+    return (
+        whole_number(document, "stock", -STOCK_MAX, STOCK_MAX, NotADecision),
+        whole_number(document, "sold", -STOCK_MAX, STOCK_MAX, NotADecision),
+    )
 
 
 def _purchase_result(

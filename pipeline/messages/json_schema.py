@@ -42,11 +42,16 @@ def _plain(node: Any) -> Any:
     if not isinstance(node, dict):
         return node
     return {
-        "oneOf" if name == "anyOf" else name: _plain(value)
+        "oneOf" if name == "anyOf" and not _is_requirement(value) else name: _plain(value)
         for name, value in node.items()
         # A title that is not a string is a property of that name.
         if name != "discriminator" and not (name == "title" and isinstance(value, str))
     }
+
+
+def _is_requirement(alternatives: Any) -> bool:
+    """Whether these are the fields of which at least one must be present: not exclusive."""
+    return all(isinstance(each, dict) and each.keys() == {"required"} for each in alternatives)
 
 
 @dataclass(frozen=True)

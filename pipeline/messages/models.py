@@ -4,112 +4,42 @@ The decoders of this package are handwritten, because they read hundreds of thou
 `tests/unit/test_message_models.py` compares them with these models.
 """
 
-import base64
-import re
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import (
-    MISSING,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    StrictInt,
-    StrictStr,
-    WithJsonSchema,
-    model_validator,
-)
-from pydantic.annotated_handlers import GetJsonSchemaHandler
-from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema
+from pydantic import MISSING, Field, model_validator
 from typing_extensions import TypeAliasType
 
 from pipeline.domain.breaker import BreakerState
-from pipeline.domain.codes import DECIDED_CODES
-from pipeline.domain.ids import ID
 from pipeline.domain.limiters import BURST_MAX, REQUESTS_PER_SECOND_MAX, Algorithm
-from pipeline.domain.product import PER_USER_LIMIT_MAX, QUANTITY_MAX, STOCK_MAX, Refusal, SaleState
-from pipeline.domain.receipts import PARTITIONS_MAX, RECEIPT
-from pipeline.messages.commands import IDEMPOTENCY_KEY, NAME_LENGTH_MAX, PRICE, PURCHASES_PER_RECORD_MAX
-from pipeline.messages.fields import TIME_MS_MAX
-from pipeline.messages.json_schema import Among
-
-
-def _pattern(pattern: re.Pattern[str]) -> Any:
-    return Field(pattern=f"^{pattern.pattern}$")
-
-
-def _bytes(text: object) -> bytes:
-    if type(text) is not str:
-        raise ValueError("not base64")
-    return base64.b64decode(text, validate=True)
-
-
-# Each is strict on its own: the `strict` of a model does not apply inside a named type.
-Id = TypeAliasType("Id", Annotated[StrictStr, _pattern(ID)])
-Receipt = TypeAliasType(
-    "Receipt",
-    Annotated[
-        StrictStr,
-        _pattern(RECEIPT),
-        Field(description="{partition}-{offset}-{index} of a purchase in the command log"),
-    ],
+from pipeline.domain.product import PER_USER_LIMIT_MAX, STOCK_MAX, Refusal, SaleState
+from pipeline.domain.receipts import PARTITIONS_MAX
+from pipeline.messages.commands import (
+    BY_LENGTH_MAX,
+    IDEMPOTENCY_KEY,
+    NAME_LENGTH_MAX,
+    PURCHASES_PER_RECORD_MAX,
+    REASON_LENGTH_MAX,
 )
-Offset = TypeAliasType("Offset", Annotated[StrictInt, Field(ge=0)])
-TimeMs = TypeAliasType(
-    "TimeMs", Annotated[StrictInt, Field(ge=0, le=TIME_MS_MAX, description="Milliseconds since 1970, UTC")]
+from pipeline.messages.value_types import (
+    Base64,
+    DecidedCode,
+    Id,
+    Index,
+    Money,
+    Offset,
+    Price,
+    Quantity,
+    Receipt,
+    Stock,
+    TimeMs,
+    Value,
+    matching,
 )
-Money = TypeAliasType("Money", Annotated[StrictStr, Field(pattern=r"^(0|[1-9][0-9]*)(\.[0-9]{1,4})?$")])
-Price = TypeAliasType("Price", Annotated[StrictStr, _pattern(PRICE)])
-Stock = TypeAliasType("Stock", Annotated[StrictInt, Field(ge=0, le=STOCK_MAX)])
-Quantity = TypeAliasType("Quantity", Annotated[StrictInt, Field(ge=1, le=QUANTITY_MAX)])
-DecidedCode = TypeAliasType("DecidedCode", Annotated[StrictInt, Among(DECIDED_CODES)])
-Index = TypeAliasType(
-    "Index",
-    Annotated[
-        StrictStr,
-        Field(pattern="^(0|[1-9][0-9]{0,2})$", description="Position of a purchase in its record, from 0"),
-    ],
-)
-Base64 = TypeAliasType(
-    "Base64",
-    Annotated[
-        bytes,
-        BeforeValidator(_bytes),
-        WithJsonSchema({"type": "string", "contentEncoding": "base64"}),
-    ],
-)
-
-
-class _Value(BaseModel):
-    """A JSON object with these fields and no others. An optional field is left out, never null."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True)
-
-    required_together: ClassVar[dict[str, list[str]]] = {}
-    """By field, the fields that must be present if it is."""
-
-    @model_validator(mode="after")
-    def _check_required_together(self) -> Self:
-        for name, others in self.required_together.items():
-            if name in self.model_fields_set and not self.model_fields_set.issuperset(others):
-                raise ValueError(f"{name}: only with {' and '.join(others)}")
-        return self
-
-    @classmethod
-    def __get_pydantic_json_schema__(
-        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
-    ) -> JsonSchemaValue:
-        json_schema = handler(schema)
-        if cls.required_together:
-            handler.resolve_ref_schema(json_schema)["dependentRequired"] = cls.required_together
-        return json_schema
-
 
 # --- requests: the command log ----------------------------------------------------------------------------------
 
 
-class PurchaseCommandValue(_Value):
+class PurchaseCommandValue(Value):
     """1 to 1,000 purchases of one product, in columns"""
 
     type: Literal["purchase"]
@@ -119,7 +49,7 @@ class PurchaseCommandValue(_Value):
         MISSING
     )
     """One for each user; left out if all are 1. Any integer: one outside 1 to 1,000,000 is decided with code -7"""
-    keys: dict[Index, Annotated[str, _pattern(IDEMPOTENCY_KEY)]] | MISSING = MISSING
+    keys: dict[Index, Annotated[str, matching(IDEMPOTENCY_KEY)]] | MISSING = MISSING
     """Idempotency keys, by index of the purchase"""
 
     @model_validator(mode="after")
@@ -131,13 +61,23 @@ class PurchaseCommandValue(_Value):
         return self
 
 
-class RateLimitValue(_Value):
+class RateLimitValue(Value):
     algorithm: Annotated[Algorithm, Field(strict=False)]
     requests_per_second: Annotated[int, Field(ge=1, le=REQUESTS_PER_SECOND_MAX)]
     burst: Annotated[int, Field(ge=1, le=BURST_MAX)]
 
 
-class OpenCommandValue(_Value):
+class _NotedValue(Value):
+    """What an operator's command says about itself; only `key` decides anything"""
+
+    reason: Annotated[str, Field(min_length=1, max_length=REASON_LENGTH_MAX)] | MISSING = MISSING
+    by: Annotated[str, Field(min_length=1, max_length=BY_LENGTH_MAX)] | MISSING = MISSING
+    """Who sent it"""
+    key: Annotated[str, matching(IDEMPOTENCY_KEY)] | MISSING = MISSING
+    """Idempotency key: a command with the key of an earlier one that was applied changes nothing"""
+
+
+class OpenCommandValue(_NotedValue):
     """Opens a product for sale in [start_ms, end_ms)"""
 
     type: Literal["open"]
@@ -159,17 +99,84 @@ class OpenCommandValue(_Value):
         return self
 
 
-class CloseCommandValue(_Value):
+class AdjustCommandValue(_NotedValue):
+    """Adds units to the stock, or takes them away, but not below 0"""
+
+    type: Literal["adjust"]
+    product_id: Id
+    change: Annotated[int, Field(ge=-STOCK_MAX, le=STOCK_MAX), Field(json_schema_extra={"not": {"const": 0}})]
+    reason: Annotated[str, Field(min_length=1, max_length=REASON_LENGTH_MAX)]
+
+    @model_validator(mode="after")
+    def _check_change(self) -> Self:
+        if self.change == 0:
+            raise ValueError("change: 0 changes nothing")
+        return self
+
+
+class PauseCommandValue(_NotedValue):
+    """Stops the sale of a product until it is resumed"""
+
+    type: Literal["pause"]
+    product_id: Id
+
+
+class ResumeCommandValue(_NotedValue):
+    """Continues a paused sale"""
+
+    type: Literal["resume"]
+    product_id: Id
+
+
+class ExtendCommandValue(_NotedValue):
+    """Moves the start of the window, its end, or both, earlier or later"""
+
+    type: Literal["extend"]
+    product_id: Id
+    start_ms: TimeMs | MISSING = MISSING
+    end_ms: TimeMs | MISSING = MISSING
+
+    at_least_one_of: ClassVar = ["start_ms", "end_ms"]
+
+
+class LimitsCommandValue(_NotedValue):
+    """Changes the limit per user, the rate limit, or both. A new rate limit starts unused"""
+
+    type: Literal["limits"]
+    product_id: Id
+    per_user_limit: Annotated[int, Field(ge=1, le=PER_USER_LIMIT_MAX)] | MISSING = MISSING
+    rate_limit: RateLimitValue | Literal["none"] | MISSING = MISSING
+    """"none" removes the limit"""
+
+    at_least_one_of: ClassVar = ["per_user_limit", "rate_limit"]
+
+
+class CloseCommandValue(_NotedValue):
     """Ends the sale of a product for good"""
 
     type: Literal["close"]
     product_id: Id
 
 
+class CleanupCommandValue(_NotedValue):
+    """Frees what Redis holds of a closed product; its buyers get code -6 from then on"""
+
+    type: Literal["cleanup"]
+    product_id: Id
+
+
 CommandValue = TypeAliasType(
     "CommandValue",
     Annotated[
-        PurchaseCommandValue | OpenCommandValue | CloseCommandValue,
+        PurchaseCommandValue
+        | OpenCommandValue
+        | AdjustCommandValue
+        | PauseCommandValue
+        | ResumeCommandValue
+        | ExtendCommandValue
+        | LimitsCommandValue
+        | CloseCommandValue
+        | CleanupCommandValue,
         Field(discriminator="type"),
     ],
 )
@@ -178,7 +185,7 @@ CommandValue = TypeAliasType(
 # --- results: the decision log ----------------------------------------------------------------------------------
 
 
-class _DecisionValue(_Value):
+class _DecisionValue(Value):
     source_offset: Offset
     """Offset of the command in the command log. Always the first field"""
     type: str
@@ -204,7 +211,7 @@ class PurchaseDecisionValue(_DecisionValue):
     """Present if any code is -9"""
     command: PurchaseCommandValue
 
-    required_together = {
+    required_together: ClassVar = {
         "stock": ["sold", "price"],
         "sold": ["stock", "price"],
         "price": ["stock", "sold"],
@@ -220,18 +227,102 @@ class PurchaseDecisionValue(_DecisionValue):
         return self
 
 
-class OpenDecisionValue(_DecisionValue):
+class _ChangeDecisionValue(_DecisionValue):
+    repeats: Offset | MISSING = MISSING
+    """Nothing changed: the offset of the command that was applied under the same idempotency key"""
+
+    @model_validator(mode="after")
+    def _check_outcome(self) -> Self:
+        if self.repeats is not MISSING:
+            if self.repeats >= self.source_offset:
+                raise ValueError("repeats: not an earlier command")
+            if "refusal" in self.model_fields_set:
+                raise ValueError("repeats: beside a refusal")
+        return self
+
+
+class OpenDecisionValue(_ChangeDecisionValue):
     type: Literal["open"]
-    refusal: Literal[Refusal.ALREADY_OPEN, Refusal.CLOSED] | MISSING = MISSING
+    refusal: Literal[Refusal.ALREADY_OPEN, Refusal.CLOSED, Refusal.CLEANED_UP] | MISSING = MISSING
     """Why nothing changed"""
     command: OpenCommandValue
 
 
-class CloseDecisionValue(_DecisionValue):
+class AdjustDecisionValue(_ChangeDecisionValue):
+    type: Literal["adjust"]
+    refusal: (
+        Literal[
+            Refusal.NEVER_OPENED,
+            Refusal.CLOSED,
+            Refusal.CLEANED_UP,
+            Refusal.STOCK_BELOW_ZERO,
+            Refusal.STOCK_ABOVE_MAX,
+        ]
+        | MISSING
+    ) = MISSING
+    """Why nothing changed"""
+    stock: Stock | MISSING = MISSING
+    """Stock left after the adjustment; present if it was applied"""
+    sold: Stock | MISSING = MISSING
+    command: AdjustCommandValue
+
+    required_together: ClassVar = {"stock": ["sold"], "sold": ["stock"]}
+
+    @model_validator(mode="after")
+    def _check_stock(self) -> Self:
+        is_applied = self.model_fields_set.isdisjoint(("refusal", "repeats"))
+        for name in ("stock", "sold"):
+            if (name in self.model_fields_set) is not is_applied:
+                raise ValueError(f"{name}: present if and only if the adjustment was applied")
+        return self
+
+
+class PauseDecisionValue(_ChangeDecisionValue):
+    type: Literal["pause"]
+    refusal: (
+        Literal[Refusal.NEVER_OPENED, Refusal.CLOSED, Refusal.CLEANED_UP, Refusal.ALREADY_PAUSED] | MISSING
+    ) = MISSING
+    """Why nothing changed"""
+    command: PauseCommandValue
+
+
+class ResumeDecisionValue(_ChangeDecisionValue):
+    type: Literal["resume"]
+    refusal: (
+        Literal[Refusal.NEVER_OPENED, Refusal.CLOSED, Refusal.CLEANED_UP, Refusal.NOT_PAUSED] | MISSING
+    ) = MISSING
+    """Why nothing changed"""
+    command: ResumeCommandValue
+
+
+class ExtendDecisionValue(_ChangeDecisionValue):
+    type: Literal["extend"]
+    refusal: (
+        Literal[Refusal.NEVER_OPENED, Refusal.CLOSED, Refusal.CLEANED_UP, Refusal.END_BEFORE_START] | MISSING
+    ) = MISSING
+    """Why nothing changed"""
+    command: ExtendCommandValue
+
+
+class LimitsDecisionValue(_ChangeDecisionValue):
+    type: Literal["limits"]
+    refusal: Literal[Refusal.NEVER_OPENED, Refusal.CLOSED, Refusal.CLEANED_UP] | MISSING = MISSING
+    """Why nothing changed"""
+    command: LimitsCommandValue
+
+
+class CloseDecisionValue(_ChangeDecisionValue):
     type: Literal["close"]
-    refusal: Literal[Refusal.NEVER_OPENED, Refusal.CLOSED] | MISSING = MISSING
+    refusal: Literal[Refusal.NEVER_OPENED, Refusal.CLOSED, Refusal.CLEANED_UP] | MISSING = MISSING
     """Why nothing changed"""
     command: CloseCommandValue
+
+
+class CleanupDecisionValue(_ChangeDecisionValue):
+    type: Literal["cleanup"]
+    refusal: Literal[Refusal.NEVER_OPENED, Refusal.NOT_CLOSED, Refusal.CLEANED_UP] | MISSING = MISSING
+    """Why nothing changed"""
+    command: CleanupCommandValue
 
 
 class MalformedDecisionValue(_DecisionValue):
@@ -244,13 +335,22 @@ class MalformedDecisionValue(_DecisionValue):
     value: Base64 | MISSING | None = MISSING
     """null: the record has none, or is too large to be copied here"""
 
-    required_together = {"key": ["value"], "value": ["key"]}
+    required_together: ClassVar = {"key": ["value"], "value": ["key"]}
 
 
 DecisionValue = TypeAliasType(
     "DecisionValue",
     Annotated[
-        PurchaseDecisionValue | OpenDecisionValue | CloseDecisionValue | MalformedDecisionValue,
+        PurchaseDecisionValue
+        | OpenDecisionValue
+        | AdjustDecisionValue
+        | PauseDecisionValue
+        | ResumeDecisionValue
+        | ExtendDecisionValue
+        | LimitsDecisionValue
+        | CloseDecisionValue
+        | CleanupDecisionValue
+        | MalformedDecisionValue,
         Field(discriminator="type"),
     ],
 )
@@ -264,7 +364,7 @@ def _check_indexes(name: str, by_index: dict[str, Any], count: int) -> None:
 # --- orders, control, dead letters ------------------------------------------------------------------------------
 
 
-class OrderValue(_Value):
+class OrderValue(Value):
     """One event in the life of an order"""
 
     event: Literal["CREATED", "PAID", "RELEASED"]
@@ -281,7 +381,7 @@ class OrderValue(_Value):
     """null: no payment is awaited, the order is final"""
 
 
-class BreakerValue(_Value):
+class BreakerValue(Value):
     """The state of the circuit breaker of one partition of the command log"""
 
     type: Literal["breaker"]

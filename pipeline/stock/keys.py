@@ -18,6 +18,10 @@ class Keys(NamedTuple):
     def products(self, partition: int) -> str:
         return self.any(partition, "products")
 
+    def cleaned(self, partition: int) -> str:
+        """A hash with a field for each product that is cleaned up."""
+        return self.any(partition, "cleaned")
+
     def product(self, partition: int, product_id: str) -> str:
         return self.any(partition, f"product:{product_id}")
 

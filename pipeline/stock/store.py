@@ -9,7 +9,7 @@ from typing import Any, Self, cast
 
 from redis.asyncio import Redis
 
-from pipeline.domain.finality import SaleTerms
+from pipeline.domain.finality import CLEANED_UP, SaleTerms
 from pipeline.domain.product import SaleState, Win
 from pipeline.errors import Fatal, SeckillError
 from pipeline.settings import Settings
@@ -233,6 +233,9 @@ class StockStore:
         fields = await reply_of(self._redis.hgetall(self._keys.product(partition, product_id)))
         return decode_product(fields) if fields else None
 
+    async def is_cleaned_up(self, partition: int, product_id: str) -> bool:
+        return bool(await reply_of(self._redis.hexists(self._keys.cleaned(partition), product_id)))
+
     async def buyer_count(self, partition: int, product_id: str) -> int:
         return int(await reply_of(self._redis.hlen(self._keys.buyers(partition, product_id))))
 
@@ -255,18 +258,23 @@ class StockStore:
             self._keys.product(partition, product_id),
             self._keys.buyers(partition, product_id),
             self._keys.log(partition),
+            self._keys.cleaned(partition),
         ]
-        owner, offset, time_ms, *opened = await reply_of(self._snapshot(keys=names, args=users))
+        owner, offset, time_ms, *opened = await reply_of(
+            self._snapshot(keys=names, args=[product_id, *users])
+        )
         self._raise_if_other(partition, owner)
         if not opened:
             return ProductSnapshot(int(offset or -1), int(time_ms or 0), None, [])
+        if opened == [SaleState.CLEANED_UP.encode()]:
+            return ProductSnapshot(int(offset or -1), int(time_ms or 0), CLEANED_UP, [])
         (stock, state, start_ms, end_ms, limit), bought = opened
         terms = SaleTerms(SaleState(state.decode()), int(stock), int(start_ms), int(end_ms), int(limit))
         wins = [decode_wins(partition, value) if value else [] for value in bought]
         return ProductSnapshot(int(offset), int(time_ms), terms, wins)
 
     def _key_names(self, partition: int, product_ids: Iterable[str]) -> list[str]:
-        names = [self._keys.cursor(partition), self._keys.products(partition)]
+        names = [self._keys.cursor(partition), self._keys.products(partition), self._keys.cleaned(partition)]
         for product_id in product_ids:
             names += (self._keys.product(partition, product_id), self._keys.buyers(partition, product_id))
         return names

@@ -46,7 +46,8 @@ class ProductSnapshot(NamedTuple):
     """One atomic read of a product: the cursor at that moment, and what the commands up to it add up to.
 
     `offset` is -1 and `time_ms` 0 if nothing is decided. `wins` has one list for each requested user, in the order of
-    the request. For a product that was never opened, `terms` is None and `wins` is empty.
+    the request. For a product that was never opened, `terms` is None and `wins` is empty; for one that is cleaned up,
+    `terms` is `finality.CLEANED_UP` and `wins` is empty.
     """
 
     offset: int
@@ -71,6 +72,7 @@ class ProductStock:
     by_code: dict[int, int]
     limiter: str
     rate_limit: limiters.Rule | None
+    adjusted: int = 0
 
 
 def decode_last_answer(value: bytes) -> list[bytes]:
@@ -115,4 +117,5 @@ def decode_product(fields: dict[bytes, bytes]) -> ProductStock:
         by_code={int(name[5:]): int(value) for name, value in text.items() if name.startswith("code:")},
         limiter=text["limiter"],
         rate_limit=rule,
+        adjusted=int(text.get("adjusted", 0)),
     )

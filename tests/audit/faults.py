@@ -9,15 +9,24 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import orjson
+from commands import encode_close
 
 from pipeline.audit import Check
 from pipeline.audit.report import Finding, Location
 from pipeline.decider.ports import Keyed
+from pipeline.domain.controls import Adjust, Cleanup, Control, Extend, Limits, Pause, Resume
 from pipeline.domain.limiters import Algorithm, Rule
 from pipeline.domain.product import Opening, SaleState
 from pipeline.kafka.records import LogRecord
 from pipeline.kafka.topics import Topics, partition_of
-from pipeline.messages.commands import OpenCommand, encode_close, encode_open, encode_purchases
+from pipeline.messages.commands import (
+    ControlCommand,
+    Note,
+    OpenCommand,
+    encode_control,
+    encode_open,
+    encode_purchases,
+)
 from pipeline.messages.dead_letters import dead_letter_headers
 from pipeline.messages.decisions import MalformedDecision, PurchaseDecision, decode_decision
 from pipeline.messages.orders import created_orders
@@ -32,7 +41,8 @@ def _products(count: int) -> list[str]:
     return [each for each in ids if partition_of(each, 4) == PARTITION][:count]
 
 
-PLAIN, LIMITED, PAUSED, LATER, NEVER = _products(5)
+PLAIN, LIMITED, PAUSED, LATER, NEVER, ADJUSTED, MOVED, HALTED, GONE = _products(9)
+COMMANDS = 40
 JUNK, JUNK_ERROR = b'{"type":"sell"}', "product_id: not an id"
 
 
@@ -46,6 +56,10 @@ def commands() -> list[Keyed]:
 
     def buying(product_id: str, users: list[str], *columns: Any) -> Keyed:
         return product_id.encode(), encode_purchases(product_id, users, *columns)
+
+    def control(product_id: str, change: Control, key: str | None = None) -> Keyed:
+        command = ControlCommand(product_id, change, Note("why", "eve", key))
+        return product_id.encode(), encode_control(command)
 
     rule = Rule(Algorithm.TOKEN_BUCKET, 1, 2)
     return [
@@ -66,6 +80,31 @@ def commands() -> list[Keyed]:
         buying(LATER, ["a"]),  # 12: -5
         (PLAIN.encode(), encode_close(PLAIN)),
         buying(PLAIN, ["e"]),  # 14: -6
+        opening(ADJUSTED, stock=5, rate_limit=rule),
+        control(ADJUSTED, Adjust(4), "k"),  # 16: 9 left
+        control(ADJUSTED, Adjust(4), "k"),  # 17: a repeat
+        control(ADJUSTED, Adjust(-12)),  # 18: refused
+        control(ADJUSTED, Limits(2, "none")),
+        buying(ADJUSTED, ["a", "a", "b"]),  # 20: all win; 6 left, 3 sold
+        control(ADJUSTED, Adjust(-1)),  # 21: 5 left
+        control(ADJUSTED, Limits(3, None)),
+        opening(MOVED, stock=3, start_ms=now_ms + YEAR_MS // 2),
+        control(MOVED, Extend(0, None)),
+        buying(MOVED, ["a"]),  # 25: wins
+        control(MOVED, Extend(None, 1)),
+        buying(MOVED, ["b"]),  # 27: -6
+        opening(HALTED, stock=3, state=SaleState.PAUSED),
+        control(HALTED, Resume()),
+        buying(HALTED, ["a"]),  # 30: wins; 2 left
+        control(HALTED, Pause()),
+        buying(HALTED, ["b"]),  # 32: -4
+        control(HALTED, Resume()),
+        opening(GONE, stock=3),
+        buying(GONE, ["a"], None, {0: "k"}),  # 35: wins
+        (GONE.encode(), encode_close(GONE)),
+        control(GONE, Cleanup()),  # 37
+        buying(GONE, ["a"], None, {0: "k"}),  # 38: -6, even though it repeats a win
+        opening(GONE, stock=7),  # 39: refused
     ]
 
 
@@ -218,8 +257,8 @@ FAULTS: dict[str, Fault] = {
     ),
     "a decision on no command": Fault(
         Check.DECISIONS,
-        "a decision on command 15, but the commands end at 15",
-        results=_and((b"x", b'{"source_offset":15,"type":"malformed"}')),
+        f"a decision on command {COMMANDS}, but the commands end at {COMMANDS}",
+        results=_and((b"x", b'{"source_offset":%d,"type":"malformed"}' % COMMANDS)),
     ),
     "no decision record": Fault(Check.DECISIONS, "not a decision record", results=_and((b"x", b"{}"))),
     "another repeat": Fault(
@@ -261,6 +300,34 @@ FAULTS: dict[str, Fault] = {
     ),
     "stock made": Fault(Check.STOCK, "2 left, 4 sold of 5", changed(2, stock=2), is_tried_for_real=True),
     "stock below zero": Fault(Check.STOCK, "-1 left, 6 sold", changed(2, stock=-1, sold=6)),
+    "an adjustment that makes stock": Fault(
+        Check.STOCK, "6 left, 3 sold of 8", changed(21, stock=6), is_tried_for_real=True
+    ),
+    "an adjustment that is refused": Fault(
+        Check.OUTCOMES,
+        "stock: null instead of 5",
+        changed(21, stock=None, sold=None, refusal="stock_below_zero"),
+    ),
+    "an adjustment below zero": Fault(
+        Check.STOCK, "-3 left, 0 sold of -3", changed(18, refusal=None, stock=-3, sold=0)
+    ),
+    "another command repeated": Fault(Check.OUTCOMES, "repeats: 15 instead of 16", changed(17, repeats=15)),
+    "limits that are not changed": Fault(Check.OUTCOMES, "refusal: ", changed(22, refusal="closed")),
+    "a window that is not moved": Fault(Check.OUTCOMES, "refusal: ", changed(26, refusal="end_before_start")),
+    "a win after the moved end": Fault(
+        Check.WINDOW, "but it is active, on sale from 0 until 1", changed(27, codes=[1], stock=1, sold=2)
+    ),
+    "a win after the pause": Fault(
+        Check.WINDOW, "but it is paused", changed(32, codes=[1], stock=1, sold=2), is_tried_for_real=True
+    ),
+    "a sale that is not resumed": Fault(Check.OUTCOMES, "refusal: ", changed(33, refusal="not_paused")),
+    "a cleanup that is refused": Fault(
+        Check.OUTCOMES, "refusal: ", changed(37, refusal="not_closed"), is_tried_for_real=True
+    ),
+    "a win repeated after the cleanup": Fault(
+        Check.OUTCOMES, "codes: [1]", changed(38, codes=[1], held={"0": f"{PARTITION}-35-0"})
+    ),
+    "an opening after the cleanup": Fault(Check.OUTCOMES, "refusal: ", changed(39, refusal=None)),
     "one too many for a user": Fault(
         # b already has two units and gets c's unit as well.
         Check.USER_LIMIT,
@@ -297,7 +364,9 @@ FAULTS: dict[str, Fault] = {
         "the win 1-1-0 has no order before 1-1-1",
         orders=lambda records: [records[1], records[0], *records[2:]],
     ),
-    "an order of a loser": Fault(Check.ORDERS, "there is no such win", orders=_and_order(b"1-1-0", b"1-7-2")),
+    "an order of a loser": Fault(
+        Check.ORDERS, "there is no such win", orders=_and_order(b"1-1-0", b"1-38-0")
+    ),
     "an early order of a loser": Fault(
         Check.ORDERS,
         "the win 1-1-0 has no order before 1-14-0",

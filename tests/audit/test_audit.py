@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaProducer
+from commands import encode_close
 
 from audit.faults import (
+    COMMANDS,
     FAULTS,
     JUNK,
     LATER,
@@ -28,7 +30,7 @@ from pipeline.audit.redis_keys import KeyAudit
 from pipeline.audit.report import Findings
 from pipeline.domain.limiters import Algorithm, Rule
 from pipeline.domain.product import Opening
-from pipeline.messages.commands import OpenCommand, encode_close, encode_open
+from pipeline.messages.commands import OpenCommand, encode_open
 from pipeline.stock.keys import Keys
 
 keys = Keys()
@@ -105,7 +107,7 @@ async def test_orders_that_never_follow_are_reported(
     report = await audited(undecided)
     assert set(report.failed) == {Check.ORDERS, Check.DEAD_LETTERS}
     location, what = first_violation(report.findings[Check.ORDERS])
-    assert "written only up to position 0 of 15" in what
+    assert f"written only up to position 0 of {COMMANDS}" in what
     assert location == (undecided.topics.results.name, PARTITION, 0)
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from audit.faults import (
     ALL_REPEATED,
+    COMMANDS,
     FAULTS,
     NONE,
     PARTITION,
@@ -159,14 +160,14 @@ async def test_missing_orders_are_reported_with_the_position_of_their_decision(
     assert list(found) == [Check.ORDERS]
     assert found[Check.ORDERS].violations == 1
     location, what = found[Check.ORDERS].first or (None, "")
-    assert "written only up to position 3 of 15" in what
+    assert f"written only up to position 3 of {COMMANDS}" in what
     assert location == (TOPICS.results.name, PARTITION, 3)
 
 
 async def test_the_audit_waits_for_late_orders() -> None:
     logs = decided(commands())
     logs.followed_to = 3
-    asyncio.get_running_loop().call_later(0.15, setattr, logs, "followed_to", 15)
+    asyncio.get_running_loop().call_later(0.15, setattr, logs, "followed_to", COMMANDS)
     assert not failed(await audited(logs))
 
 
@@ -190,7 +191,7 @@ async def test_undecided_commands_are_no_violation() -> None:
     assert not failed(await audited(logs))
     assert logs.audit is not None
     summary = logs.audit.summary()
-    assert (summary.offset, summary.above) == (4, 10)
+    assert (summary.offset, summary.above) == (4, COMMANDS - 5)
 
 
 async def test_a_log_without_its_beginning_cannot_be_audited() -> None:

@@ -9,7 +9,7 @@ from aiokafka import AIOKafkaConsumer
 from click.testing import CliRunner, Result
 from kafka_admin import trim
 
-from audit.faults import FAULTS, PARTITION, PLAIN, commands
+from audit.faults import COMMANDS, FAULTS, PARTITION, PLAIN, commands
 from audit.sale import Sale
 from pipeline.audit import CannotAudit, Check, audit
 from pipeline.cli import main
@@ -38,7 +38,7 @@ async def test_rebuild_restores_the_state_that_deciding_left(sold: Sale) -> None
     rebuilt = await rebuild(sold.settings, sold.topics, progress.append)
     assert contents(sold) == before
     assert (rebuilt.partitions, rebuilt.records) == (4, len(commands()))
-    assert rebuilt.purchases == 16
+    assert rebuilt.purchases == 25
     assert progress[-1] == (len(commands()), len(commands()))
     assert (await audit(sold.settings, sold.topics, [PLAIN])).clean
 
@@ -116,7 +116,7 @@ async def seckill(sale: Sale, monkeypatch: pytest.MonkeyPatch, *arguments: str, 
 async def test_the_commands_on_a_clean_sale(sold: Sale, monkeypatch: pytest.MonkeyPatch) -> None:
     result = await seckill(sold, monkeypatch, "rebuild")
     assert result.exit_code == 0, result.output
-    assert "4 partitions, 15 decisions, 16 purchases in" in result.stdout
+    assert f"4 partitions, {COMMANDS} decisions, 25 purchases in" in result.stdout
     result = await seckill(sold, monkeypatch, "audit", "--product", PLAIN)
     assert result.exit_code == 0, result.output
     assert "no violations" in result.stdout
@@ -133,7 +133,7 @@ async def test_the_audit_command_reports_a_violation(
     assert document["clean"] is False
     (found,) = [each for each in document["checks"] if each["violations"]]
     assert found["check"] == Check.OUTCOMES
-    assert (found["examined"], found["violations"], found["skipped"]) == (15, 1, [])
+    assert (found["examined"], found["violations"], found["skipped"]) == (COMMANDS, 1, [])
     assert found["first"] == {
         "topic": undecided.topics.results.name,
         "partition": PARTITION,

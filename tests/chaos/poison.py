@@ -5,13 +5,14 @@ from collections.abc import Iterator
 import non_utf8_headers
 import orjson
 from aiokafka import AIOKafkaProducer
+from commands import encode_close
 
 from chaos.crowd import Crowd
 from chaos.stage import Stage
 from pipeline.audit.report import Check
 from pipeline.breakers import CONTROL_PARTITION
 from pipeline.kafka.topics import load_topics, partition_of
-from pipeline.messages.commands import encode_close, encode_purchases
+from pipeline.messages.commands import encode_purchases
 from pipeline.settings import Profile
 
 DEEP = 50_000

@@ -29,7 +29,8 @@ STATS = "/api/v1/seckill/stats/"
 PURCHASED = "/api/v1/seckill/purchased/"
 SYSTEM = "/api/v1/system/stats"
 PREWARM = "/api/v1/seckill/activity/prewarm"
-CLOSE = "/api/v1/seckill/activity/close"
+ACTIVITY = "/api/v1/seckill/activity"
+CLOSE = f"{ACTIVITY}/close"
 
 
 class Decider:
@@ -162,6 +163,11 @@ class Service:
         """The counters of the process."""
         found: dict[str, Any] = (await self.call("GET", SYSTEM)).json()["service_stats"]
         return found
+
+    async def command(self, call: str, product_id: int | str, key: str | None = None, **more: Any) -> Reply:
+        """An administration call on this product, with an Idempotency-Key if there is a `key`."""
+        body, headers = {"product_id": product_id, **more}, {"Idempotency-Key": key} if key else {}
+        return await self.call("POST", f"{ACTIVITY}/{call}", admin=True, json=body, headers=headers)
 
     async def prewarm(self, product_id: int | str = 1001, **more: Any) -> Reply:
         return await self.call("POST", PREWARM, admin=True, json=opening(product_id, **more))

@@ -25,6 +25,7 @@ async def test_stats_count_the_decisions(service: Service, decider: Decider) -> 
             "product_name": "phone",
             "price": 19.9,
             "initial_stock": 5,
+            "adjusted": 0,
             "start_time": "2020-01-01T00:00:00.000Z",
             "end_time": "2090-01-01T00:00:00.000Z",
             "status": "active",
@@ -107,11 +108,15 @@ async def test_health_and_the_openapi_document(service: Service) -> None:
         ("/health/live", "get"),
         ("/health/ready", "get"),
         ("/openapi.json", "get"),
-        ("/api/v1/seckill/activity/prewarm", "post"),
-        ("/api/v1/seckill/activity/close", "post"),
+        ("/api/v1/seckill/activity", "get"),
+        ("/api/v1/seckill/activity/{product_id}", "get"),
+        *(
+            (f"/api/v1/seckill/activity/{call}", "post")
+            for call in ("prewarm", "adjust", "pause", "resume", "extend", "limits", "close", "cleanup")
+        ),
     }
     for path, verb in listed:
-        client = service.admin if "/activity/" in path else service.public
+        client = service.admin if "/activity" in path else service.public
         values = path.format(request_id="0-0-0", product_id="5", user_id="u1")
         # A handler answers each, perhaps with a refusal, but never as an unknown path.
         async with client.request(verb, values) as response:

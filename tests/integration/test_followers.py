@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import encode_close
 from eventually import eventually
 from followers import Decisions, Follower, unique_topics_file
 from redis import Redis
@@ -23,7 +24,7 @@ from pipeline.kafka.producer import LogProducer
 from pipeline.kafka.topic_admin import create_topics
 from pipeline.kafka.topics import Topics, load_topics
 from pipeline.messages.breakers import BreakerChange
-from pipeline.messages.commands import encode_close, encode_purchases
+from pipeline.messages.commands import encode_purchases
 from pipeline.settings import Profile, Settings
 from pipeline.stock.store import StockStore
 

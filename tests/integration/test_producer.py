@@ -102,8 +102,8 @@ async def test_a_record_gets_the_next_offset_and_our_headers(
         await consumer.stop()
     assert [record.key for record in records] == [b"1001", b"1001", b"1001", None]
     assert [record.value for record in records] == [b"0", b"1", b"2", b"bare"]
-    assert records[0].headers == (("v", b"2"), ("origin", b"test-1"))
-    assert records[3].headers == (("v", b"2"), ("origin", b"test-1"), ("error", b"none"))
+    assert records[0].headers == (("v", b"3"), ("origin", b"test-1"))
+    assert records[3].headers == (("v", b"3"), ("origin", b"test-1"), ("error", b"none"))
 
 
 async def test_concurrent_sends_each_get_their_own_offset(

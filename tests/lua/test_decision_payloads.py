@@ -1,14 +1,15 @@
 """Real decisions of the Lua scripts against the schemas of `topics.yaml`."""
 
 import orjson
+from commands import encode_close
 from jsonschema import Draft202012Validator
 
 from pipeline.domain import limiters
 from pipeline.domain.product import Opening
 from pipeline.kafka.topics import load_topics
-from pipeline.messages.commands import OpenCommand, RawCommand, encode_close, encode_open, encode_purchases
+from pipeline.messages.commands import OpenCommand, RawCommand, encode_open, encode_purchases
 from pipeline.messages.decisions import (
-    CloseDecision,
+    ControlDecision,
     MalformedDecision,
     OpenDecision,
     PurchaseDecision,
@@ -49,7 +50,7 @@ async def test_real_decisions_match_the_schemas(redis_url: str) -> None:
     assert seen == {
         PurchaseDecision,
         OpenDecision,
-        CloseDecision,
+        ControlDecision,
         MalformedDecision,
     }
     fields = set()

@@ -13,7 +13,8 @@ from redis_values import buyers_in_redis
 
 from pipeline.audit.fold import PartitionFold
 from pipeline.decider.intake import prepare
-from pipeline.domain.finality import SaleTerms
+from pipeline.domain.finality import CLEANED_UP, SaleTerms
+from pipeline.domain.product import SaleState
 from pipeline.kafka.records import LogRecord
 from pipeline.messages.decision_peeks import shows_opened, shows_stock
 from pipeline.messages.decisions import (
@@ -89,7 +90,7 @@ def decide(stack: Stack, records: list[LogRecord], sizes: list[int]) -> list[byt
 
 def without_terms(result: Decision) -> Decision | tuple[Any, ...]:
     return (
-        (result.source_offset, result.product_id, result.refusal)
+        (result.source_offset, result.product_id, result.refusal, result.repeats)
         if isinstance(result, OpenDecision)
         else result
     )
@@ -103,7 +104,10 @@ def assert_same_snapshot(stack: Stack, fold: PartitionFold, product_id: str) -> 
     if product is None:
         assert (snapshot.terms, snapshot.wins) == (None, [])
         return
-    terms = product.opening
+    if product.state is SaleState.CLEANED_UP:
+        assert (snapshot.terms, snapshot.wins) == (CLEANED_UP, [])
+        return
+    terms = product.terms
     assert snapshot.terms == SaleTerms(
         product.state, product.stock, terms.start_ms, terms.end_ms, terms.per_user_limit
     )
@@ -116,11 +120,23 @@ def assert_same_state(stack: Stack, fold: PartitionFold) -> None:
         assert_same_snapshot(stack, fold, product_id)
     cursor = run(stack.store.cursor(PARTITION))
     assert (cursor.offset, cursor.time_ms, cursor.purchases) == (fold.offset, fold.time_ms, fold.purchases)
-    assert run(stack.store.products(PARTITION)) == sorted(fold.products)
-    for product_id, expected in fold.products.items():
+    kept = {
+        product_id: product
+        for product_id, product in fold.products.items()
+        if product.state is not SaleState.CLEANED_UP
+    }
+    assert run(stack.store.products(PARTITION)) == sorted(kept)
+    cleaned: dict[Any, Any] = stack.redis.hgetall(keys.cleaned(PARTITION))
+    assert {
+        product_id: _command_keys(value.decode())
+        for product_id, value in ((each.decode(), text) for each, text in cleaned.items())
+    } == {each: fold.products[each].command_keys for each in fold.products.keys() - kept.keys()}
+    for product_id in fold.products.keys() - kept.keys():
+        assert not stack.redis.exists(keys.product(PARTITION, product_id), keys.buyers(PARTITION, product_id))
+    for product_id, expected in kept.items():
         product = run(stack.store.product(PARTITION, product_id))
         assert product is not None
-        terms = expected.opening
+        terms = expected.terms
         assert (product.stock, product.sold, product.state) == (
             expected.stock,
             expected.sold,
@@ -132,6 +148,14 @@ def assert_same_state(stack: Stack, fold: PartitionFold) -> None:
         assert product.by_code == expected.by_code
         assert product.limiter == "{}:{}:{}".format(*expected.limiter)
         assert buyers_in_redis(stack.redis, PARTITION, product_id) == expected.buyers
+        assert product.adjusted == expected.adjusted
+        remembered: Any = stack.redis.hget(keys.product(PARTITION, product_id), "command_keys")
+        assert _command_keys((remembered or b"").decode()) == expected.command_keys
+
+
+def _command_keys(value: str) -> dict[str, int]:
+    pairs = [line.split(":", 1) for line in value.split("\n") if line]
+    return {key: int(offset) for offset, key in pairs}
 
 
 sizes = st.lists(st.integers(1, 7), min_size=1, max_size=4)

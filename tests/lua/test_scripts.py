@@ -2,18 +2,29 @@
 
 import re
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
+from commands import encode_close
 from records import decoded_purchase
 from redis import Redis
 
 from pipeline.domain import product as rules
 from pipeline.domain.codes import DECIDED_CODES
+from pipeline.domain.controls import COMMAND_KEYS_MAX, Adjust, Cleanup, Close, Control, Limits, Resume
 from pipeline.domain.finality import SaleTerms
+from pipeline.domain.limiters import Algorithm, Rule
 from pipeline.domain.product import Opening, SaleState
 from pipeline.errors import RedisUnavailable
-from pipeline.messages.commands import OpenCommand, encode_close, encode_open, encode_purchases
-from pipeline.messages.decisions import decode_decision
+from pipeline.messages.commands import (
+    ControlCommand,
+    Note,
+    OpenCommand,
+    encode_control,
+    encode_open,
+    encode_purchases,
+)
+from pipeline.messages.decisions import ControlDecision, decode_decision
 from pipeline.stock.client import RedisFault
 from pipeline.stock.scripts import script
 from pipeline.stock.store import MayEvict, OtherLog, Stale, StockStore
@@ -190,6 +201,52 @@ async def test_closing_ends_the_sale(store: StockStore) -> None:
     assert (product.state, product.sold, product.by_code) == ("closed", 1, {1: 1, -6: 1})
 
 
+def control(offset: int, control: Control, key: str | None = None) -> PreparedCommand:
+    value = encode_control(ControlCommand("1001", control, Note("why", None, key)))
+    return PreparedCommand(offset, 1_000, "1001", value)
+
+
+async def test_a_cleanup_forgets_the_buyers_at_once(store: StockStore, redis_url: str) -> None:
+    """Also in the same chunk, in which the buyers are still in Redis; a repeat under their key is no win any more."""
+    keyed = PreparedCommand(1, 1_000, "1001", encode_purchases("1001", ["a"], None, {0: "k"}))
+    await store.decide(PARTITION, -1, 0, [opening(), keyed])
+    chunk = [control(2, Close()), keyed._replace(offset=3), control(4, Cleanup()), keyed._replace(offset=5)]
+    decided = await store.decide(PARTITION, 1, 0, chunk)
+    assert decoded_purchase(decided[1]).codes == [1]
+    assert (after := decoded_purchase(decided[3])).codes == [-6]
+    assert (after.held, after.stock) == ({}, None)
+    with Redis.from_url(redis_url) as client:
+        assert {key.decode() for key in client.scan_iter()} == {"seckill:{p1}:cursor", "seckill:{p1}:cleaned"}
+    later = await store.decide(PARTITION, 5, 0, [opening(6), control(7, Resume())])
+    assert [b'"refusal":"cleaned_up"' in record for record in later] == [True, True]
+
+
+async def test_a_product_remembers_the_latest_keys_of_its_commands(store: StockStore) -> None:
+    adjustments = [control(1 + n, Adjust(1), f"k:{n}") for n in range(COMMAND_KEYS_MAX + 1)]
+    await store.decide(PARTITION, -1, 0, [opening(), *adjustments])
+    after = len(adjustments)
+    again = [control(after + 1, Adjust(1), "k:1"), control(after + 2, Adjust(1), "k:0")]
+    decided = [decode_decision(each) for each in await store.decide(PARTITION, after, 0, again)]
+    assert [each.repeats for each in decided if isinstance(each, ControlDecision)] == [2, None]
+    product = await store.product(PARTITION, "1001")
+    assert product is not None
+    assert (product.stock, product.adjusted) == (10_000 + after + 1, after + 1)
+
+
+async def test_a_new_rate_limit_starts_unused(store: StockStore) -> None:
+    rule = Rule(Algorithm.FIXED_WINDOW, 1, 1)
+    chunk = [
+        opening(terms=replace(TERMS, rate_limit=rule)),
+        purchase(1, "a", "b"),
+        control(2, Limits(None, rule)),
+        purchase(3, "c", "d"),
+        control(4, Limits(None, "none")),
+        purchase(5, "e", "f"),
+    ]
+    decided = await store.decide(PARTITION, -1, 0, chunk)
+    assert [decoded_purchase(decided[n]).codes for n in (1, 3, 5)] == [[1, -9], [1, -9], [1, 1]]
+
+
 async def test_no_key_of_the_fold_has_a_time_to_live(store: StockStore, redis_url: str) -> None:
     await store.decide(PARTITION, -1, 0, [opening(), purchase(1, "a")])
     with Redis.from_url(redis_url) as client:
@@ -237,6 +294,8 @@ def test_codes_and_limits_are_the_same_in_lua() -> None:
     }
     assert limits == {
         "QUANTITY_MAX": rules.QUANTITY_MAX,
+        "STOCK_MAX": rules.STOCK_MAX,
+        "COMMAND_KEYS_MAX": COMMAND_KEYS_MAX,
         "WINS_PER_USER_MAX": rules.WINS_PER_USER_MAX,
     }
 

@@ -26,6 +26,8 @@ MUTANTS: Final = {
     "noclamp": "the limiter runs on the record's own time, which may run backwards",
     "nolimiter": "replaying a decision does not restore the limiter's state",
     "noclose": "replaying a decision on a close does not close the product",
+    "noadjust": "replaying a decision on an adjustment does not change the stock",
+    "nocleanup": "replaying a decision on a cleanup does not forget the buyers",
     "skipmalformed": "a malformed command gets no decision record",
     "latehint": "a chunk marks its own decisions in Redis as settled before they are in the log",
     "blindhint": "replaying does not notice that decisions are missing after the hint",
@@ -39,6 +41,7 @@ MUTANTS: Final = {
     "forgetseen": "the orders agent's progress lacks the highest source offset",
 }
 
+COMMANDS: Final = (*("open", "open", "adjust", "adjust", "malformed"), *("close", "cleanup", "cleanup"))
 CHUNK_MAX: Final = 4
 ZOMBIES_MAX: Final = 2
 LATE_HINT_STEPS_MAX: Final = 60
@@ -243,7 +246,7 @@ class Participants:
             "write orders": lambda: next(rng.choice(self.orders_agents)),
             "poll": world.poll,
             "buy": lambda: world.append_request("buy"),
-            "command": lambda: world.append_request(rng.choice(("open", "open", "malformed", "close"))),
+            "command": lambda: world.append_request(rng.choice(COMMANDS)),
             "zombie": self._move_partition,
             "crash": self._crash,
             "new follower": self._restart_follower,

@@ -9,7 +9,10 @@ WINDOW: Final = 10
 
 
 class Request(NamedTuple):
-    """A command record. `kind` is open, close, buy or malformed; `limit` is the purchases per window."""
+    """A command record. `kind` is open, adjust, close, cleanup, buy or malformed.
+
+    `stock` is also the change of an adjustment; `limit` is the purchases per window.
+    """
 
     kind: str
     time: int
@@ -41,6 +44,7 @@ class Sale:
 
     opened: bool = False
     closed: bool = False
+    cleaned: bool = False
     stock: int = 0
     limit: int | None = None
     time: int = 0
@@ -49,8 +53,12 @@ class Sale:
 
     def copy(self) -> "Sale":
         return Sale(
-            self.opened, self.closed, self.stock, self.limit, self.time, self.limiter, dict(self.buyers)
+            *(self.opened, self.closed, self.cleaned, self.stock, self.limit, self.time, self.limiter),
+            dict(self.buyers),
         )
+
+    def clean_up(self) -> None:
+        self.cleaned, self.stock, self.buyers = True, 0, {}
 
 
 def decide_request(sale: Sale, offset: int, request: Request, mutant: str = "") -> Decision:
@@ -62,9 +70,16 @@ def decide_request(sale: Sale, offset: int, request: Request, mutant: str = "") 
         refused = sale.opened
         if not refused:
             sale.opened, sale.stock, sale.limit = True, request.stock, request.limit
+    elif request.kind == "adjust":
+        refused = sale.closed or not sale.opened or sale.stock + request.stock < 0
+        sale.stock += 0 if refused else request.stock
     elif request.kind == "close":
         refused = sale.closed or not sale.opened
         sale.closed = sale.opened
+    elif request.kind == "cleanup":
+        refused = sale.cleaned or not sale.closed
+        if not refused:
+            sale.clean_up()
     elif request.kind == "buy":
         codes = _decide_purchases(sale, offset, request.purchases)
     return Decision(request.kind, sale.time, codes, sale.limiter, refused)
@@ -102,8 +117,12 @@ def replay_decision(sale: Sale, offset: int, request: Request, decision: Decisio
         sale.limiter = decision.limiter
     if decision.kind == "open" and not decision.refused:
         sale.opened, sale.stock, sale.limit = True, request.stock, request.limit
+    elif decision.kind == "adjust" and not decision.refused and mutant != "noadjust":
+        sale.stock += request.stock
     elif decision.kind == "close" and not decision.refused and mutant != "noclose":
         sale.closed = True
+    elif decision.kind == "cleanup" and not decision.refused and mutant != "nocleanup":
+        sale.clean_up()
     for (user, quantity), code in zip(request.purchases, decision.codes, strict=False):
         if code == 1:
             sale.stock -= quantity

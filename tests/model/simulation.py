@@ -28,13 +28,21 @@ from pipeline.audit.fold import PartitionFold
 from pipeline.decider import deciders
 from pipeline.decider.deciders import Deciders
 from pipeline.domain.codes import Code
+from pipeline.domain.controls import Adjust, Cleanup, Close, Extend, Limits, Pause, Resume
 from pipeline.domain.limiters import Algorithm, Rule
-from pipeline.domain.product import Opening
+from pipeline.domain.product import Opening, SaleState
 from pipeline.kafka.records import Batch, LogRecord
 from pipeline.local.listen import free_port
 from pipeline.local.process import Process
 from pipeline.local.redis import redis_part
-from pipeline.messages.commands import OpenCommand, encode_close, encode_open, encode_purchases
+from pipeline.messages.commands import (
+    ControlCommand,
+    Note,
+    OpenCommand,
+    encode_control,
+    encode_open,
+    encode_purchases,
+)
 from pipeline.messages.decisions import OpenDecision, decode_decision, peek_source_offset
 from pipeline.settings import Settings
 from pipeline.stock.keys import Keys
@@ -125,9 +133,9 @@ def random_command(rng: random.Random) -> tuple[bytes | None, bytes | None]:
     draw = rng.random()
     if draw < 0.04:
         return product.encode(), b"junk"
-    if draw < 0.06:
-        return product.encode(), encode_close(product)
     if draw < 0.12:
+        return product.encode(), random_control(rng, product)
+    if draw < 0.18:
         rule = Rule(rng.choice(list(Algorithm)), rng.randrange(1, 30), rng.randrange(1, 6))
         terms = Opening("n", "9.90", rng.randrange(20), 0, 10**12, per_user_limit=rng.randrange(1, 4))
         if rng.random() < 0.4:
@@ -137,6 +145,18 @@ def random_command(rng: random.Random) -> tuple[bytes | None, bytes | None]:
     users = [f"u{rng.randrange(15)}" for _ in range(count)]
     keys = {index: "k" for index in range(count) if rng.random() < 0.2}
     return product.encode(), encode_purchases(product, users, [rng.randrange(1, 3) for _ in users], keys)
+
+
+def random_control(rng: random.Random, product: str) -> bytes:
+    control = rng.choice(
+        (
+            *(Adjust(rng.choice([-3, 2, 5])), Adjust(rng.choice([-1, 1, 4])), Pause(), Resume(), Resume()),
+            *(Extend(None, 10**12), Limits(rng.randrange(1, 4), "none"), Close(), Cleanup()),
+            Limits(None, Rule(rng.choice(list(Algorithm)), rng.randrange(1, 30), rng.randrange(1, 6))),
+        )
+    )
+    key = rng.choice([None, None, "k1", "k2"])
+    return encode_control(ControlCommand(product, control, Note("why", None, key)))
 
 
 async def inject_events(world: World, workers: list[Worker]) -> None:
@@ -238,7 +258,7 @@ def verdict(world: World) -> str | None:
     for request in world.requests:
         expected, result = fold.decide(*request), decode_decision(first[request.offset])
         if isinstance(expected, OpenDecision) and isinstance(result, OpenDecision):
-            is_right = result.refusal == expected.refusal
+            is_right = (result.refusal, result.repeats) == (expected.refusal, expected.repeats)
         else:
             is_right = result == expected
         if not is_right:
@@ -249,17 +269,25 @@ def verdict(world: World) -> str | None:
 def redis_is_the_fold(redis: Redis, fold: PartitionFold) -> str | None:
     if int(redis.hget(keys.cursor(PARTITION), "offset") or -1) != fold.offset:
         return "the cursor is not at the end"
+    cleaned = text_fields(redis, keys.cleaned(PARTITION))
     for product_id, product in fold.products.items():
+        if product.state is SaleState.CLEANED_UP:
+            left = (keys.product(PARTITION, product_id), keys.buyers(PARTITION, product_id))
+            if product_id not in cleaned or redis.exists(*left):
+                return f"{product_id} is not cleaned up"
+            continue
         fields = text_fields(redis, keys.product(PARTITION, product_id))
         wins = buyers_in_redis(redis, PARTITION, product_id)
         counts = {int(name[5:]): int(value) for name, value in fields.items() if name.startswith("code:")}
         stock, sold, limiter = int(fields["stock"]), int(fields["sold"]), fields["limiter"]
-        found = (stock, sold, fields["state"], wins, counts, limiter)
+        adjusted, window = int(fields.get("adjusted", 0)), (int(fields["start_ms"]), int(fields["end_ms"]))
+        found = (stock, sold, fields["state"], wins, counts, limiter, adjusted, window)
         limiter = "{}:{}:{}".format(*product.limiter)
         by_code = {int(code): count for code, count in product.by_code.items() if count}
-        if found != (product.stock, product.sold, product.state.value, product.buyers, by_code, limiter):
+        expected = (product.stock, product.sold, product.state.value, product.buyers, by_code, limiter)
+        if found != (*expected, product.adjusted, (product.terms.start_ms, product.terms.end_ms)):
             return f"Redis is not the fold of {product_id}: {found}"
-        if Code.SUCCESS in counts and product.stock + product.sold != product.opening.stock:
+        if Code.SUCCESS in counts and product.stock + product.sold != product.terms.stock + product.adjusted:
             return "stock was created or lost"
     return None
 

@@ -75,6 +75,8 @@ class World:
         if kind == "open":
             limit = rng.choice((None, 1, 2, 4))
             self.requests.append(Request(kind, time, rng.choice((3, 10, 40, 100)), limit))
+        elif kind == "adjust":
+            self.requests.append(Request(kind, time, rng.choice((-4, -1, 2, 10))))
         elif kind == "buy":
             count = rng.randrange(1, 4)
             purchases = tuple((rng.randrange(USERS), rng.randrange(1, 3)) for _ in range(count))

@@ -57,7 +57,11 @@ async def test_a_request_without_a_decision_is_unknown_or_deleted(error: Excepti
     assert (response.status, problem["status"], problem["detail"]) == (status, status, "9-9-9")
 
 
-@pytest.mark.parametrize("refusal", RequestRefused.__subclasses__())
+def leaves(base: type[Exception]) -> list[type[Exception]]:
+    return [leaf for each in base.__subclasses__() for leaf in leaves(each) or [each]]
+
+
+@pytest.mark.parametrize("refusal", leaves(RequestRefused))
 def test_every_refusal_has_a_problem_document(refusal: Callable[[int], Exception]) -> None:
     request = make_mocked_request("POST", "/")
     assert Admission(Settings()).problem(request, refusal(1)).kind is not Kind.INTERNAL

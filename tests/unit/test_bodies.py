@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from pipeline.domain.ids import INTEGER_ID_MAX, JSON_SAFE_INTEGER_MAX
 from pipeline.ingress.http.bodies import parse_object, parse_purchase
-from pipeline.ingress.http.prewarm import parse_opening
 from pipeline.ingress.http.problems import Problem
+from pipeline.ingress.http.sale_bodies import parse_opening
 from pipeline.messages.commands import (
     OpenCommand,
     PurchaseCommand,

@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 import pytest
+from commands import encode_close
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from records import bought, closed, decoded_purchase, malformed, opened
@@ -23,7 +24,6 @@ from pipeline.messages.commands import (
     OpenCommand,
     OversizedCommand,
     decode_command,
-    encode_close,
     encode_open,
     encode_purchases,
 )

@@ -3,12 +3,12 @@
 import asyncio
 
 import pytest
+from commands import encode_close
 from refusal_world import SOLD_OUT, Ingress, Partition, code, opening, purchase
 
 from pipeline.domain.limiters import Algorithm, Rule
 from pipeline.domain.product import SaleState
 from pipeline.ingress import final_refusals
-from pipeline.messages.commands import encode_close
 from pipeline.messages.decisions import Answer
 
 

@@ -17,14 +17,23 @@ import pytest
 from refusal_world import PARTITION, Ingress, Partition, StateAt
 
 from pipeline.domain.codes import Code
+from pipeline.domain.controls import Adjust, Cleanup, Close, Control, Extend, Pause, Resume
 from pipeline.domain.finality import FINAL_CODES
 from pipeline.domain.product import Opening, Purchases, decide_purchases
-from pipeline.messages.commands import OpenCommand, encode_close, encode_open, encode_purchases
+from pipeline.messages.commands import OpenCommand, encode_open, encode_purchases
 from pipeline.messages.decisions import Answer
 
 SCHEDULES = 10_000
 SHARDS = 10
 OVER = {Code.INSUFFICIENT_STOCK, Code.ENDED}
+
+CONTROLS: dict[str, Control] = {
+    "adjust": Adjust(1),
+    "pause": Pause(),
+    "resume": Resume(),
+    "close": Close(),
+    "cleanup": Cleanup(),
+}
 
 Step = tuple[Any, ...]
 
@@ -70,7 +79,21 @@ class Schedules:
     def _quiet(self) -> Step:
         choose, reach = self._rng.choice, self._rng.choice(REACH)
         match choose(
-            ("open", "purchase", "purchase", "adjust", "adjust", "close", "lose", "lose", "tick", "on")
+            (
+                *(
+                    "open",
+                    "purchase",
+                    "purchase",
+                    "adjust",
+                    "adjust",
+                    "pause",
+                    "resume",
+                    "move",
+                    "close",
+                    "cleanup",
+                ),
+                *("lose", "lose", "tick", "on"),
+            )
         ):
             case "open":
                 return (
@@ -86,8 +109,11 @@ class Schedules:
                 return ("tick", choose([1, 400, 1_500]))
             case "on":
                 return (choose(("settle", "decide", "commit", "feed", "replay")),)
-            case command:
-                return (command, reach, choose("ppq"))
+            case "move":
+                window = choose([Extend(None, 1), Extend(None, 6_000), Extend(0, None), Extend(3_000, None)])
+                return ("control", reach, (choose("ppq"), window))
+            case control:
+                return ("control", reach, (choose("ppq"), CONTROLS[control]))
 
     def _request(self) -> tuple[str, str, int, str | None]:
         choose = self._rng.choice
@@ -99,6 +125,7 @@ class Arrival:
     """A purchase on arrival: how many commands are acknowledged, and how many of them this process knows."""
 
     request: tuple[str, str, int, str | None]
+    at_ms: int
     acknowledged: int
     known: int
 
@@ -129,7 +156,7 @@ class Run:
     def _do(self, step: Step) -> None:
         partition, (name, *terms) = self.partition, step
         match name:
-            case "open" | "purchase" | "adjust" | "close":
+            case "open" | "purchase" | "control":
                 self._command(name, terms[1])
                 self._advance(terms[0])
             case "tick":
@@ -156,10 +183,8 @@ class Run:
             product, user, quantity, key = terms
             envelope = encode_purchases(product, [user], [quantity], {0: key} if key else None)
             partition.append(product.encode(), envelope)
-        elif name == "adjust":
-            partition.adjust(terms, 1)
         else:
-            partition.append(terms.encode(), encode_close(terms))
+            partition.control(*terms)
 
     def _advance(self, reach: str) -> None:
         if reach != "command log":
@@ -177,7 +202,9 @@ class Run:
                 self._do(step)
 
         self.ingress.meanwhile.extend(partial(take, steps) for steps in meanwhile)
-        arrival = Arrival(request, self.partition.end, max(self.began, self.ingress.last[0] + 1))
+        arrival = Arrival(
+            request, self.partition.now_ms, self.partition.end, max(self.began, self.ingress.last[0] + 1)
+        )
         self._asking.append(asyncio.create_task(self._buy(self.ingress, arrival)))
 
     async def _buy(self, ingress: Ingress, arrival: Arrival) -> None:
@@ -190,7 +217,12 @@ class Run:
         partition = self.partition
         first = arrival.acknowledged if answer.code is Code.NEVER_OPENED else arrival.known
         moments = partition.states[first : partition.end + 1]
-        possible = {outcome(moment, partition.now_ms, arrival.request) for moment in moments}
+        # Another task may let time pass between an answer and this check.
+        possible = {
+            outcome(moment, at_ms, arrival.request)
+            for moment in moments
+            for at_ms in (arrival.at_ms, partition.now_ms)
+        }
         if answer.code is not Code.NOT_STARTED:
             possible |= {outcome(moment, moment.time_ms, arrival.request) for moment in moments}
         given = (answer.code, answer.order_id)

@@ -27,6 +27,7 @@ def product_row(product_id: str, sold: int = 1, **fields: object) -> Row:
         "partition": partition_of(product_id, PARTITIONS),
         "state": "active",
         "opened": 5,
+        "adjusted": 0,
         "remaining": 5 - sold,
         "sold": sold,
         "decided": sold,

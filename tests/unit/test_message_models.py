@@ -10,34 +10,36 @@ from typing import Any, TypeGuard
 
 import orjson
 import pytest
-from commands import commands
+from commands import commands, encode_close
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from mutations import changed_once, nearly
 from pydantic import MISSING, TypeAdapter, ValidationError
-from records import bought, closed, malformed, opened
+from records import bought, closed, controlled, malformed, opened
 
 from pipeline.domain.breaker import BreakerState
+from pipeline.domain.controls import Adjust, Cleanup, Close, Control, Extend, Limits, Pause, Resume
 from pipeline.domain.limiters import Algorithm, Rule
 from pipeline.domain.product import STOCK_MAX, Opening, Purchases, Refusal
 from pipeline.kafka.topics import load_topics
 from pipeline.messages.breakers import BadControlRecord, BreakerChange, decode_breaker, encode_breaker
 from pipeline.messages.commands import (
     PURCHASES_PER_RECORD_MAX,
-    CloseCommand,
     Command,
+    ControlCommand,
     MalformedCommand,
+    Note,
     OpenCommand,
     PurchaseCommand,
     RawCommand,
     decode_command,
-    encode_close,
+    encode_control,
     encode_open,
     encode_purchases,
 )
 from pipeline.messages.decisions import (
-    CloseDecision,
+    ControlDecision,
     Decision,
     MalformedDecision,
     NotADecision,
@@ -47,33 +49,72 @@ from pipeline.messages.decisions import (
 )
 from pipeline.messages.fields import TIME_MS_MAX
 from pipeline.messages.models import (
+    AdjustCommandValue,
+    AdjustDecisionValue,
     BreakerValue,
+    CleanupCommandValue,
+    CleanupDecisionValue,
     CloseCommandValue,
     CloseDecisionValue,
     CommandValue,
     DecisionValue,
+    ExtendCommandValue,
+    ExtendDecisionValue,
+    LimitsCommandValue,
+    LimitsDecisionValue,
     MalformedDecisionValue,
     OpenCommandValue,
     OpenDecisionValue,
     OrderValue,
+    PauseCommandValue,
+    PauseDecisionValue,
     PurchaseCommandValue,
     PurchaseDecisionValue,
+    RateLimitValue,
+    ResumeCommandValue,
+    ResumeDecisionValue,
 )
 from pipeline.messages.orders import BadOrder, decode_order
 from pipeline.settings import Profile
 
+NOTE = Note("counted again", "eve", "k")
 RULE = Rule(Algorithm.TOKEN_BUCKET, 5, 7)
 COMMANDS = [
     encode_purchases("1", ["a", "b"], [1, 2], {0: "k", 1: "l"}),
     encode_purchases("1", ["a"]),
     encode_open(OpenCommand("1", Opening("n", "9.90", 5, 1_000, 1_000, rate_limit=RULE))),
+    encode_open(OpenCommand("1", Opening("n", "9.90", 5, 1_000, 1_000), NOTE)),
     encode_close("1"),
+    *(
+        encode_control(ControlCommand("1", control, NOTE))
+        for control in (
+            Adjust(-3),
+            Pause(),
+            Resume(),
+            Extend(None, 5),
+            Extend(5, 4),
+            Limits(2, None),
+            Limits(None, RULE),
+            Limits(2, "none"),
+            Close(),
+            Cleanup(),
+        )
+    ),
 ]
 DECISIONS = [
     opened(0, "1", 5, rate_limit=RULE),
     opened(0, "1", 5, refusal="already_open"),
     closed(1, "1"),
     closed(1, "1", refusal="never_opened"),
+    closed(1, "1", repeats=0),
+    opened(2, "1", 5, repeats=1),
+    *(
+        controlled(7, encode_control(ControlCommand("1", control, NOTE)))
+        for control in (Pause(), Resume(), Extend(1, 2), Limits(1, RULE), Cleanup())
+    ),
+    controlled(7, encode_control(ControlCommand("1", Adjust(5), NOTE)), stock=5, sold=2),
+    controlled(7, encode_control(ControlCommand("1", Adjust(5), NOTE)), refusal="stock_above_max"),
+    controlled(7, encode_control(ControlCommand("1", Adjust(5), NOTE)), repeats=5),
     bought(2, "1", [1, -2, -3, -9], stock=3, sold=1, held={"2": "0-1-1"}, limiter="1:2:3", retry_after_ms=9),
     bought(3, "1", [-1]),
     malformed(4),
@@ -127,7 +168,6 @@ def command_of(model: Any) -> Command:
         keys = {int(index): key for index, key in (or_none(model.keys) or {}).items()}
         return PurchaseCommand(model.product_id, Purchases(model.users, or_none(model.quantities), keys))
     if isinstance(model, OpenCommandValue):
-        rule = or_none(model.rate_limit)
         opening = Opening(
             model.name,
             model.price,
@@ -136,11 +176,38 @@ def command_of(model: Any) -> Command:
             model.end_ms,
             model.state,
             model.per_user_limit,
-            rule and Rule(rule.algorithm, rule.requests_per_second, rule.burst),
+            rule_of(model.rate_limit),
         )
-        return OpenCommand(model.product_id, opening)
-    assert isinstance(model, CloseCommandValue)
-    return CloseCommand(model.product_id)
+        return OpenCommand(model.product_id, opening, note_of(model))
+    return ControlCommand(model.product_id, control_of(model), note_of(model))
+
+
+def control_of(model: Any) -> Control:
+    match model:
+        case AdjustCommandValue():
+            return Adjust(model.change)
+        case ExtendCommandValue():
+            return Extend(or_none(model.start_ms), or_none(model.end_ms))
+        case LimitsCommandValue():
+            is_none = model.rate_limit == "none"
+            return Limits(or_none(model.per_user_limit), "none" if is_none else rule_of(model.rate_limit))
+    plain: dict[type, Control] = {
+        PauseCommandValue: Pause(),
+        ResumeCommandValue: Resume(),
+        CloseCommandValue: Close(),
+        CleanupCommandValue: Cleanup(),
+    }
+    return plain[type(model)]
+
+
+def note_of(model: Any) -> Note:
+    return Note(or_none(model.reason), or_none(model.by), or_none(model.key))
+
+
+def rule_of(limit: Any) -> Rule | None:
+    if not isinstance(limit, RateLimitValue):
+        return None
+    return Rule(limit.algorithm, limit.requests_per_second, limit.burst)
 
 
 def decoded_command(value: bytes, document: Any) -> Command | None:
@@ -195,7 +262,13 @@ def test_decoder_and_model_limit_the_purchases_of_a_record(count: int) -> None:
 KNOWN = {
     "purchase": PurchaseDecisionValue.model_fields.keys(),
     "open": OpenDecisionValue.model_fields.keys(),
+    "adjust": AdjustDecisionValue.model_fields.keys(),
+    "pause": PauseDecisionValue.model_fields.keys(),
+    "resume": ResumeDecisionValue.model_fields.keys(),
+    "extend": ExtendDecisionValue.model_fields.keys(),
+    "limits": LimitsDecisionValue.model_fields.keys(),
     "close": CloseDecisionValue.model_fields.keys(),
+    "cleanup": CleanupDecisionValue.model_fields.keys(),
     "malformed": MalformedDecisionValue.model_fields.keys(),
 }
 
@@ -211,7 +284,7 @@ def as_a_decider_writes_it(document: dict[str, Any]) -> dict[str, Any]:
         if type(kept.get(name)) is int and -STOCK_MAX <= kept[name] < 0:
             kept[name] = 0
     if kept.get("refusal") in list(Refusal):
-        kept["refusal"] = "closed"
+        kept["refusal"] = "cleaned_up"
     if kept.get("error") == "":
         kept["error"] = "unknown"
     if "retry_after_ms" in kept:
@@ -253,8 +326,17 @@ def decision_of(model: Any, document: dict[str, Any]) -> Decision:
     command = command_of(model.command)
     refusal = Refusal(document["refusal"]) if "refusal" in document else None
     if isinstance(command, OpenCommand):
-        return OpenDecision(model.source_offset, model.time_ms, command.product_id, refusal, command.opening)
-    return CloseDecision(model.source_offset, model.time_ms, command.product_id, refusal)
+        return OpenDecision(
+            *(model.source_offset, model.time_ms, command.product_id, refusal, command.opening),
+            *(command.note, or_none(model.repeats)),
+        )
+    assert isinstance(command, ControlCommand)
+    is_adjustment = isinstance(command.control, Adjust)
+    return ControlDecision(
+        *(model.source_offset, model.time_ms, command.product_id, refusal, command.control, command.note),
+        or_none(model.repeats),
+        *((document.get("stock"), document.get("sold")) if is_adjustment else (None, None)),
+    )
 
 
 def compare_decision(made: dict[str, Any]) -> None:

@@ -15,7 +15,6 @@ from pipeline.domain.product import (
     Purchases,
     Refusal,
     SaleState,
-    close_product,
     decide_purchases,
     open_product,
 )
@@ -48,7 +47,7 @@ def test_the_window_includes_its_start_and_excludes_its_end() -> None:
 def test_not_active_and_closed_take_precedence_over_the_window() -> None:
     assert codes(opened(state=SaleState.PAUSED), "a", at=99) == [-4]
     product = opened()
-    assert close_product(product) is product
+    product.state = SaleState.CLOSED
     assert codes(product, "a", at=99) == [-6]
 
 
@@ -101,13 +100,13 @@ def test_the_limiter_answers_busy_and_when_to_retry() -> None:
     assert codes(product, "c", at=199, offset=2) == [-9]
 
 
-def test_open_and_close_happen_once() -> None:
+def test_a_product_opens_once() -> None:
     product = opened()
-    assert open_product(product, product.opening) is Refusal.ALREADY_OPEN
-    assert close_product(None) is Refusal.NEVER_OPENED
-    close_product(product)
-    assert close_product(product) is Refusal.CLOSED
-    assert open_product(product, product.opening) is Refusal.CLOSED
+    assert open_product(product, product.terms) is Refusal.ALREADY_OPEN
+    product.state = SaleState.CLOSED
+    assert open_product(product, product.terms) is Refusal.CLOSED
+    product.state = SaleState.CLEANED_UP
+    assert open_product(product, product.terms) is Refusal.CLEANED_UP
 
 
 users = st.sampled_from(["a", "b", "c", "d"])

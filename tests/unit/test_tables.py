@@ -1,12 +1,15 @@
 """The rows of the tables: counting, repeats, and crashes that keep only some of the rows."""
 
 import copy
+from typing import Any
 
 import pytest
-from records import bought, closed, malformed, opened
+from records import bought, closed, controlled, malformed, opened
 
+from pipeline.domain.controls import Adjust, Cleanup, Close, Control, Extend, Limits, Pause, Resume
 from pipeline.domain.limiters import Algorithm, Rule
 from pipeline.followers.tables.tally import Positioned, Row, Tally
+from pipeline.messages.commands import ControlCommand, Note, encode_control
 
 PARTITION = 3
 
@@ -34,6 +37,7 @@ PRODUCTS = {
         "partition": PARTITION,
         "state": "closed",
         "opened": 5,
+        "adjusted": 0,
         "remaining": 2,
         "sold": 3,
         "decided": 6,
@@ -49,6 +53,7 @@ PRODUCTS = {
         "partition": PARTITION,
         "state": "active",
         "opened": 1,
+        "adjusted": 0,
         "remaining": 0,
         "sold": 1,
         "decided": 2,
@@ -95,11 +100,44 @@ def test_rule_and_state_of_the_limiter_are_mirrored(tally: Tally) -> None:
     assert (tally.products["1"]["rate_limit"], tally.products["1"]["limiter"]) == (shown, "1000:0:1000")
 
 
+def test_controls_change_the_row(tally: Tally) -> None:
+    rule, other = Rule(Algorithm.TOKEN_BUCKET, 100, 5), Rule(Algorithm.FIXED_WINDOW, 7, 7)
+    take(tally, opened(0, "1", 5, rate_limit=rule), bought(1, "1", [1], stock=4, sold=1, limiter="1:0:1"))
+    expected = dict(tally.products["1"])
+    steps: list[tuple[Control, dict[str, Any], dict[str, Any]]] = [
+        (Adjust(3), {"stock": 7, "sold": 1}, {"adjusted": 3, "remaining": 7}),
+        (Adjust(-2), {"stock": 5, "sold": 1}, {"adjusted": 1, "remaining": 5}),
+        (Adjust(9), {"refusal": "stock_above_max"}, {}),
+        (Pause(), {}, {"state": "paused"}),
+        (Resume(), {"repeats": 1}, {}),
+        (Resume(), {}, {"state": "active"}),
+        (Extend(None, 5), {}, {}),
+        (Limits(3, None), {}, {}),
+        (Limits(None, other), {}, {"rate_limit": shown(other), "limiter": None}),
+        (Limits(None, "none"), {}, {"rate_limit": None}),
+        (Close(), {}, {"state": "closed"}),
+        (Cleanup(), {}, {"state": "cleaned_up"}),
+    ]
+    for offset, (control, fields, changes) in enumerate(steps, start=2):
+        command = encode_control(ControlCommand("1", control, Note("why")))
+        take(tally, controlled(offset, command, time_ms=offset, **fields), start=offset)
+        expected |= {"source_offset": offset, "time_ms": offset} | changes
+        assert tally.products["1"] == expected, control
+
+
+def shown(rule: Rule) -> dict[str, object]:
+    return {
+        "algorithm": rule.algorithm.value,
+        "requests_per_second": rule.requests_per_second,
+        "burst": rule.burst,
+    }
+
+
 def test_a_row_of_an_older_version_is_completed() -> None:
     older = Tally({}, {})
     take(older, *LOG[:3])
     for row in (*older.products.values(), *older.partitions.values()):
-        for column in ("rate_limit", "limiter", "breaker"):
+        for column in ("rate_limit", "limiter", "breaker", "adjusted"):
             row.pop(column, None)
     take(older, *LOG[3:], start=3)
     assert rows(older) == ROWS

@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 import pytest
 import yaml
+from commands import encode_close
 from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator, ValidationError
@@ -23,12 +24,14 @@ from pipeline.kafka import producer
 from pipeline.kafka.record_format import record_headers
 from pipeline.kafka.topics import BadTopics, Topic, load_topics
 from pipeline.messages.commands import (
+    BY_LENGTH_MAX,
+    CONTROL_FIELDS,
     NAME_LENGTH_MAX,
     PURCHASES_PER_RECORD_MAX,
+    REASON_LENGTH_MAX,
     MalformedCommand,
     OpenCommand,
     decode_command,
-    encode_close,
     encode_open,
     encode_purchases,
 )
@@ -225,9 +228,14 @@ def test_the_limits_are_those_of_the_domain() -> None:
     assert rate_limit["burst"]["maximum"] == limiters.BURST_MAX
     assert rate_limit["requests_per_second"]["maximum"] == limiters.REQUESTS_PER_SECOND_MAX
     assert set(defined["Algorithm"]["enum"]) == set(limiters.Algorithm)
-    refusals = [*defined["OpenDecisionValue"]["properties"]["refusal"]["enum"]]
-    refusals += defined["CloseDecisionValue"]["properties"]["refusal"]["enum"]
-    assert set(refusals) == set(Refusal)
+    refusals = {
+        refusal
+        for kind in ("Open", *map(str.capitalize, CONTROL_FIELDS))
+        for refusal in defined[f"{kind}DecisionValue"]["properties"]["refusal"]["enum"]
+    }
+    assert refusals == set(Refusal)
+    assert defined["AdjustCommandValue"]["properties"]["reason"]["maxLength"] == REASON_LENGTH_MAX
+    assert defined["AdjustCommandValue"]["properties"]["by"]["maxLength"] == BY_LENGTH_MAX
 
 
 @given(st.text(max_size=70))

@@ -6,6 +6,7 @@ from typing import Any
 
 import orjson
 import pytest
+from commands import encode_close
 from eventually import turns
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,7 +17,6 @@ from pipeline.ingress.decisions.record import DecisionRecord
 from pipeline.ingress.decisions.tail import RECORD_OVERHEAD_BYTES
 from pipeline.ingress.decisions.waiters import Waiters
 from pipeline.ingress.errors import TooManyWaiters
-from pipeline.messages.commands import encode_close
 from pipeline.messages.decisions import Answer
 
 LONG_MS = 60_000
@@ -244,7 +244,7 @@ def test_each_buyer_gets_the_answer_as_if_their_purchase_were_the_last(
 
 
 def test_a_command_that_is_not_a_purchase_has_no_answer() -> None:
-    closing = b'{"source_offset":4,"type":"close","time_ms":5,"command":' + encode_close("5") + b"}"
+    close = b'{"source_offset":4,"type":"close","time_ms":5,"command":' + encode_close("5") + b"}"
     malformed = b'{"source_offset":4,"type":"malformed","time_ms":5,"error":"value: not JSON"}'
-    for value in (closing, malformed):
+    for value in (close, malformed):
         assert DecisionRecord(0, 4, value).answer(0) is None

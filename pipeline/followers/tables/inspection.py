@@ -218,6 +218,7 @@ def _product(row: Row) -> Document:
         "name": row["name"],
         "state": row["state"],
         "opened": row["opened"],
+        "adjusted": row.get("adjusted", 0),
         "remaining": row["remaining"],
         "sold": row["sold"],
         "decided": row["decided"],

@@ -13,7 +13,16 @@ from collections.abc import MutableMapping, Sequence
 from typing import Any, NamedTuple, assert_never
 
 from pipeline.domain.breaker import BreakerState
-from pipeline.messages.decisions import CloseDecision, OpenDecision, PurchaseDecision, decision_at
+from pipeline.domain.controls import NO_RATE_LIMIT, Adjust, Cleanup, Close, Extend, Limits, Pause, Resume
+from pipeline.domain.limiters import Rule
+from pipeline.domain.product import SaleState
+from pipeline.messages.decisions import (
+    ControlDecision,
+    MalformedDecision,
+    OpenDecision,
+    PurchaseDecision,
+    decision_at,
+)
 
 Row = dict[str, Any]
 
@@ -42,7 +51,7 @@ class Tally:
             if result is None:
                 continue
             # Per row, because a crash may have kept some rows of a batch and lost others.
-            if isinstance(result, PurchaseDecision | OpenDecision | CloseDecision) and (
+            if not isinstance(result, MalformedDecision) and (
                 row := rows.get(result.product_id) or self._row_of(result, partition)
             ):
                 rows[result.product_id] = row
@@ -74,14 +83,16 @@ class Tally:
             **self.partitions.get(str(partition), {}),
         }
 
-    def _row_of(self, result: PurchaseDecision | OpenDecision | CloseDecision, partition: int) -> Row | None:
+    def _row_of(
+        self, result: PurchaseDecision | OpenDecision | ControlDecision, partition: int
+    ) -> Row | None:
         """A copy of the product's row, or a new one if this decision opens it.
 
         None for a product that was never opened: clients can send any id.
         """
         known = self.products.get(result.product_id)
         if known is None:
-            if not isinstance(result, OpenDecision) or result.refusal is not None:
+            if not isinstance(result, OpenDecision) or not result.is_applied:
                 return None
             known = {}
         return {
@@ -90,6 +101,7 @@ class Tally:
             "partition": partition,
             "state": None,
             "opened": None,
+            "adjusted": 0,
             "remaining": None,
             "sold": 0,
             "decided": 0,
@@ -102,7 +114,7 @@ class Tally:
         }
 
 
-def _count(row: Row, result: PurchaseDecision | OpenDecision | CloseDecision) -> None:
+def _count(row: Row, result: PurchaseDecision | OpenDecision | ControlDecision) -> None:
     if result.source_offset <= row["source_offset"]:
         return
     row["source_offset"], row["time_ms"] = result.source_offset, result.time_ms
@@ -114,18 +126,47 @@ def _count(row: Row, result: PurchaseDecision | OpenDecision | CloseDecision) ->
             row["remaining"], row["sold"] = result.stock, result.sold
         if result.limiter is not None:
             row["limiter"] = result.limiter
-    elif result.refusal is not None:
+    elif not result.is_applied:
         return
     elif isinstance(result, OpenDecision):
         opening = result.opening
         row["state"], row["name"] = opening.state.value, opening.name
         row["opened"] = row["remaining"] = opening.stock
-        row["rate_limit"] = opening.rate_limit and {
-            "algorithm": opening.rate_limit.algorithm.value,
-            "requests_per_second": opening.rate_limit.requests_per_second,
-            "burst": opening.rate_limit.burst,
-        }
-    elif isinstance(result, CloseDecision):
-        row["state"] = "closed"
+        row["rate_limit"] = _shown_rule(opening.rate_limit)
+    elif isinstance(result, ControlDecision):
+        _count_control(row, result)
     else:
         assert_never(result)
+
+
+def _count_control(row: Row, result: ControlDecision) -> None:
+    match result.control:
+        case Adjust(change):
+            row["adjusted"] += change
+            row["remaining"], row["sold"] = result.stock, result.sold
+        case Limits(_, rate_limit):
+            if rate_limit is not None:
+                row["rate_limit"] = None if rate_limit == NO_RATE_LIMIT else _shown_rule(rate_limit)
+                row["limiter"] = None
+        case Pause():
+            row["state"] = SaleState.PAUSED.value
+        case Resume():
+            row["state"] = SaleState.ACTIVE.value
+        case Close():
+            row["state"] = SaleState.CLOSED.value
+        case Cleanup():
+            row["state"] = SaleState.CLEANED_UP.value
+        case Extend():
+            pass
+        case _:
+            assert_never(result.control)
+
+
+def _shown_rule(rule: Rule | None) -> dict[str, Any] | None:
+    if rule is None:
+        return None
+    return {
+        "algorithm": rule.algorithm.value,
+        "requests_per_second": rule.requests_per_second,
+        "burst": rule.burst,
+    }

@@ -13,8 +13,13 @@ from pipeline.domain.codes import Code
 from pipeline.errors import KafkaUnavailable, RedisUnavailable
 from pipeline.ingress.errors import (
     BreakerOpen,
+    CommandNotAcknowledged,
+    CommandNotSent,
+    CommandRefused,
     DecisionDeleted,
+    KeyReused,
     NotAcknowledged,
+    NotDecidedYet,
     NotSent,
     RequestRefused,
     TooManyLookups,
@@ -126,10 +131,37 @@ class Admission:
                 return self.busy(settings.waiters_max)
             case TooManyLookups():
                 return self.unavailable("too many old decisions are being looked up at the moment")
+            case CommandRefused():
+                return self._command_refusal(request, error)
             case UnknownRequest():
                 return not_found(str(error))
             case DecisionDeleted():
                 return Problem(Kind.GONE, str(error))
+        return self._internal(request, error)
+
+    def _command_refusal(self, request: web.Request, error: CommandRefused) -> Problem:
+        match error:
+            case CommandNotSent():
+                return self.unavailable("the log accepts no commands at the moment; this one was not sent")
+            case CommandNotAcknowledged():
+                return self.unavailable(
+                    "the log did not acknowledge the command in time, so the command may still be in it; repeat it"
+                    " with the same Idempotency-Key, or check the product's stats before you repeat it"
+                )
+            case NotDecidedYet(receipt=receipt):
+                return Problem(
+                    Kind.NOT_DECIDED_YET,
+                    f"the command is in the log as {receipt} and will be decided; check the product's stats for the"
+                    " outcome",
+                    code=Code.TIMED_OUT,
+                    retry_after_s=self._settings.retry_after_s,
+                )
+            case KeyReused(receipt=receipt):
+                return Problem(
+                    Kind.KEY_REUSED,
+                    f"this Idempotency-Key belongs to another command of the product, which is in the log as {receipt}",
+                    field="Idempotency-Key",
+                )
         return self._internal(request, error)
 
     def _internal(self, request: web.Request, error: Exception) -> Problem:

@@ -92,13 +92,20 @@ def parse_purchase(body: bytes, depth_max: int, key: str | None) -> Purchase:
             field="quantity",
             limit=QUANTITY_MAX,
         )
-    if key is not None and not is_idempotency_key(key):
+    return Purchase(
+        parse_id(document, "product_id"), parse_id(document, "user_id"), quantity, idempotency_key(key)
+    )
+
+
+def idempotency_key(header: str | None) -> str | None:
+    """The key in this Idempotency-Key header, None if there is none. Raises Problem."""
+    if header is not None and not is_idempotency_key(header):
         raise invalid(
             "Idempotency-Key",
             f"Idempotency-Key: must be 1 to {IDEMPOTENCY_KEY_LENGTH_MAX} visible ASCII characters",
             IDEMPOTENCY_KEY_LENGTH_MAX,
         )
-    return Purchase(parse_id(document, "product_id"), parse_id(document, "user_id"), quantity, key)
+    return header
 
 
 def parse_id(document: dict[str, Any], field: str) -> str:

@@ -40,7 +40,7 @@ from pipeline.ingress.http.fields import (
     Waitlist,
     WholeNumber,
 )
-from pipeline.messages.commands import NAME_LENGTH_MAX
+from pipeline.messages.commands import BY_LENGTH_MAX, NAME_LENGTH_MAX, REASON_LENGTH_MAX
 from pipeline.messages.json_schema import Among
 
 STATUS_LENGTH_MAX = 32
@@ -112,7 +112,23 @@ def _kind_of_rate_limit(document: Any) -> str:
     return _WINDOW if isinstance(document, dict) and document.get("algorithm") in windows else _BUCKET
 
 
-class Prewarm(_Administration):
+class Noted(_Administration):
+    reason: Annotated[str | MISSING, Text(1, REASON_LENGTH_MAX)] = MISSING
+    """Why; it goes into the log"""
+    by: Annotated[str | MISSING, Text(1, BY_LENGTH_MAX)] = MISSING
+    """Who; it goes into the log"""
+
+
+_RateLimitOrNone = (
+    Annotated[
+        Annotated[TokenBucket, Tag(_BUCKET)] | Annotated[Window, Tag(_WINDOW)],
+        Discriminator(_kind_of_rate_limit),
+    ]
+    | None
+)
+
+
+class Prewarm(Noted):
     # The problem document names the first invalid field in this order.
     product_id: Annotated[Id, ID_REQUIRED]
     payment_timeout_ms: PaymentTimeoutMs = 0
@@ -127,14 +143,7 @@ class Prewarm(_Administration):
         "active"
     )
     per_user_limit: Annotated[int, WholeNumber(1, PER_USER_LIMIT_MAX)] = 1
-    rate_limit: Annotated[
-        Annotated[
-            Annotated[TokenBucket, Tag(_BUCKET)] | Annotated[Window, Tag(_WINDOW)],
-            Discriminator(_kind_of_rate_limit),
-        ]
-        | None,
-        Form("an object"),
-    ] = None
+    rate_limit: Annotated[_RateLimitOrNone, Form("an object")] = None
 
     @field_validator("end_time")
     @classmethod
@@ -144,8 +153,51 @@ class Prewarm(_Administration):
         return end_ms
 
 
-class Close(_Administration):
+class ControlRequest(Noted):
     product_id: Annotated[Id, ID_REQUIRED]
+
+
+class AdjustRequest(ControlRequest):
+    change: Annotated[int, WholeNumber(-STOCK_MAX, STOCK_MAX)]
+    """Units to add to the stock, or to take away if negative; not 0"""
+    reason: Annotated[str, Text(1, REASON_LENGTH_MAX)]
+
+    @field_validator("change")
+    @classmethod
+    def _not_zero(cls, change: int) -> int:
+        if change == 0:
+            raise ValueError("must not be 0, which changes nothing")
+        return change
+
+
+class PauseRequest(ControlRequest):
+    pass
+
+
+class ResumeRequest(ControlRequest):
+    pass
+
+
+class ExtendRequest(ControlRequest):
+    """One of the two times is required; each may be earlier or later than before"""
+
+    start_time: Annotated[Rfc3339 | MISSING, TIME_REQUIRED] = MISSING
+    end_time: Annotated[Rfc3339 | MISSING, TIME_REQUIRED] = MISSING
+
+
+class LimitsRequest(ControlRequest):
+    """One of the two limits is required"""
+
+    per_user_limit: Annotated[int | MISSING, WholeNumber(1, PER_USER_LIMIT_MAX)] = MISSING
+    rate_limit: Annotated[_RateLimitOrNone | MISSING, Form("an object, or null for no limit")] = MISSING
+
+
+class CloseRequest(ControlRequest):
+    pass
+
+
+class CleanupRequest(ControlRequest):
+    pass
 
 
 # --- answers ----------------------------------------------------------------------------------------------------
@@ -207,6 +259,8 @@ class ProblemDocument(_Body):
     code: AnswerCode
     field: str | MISSING = MISSING
     limit: int | str | MISSING = MISSING
+    reason: Annotated[str, Field(pattern="^[a-z_]+$")] | MISSING = MISSING
+    """Why a decider refused the command"""
 
 
 class QueuedEvent(_Body):
@@ -237,6 +291,8 @@ class Activity(_Body):
     product_name: str
     price: float
     initial_stock: Count
+    adjusted: int
+    """Units added by adjustments, minus those taken away"""
     start_time: datetime
     end_time: datetime
     status: SaleState
@@ -291,12 +347,30 @@ class Health(_Body):
     checks: dict[str, str]
 
 
-class Opened(_Body):
+class Applied(_Body):
+    """The command was applied at this offset of the command log: purchases before it are judged by the old state"""
+
     message: str
     product_id: Id
+    partition: Count
+    offset: Count
+    time: datetime
+    """Broker time"""
+    repeated: bool
+    """Whether this repeats a command with the same Idempotency-Key, whose decision this is"""
+
+
+class Opened(Applied):
     stock: Count
 
 
-class Closed(_Body):
-    message: str
-    product_id: Id
+class Adjusted(Applied):
+    stock: Count
+    """Units left"""
+    sold: Count
+
+
+class Products(_Body):
+    products: list[ProductStats]
+    next: str | None
+    """The value of `after` for the next page, null on the last one"""

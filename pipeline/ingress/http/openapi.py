@@ -5,13 +5,15 @@ Contract tests check every route and every answer against it.
 
 from collections.abc import Awaitable, Callable, Mapping
 from functools import cache
-from typing import Any
+from typing import Any, Final
 
 import orjson
 from aiohttp import web
 
 from pipeline import __version__
+from pipeline.domain.controls import COMMAND_KEYS_MAX
 from pipeline.ingress.http import fields, models
+from pipeline.ingress.http.administration import ACTIVITY_PATH, PATH, PRODUCTS_LISTED_MAX
 from pipeline.messages.commands import IDEMPOTENCY_KEY
 from pipeline.messages.json_schema import Schema, json_schemas
 from pipeline.settings import Settings
@@ -19,10 +21,17 @@ from pipeline.settings import Settings
 OPENAPI_PATH = "/openapi.json"
 
 _BODIES = (
-    *(models.PurchaseRequest, models.Prewarm, models.Close),
+    *(
+        models.PurchaseRequest,
+        models.Prewarm,
+        models.AdjustRequest,
+        models.PauseRequest,
+        models.ResumeRequest,
+    ),
+    *(models.ExtendRequest, models.LimitsRequest, models.CloseRequest, models.CleanupRequest),
     *(models.Accepted, models.PurchaseAnswer, models.FinalAnswer, models.PurchaseOrFinalAnswer),
     *(models.RequestStatus, models.Event, models.ProductStats, models.Purchased, models.SystemStats),
-    *(models.Health, models.Opened, models.Closed, models.ProblemDocument),
+    *(models.Health, models.Applied, models.Opened, models.Adjusted, models.Products, models.ProblemDocument),
 )
 
 
@@ -93,13 +102,10 @@ def _body(body: Any) -> Schema:
 
 def _purchase_paths() -> Schema:
     refusals = (400, 408, 413, 415, 429, 503)
-    key = {
-        "name": "Idempotency-Key",
-        "in": "header",
-        "description": "The same key of the same user for the same product returns the first win again."
-        " Without a key, a repeat may buy again, up to the product's limit per user.",
-        "schema": {"type": "string", "pattern": f"^{IDEMPOTENCY_KEY.pattern}$"},
-    }
+    key = _key_parameter(
+        "The same key of the same user for the same product returns the first win again."
+        " Without a key, a repeat may buy again, up to the product's limit per user."
+    )
     final = dict.fromkeys((200, 400, 404, 409), models.FinalAnswer)
     either = dict.fromkeys(final, models.PurchaseOrFinalAnswer)
     decided = dict.fromkeys((202, 429, 503), models.PurchaseAnswer)
@@ -167,14 +173,14 @@ def _reading_paths() -> Schema:
             "get": {
                 "summary": "Statistics of a product",
                 "parameters": [product_id],
-                "responses": _answers((400, 404, 429, 503), {200: models.ProductStats}),
+                "responses": _answers((400, 404, 410, 429, 503), {200: models.ProductStats}),
             }
         },
         "/api/v1/seckill/purchased/{product_id}/{user_id}": {
             "get": {
                 "summary": "Whether a user has bought the product",
                 "parameters": [product_id, user_id],
-                "responses": _answers((400, 429, 503), {200: models.Purchased}),
+                "responses": _answers((400, 410, 429, 503), {200: models.Purchased}),
             }
         },
         "/api/v1/system/stats": {
@@ -202,22 +208,64 @@ def _admin_paths(settings: Settings) -> Schema:
     servers = [
         {"url": f"http://{settings.admin_host}:{settings.admin_port}", "description": "administration"}
     ]
-    problems = (400, 408, 409, 413, 415, 429, 503, 504)
+    product_id = _path_parameter("product_id", fields.Id)
+    page = {
+        "summary": "Products that are not cleaned up, in the order of their ids",
+        "parameters": [
+            {"name": "after", "in": "query", "schema": {"type": "string"}},
+            {
+                "name": "limit",
+                "in": "query",
+                "schema": {"type": "integer", "minimum": 1, "maximum": PRODUCTS_LISTED_MAX},
+            },
+        ],
+        "responses": _answers((400, 429, 503), {200: models.Products}),
+    }
+    figures = {
+        "summary": "Statistics of a product",
+        "parameters": [product_id],
+        "responses": _answers((400, 404, 410, 429, 503), {200: models.ProductStats}),
+    }
     return {
-        "/api/v1/seckill/activity/prewarm": {
-            "servers": servers,
-            "post": {
-                "summary": "Open a product",
-                "requestBody": _body(models.Prewarm),
-                "responses": _answers(problems, {200: models.Opened}),
-            },
-        },
-        "/api/v1/seckill/activity/close": {
-            "servers": servers,
-            "post": {
-                "summary": "End a product's sale for good",
-                "requestBody": _body(models.Close),
-                "responses": _answers((404, *problems), {200: models.Closed}),
-            },
-        },
+        ACTIVITY_PATH: {"servers": servers, "get": page},
+        PATH + "{product_id}": {"servers": servers, "get": figures},
+        **{PATH + call: {"servers": servers, "post": _command(call)} for call in _COMMANDS},
+    }
+
+
+_COMMANDS: Final = {
+    "prewarm": ("Open a product", models.Prewarm, models.Opened),
+    "adjust": ("Add units to the stock, or take them away", models.AdjustRequest, models.Adjusted),
+    "pause": ("Pause a sale", models.PauseRequest, models.Applied),
+    "resume": ("Resume a paused sale", models.ResumeRequest, models.Applied),
+    "extend": ("Move the start or the end of a sale", models.ExtendRequest, models.Applied),
+    "limits": ("Change the limit per user or the rate limit", models.LimitsRequest, models.Applied),
+    "close": ("End a product's sale for good", models.CloseRequest, models.Applied),
+    "cleanup": ("Free what Redis holds of a closed product", models.CleanupRequest, models.Applied),
+}
+"""By call: its summary, its body and its answer."""
+
+
+def _command(call: str) -> Schema:
+    summary, body, answer = _COMMANDS[call]
+    problems = (400, *(() if call == "prewarm" else (404,)), 408, 409, 410, 413, 415, 422, 429, 503, 504)
+    return {
+        "summary": summary,
+        "parameters": [
+            _key_parameter(
+                "A command with the key of an earlier command of the product, among its latest"
+                f" {COMMAND_KEYS_MAX}, is not applied again; the answer is that to the earlier one."
+            )
+        ],
+        "requestBody": _body(body),
+        "responses": _answers(problems, {200: answer}),
+    }
+
+
+def _key_parameter(description: str) -> Schema:
+    return {
+        "name": "Idempotency-Key",
+        "in": "header",
+        "description": description,
+        "schema": {"type": "string", "pattern": f"^{IDEMPOTENCY_KEY.pattern}$"},
     }

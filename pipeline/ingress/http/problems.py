@@ -26,8 +26,10 @@ class Kind(Enum):
     TOO_SLOW = ("too-slow", "The body arrived too slowly", 408)
     CONFLICT = ("conflict", "The product's state does not allow this", 409)
     GONE = ("gone", "The decision is no longer in the log", 410)
+    CLEANED_UP = ("cleaned-up", "The product is closed and cleaned up", 410)
     TOO_LARGE = ("too-large", "The body is too large", 413)
     UNSUPPORTED_MEDIA_TYPE = ("unsupported-media-type", "The body must be uncompressed application/json", 415)
+    KEY_REUSED = ("key-reused", "The Idempotency-Key belongs to another command", 422)
     BUSY = ("busy", "Too many requests", 429)
     INTERNAL = ("internal", "Internal error", 500)
     UNAVAILABLE = ("unavailable", "Temporarily unavailable", 503)
@@ -41,7 +43,8 @@ class Kind(Enum):
 class Problem(SeckillError):
     """A refusal, raised to become the response.
 
-    `field` names the invalid body field, query parameter or header, `limit` the limit that was exceeded.
+    `field` names the invalid body field, query parameter or header, `limit` the limit that was exceeded. `reason` is
+    why a decider refused a command, in one word.
     `retry_after_s` becomes the Retry-After header, `allow` the Allow header of a 405.
     """
 
@@ -53,6 +56,7 @@ class Problem(SeckillError):
         code: Code = Code.SYSTEM_ERROR,
         field: str | None = None,
         limit: int | str | None = None,
+        reason: str | None = None,
         retry_after_s: int | None = None,
         allow: str | None = None,
     ) -> None:
@@ -62,6 +66,7 @@ class Problem(SeckillError):
         self.code = code
         self.field = field
         self.limit = limit
+        self.reason = reason
         self.retry_after_s = retry_after_s
         self.allow = allow
 
@@ -78,6 +83,8 @@ class Problem(SeckillError):
             document["field"] = self.field
         if self.limit is not None:
             document["limit"] = self.limit
+        if self.reason is not None:
+            document["reason"] = self.reason
         return document
 
     def response(self) -> web.Response:

@@ -1,4 +1,7 @@
-"""Statistics of a sale for operators and buyers: a product, a user's purchases, this process."""
+"""Statistics for operators and buyers: a user's purchases, and this process.
+
+`product_figures.py` has those of a product.
+"""
 
 import asyncio
 import time
@@ -9,10 +12,8 @@ from aiohttp import web
 
 from pipeline.breakers import BreakerBoard
 from pipeline.domain import limiters
-from pipeline.domain.codes import Code
-from pipeline.domain.ids import ID_FORM, canonical_id, presented_id
+from pipeline.domain.ids import presented_id
 from pipeline.domain.product import Win
-from pipeline.domain.times import rfc3339
 from pipeline.errors import RedisUnavailable
 from pipeline.ingress.command_log.group_commit import GroupCommit
 from pipeline.ingress.decisions.decision_rate import RateSampler
@@ -20,22 +21,19 @@ from pipeline.ingress.decisions.finder import DecisionFinder
 from pipeline.ingress.decisions.waiters import Waiters
 from pipeline.ingress.final_refusals import FinalRefusals
 from pipeline.ingress.http.admission import Admission
-from pipeline.ingress.http.answers import json_answer, money
+from pipeline.ingress.http.answers import json_answer
 from pipeline.ingress.http.connections import Gate
 from pipeline.ingress.http.polling import PollingRoutes
-from pipeline.ingress.http.problems import invalid, not_found
+from pipeline.ingress.http.product_figures import ProductFigures, cleaned_up, id_in_path
 from pipeline.ingress.http.shared_reads import SharedReads
 from pipeline.kafka.topics import partition_of
 from pipeline.stock.store import OtherLog, StockStore
-from pipeline.stock.values import ProductStock
 
 LIMITERS_SHOWN_MAX = 200
 """Per partition, the products that `system/stats` checks for limiters: each costs a read of Redis."""
 LIMITERS_AGE_MS_MAX = 1_000
 """The limiters are read at most once in this interval, however many clients ask."""
 
-_Figures = tuple[ProductStock | None, int]
-"""A product and its number of buyers."""
 _Tokens = dict[str, int] | None
 
 
@@ -52,6 +50,7 @@ class StatsRoutes:
         breakers: BreakerBoard,
         refusals: FinalRefusals,
         gate: Gate,
+        figures: ProductFigures,
     ) -> None:
         self._store = store
         self._commits = commits
@@ -63,8 +62,8 @@ class StatsRoutes:
         self._breakers = breakers
         self._refusals = refusals
         self._gate = gate
+        self._figures = figures
         self._partitions = commits.partitions
-        self._figures: SharedReads[None, _Figures] = SharedReads(self._read_figures)
         self._wins: SharedReads[str, list[Win]] = SharedReads(self._read_wins)
         self._tokens: SharedReads[None, _Tokens] = SharedReads(self._read_tokens)
         self._last_tokens: tuple[float, _Tokens] | None = None
@@ -72,37 +71,13 @@ class StatsRoutes:
 
     def routes(self) -> list[web.RouteDef]:
         return [
-            web.get("/api/v1/seckill/stats/{product_id}", self.product),
+            web.get("/api/v1/seckill/stats/{product_id}", self._figures.product),
             web.get("/api/v1/seckill/purchased/{product_id}/{user_id}", self.purchased),
             web.get("/api/v1/system/stats", self.system),
         ]
 
-    async def product(self, request: web.Request) -> web.Response:
-        product_id = _id(request, "product_id")
-        partition = partition_of(product_id, self._partitions)
-        product, buyers = await self._figures.ask(product_id, None)
-        if product is None:
-            if self._refusals.is_known(product_id):
-                raise RedisUnavailable(f"Redis: product {product_id} was opened but is missing")
-            raise not_found(f"product {product_id} was never opened", Code.NEVER_OPENED)
-        return json_answer(
-            {
-                "product_id": presented_id(product_id),
-                "current_stock": product.stock,
-                "user_count": buyers,
-                "activity_info": _activity(product),
-                "sold": product.sold,
-                "rejected": {
-                    str(code): count for code, count in product.by_code.items() if code != Code.SUCCESS
-                },
-                "decided": sum(product.by_code.values()),
-                "queued": self._queued(partition),
-                "answered_without_log": self._refusals.answers_of(product_id),
-            }
-        )
-
     async def purchased(self, request: web.Request) -> web.Response:
-        product_id, user_id = _id(request, "product_id"), _id(request, "user_id")
+        product_id, user_id = id_in_path(request, "product_id"), id_in_path(request, "user_id")
         wins = await self._wins.ask(product_id, user_id)
         answer: dict[str, Any] = {
             "product_id": presented_id(product_id),
@@ -152,24 +127,16 @@ class StatsRoutes:
             "end_offset": end,
             "decided_offset": decided,
             "lag": max(0, end - decided - 1),
-            "purchases_queued": self._queued(partition),
+            "purchases_queued": self._figures.queued(partition),
         }
-
-    def _queued(self, partition: int) -> int:
-        """An estimate: the undecided records of a partition, times the recent average of purchases per record."""
-        end, decided = self._decisions.log_end(partition), self._decisions.decided_offset(partition)
-        return round(max(0, end - decided - 1) * self._rates.by_partition[partition].purchases_per_record())
-
-    async def _read_figures(self, product_id: str, questions: Sequence[None]) -> Sequence[_Figures]:
-        self._rates.assert_own_log()
-        partition = partition_of(product_id, self._partitions)
-        product = await self._store.product(partition, product_id)
-        buyers = 0 if product is None else await self._store.buyer_count(partition, product_id)
-        return [(product, buyers)] * len(questions)
 
     async def _read_wins(self, product_id: str, users: Sequence[str]) -> Sequence[list[Win]]:
         self._rates.assert_own_log()
-        return await self._store.wins_of(partition_of(product_id, self._partitions), product_id, users)
+        partition = partition_of(product_id, self._partitions)
+        wins = await self._store.wins_of(partition, product_id, users)
+        if not any(wins) and await self._store.is_cleaned_up(partition, product_id):
+            raise cleaned_up(product_id)
+        return wins
 
     async def _limiter_tokens(self) -> _Tokens:
         """By product, how many requests its limiter would admit; None if Redis is unavailable or another log's."""
@@ -202,35 +169,8 @@ class StatsRoutes:
         }
 
 
-def _activity(product: ProductStock) -> dict[str, Any]:
-    rule = product.rate_limit
-    return {
-        "product_name": product.name,
-        "price": money(product.price),
-        "initial_stock": product.initial,
-        "start_time": rfc3339(product.start_ms),
-        "end_time": rfc3339(product.end_ms),
-        "status": product.state,
-        "per_user_limit": product.per_user_limit,
-        "rate_limit": None
-        if rule is None
-        else {
-            "requests_per_second": rule.requests_per_second,
-            "burst": rule.burst,
-            "algorithm": rule.algorithm.value,
-        },
-    }
-
-
 def _tokens(rule: limiters.Rule, text: str, now_ms: int) -> int:
     state = limiters.LimiterState(*map(int, text.split(":")))
     # The state's clock is the broker's, which may be a little ahead of this machine's.
     unit_ms = 1 if rule.algorithm is limiters.Algorithm.TOKEN_BUCKET else limiters.WINDOW_MS
     return limiters.admissible(rule, state, max(now_ms, state.at * unit_ms)).allowed
-
-
-def _id(request: web.Request, field: str) -> str:
-    canonical = canonical_id(request.match_info[field])
-    if canonical is None:
-        raise invalid(field, f"{field}: must be {ID_FORM}")
-    return canonical

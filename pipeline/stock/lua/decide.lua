@@ -3,7 +3,8 @@
 -- Guarantees: fenced (nothing is written unless the cursor is where the caller expects it); computes first, writes
 -- last; no clock (each record carries its time, clamped here so that it never runs backwards); at most 2,000 purchases.
 --
--- KEYS  1 cursor   2 set of products   then for product 1..P: its hash, its buyers
+-- KEYS  1 cursor   2 set of products   3 hash of the products that are cleaned up
+--       then for product 1..P: its hash, its buyers
 -- ARGV  1 after_offset: where the caller expects the cursor
 --       2 results_position: the last known end of the decision log; all decisions up to after_offset lie before it
 --       3 partition   4 P   then P product ids
@@ -18,15 +19,19 @@
 -- include: index_text
 -- include: wins
 -- include: product
+-- include: command_keys
+-- include: controls
 -- include: fence
 
 local partition, product_count = ARGV[3], tonumber(ARGV[4])
 
 local products = {}
-for i = 1, product_count do products[i] = product_load(ARGV[4 + i], KEYS[1 + 2 * i], KEYS[2 + 2 * i]) end
+for i = 1, product_count do
+  products[i] = product_load(ARGV[4 + i], KEYS[2 + 2 * i], KEYS[3 + 2 * i], KEYS[3])
+end
 
 local function off_sale_code(product)
-  if product.state == 'closed' then return CODE.ENDED end
+  if product.state == 'closed' or product.state == 'cleaned_up' then return CODE.ENDED end
   if product.state ~= 'active' then return CODE.NOT_ACTIVE end
   if time_ms < product.start_ms then return CODE.NOT_STARTED end
   if time_ms >= product.end_ms then return CODE.ENDED end
@@ -63,7 +68,8 @@ end
 local function decide_columns(product, offset, command, off_sale, allowed)
   local users, quantities, keys = command.users, command.quantities, command.keys
   local bought = {}
-  if keys or not off_sale then bought = redis.call('HMGET', product.buyers_key, unpack(users)) end
+  -- After a cleanup in this chunk, the buyers are still in Redis.
+  if (keys or not off_sale) and product.state ~= 'cleaned_up' then bought = redis.call('HMGET', product.buyers_key, unpack(users)) end
   local codes, held, passed = {}, {}, 0
   local fresh, order, counts, prefix = product.fresh, product.order, product.counts, offset .. ':'
   -- The fast path: nearly all purchases are one unit, without a key, by a user without wins.
@@ -112,7 +118,7 @@ local function decide_purchases(product, offset, command, value)
   end
   local parts = { head(offset, 'purchase'), ',"codes":[', table.concat(codes, ','), ']' }
   if #held > 0 then parts[#parts + 1] = ',"held":{' .. table.concat(held, ',') .. '}' end
-  if product.opened then
+  if product.opened and product.state ~= 'cleaned_up' then
     parts[#parts + 1] = ',"stock":' .. product.stock .. ',"sold":' .. product.sold
       .. ',"price":"' .. product.price .. '"'
   end
@@ -128,26 +134,35 @@ local function decide_purchases(product, offset, command, value)
   return table.concat(parts)
 end
 
-local function decide_open(product, offset, command, value)
-  local refusal = ''
-  if product.opened then
-    refusal = product.state == 'closed' and ',"refusal":"closed"' or ',"refusal":"already_open"'
-  else
-    product_open(product, command)
-  end
-  return head(offset, 'open') .. refusal .. ',"command":' .. value .. '}'
-end
+local OPEN_REFUSAL = { closed = 'closed', cleaned_up = 'cleaned_up' }
 
-local function decide_close(product, offset, value)
-  local refusal = ''
-  if not product.opened then
-    refusal = ',"refusal":"never_opened"'
-  elseif product.state == 'closed' then
-    refusal = ',"refusal":"closed"'
+-- decide_change(product, offset, command, value): opens the product, or applies a control
+local function decide_change(product, offset, command, value)
+  local outcome = ''
+  local is_opening = command.type == 'open'
+  local repeated = command_repeated(product, command.key)
+  local refusal
+  if repeated then
+    outcome = ',"repeats":' .. repeated
+  elseif is_opening then
+    if product.opened then refusal = OPEN_REFUSAL[product.state] or 'already_open' end
   else
-    product.state = 'closed'
+    refusal = not product.opened and 'never_opened' or control_refusal(product, command)
   end
-  return head(offset, 'close') .. refusal .. ',"command":' .. value .. '}'
+  if refusal then
+    outcome = ',"refusal":"' .. refusal .. '"'
+  elseif not repeated then
+    if is_opening then
+      product_open(product, command)
+      command_remember(product, command.key, offset)
+    else
+      control_apply(product, command, offset)
+    end
+    if command.type == 'adjust' then
+      outcome = ',"stock":' .. product.stock .. ',"sold":' .. product.sold
+    end
+  end
+  return head(offset, command.type) .. outcome .. ',"command":' .. value .. '}'
 end
 
 -- The last answer prefixes each decision with its length, because a command may contain any bytes.
@@ -163,10 +178,8 @@ for i = 5 + product_count, #ARGV, 4 do
     local command = cjson.decode(value)
     if command.type == 'purchase' then
       decision = decide_purchases(product, offset, command, value)
-    elseif command.type == 'open' then
-      decision = decide_open(product, offset, command, value)
     else
-      decision = decide_close(product, offset, value)
+      decision = decide_change(product, offset, command, value)
     end
   end
   decisions[#decisions + 1] = decision
@@ -174,7 +187,7 @@ for i = 5 + product_count, #ARGV, 4 do
   last_offset = offset
 end
 
-for i = 1, product_count do product_write(products[i], KEYS[2]) end
+for i = 1, product_count do product_write(products[i], KEYS[2], KEYS[3]) end
 redis.call('HSET', KEYS[1],
   'offset', last_offset, 'time_ms', time_ms, 'purchases', purchases, 'records', records + #decisions,
   'settled', ARGV[1], 'results_position', ARGV[2], 'last_answer', table.concat(lengthened))

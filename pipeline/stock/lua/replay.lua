@@ -3,7 +3,8 @@
 -- Guarantees: fenced like decide; leaves the same state as deciding, field for field, except for last_answer, which is
 -- deleted: those decisions are in the decision log.
 --
--- KEYS  1 cursor   2 set of products   then for product 1..P: its hash, its buyers
+-- KEYS  1 cursor   2 set of products   3 hash of the products that are cleaned up
+--       then for product 1..P: its hash, its buyers
 -- ARGV  1 after_offset: where the caller expects the cursor
 --       2 results_position: the position in the decision log after the last of these records
 --       3 P   then P product ids
@@ -11,15 +12,20 @@
 -- Reply {1}   done
 --       {0, cursor}  STALE: the cursor is elsewhere; nothing was written
 -- Errors: none of its own; a record that no decider wrote fails in cjson before anything is written.
+-- include: limits
 -- include: index_text
 -- include: wins
 -- include: product
+-- include: command_keys
+-- include: controls
 -- include: fence
 
 local product_count = tonumber(ARGV[3])
 
 local products = {}
-for i = 1, product_count do products[i] = product_load(ARGV[3 + i], KEYS[1 + 2 * i], KEYS[2 + 2 * i]) end
+for i = 1, product_count do
+  products[i] = product_load(ARGV[3 + i], KEYS[2 + 2 * i], KEYS[3 + 2 * i], KEYS[3])
+end
 
 -- replay_wins(...): `won` is the list of indexes of the purchases that took stock
 local function replay_wins(product, command, offset, won)
@@ -40,7 +46,7 @@ end
 local function replay_purchases(product, decision, offset)
   local codes, held, counts = decision.codes, decision.held, product.counts
   purchases = purchases + #codes
-  if not product.opened then return end
+  if not product.opened or product.state == 'cleaned_up' then return end
   local won = {}
   for i = 1, #codes do
     local code = codes[i]
@@ -52,6 +58,17 @@ local function replay_purchases(product, decision, offset)
   if decision.limiter then product.limiter = decision.limiter end
 end
 
+local function replay_change(product, decision, offset)
+  local command = decision.command
+  if decision.type == 'open' then
+    product_open(product, command)
+    command_remember(product, command.key, offset)
+  elseif product.opened then
+    control_apply(product, command, offset)
+    if decision.stock then product.stock, product.sold = decision.stock, decision.sold end
+  end
+end
+
 local last_offset = ARGV[1]
 for i = 4 + product_count, #ARGV, 2 do
   local product, value = products[tonumber(ARGV[i])], ARGV[i + 1]
@@ -60,16 +77,14 @@ for i = 4 + product_count, #ARGV, 2 do
   time_ms = decision.time_ms
   if decision.type == 'purchase' then
     replay_purchases(product, decision, offset)
-  elseif decision.type == 'open' and not decision.refusal then
-    product_open(product, decision.command)
-  elseif decision.type == 'close' and not decision.refusal then
-    product.state = 'closed'
+  elseif product and not decision.refusal and not decision.repeats then
+    replay_change(product, decision, offset)
   end
   records = records + 1
   last_offset = offset
 end
 
-for i = 1, product_count do product_write(products[i], KEYS[2]) end
+for i = 1, product_count do product_write(products[i], KEYS[2], KEYS[3]) end
 redis.call('HSET', KEYS[1],
   'offset', last_offset, 'time_ms', time_ms, 'purchases', purchases, 'records', records,
   'settled', last_offset, 'results_position', ARGV[2])

@@ -1,33 +1,54 @@
 """The bodies of the administration calls: an operator's JSON becomes a valid command, or a problem."""
 
-from typing import Final, TypeVar
+from collections.abc import Callable
+from typing import Any, Final, Literal, TypeVar
 
 from pydantic import MISSING, BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from pipeline.domain import limiters
+from pipeline.domain.controls import (
+    NO_RATE_LIMIT,
+    Adjust,
+    Cleanup,
+    Close,
+    Control,
+    Extend,
+    Limits,
+    Pause,
+    Resume,
+)
 from pipeline.domain.product import Opening, SaleState
 from pipeline.ingress.http.bodies import parse_object
 from pipeline.ingress.http.exact_numbers import parse_exactly
 from pipeline.ingress.http.fields import Form, NotSupportedYet
 from pipeline.ingress.http.models import (
     RATE_LIMIT_KINDS,
-    Close,
+    AdjustRequest,
+    CleanupRequest,
+    CloseRequest,
+    ControlRequest,
+    ExtendRequest,
+    LimitsRequest,
+    Noted,
+    PauseRequest,
     Prewarm,
+    ResumeRequest,
     TokenBucket,
     UnknownField,
     Window,
 )
 from pipeline.ingress.http.problems import Kind, Problem, invalid
-from pipeline.messages.commands import OpenCommand
+from pipeline.messages.commands import ControlCommand, Note, OpenCommand
 
 _NAME_LENGTH_MAX = 100
 """Limit for the name of an unknown field in a problem document."""
 
 Body = TypeVar("Body", bound=BaseModel)
+ControlT = TypeVar("ControlT", bound=ControlRequest)
 
 
-def parse_opening(body: bytes, depth_max: int) -> OpenCommand:
+def parse_opening(body: bytes, depth_max: int, key: str | None = None) -> OpenCommand:
     """The open command in the body of a prewarm. Raises Problem for anything that the decider would not accept."""
     prewarm = _parsed(Prewarm, body, depth_max)
     opening = Opening(
@@ -40,12 +61,57 @@ def parse_opening(body: bytes, depth_max: int) -> OpenCommand:
         per_user_limit=prewarm.per_user_limit,
         rate_limit=None if prewarm.rate_limit is None else _rule(prewarm.rate_limit),
     )
-    return OpenCommand(prewarm.product_id, opening)
+    return OpenCommand(prewarm.product_id, opening, _note(prewarm, key))
 
 
-def parse_closing(body: bytes, depth_max: int) -> str:
-    """The id of the product to close. Raises Problem."""
-    return _parsed(Close, body, depth_max).product_id
+def _control_parser(
+    model: type[ControlT], control: Callable[[ControlT], Control]
+) -> Callable[[bytes, int, str | None], ControlCommand]:
+    """A function that takes a body, its maximum depth and the idempotency key. It raises Problem."""
+
+    def parse(body: bytes, depth_max: int, key: str | None) -> ControlCommand:
+        parsed = _parsed(model, body, depth_max)
+        return ControlCommand(parsed.product_id, control(parsed), _note(parsed, key))
+
+    return parse
+
+
+def _extension(body: ExtendRequest) -> Extend:
+    if body.start_time is MISSING and body.end_time is MISSING:
+        raise invalid("end_time", "end_time: missing, and so is start_time; one of them is required")
+    return Extend(_or_none(body.start_time), _or_none(body.end_time))
+
+
+def _limits(body: LimitsRequest) -> Limits:
+    if body.per_user_limit is MISSING and body.rate_limit is MISSING:
+        raise invalid(
+            "per_user_limit", "per_user_limit: missing, and so is rate_limit; one of them is required"
+        )
+    rate_limit: limiters.Rule | Literal["none"] | None = None
+    if body.rate_limit is not MISSING:
+        rate_limit = NO_RATE_LIMIT if body.rate_limit is None else _rule(body.rate_limit)
+    return Limits(_or_none(body.per_user_limit), rate_limit)
+
+
+PARSERS: Final[dict[str, Callable[[bytes, int, str | None], OpenCommand | ControlCommand]]] = {
+    "prewarm": parse_opening,
+    "adjust": _control_parser(AdjustRequest, lambda body: Adjust(body.change)),
+    "pause": _control_parser(PauseRequest, lambda _: Pause()),
+    "resume": _control_parser(ResumeRequest, lambda _: Resume()),
+    "extend": _control_parser(ExtendRequest, _extension),
+    "limits": _control_parser(LimitsRequest, _limits),
+    "close": _control_parser(CloseRequest, lambda _: Close()),
+    "cleanup": _control_parser(CleanupRequest, lambda _: Cleanup()),
+}
+"""By call: from a body, its maximum depth and the idempotency key to the command. They raise Problem."""
+
+
+def _note(body: Noted, key: str | None) -> Note:
+    return Note(_or_none(body.reason), _or_none(body.by), key)
+
+
+def _or_none(value: Any) -> Any:
+    return None if value is MISSING else value
 
 
 def _rule(limit: TokenBucket | Window) -> limiters.Rule:
@@ -91,6 +157,9 @@ def _forms(model: type[BaseModel], prefix: str = "") -> dict[str, Form]:
 
 _FORMS: Final = {
     **_forms(Prewarm),
+    **_forms(AdjustRequest),
+    **_forms(ExtendRequest),
+    **_forms(LimitsRequest),
     **_forms(TokenBucket, "rate_limit."),
     **_forms(Window, "rate_limit."),
 }

@@ -1,0 +1,114 @@
+"""Commands of operators: each is a record of its own in the product's partition, answered once it is decided.
+
+Free of HTTP, like `errors.py`.
+"""
+
+import asyncio
+import logging
+from typing import NamedTuple
+
+from pipeline.domain.receipts import Receipt
+from pipeline.ingress.command_log.group_commit import GroupCommit
+from pipeline.ingress.decisions.finder import DecisionFinder
+from pipeline.ingress.errors import CommandNotAcknowledged, CommandNotSent, KeyReused, NotDecidedYet
+from pipeline.kafka.producer import Sender, SendFailed
+from pipeline.kafka.topics import partition_of
+from pipeline.messages.commands import (
+    ControlCommand,
+    OpenCommand,
+    decode_command,
+    encode_control,
+    encode_open,
+)
+from pipeline.messages.decisions import ControlDecision, OpenDecision
+
+UNSENT_MAX = 16
+"""Limit on commands that are not acknowledged yet, so that an operator's retries do not pile up."""
+
+logger = logging.getLogger(__name__)
+
+
+class DecidedCommand(NamedTuple):
+    """The decision on a command, or, if that repeats an earlier one under the same key, the decision on that one."""
+
+    receipt: Receipt
+    decision: OpenDecision | ControlDecision
+    is_repeat: bool
+
+
+class OperatorCommands:
+    def __init__(
+        self,
+        producer: Sender,
+        topic: str,
+        commits: GroupCommit,
+        decisions: DecisionFinder,
+        *,
+        send_timeout_ms: int,
+        wait_timeout_ms: int,
+    ) -> None:
+        self._producer = producer
+        self._topic = topic
+        self._commits = commits
+        self._decisions = decisions
+        self._send_timeout_ms = send_timeout_ms
+        self._wait_timeout_ms = wait_timeout_ms
+        self._sending: set[asyncio.Task[int]] = set()
+
+    async def decided(self, command: OpenCommand | ControlCommand) -> DecidedCommand:
+        """Write this command to the log and wait for the decision.
+
+        Raises MalformedCommand, CommandNotSent, CommandNotAcknowledged, NotDecidedYet, KeyReused, TooManyWaiters; and
+        what DecisionFinder.find raises, if the command repeats one whose decision cannot be read.
+        """
+        product_id = command.product_id
+        value = encode_open(command) if isinstance(command, OpenCommand) else encode_control(command)
+        decode_command(product_id.encode(), value)
+        self._decisions.check_room()
+        receipt = await self._send(product_id, value)
+        record = await self._decisions.wait_for_own(receipt, self._wait_timeout_ms)
+        decision = None if record is None else record.result()
+        if not isinstance(decision, OpenDecision | ControlDecision):
+            raise NotDecidedYet(receipt)
+        if decision.repeats is None:
+            return DecidedCommand(receipt, decision, is_repeat=False)
+        return await self._repeated(command, Receipt(receipt.partition, decision.repeats, 0))
+
+    async def _repeated(self, command: OpenCommand | ControlCommand, receipt: Receipt) -> DecidedCommand:
+        record = await self._decisions.find(receipt)
+        first = None if record is None else record.result()
+        if not isinstance(first, OpenDecision | ControlDecision):
+            raise NotDecidedYet(receipt)
+        if not _is_same(command, first):
+            raise KeyReused(receipt)
+        return DecidedCommand(receipt, first, is_repeat=True)
+
+    async def _send(self, product_id: str, value: bytes) -> Receipt:
+        partition = partition_of(product_id, self._commits.partitions)
+        if self._commits.is_overdue(partition) or len(self._sending) >= UNSENT_MAX:
+            raise CommandNotSent
+        # In its own task, because neither a client that disconnects nor the timeout may cancel the sending.
+        sending = asyncio.create_task(self._producer.send(self._topic, partition, product_id.encode(), value))
+        self._sending.add(sending)
+        sending.add_done_callback(self._sent)
+        await asyncio.wait({sending}, timeout=self._send_timeout_ms / 1_000)
+        if not sending.done() or sending.exception() is not None:
+            raise CommandNotAcknowledged
+        self._commits.note_end(partition, sending.result() + 1)
+        return Receipt(partition, sending.result(), 0)
+
+    def _sent(self, sending: asyncio.Task[int]) -> None:
+        self._sending.discard(sending)
+        if not sending.cancelled() and (error := sending.exception()):
+            logger.error(
+                "sending a command failed: %s",
+                error,
+                exc_info=None if isinstance(error, SendFailed) else error,
+            )
+
+
+def _is_same(command: OpenCommand | ControlCommand, first: OpenDecision | ControlDecision) -> bool:
+    """Whether these two do the same. Their reasons and authors may differ."""
+    if isinstance(command, OpenCommand):
+        return isinstance(first, OpenDecision) and command.opening == first.opening
+    return isinstance(first, ControlDecision) and command.control == first.control

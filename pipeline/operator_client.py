@@ -1,0 +1,108 @@
+"""A client of the administration listener: the commands of a live sale, for the command line.
+
+Each command has an Idempotency-Key, so it may be repeated: a repeat is never applied a second time.
+"""
+
+import asyncio
+import uuid
+from typing import Any
+
+import aiohttp
+import orjson
+
+from pipeline.domain.addresses import authority, local_host
+from pipeline.domain.backoff import Backoff
+from pipeline.errors import OperatorError, Unavailable
+from pipeline.settings import Settings
+
+ACTIVITY_PATH = "/api/v1/seckill/activity"
+TRIES_MAX = 4
+"""Per command: an ingress that restarts, or a log that acknowledges late, needs no operator."""
+TRY_TIMEOUT_MS = 15_000
+"""Longer than an ingress waits for a decision."""
+RETRY_MS_MIN = 250
+RETRY_MS_MAX = 4_000
+
+
+class CommandFailed(OperatorError):
+    """The command was refused: by the ingress, or by the decision on it. The message says why."""
+
+
+class AdministrationUnavailable(Unavailable):
+    """No ingress answered, or it could not finish the command in time. The message says how to repeat it."""
+
+
+class OperatorClient:
+    """Raises CommandFailed and AdministrationUnavailable."""
+
+    def __init__(self, settings: Settings, token: str | None = None) -> None:
+        self.url = f"http://{authority(local_host(settings.admin_host), settings.admin_port)}"
+        self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+
+    async def command(self, call: str, body: dict[str, Any], key: str | None = None) -> dict[str, Any]:
+        """The answer to this administration call. Without a `key` it gets a random one."""
+        key = key or str(uuid.uuid4())
+        try:
+            return await self._tried("POST", f"{ACTIVITY_PATH}/{call}", body, {"Idempotency-Key": key})
+        except AdministrationUnavailable as error:
+            raise AdministrationUnavailable(
+                f"{error}; the command may still take effect: repeat it with --key {key}"
+            ) from None
+
+    async def product(self, product_id: str) -> dict[str, Any]:
+        """The figures of a product."""
+        return await self._tried("GET", f"{ACTIVITY_PATH}/{product_id}")
+
+    async def products(self) -> list[dict[str, Any]]:
+        """The figures of all products that are not cleaned up, in the order of their ids as text."""
+        products: list[dict[str, Any]] = []
+        after = ""
+        while True:
+            page = await self._tried("GET", f"{ACTIVITY_PATH}?limit=500&after={after}")
+            products += page["products"]
+            if page["next"] is None:
+                return products
+            after = page["next"]
+
+    async def _tried(
+        self,
+        method: str,
+        path: str,
+        body: dict[str, Any] | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> dict[str, Any]:
+        backoff = Backoff(RETRY_MS_MIN, RETRY_MS_MAX)
+        timeout = aiohttp.ClientTimeout(total=TRY_TIMEOUT_MS / 1_000)
+        async with aiohttp.ClientSession(
+            self.url, headers={**self._headers, **(headers or {})}, timeout=timeout
+        ) as session:
+            for left in reversed(range(TRIES_MAX)):
+                try:
+                    return await _answer(session, method, path, body)
+                except AdministrationUnavailable:
+                    if left == 0:
+                        raise
+                await asyncio.sleep(backoff.pause_ms() / 1_000)
+        raise AssertionError("unreachable")
+
+
+async def _answer(
+    session: aiohttp.ClientSession, method: str, path: str, body: dict[str, Any] | None
+) -> dict[str, Any]:
+    try:
+        async with session.request(method, path, json=body) as response:
+            text = await response.read()
+            status = response.status
+    except (aiohttp.ClientError, TimeoutError) as error:
+        reason = str(error) or f"no answer within {TRY_TIMEOUT_MS} ms"
+        raise AdministrationUnavailable(f"the administration listener: {reason}") from None
+    try:
+        document = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        raise CommandFailed(f"{session._base_url}{path} answered {status}, but not in JSON") from None
+    if status == 200 and type(document) is dict:
+        return document
+    detail = document.get("detail", text) if type(document) is dict else text
+    if status >= 500 or status == 429:
+        raise AdministrationUnavailable(str(detail))
+    raise CommandFailed(str(detail))
