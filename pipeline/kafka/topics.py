@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pipeline.domain.receipts import PARTITIONS_MAX
 from pipeline.errors import OperatorError
 from pipeline.settings import Profile
+from pipeline.yaml_files import UniqueKeys
 
 PARTITIONS_KEPT_MAX = 4_096
 DECISION_BYTES_MIN = 2_097_152
@@ -124,7 +125,7 @@ def load_topics(profile: Profile, file: Path | None = None) -> Topics:
     """The topics of this profile as `file`, by default our own, defines them. Raises BadTopics."""
     path = file or _own_file()
     try:
-        document = _File.model_validate(yaml.load(path.read_text("utf-8"), _Loader))  # noqa: S506 -- a SafeLoader
+        document = _File.model_validate(yaml.load(path.read_text("utf-8"), UniqueKeys))  # noqa: S506 -- a SafeLoader
         if profile not in document.profiles:
             raise BadTopics(f"{path}: profiles.{profile}: missing")
         copies = document.profiles[profile]
@@ -148,17 +149,6 @@ def _own_file() -> Path:
     """`topics.yaml` is beside this module in an installed package, and at the root of a checkout."""
     packaged = Path(__file__).with_name("topics.yaml")
     return packaged if packaged.exists() else Path(__file__).parents[2] / "topics.yaml"
-
-
-class _Loader(yaml.SafeLoader):
-    """Refuses duplicate keys: YAML would silently take the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"{key} appears twice", node.start_mark)
-        return super().construct_mapping(node, deep)
 
 
 @lru_cache(maxsize=PARTITIONS_KEPT_MAX)
