@@ -19,7 +19,8 @@ from pipeline.kafka.consumer import consumer
 from pipeline.kafka.producer import Sender, SendFailed
 from pipeline.kafka.record_format import refuse_newer
 from pipeline.kafka.topics import Topic
-from pipeline.messages.breakers import BadControlRecord, BreakerChange, decode_breaker, encode_breaker
+from pipeline.messages.breakers import BreakerChange, decode_breaker, encode_breaker
+from pipeline.messages.control import BadControlRecord
 from pipeline.messages.fields import TIME_MS_MAX
 from pipeline.settings import Settings
 

@@ -29,7 +29,8 @@ class BadTopics(OperatorError):
 class Topic(BaseModel):
     """One topic. `payload` is the complete JSON schema of a value; `key` and `writer` are descriptions.
 
-    `log_append_time`: records carry the broker's time, whatever their producer set.
+    `log_append_time`: records carry the broker's time, whatever their producer set. `min_compaction_lag_ms`: at least
+    this long, a compacted topic keeps the records that are not the latest of their key, too.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
@@ -43,6 +44,7 @@ class Topic(BaseModel):
     min_insync_replicas: Annotated[int, Field(ge=1, le=10)]
     retention_ms: Annotated[int, Field(ge=-1)]
     cleanup: Literal["delete", "compact"]
+    min_compaction_lag_ms: Annotated[int, Field(ge=0)] = 0
     log_append_time: bool
     record_bytes_max: Annotated[int, Field(ge=1_024, le=100_000_000)]
     payload: dict[str, Any]
@@ -65,8 +67,10 @@ class Topic(BaseModel):
 
     def configs(self) -> dict[str, str]:
         """The topic's settings, in Kafka's terms."""
+        lag = {"min.compaction.lag.ms": str(self.min_compaction_lag_ms)} if self.cleanup == "compact" else {}
         return {
             "cleanup.policy": self.cleanup,
+            **lag,
             "retention.ms": str(self.retention_ms),
             "retention.bytes": "-1",
             "message.timestamp.type": "LogAppendTime" if self.log_append_time else "CreateTime",

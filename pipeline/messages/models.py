@@ -14,6 +14,8 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    StrictBool,
+    StrictFloat,
     StrictInt,
     StrictStr,
     WithJsonSchema,
@@ -33,6 +35,7 @@ from pipeline.domain.receipts import PARTITIONS_MAX, RECEIPT
 from pipeline.messages.commands import IDEMPOTENCY_KEY, NAME_LENGTH_MAX, PRICE, PURCHASES_PER_RECORD_MAX
 from pipeline.messages.fields import TIME_MS_MAX
 from pipeline.messages.json_schema import Among
+from pipeline.messages.settings import BY_LENGTH_MAX, REASON_LENGTH_MAX, SETTING_NAME, VALUE_LENGTH_MAX
 
 
 def _pattern(pattern: re.Pattern[str]) -> Any:
@@ -291,6 +294,48 @@ class BreakerValue(_Value):
     """When it entered this state, by the decider's clock"""
     retry_at_ms: TimeMs
     """When an open breaker is tried again, by the decider's clock; 0 in any other state"""
+
+
+Scalar = TypeAliasType(
+    "Scalar",
+    Annotated[
+        Annotated[StrictStr, Field(max_length=VALUE_LENGTH_MAX)]
+        | StrictBool
+        | StrictInt
+        | StrictFloat
+        | None,
+        WithJsonSchema({"type": ["string", "number", "boolean", "null"], "maxLength": VALUE_LENGTH_MAX}),
+    ],
+)
+
+
+class _SettingChangeValue(_Value):
+    type: str
+    name: Annotated[str, _pattern(SETTING_NAME)]
+    by: Annotated[str, Field(min_length=1, max_length=BY_LENGTH_MAX)]
+    """Who changed it"""
+    reason: Annotated[str, Field(min_length=1, max_length=REASON_LENGTH_MAX)]
+    """Why"""
+    at_ms: TimeMs
+    """When, by the clock of the process that wrote the record"""
+
+
+class SettingValue(_SettingChangeValue):
+    """A live setting was set. Valid if the model of the settings accepts the value"""
+
+    type: Literal["setting"]
+    value: Scalar
+
+
+class UnsetValue(_SettingChangeValue):
+    """A live setting was unset: it returns to what the environment, the settings file or the default say"""
+
+    type: Literal["unset"]
+
+
+ControlValue = TypeAliasType(
+    "ControlValue", Annotated[BreakerValue | SettingValue | UnsetValue, Field(discriminator="type")]
+)
 
 
 DeadLetterValue = TypeAliasType(
