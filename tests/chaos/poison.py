@@ -9,7 +9,7 @@ from aiokafka import AIOKafkaProducer
 from chaos.crowd import Crowd
 from chaos.stage import Stage
 from pipeline.audit.report import Check
-from pipeline.breakers import CONTROL_PARTITION
+from pipeline.control.follower import CONTROL_PARTITION
 from pipeline.kafka.topics import load_topics, partition_of
 from pipeline.messages.commands import encode_close, encode_purchases
 from pipeline.settings import Profile

@@ -36,7 +36,7 @@ from pipeline.local.process import Process
 from pipeline.local.redis import redis_part
 from pipeline.messages.commands import OpenCommand, encode_close, encode_open, encode_purchases
 from pipeline.messages.decisions import OpenDecision, decode_decision, peek_source_offset
-from pipeline.settings import Settings
+from pipeline.settings import InForce, Settings
 from pipeline.stock.keys import Keys
 
 keys = Keys()
@@ -63,7 +63,7 @@ class Worker:
         self._world = world
         log = MemoryLog(world)
         self._deciders = Deciders(
-            SETTINGS,
+            InForce(SETTINGS),
             TOPICS,
             SlowStore(world),
             log,

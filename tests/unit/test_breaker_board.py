@@ -2,13 +2,15 @@
 
 import asyncio
 
+from in_force import in_force
+
 from pipeline.breakers import BreakerBoard, BreakerReporter
 from pipeline.domain.breaker import Breaker, BreakerState
 from pipeline.kafka.producer import SendFailed
 from pipeline.kafka.topics import load_topics
 from pipeline.messages.breakers import BreakerChange, decode_breaker, encode_breaker
 from pipeline.messages.fields import TIME_MS_MAX
-from pipeline.settings import Profile, Settings
+from pipeline.settings import Profile
 
 OPEN = Breaker(BreakerState.OPEN, 10, 1)
 
@@ -64,8 +66,9 @@ class Sender:
 
 async def test_the_latest_state_is_sent_however_often_sending_fails() -> None:
     sender = Sender(failures=3)
-    settings = Settings(backoff_ms_min=1, backoff_ms_max=2)
-    reporter = BreakerReporter(load_topics(Profile.LOCAL).control, sender, settings)
+    reporter = BreakerReporter(
+        load_topics(Profile.LOCAL).control, sender, in_force(backoff_ms_min=1, backoff_ms_max=2)
+    )
     reporter.report(2, OPEN)
     running = asyncio.create_task(reporter.run())
     await asyncio.sleep(0)

@@ -7,13 +7,14 @@ from collections.abc import AsyncGenerator
 import pytest
 from decider_world import ALWAYS, Fetched, World, allow_answers
 from eventually import soon
+from in_force import in_force
 
 from pipeline.decider import Decider
 from pipeline.decider import decider as module
 from pipeline.domain.breaker import BreakerState
 from pipeline.kafka.records import LogRecord
 from pipeline.kafka.topics import load_topics
-from pipeline.settings import Profile, Settings
+from pipeline.settings import Profile
 
 HOUR_MS = 3_600_000
 
@@ -38,7 +39,7 @@ class Running:
         self.decider = Decider(
             *(
                 0,
-                Settings.model_validate(defaults | settings),
+                in_force(**defaults | settings),
                 load_topics(Profile.LOCAL),
                 world,
                 world,

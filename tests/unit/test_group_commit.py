@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from eventually import turns
+from in_force import in_force
 
 from pipeline.domain.product import Purchase
 from pipeline.ingress.command_log import group_commit
@@ -44,11 +45,11 @@ class Producer:
 def commit_to(producer: Producer, **limits: Any) -> GroupCommit:
     defaults = {
         "purchases_per_record_max": 3,
-        "waiting_max": 100,
+        "purchases_waiting_max": 100,
         "send_timeout_ms": 60_000,
         "gather_ms_max": 0,
     }
-    return GroupCommit(producer, "requests", 4, **{**defaults, **limits})
+    return GroupCommit(producer, "requests", 4, in_force(**{**defaults, **limits}))
 
 
 def submit(commits: GroupCommit, *users: str, product_id: str = "5") -> list[asyncio.Task[Any]]:
@@ -158,7 +159,7 @@ async def test_a_buyer_who_disconnects_frees_the_slot_and_withdraws_an_unsent_pu
 
 async def test_the_number_of_waiting_buyers_is_bounded_and_all_can_be_released() -> None:
     producer = Producer()
-    commits = commit_to(producer, waiting_max=2)
+    commits = commit_to(producer, purchases_waiting_max=2)
     waiting = submit(commits, "a")
     await turns()
     waiting += submit(commits, "b")

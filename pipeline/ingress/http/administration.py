@@ -20,7 +20,7 @@ from pipeline.kafka.producer import Sender, SendFailed
 from pipeline.kafka.topics import partition_of
 from pipeline.messages.commands import MalformedCommand, decode_command, encode_close, encode_open
 from pipeline.messages.decisions import CloseDecision, OpenDecision
-from pipeline.settings import Settings
+from pipeline.settings import InForce
 
 PATH = "/api/v1/seckill/activity/"
 COMMANDS_UNSENT_MAX = 16
@@ -32,14 +32,14 @@ logger = logging.getLogger(__name__)
 class AdministrationRoutes:
     def __init__(
         self,
-        settings: Settings,
+        in_force: InForce,
         producer: Sender,
         topic: str,
         commits: GroupCommit,
         decisions: DecisionFinder,
         admission: Admission,
     ) -> None:
-        self._settings = settings
+        self._in_force = in_force
         self._producer = producer
         self._topic = topic
         self._commits = commits
@@ -54,8 +54,8 @@ class AdministrationRoutes:
         ]
 
     async def prewarm(self, request: web.Request) -> web.Response:
-        body = await read_body(request, self._settings.body_bytes_max)
-        command = parse_opening(body, self._settings.json_depth_max)
+        body = await read_body(request, self._in_force.settings.body_bytes_max)
+        command = parse_opening(body, self._in_force.settings.json_depth_max)
         result = await self._decided(command.product_id, encode_open(command))
         if not isinstance(result, OpenDecision):
             raise self._not_decided("the decision is not on an open command")
@@ -74,8 +74,8 @@ class AdministrationRoutes:
         )
 
     async def close(self, request: web.Request) -> web.Response:
-        body = await read_body(request, self._settings.body_bytes_max)
-        product_id = parse_closing(body, self._settings.json_depth_max)
+        body = await read_body(request, self._in_force.settings.body_bytes_max)
+        product_id = parse_closing(body, self._in_force.settings.json_depth_max)
         result = await self._decided(product_id, encode_close(product_id))
         if not isinstance(result, CloseDecision):
             raise self._not_decided("the decision is not on a close command")
@@ -97,7 +97,7 @@ class AdministrationRoutes:
             raise invalid(field, f"{field}: {reason}") from None
         self._decisions.check_room()
         receipt = await self._send(product_id, value)
-        decided = await self._decisions.wait_for_own(receipt, self._settings.wait_timeout_ms)
+        decided = await self._decisions.wait_for_own(receipt, self._in_force.settings.wait_timeout_ms)
         if decided is None:
             raise self._not_decided(
                 f"the command is in the log as {receipt} and will be decided; check the product's stats for the outcome"
@@ -114,7 +114,7 @@ class AdministrationRoutes:
         sending = asyncio.create_task(self._producer.send(self._topic, partition, product_id.encode(), value))
         self._sending.add(sending)
         sending.add_done_callback(self._sent)
-        await asyncio.wait({sending}, timeout=self._settings.send_timeout_ms / 1_000)
+        await asyncio.wait({sending}, timeout=self._in_force.settings.send_timeout_ms / 1_000)
         if not sending.done() or sending.exception() is not None:
             raise self._admission.unavailable(
                 "the log did not acknowledge the command in time, so the command may still be in it; check the"
@@ -134,7 +134,10 @@ class AdministrationRoutes:
 
     def _not_decided(self, detail: str) -> Problem:
         return Problem(
-            Kind.NOT_DECIDED_YET, detail, code=Code.TIMED_OUT, retry_after_s=self._settings.retry_after_s
+            Kind.NOT_DECIDED_YET,
+            detail,
+            code=Code.TIMED_OUT,
+            retry_after_s=self._in_force.settings.retry_after_s,
         )
 
 

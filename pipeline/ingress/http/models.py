@@ -284,11 +284,20 @@ class Service(_Body):
     version: str
 
 
+class Control(_Body):
+    version: Annotated[int, Field(ge=-1)]
+    """Offset of the newest record of the control topic that changed a setting of this process; -1 for none"""
+    refused: str | None
+    """The newest record of the control topic that this process refused, and why"""
+
+
 class Health(_Body):
     status: Literal["ok", "unavailable"]
     timestamp: datetime
     service: Service
     checks: dict[str, str]
+    control: Control | MISSING = MISSING
+    """Not in the answer of `/health/live`"""
 
 
 class Opened(_Body):
