@@ -8,6 +8,7 @@ import logging
 import click
 
 from pipeline.cli.audit import audit
+from pipeline.cli.control import control
 from pipeline.cli.demo import demo
 from pipeline.cli.local import status, up
 from pipeline.cli.orders import orders
@@ -24,5 +25,5 @@ def main() -> None:
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
 
 
-for command in (up, status, topics, orders, demo, audit, rebuild):
+for command in (up, status, topics, orders, control, demo, audit, rebuild):
     main.add_command(command)

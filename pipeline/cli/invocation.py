@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 @contextmanager
 def report_errors(exit_code: int = 1) -> Iterator[None]:
     """Reports errors that the operator can fix, without a traceback. A bad setting exits with 2."""
-    from pipeline.errors import OperatorError, Unavailable
+    from pipeline.errors import Fatal, OperatorError, Unavailable
 
     try:
         yield
-    except (OperatorError, Unavailable) as error:
+    except (OperatorError, Unavailable, Fatal) as error:
         from pipeline.process.configuration import BadSettings
 
         reported = click.ClickException(str(error))

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from pipeline.domain.times import rfc3339
-from pipeline.errors import SeckillError
+from pipeline.errors import OperatorError
 from pipeline.kafka.records import LogRecord
 from pipeline.messages.control import BadControlRecord
 from pipeline.messages.settings import Scalar, SettingChange, decode_setting
@@ -26,7 +26,7 @@ _LIMITS = ("le", "lt", "ge", "gt", "max_length", "min_length", "pattern", "expec
 logger = logging.getLogger(__name__)
 
 
-class SettingRefused(SeckillError):
+class SettingRefused(OperatorError):
     """A change that is not possible. The message names the setting."""
 
 

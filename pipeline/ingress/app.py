@@ -25,7 +25,7 @@ from pipeline.ingress.decisions.finder import DecisionFinder
 from pipeline.ingress.decisions.lookup import RUNS_BYTES_MAX, DecisionLookup
 from pipeline.ingress.decisions.waiters import Waiters
 from pipeline.ingress.final_refusals import SNAPSHOTS_MAX, FinalRefusals
-from pipeline.ingress.http import administration
+from pipeline.ingress.http import administration, control
 from pipeline.ingress.http.administration import AdministrationRoutes
 from pipeline.ingress.http.admission import Admission
 from pipeline.ingress.http.connections import (
@@ -34,6 +34,7 @@ from pipeline.ingress.http.connections import (
     listen,
     raise_descriptor_limit,
 )
+from pipeline.ingress.http.control import ControlRoutes
 from pipeline.ingress.http.health import HealthRoutes
 from pipeline.ingress.http.openapi import OPENAPI_PATH, openapi_document
 from pipeline.ingress.http.polling import PollingRoutes
@@ -232,6 +233,7 @@ class Ingress:
         app.add_routes(self._health.routes())
         app.add_routes([web.get(OPENAPI_PATH, openapi_document(settings))])
         app.add_routes([web.route("*", administration.PATH + "{call}", administration.refuse)])
+        app.add_routes([web.route("*", control.PATH + "{name:(/.*)?}", administration.refuse)])
         return app, partial(shortcut, purchases.calls(), admission)
 
     def _admin_app(self) -> web.Application:
@@ -243,6 +245,8 @@ class Ingress:
             in_force, self._producer, self._topics.requests.name, self._commits, self._decisions, admission
         )
         app.add_routes(routes.routes())
+        live = ControlRoutes(in_force, self._live, self._producer, self._topics.control, admission)
+        app.add_routes(live.routes())
         return app
 
     def _health_app(self) -> web.Application:

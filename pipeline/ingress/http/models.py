@@ -42,6 +42,8 @@ from pipeline.ingress.http.fields import (
 )
 from pipeline.messages.commands import NAME_LENGTH_MAX
 from pipeline.messages.json_schema import Among
+from pipeline.messages.models import Scalar
+from pipeline.messages.settings import BY_LENGTH_MAX, REASON_LENGTH_MAX
 
 STATUS_LENGTH_MAX = 32
 _BUCKET, _WINDOW = "(bucket)", "(window)"
@@ -146,6 +148,25 @@ class Prewarm(_Administration):
 
 class Close(_Administration):
     product_id: Annotated[Id, ID_REQUIRED]
+
+
+_By = Annotated[str, Field(min_length=1, max_length=BY_LENGTH_MAX)]
+_Reason = Annotated[str, Field(min_length=1, max_length=REASON_LENGTH_MAX)]
+
+
+class SetSetting(_Administration):
+    value: Scalar
+    """As in the settings file"""
+    reason: _Reason
+    by: _By | MISSING = MISSING
+    """Who; with tokens, the name in the token counts"""
+
+
+class UnsetSetting(_Administration):
+    """The query parameters of the call that unsets a setting"""
+
+    reason: _Reason
+    by: _By | MISSING = MISSING
 
 
 # --- answers ----------------------------------------------------------------------------------------------------
@@ -298,6 +319,42 @@ class Health(_Body):
     checks: dict[str, str]
     control: Control | MISSING = MISSING
     """Not in the answer of `/health/live`"""
+
+
+class SettingChanged(_Body):
+    name: str
+    value: Scalar
+    """In force once a process has read the record at `offset`"""
+    before: Scalar
+    offset: Count
+
+
+class LastChange(_Body):
+    by: str
+    reason: str
+    at: datetime
+    offset: Count
+
+
+class Setting(_Body):
+    name: str
+    value: Scalar
+    """In force in this process"""
+    base: Scalar
+    """What it is without the control topic"""
+    source: Literal["control", "environment", "file", "default"]
+    change: LastChange | None
+    """The newest record of the control topic about it; it may have unset it"""
+
+
+class OneSetting(Setting):
+    version: Annotated[int, Field(ge=-1)]
+
+
+class AllSettings(_Body):
+    version: Annotated[int, Field(ge=-1)]
+    """Offset of the newest record that changed a setting of this process; -1 for none"""
+    settings: list[Setting]
 
 
 class Opened(_Body):

@@ -1,0 +1,188 @@
+"""`seckill control`: the settings that change while the sale runs. It talks to Kafka, not to an ingress."""
+
+import asyncio
+import getpass
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pipeline.cli.invocation import load_system, report_errors
+
+if TYPE_CHECKING:
+    from pipeline.control.live_settings import LiveSettings
+    from pipeline.control.operator import Entry
+    from pipeline.messages.settings import SettingChange
+
+_ROW = "{:<40} {:>12} {:<11}  {}"
+NO_VALUE = "null"
+"""As the value of a setting that may have none."""
+
+
+@click.group()
+def control() -> None:
+    """Settings that change while the sale runs; docs/settings.md lists them.
+
+    A change is a record of the control topic. Every process applies it within a second, and a restart keeps it.
+    """
+
+
+def _text(length_max: int) -> Callable[[click.Context, click.Parameter, str], str]:
+    def check(_context: click.Context, _parameter: click.Parameter, text: str) -> str:
+        if not 1 <= len(text) <= length_max:
+            raise click.BadParameter(f"must have 1 to {length_max} characters")
+        return text
+
+    return check
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        raise click.UsageError("this user of the system has no name: say with --by who you are") from None
+
+
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+# The limits of a record's fields: pipeline/messages/settings.py, which this file must not import at its start.
+_reason = click.option("--reason", required=True, callback=_text(500), help="Why; kept with the change.")
+_by = click.option(
+    "--by",
+    default=_user,
+    callback=_text(100),
+    help="Who; kept with the change.  [default: the user of the system]",
+)
+
+
+@control.command()
+@click.argument("name", required=False)
+@_json
+def get(name: str | None, as_json: bool) -> None:
+    """Print what is in force: of one setting or of all."""
+    with report_errors():
+        from pipeline.control.operator import read_settings
+
+        settings, topics = load_system()
+        live = asyncio.run(read_settings(settings, topics.control))
+        document = live.describe_all() if name is None else live.describe(name)
+    if as_json:
+        _print_json(document)
+        return
+    click.echo(_ROW.format("NAME", "VALUE", "SOURCE", "CHANGED"))
+    for each in document["settings"] if name is None else [document]:
+        click.echo(_row(each))
+    click.echo(f"version {live.version}")
+
+
+@control.command(name="set")
+@click.argument("name")
+@click.argument("value")
+@_reason
+@_by
+@_json
+def set_value(name: str, value: str, reason: str, by: str, as_json: bool) -> None:
+    """Set a live setting. VALUE is as in the environment; null for none."""
+    with report_errors():
+        _change(name, as_json, lambda live: live.set_to(name, _scalar(value), by, reason, _now_ms()))
+
+
+@control.command()
+@click.argument("name")
+@_reason
+@_by
+@_json
+def unset(name: str, reason: str, by: str, as_json: bool) -> None:
+    """Return a live setting to what environment, settings file or default say."""
+    with report_errors():
+        _change(name, as_json, lambda live: live.unset(name, by, reason, _now_ms()))
+
+
+@control.command()
+@_json
+def watch(as_json: bool) -> None:
+    """Print each change as it is made, until Ctrl-C."""
+    with report_errors():
+        from pipeline.control.operator import watch as run_watch
+
+        settings, topics = load_system()
+        try:
+            asyncio.run(run_watch(settings, topics.control, lambda entry: _print_entry(entry, as_json)))
+        except KeyboardInterrupt:
+            return
+        except BrokenPipeError:
+            # Otherwise Python would fail again at exit when it flushes the buffer.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@control.command()
+@click.argument("name", required=False)
+@_json
+def history(name: str | None, as_json: bool) -> None:
+    """Print all changes, or those of one setting: of the last 30 days at least, and the latest of each setting."""
+    with report_errors():
+        from pipeline.control.operator import read_history
+
+        # It lists the refused records itself.
+        logging.getLogger("pipeline.control").setLevel(logging.CRITICAL)
+        settings, topics = load_system()
+        entries = asyncio.run(read_history(settings, topics.control, name))
+    for entry in entries:
+        _print_entry(entry, as_json)
+
+
+def _change(name: str, as_json: bool, make: "Callable[[LiveSettings], SettingChange]") -> None:
+    """Check a change against what is in force, write it and print it. Raises what reading and writing raise."""
+    from pipeline.control.operator import Entry, read_settings, write_once
+
+    settings, topics = load_system()
+
+    async def write() -> "tuple[SettingChange, Any, int]":
+        live = await read_settings(settings, topics.control)
+        change = make(live)
+        before = live.describe(name)["value"]
+        return change, before, await write_once(settings, topics.control, change)
+
+    change, before, offset = asyncio.run(write())
+    if as_json:
+        _print_json({**Entry(offset, change).document(), "before": before})
+        return
+    done = f"= {change.value}" if change.is_set else "unset"
+    click.echo(f"{name} {done} from offset {offset} on; before: {before}")
+
+
+def _print_entry(entry: "Entry", as_json: bool) -> None:
+    if as_json:
+        _print_json(entry.document())
+    elif entry.change is None:
+        click.echo(f"offset {entry.offset}  refused: {entry.refusal}")
+    else:
+        document, change = entry.document(), entry.change
+        done = f"= {change.value}" if change.is_set else "unset"
+        click.echo(
+            f"offset {entry.offset}  {document['at']}  {change.name} {done}  {change.by}: {change.reason}"
+        )
+    sys.stdout.flush()
+
+
+def _row(setting: dict[str, Any]) -> str:
+    change = setting["change"]
+    changed = "" if change is None else f"{change['by']}, {change['at']}: {change['reason']}"
+    return _ROW.format(setting["name"], str(setting["value"]), setting["source"], changed).rstrip()
+
+
+def _print_json(document: dict[str, Any]) -> None:
+    import orjson
+
+    click.echo(orjson.dumps(document).decode())
+
+
+def _scalar(text: str) -> str | None:
+    return None if text == NO_VALUE else text
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1_000)
