@@ -11,7 +11,7 @@ import pytest
 import uvloop
 from aiohttp import web
 from aiohttp.http_parser import HttpRequestParserC, HttpRequestParserPy
-from in_force import in_force
+from in_force import change, in_force
 
 from pipeline.ingress.http import connections, heads
 from pipeline.ingress.http.connections import (
@@ -115,6 +115,15 @@ async def _fill_and_stay_silent() -> None:
             await asyncio.sleep(0.001)
     listener.close()
     await server.shutdown()
+
+
+def test_a_refused_connection_is_told_to_wait_as_long_as_is_in_force() -> None:
+    settings = in_force(retry_after_s=7)
+    gate = Gate(2, "SECKILL_X", 300, settings)
+    assert b"\r\nRetry-After: 7\r\n" in gate.refusal()
+    assert gate.refusal() is gate.refusal()
+    change(settings, retry_after_s=8)
+    assert b"\r\nRetry-After: 8\r\n" in gate.refusal()
 
 
 @asynccontextmanager

@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from in_force import in_force
+from in_force import change, in_force
 
 from pipeline.ingress.command_log.unknown_products import UnknownProducts
 from pipeline.ingress.errors import TooManyUnknownProducts
@@ -47,3 +47,17 @@ def test_a_refusal_says_when_the_next_record_is_admitted() -> None:
     assert not passed(limit)
     now_s += 0.001
     assert passed(limit)
+
+
+def test_a_limit_that_changes_counts_what_has_passed() -> None:
+    now_s = 5.0
+    settings = in_force(unknown_product_records_per_second_max=4)
+    limit = UnknownProducts(settings, clock=lambda: now_s)
+    assert [passed(limit) for _ in range(3)] == [True] * 3
+    change(settings, unknown_product_records_per_second_max=1)
+    assert not passed(limit)
+    with pytest.raises(TooManyUnknownProducts) as refused:
+        limit.count()
+    assert refused.value.wait_ms == 3_000
+    change(settings, unknown_product_records_per_second_max=5)
+    assert [passed(limit) for _ in range(3)] == [True, True, False]
