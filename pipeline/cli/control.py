@@ -6,7 +6,8 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -126,12 +127,23 @@ def history(name: str | None, as_json: bool) -> None:
     with report_errors():
         from pipeline.control.operator import read_history
 
-        # It lists the refused records itself.
-        logging.getLogger("pipeline.control").setLevel(logging.CRITICAL)
         settings, topics = load_system()
-        entries = asyncio.run(read_history(settings, topics.control, name))
+        with _without_log():
+            entries = asyncio.run(read_history(settings, topics.control, name))
     for entry in entries:
         _print_entry(entry, as_json)
+
+
+@contextmanager
+def _without_log() -> Iterator[None]:
+    """Logs no refused records: the command lists them itself."""
+    logger = logging.getLogger("pipeline.control")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _change(name: str, as_json: bool, make: "Callable[[LiveSettings], SettingChange]") -> None:
