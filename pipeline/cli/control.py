@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pipeline.control.operator import Entry
     from pipeline.messages.settings import SettingChange
 
-_ROW = "{:<40} {:>12} {:<11}  {}"
+_ROW = "{:<40} {:<11} {}"
 NO_VALUE = "null"
 """As the value of a setting that may have none."""
 
@@ -73,7 +73,7 @@ def get(name: str | None, as_json: bool) -> None:
     if as_json:
         _print_json(document)
         return
-    click.echo(_ROW.format("NAME", "VALUE", "SOURCE", "CHANGED"))
+    click.echo(_ROW.format("NAME", "SOURCE", "VALUE"))
     for each in document["settings"] if name is None else [document]:
         click.echo(_row(each))
     click.echo(f"version {live.version}")
@@ -182,8 +182,8 @@ def _print_entry(entry: "Entry", as_json: bool) -> None:
 
 def _row(setting: dict[str, Any]) -> str:
     change = setting["change"]
-    changed = "" if change is None else f"{change['by']}, {change['at']}: {change['reason']}"
-    return _ROW.format(setting["name"], str(setting["value"]), setting["source"], changed).rstrip()
+    row = _ROW.format(setting["name"], setting["source"], setting["value"])
+    return row if change is None else f"{row}  ({change['by']}, {change['at']}: {change['reason']})"
 
 
 def _print_json(document: dict[str, Any]) -> None:

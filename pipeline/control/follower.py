@@ -68,7 +68,8 @@ class ControlFollower:
                         self._take(record)
         except TimeoutError:
             raise KafkaUnavailable(
-                f"{self._topic}: not read to its end within {CATCH_UP_TIMEOUT_MS} ms, only to {self._position}"
+                f"{self._topic}: not read to its end within {CATCH_UP_TIMEOUT_MS} ms, only to {self._position};"
+                " `seckill topics check` says whether it is as it should be"
             ) from None
 
     async def wait_until_caught_up(self) -> None:

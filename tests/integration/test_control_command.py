@@ -95,8 +95,8 @@ def test_a_setting_is_set_shown_and_unset(run: Run) -> None:
     assert found in everything["settings"]
     status, table = run("get")
     assert status == 0
-    assert re.search(r"^waiters_max +5000 control +ann, \S+Z: a crowd$", table, re.MULTILINE)
-    assert re.search(r"^retry_after_s +1 default$", table, re.MULTILINE)
+    assert re.search(r"^waiters_max +control +5000  \(ann, \S+Z: a crowd\)$", table, re.MULTILINE)
+    assert re.search(r"^retry_after_s +default +1$", table, re.MULTILINE)
     assert table.endswith("\nversion 0\n")
 
     assert run("unset", "waiters_max", *WHY) == (0, "waiters_max unset from offset 1 on; before: 5000\n")
