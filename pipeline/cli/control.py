@@ -34,8 +34,10 @@ def control() -> None:
 
 def _text(length_max: int) -> Callable[[click.Context, click.Parameter, str], str]:
     def check(_context: click.Context, _parameter: click.Parameter, text: str) -> str:
-        if not 1 <= len(text) <= length_max:
-            raise click.BadParameter(f"must have 1 to {length_max} characters")
+        from pipeline.messages.settings import LINE
+
+        if len(text) > length_max or not LINE.fullmatch(text):
+            raise click.BadParameter(f"must be a line of 1 to {length_max} characters")
         return text
 
     return check
@@ -162,8 +164,7 @@ def _change(name: str, as_json: bool, make: "Callable[[LiveSettings], SettingCha
     if as_json:
         _print_json({**Entry(offset, change).document(), "before": before})
         return
-    done = f"= {change.value}" if change.is_set else "unset"
-    click.echo(f"{name} {done} from offset {offset} on; before: {before}")
+    click.echo(f"{name} {_done(change)} from offset {offset} on; before: {_shown(before)}")
 
 
 def _print_entry(entry: "Entry", as_json: bool) -> None:
@@ -172,17 +173,15 @@ def _print_entry(entry: "Entry", as_json: bool) -> None:
     elif entry.change is None:
         click.echo(f"offset {entry.offset}  refused: {entry.refusal}")
     else:
-        document, change = entry.document(), entry.change
-        done = f"= {change.value}" if change.is_set else "unset"
-        click.echo(
-            f"offset {entry.offset}  {document['at']}  {change.name} {done}  {change.by}: {change.reason}"
-        )
+        change, at = entry.change, entry.document()["at"]
+        who_and_why = f"{change.by}: {change.reason}"
+        click.echo(f"offset {entry.offset}  {at}  {change.name} {_done(change)}  {who_and_why}")
     sys.stdout.flush()
 
 
 def _row(setting: dict[str, Any]) -> str:
     change = setting["change"]
-    row = _ROW.format(setting["name"], setting["source"], setting["value"])
+    row = _ROW.format(setting["name"], setting["source"], _shown(setting["value"]))
     return row if change is None else f"{row}  ({change['by']}, {change['at']}: {change['reason']})"
 
 
@@ -190,6 +189,16 @@ def _print_json(document: dict[str, Any]) -> None:
     import orjson
 
     click.echo(orjson.dumps(document).decode())
+
+
+def _done(change: "SettingChange") -> str:
+    return f"= {_shown(change.value)}" if change.is_set else "unset"
+
+
+def _shown(value: object) -> str:
+    """The value on one line."""
+    text = NO_VALUE if value is None else str(value)
+    return text if text.isprintable() else repr(text)
 
 
 def _scalar(text: str) -> str | None:

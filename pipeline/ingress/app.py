@@ -44,6 +44,7 @@ from pipeline.ingress.http.stats import StatsRoutes
 from pipeline.ingress.on_sale import OnSale
 from pipeline.kafka.log_identity import log_identity
 from pipeline.kafka.producer import LogProducer
+from pipeline.kafka.record_format import NewerFormat
 from pipeline.kafka.topic_admin import require_topics
 from pipeline.kafka.topics import Topics
 from pipeline.process.logs import set_log_level
@@ -160,7 +161,7 @@ class Ingress:
             await retries.call(self._control.catch_up)
             self._following = asyncio.create_task(self._control.run(), name="control topic")
             await self._listen_all()
-        except (Unavailable, OperatorError, KafkaError, OSError) as error:
+        except (Unavailable, OperatorError, NewerFormat, KafkaError, OSError) as error:
             await self.stop()
             raise StartFailed(str(error)) from error
         return asyncio.create_task(_first_end(feed, self._following), name="what is followed")

@@ -35,7 +35,7 @@ from pipeline.domain.receipts import PARTITIONS_MAX, RECEIPT
 from pipeline.messages.commands import IDEMPOTENCY_KEY, NAME_LENGTH_MAX, PRICE, PURCHASES_PER_RECORD_MAX
 from pipeline.messages.fields import TIME_MS_MAX
 from pipeline.messages.json_schema import Among
-from pipeline.messages.settings import BY_LENGTH_MAX, REASON_LENGTH_MAX, SETTING_NAME, VALUE_LENGTH_MAX
+from pipeline.messages.settings import BY_LENGTH_MAX, LINE, REASON_LENGTH_MAX, SETTING_NAME, VALUE_LENGTH_MAX
 
 
 def _pattern(pattern: re.Pattern[str]) -> Any:
@@ -312,9 +312,9 @@ Scalar = TypeAliasType(
 class _SettingChangeValue(_Value):
     type: str
     name: Annotated[str, _pattern(SETTING_NAME)]
-    by: Annotated[str, Field(min_length=1, max_length=BY_LENGTH_MAX)]
+    by: Annotated[str, _pattern(LINE), Field(max_length=BY_LENGTH_MAX)]
     """Who changed it"""
-    reason: Annotated[str, Field(min_length=1, max_length=REASON_LENGTH_MAX)]
+    reason: Annotated[str, _pattern(LINE), Field(max_length=REASON_LENGTH_MAX)]
     """Why"""
     at_ms: TimeMs
     """When, by the clock of the process that wrote the record"""

@@ -12,6 +12,8 @@ BY_LENGTH_MAX = 100
 REASON_LENGTH_MAX = 500
 VALUE_LENGTH_MAX = 1_000
 """Of a value that is a string, in characters."""
+LINE: Final = re.compile(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+"""`by` and `reason` are printed to logs and terminals: no line breaks, no control characters."""
 SETTING_NAME: Final = re.compile("[a-z][a-z0-9_]{0,99}", re.ASCII)
 KEY_PREFIX: Final = b"setting:"
 
@@ -86,6 +88,6 @@ def _scalar(document: dict[str, Any]) -> Scalar:
 
 def _text(document: dict[str, Any], name: str, length_max: int) -> str:
     text = document.get(name)
-    if type(text) is not str or not 1 <= len(text) <= length_max:
-        raise BadControlRecord(f"{name}: not 1 to {length_max} characters")
+    if type(text) is not str or len(text) > length_max or not LINE.fullmatch(text):
+        raise BadControlRecord(f"{name}: not a line of 1 to {length_max} characters")
     return text

@@ -6,9 +6,11 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from aiokafka import AIOKafkaProducer
 
 from contract.serving import REQUESTS, Reply, Service, StartIngress
 from pipeline.control.follower import CONTROL_PARTITION
+from pipeline.ingress.app import StartFailed
 from pipeline.kafka.producer import LogProducer
 from pipeline.messages.settings import SettingChange, encode_setting
 from pipeline.settings import LIVE_SETTINGS
@@ -94,6 +96,7 @@ async def test_a_setting_is_set_shown_and_unset(start_ingress: StartIngress) -> 
         ("busy_message", {"value": "x" * 501, "reason": "r"}, 400, "value", 500),
         ("retry_after_s", {"value": 1}, 400, "reason", None),
         ("retry_after_s", {"value": 1, "reason": ""}, 400, "reason", None),
+        ("retry_after_s", {"value": 1, "reason": "a\nb"}, 400, "reason", None),
         ("retry_after_s", {"value": 1, "reason": "r" * 501}, 400, "reason", 500),
         ("retry_after_s", {"value": 1, "reason": "r", "by": "b" * 101}, 400, "by", 100),
         ("retry_after_s", {"value": 1, "reason": "r", "colour": 1}, 400, "colour", None),
@@ -234,6 +237,21 @@ async def test_the_log_level_changes_live(service: Service) -> None:
         ours.setLevel(before[0])
         logging.getLogger().setLevel(before[1])
         logging.getLogger("agents").setLevel(before[2])
+
+
+async def test_no_ingress_starts_if_it_cannot_read_what_is_in_force(
+    service: Service, start_ingress: StartIngress
+) -> None:
+    newer = AIOKafkaProducer(bootstrap_servers=service.settings.kafka())
+    await newer.start()
+    try:
+        await newer.send_and_wait(
+            service.topics.control.name, b"{}", b"setting:x", CONTROL_PARTITION, headers=[("v", b"99")]
+        )
+    finally:
+        await newer.stop()
+    with pytest.raises(StartFailed, match="has format version 99"):
+        await start_ingress(topics=service.topics)
 
 
 async def test_an_ingress_starts_with_what_is_in_force(service: Service, start_ingress: StartIngress) -> None:

@@ -145,8 +145,16 @@ def test_history_has_every_change_and_every_refused_record(run: Run, kafka: Kafk
         (("unset", "public_port", *WHY), 1, "Error: public_port: read at the start only"),
         (("get", "nothing"), 1, "Error: nothing: unknown setting"),
         (("set", "retry_after_s", "2"), 2, "Missing option '--reason'"),
-        (("set", "retry_after_s", "2", "--reason", ""), 2, "'--reason': must have 1 to 500 characters"),
-        (("unset", "retry_after_s", *WHY, "--by", "x" * 101), 2, "'--by': must have 1 to 100 characters"),
+        (
+            ("set", "retry_after_s", "2", "--reason", ""),
+            2,
+            "'--reason': must be a line of 1 to 500 characters",
+        ),
+        (
+            ("unset", "retry_after_s", *WHY, "--by", "x" * 101),
+            2,
+            "'--by': must be a line of 1 to 100 characters",
+        ),
     ],
 )
 def test_a_mistake_is_one_line_and_writes_nothing(

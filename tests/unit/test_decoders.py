@@ -185,8 +185,9 @@ def test_changes_of_settings(key: bytes | None, value: bytes | None) -> None:
         (
             b"setting:x",
             b'{"type":"unset","name":"x","by":"a","reason":"","at_ms":1}',
-            "^reason: not 1 to 500",
+            "^reason: not a line of 1 to 500",
         ),
+        (b"setting:x", b'{"type":"unset","name":"x","by":"a\\nb","reason":"r","at_ms":1}', "^by: not a line"),
     ],
 )
 def test_a_change_that_says_not_what_who_or_why_is_refused(

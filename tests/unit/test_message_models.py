@@ -66,6 +66,7 @@ from pipeline.messages.models import (
 from pipeline.messages.orders import BadOrder, decode_order
 from pipeline.messages.settings import (
     BY_LENGTH_MAX,
+    LINE,
     REASON_LENGTH_MAX,
     VALUE_LENGTH_MAX,
     Scalar,
@@ -450,8 +451,8 @@ def texts(low: int, high: int) -> st.SearchStrategy[str]:
 
 @given(
     texts(0, VALUE_LENGTH_MAX) | st.none() | st.booleans() | st.integers(-(2**63), 2**63),
-    texts(1, BY_LENGTH_MAX),
-    texts(1, REASON_LENGTH_MAX),
+    texts(1, BY_LENGTH_MAX).filter(LINE.fullmatch),
+    texts(1, REASON_LENGTH_MAX).filter(LINE.fullmatch),
     st.integers(0, TIME_MS_MAX),
 )
 def test_changes_of_settings_round_trip_and_match_the_schema_of_their_topic(

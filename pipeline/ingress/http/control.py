@@ -91,7 +91,7 @@ class ControlRoutes:
     def _described(self, request: web.Request) -> dict[str, Any]:
         """The setting that the path names. Raises Problem."""
         try:
-            return self._live.describe(request.match_info["name"])
+            return self._live.describe(request.match_info["name"][:NAME_LENGTH_MAX])
         except SettingRefused as refusal:
             raise _problem(refusal) from None
 
@@ -150,6 +150,8 @@ def _parsed(model: type[_BodyT], document: dict[str, Any]) -> _BodyT:
         name = reason.name[:NAME_LENGTH_MAX]
         raise invalid(name, f"{name}: {reason}")
     field = str(first["loc"][0])
+    if first["type"] == "string_pattern_mismatch":
+        raise invalid(field, f"{field}: must be one line, without control characters, and not empty")
     raise invalid(field, f"{field}: {first['msg']}", first.get("ctx", {}).get("max_length"))
 
 

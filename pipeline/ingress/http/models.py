@@ -43,7 +43,7 @@ from pipeline.ingress.http.fields import (
 from pipeline.messages.commands import NAME_LENGTH_MAX
 from pipeline.messages.json_schema import Among
 from pipeline.messages.models import Scalar
-from pipeline.messages.settings import BY_LENGTH_MAX, REASON_LENGTH_MAX
+from pipeline.messages.settings import BY_LENGTH_MAX, LINE, REASON_LENGTH_MAX
 
 STATUS_LENGTH_MAX = 32
 _BUCKET, _WINDOW = "(bucket)", "(window)"
@@ -150,8 +150,8 @@ class Close(_Administration):
     product_id: Annotated[Id, ID_REQUIRED]
 
 
-_By = Annotated[str, Field(min_length=1, max_length=BY_LENGTH_MAX)]
-_Reason = Annotated[str, Field(min_length=1, max_length=REASON_LENGTH_MAX)]
+_By = Annotated[str, Field(pattern=f"^{LINE.pattern}$", max_length=BY_LENGTH_MAX)]
+_Reason = Annotated[str, Field(pattern=f"^{LINE.pattern}$", max_length=REASON_LENGTH_MAX)]
 
 
 class SetSetting(_Administration):
