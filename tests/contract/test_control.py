@@ -207,6 +207,7 @@ async def test_the_limits_on_waiters_and_their_time_change_live(start_ingress: S
     await change(service, "waiters_max", 2)
     await change(service, "wait_timeout_ms", 1)
     assert (await service.buy(5, "u2")).status == 202
+    assert not buyer.done(), "who came earlier, with more time, still waits"
     buyer.cancel()
 
 

@@ -81,6 +81,12 @@ def test_the_log_that_redis_is_rebuilt_from_is_kept_forever() -> None:
     assert TOPICS.results.retention_ms == -1
 
 
+def test_the_history_of_live_settings_is_kept_for_30_days() -> None:
+    lags = {topic.name: topic.configs().get("min.compaction.lag.ms") for topic in TOPICS.all()}
+    assert lags.pop(TOPICS.control.name) == str(30 * 24 * 3_600_000)
+    assert set(lags.values()) == {None}, "only a compacted topic has this"
+
+
 def test_the_largest_command_fits_into_a_result_and_a_dead_letter() -> None:
     largest_headers = 1_024
     for topic in (TOPICS.results, TOPICS.dead_letters):
