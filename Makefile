@@ -1,6 +1,6 @@
 # `make` without a target lists the targets: every line here with `##`.
 .DEFAULT_GOAL := help
-.PHONY: help run test chaos storm soak fuzz simulate bench lint format schemas lock clean demo
+.PHONY: help run test chaos storm soak fuzz simulate bench lint format schemas settings-doc lock clean demo
 
 BIN := .venv/bin
 IS_NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
@@ -11,7 +11,7 @@ COMPILE := uv pip compile pyproject.toml --universal --python-version 3.11 --gen
 	--no-annotate --no-emit-index-url --no-emit-find-links --quiet $(LOCK_OPTIONS)
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: .venv/.run-stamp ## Set up what is missing and run the whole system until Ctrl-C
 	@exec $(BIN)/seckill up
@@ -54,6 +54,9 @@ format: .venv/.dev-stamp ## Format the code and fix what the linter can fix
 
 schemas: .venv/.dev-stamp ## Write the JSON schemas of pipeline/messages/models.py into topics.yaml
 	@$(BIN)/python -m pipeline.messages.schemas
+
+settings-doc: .venv/.dev-stamp ## Write docs/settings.md from pipeline/settings.py
+	@$(BIN)/python -m pipeline.settings_page
 
 lock: ## Rewrite the lock files, with hashes (LOCK_OPTIONS=--upgrade for the newest versions); needs uv
 	@command -v uv >/dev/null || { echo "make lock needs uv on the PATH" >&2; exit 1; }

@@ -3,9 +3,9 @@
 import asyncio
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
-from agents import purchases, results
+from agents import control, purchases, results
 from agents.app import create_app
 from agents.joining import Joining
 from agents.known_ends import KnownEnds
@@ -15,7 +15,9 @@ from agents.table_pages import attach_pages
 from agents.tables import Tables
 from agents.watchdog import Watchdog
 from agents.worker import run
-from pipeline.breakers import BreakerBoard, BreakerReporter, follow_control
+from pipeline.breakers import BreakerBoard, BreakerReporter, breaker_taker
+from pipeline.control.follower import ControlFollower
+from pipeline.control.live_settings import LiveSettings
 from pipeline.decider.deciders import Deciders
 from pipeline.followers.order_followers import OrderFollowers
 from pipeline.followers.tables.backlog import Backlog
@@ -28,25 +30,35 @@ from pipeline.kafka.startup import wait_for_kafka
 from pipeline.kafka.topic_admin import TopicsRefused
 from pipeline.kafka.topics import BadTopics, Topics, load_topics
 from pipeline.process.configuration import BadSettings, load_settings
-from pipeline.process.exit import die
-from pipeline.process.logs import configure_logging
-from pipeline.settings import Settings
+from pipeline.process.logs import configure_logging, set_log_level
+from pipeline.settings import InForce, Settings
 from pipeline.stock.store import StockStore
 
 
-def decider(settings: Settings, topics: Topics, log_identity: str | None) -> NoReturn:
+class Process(NamedTuple):
+    """What both roles have; `followed` is the control topic, read to its end."""
+
+    in_force: InForce
+    topics: Topics
+    log_identity: str | None
+    followed: ControlFollower
+    breakers: BreakerBoard
+
+
+def decider(process: Process) -> NoReturn:
     """Decide this process's share of the partitions of purchase-requests."""
+    in_force, topics, settings = process.in_force, process.topics, process.in_force.base
     app = create_app(settings, f"{settings.group_prefix}-deciders", settings.tables_port)
     # Each decider makes one Redis call at a time; the watchdog has a connection of its own.
     store = StockStore.of(settings, topics.requests.partitions)
     watchdog_store = StockStore.of(settings, 1)
-    store.log_identity = log_identity
+    store.log_identity = process.log_identity
     # Not idempotent: the protocol tolerates repeats, and without sequence numbers the producer cannot get stuck.
     producer = LogProducer(settings, settings.worker_name, idempotent=False)
     log = LogReader.of(settings, topics)
-    breakers = BreakerReporter(topics.control, producer, settings)
+    breakers = BreakerReporter(topics.control, producer, in_force)
     ends = KnownEnds(app, topics.requests.name, log)
-    deciders = Deciders(settings, topics, store, log, producer, ends.end, breakers.report)
+    deciders = Deciders(in_force, topics, store, log, producer, ends.end, breakers.report)
     purchases.attach(app, topics, deciders)
     watchdog = Watchdog("purchases", ends, deciders.work, watchdog_store.ping, settings.progress_timeout_ms)
     watchdog.attach(app)
@@ -54,8 +66,13 @@ def decider(settings: Settings, topics: Topics, log_identity: str | None) -> NoR
     attach_ready(
         app,
         lambda: {**deciders.checks(), **watchdog.checks()},
-        lambda: {"deciders": deciders.report(), "progress": watchdog.report()},
+        lambda: {
+            "deciders": deciders.report(),
+            "progress": watchdog.report(),
+            "control": process.followed.report(),
+        },
     )
+    control.attach(app, process.followed)
 
     @app.task
     async def start_producer() -> None:
@@ -65,15 +82,16 @@ def decider(settings: Settings, topics: Topics, log_identity: str | None) -> NoR
     run(app, settings)
 
 
-def follower(settings: Settings, topics: Topics, _: str | None) -> NoReturn:
+def follower(process: Process) -> NoReturn:
     """Follow the decision log: tables, orders and dead letters."""
+    topics, settings = process.topics, process.in_force.base
     group, replication = f"{settings.group_prefix}-followers", topics.results.replication
     app = create_app(settings, group, settings.tables_port, replication)
     app.fetch_bytes_min = results.FETCH_BYTES_MIN
     log = LogReader.of(settings, topics)
-    tables, breakers = Tables(app, topics), BreakerBoard()
+    tables = Tables(app, topics)
     followers = TableFollowers(
-        settings, topics, log, tables, lambda partition: breakers.state(partition).value
+        settings, topics, log, tables, lambda partition: process.breakers.state(partition).value
     )
     ends = KnownEnds(app, topics.results.name, log)
     order_followers = OrderFollowers(settings, topics, log, ends.end)
@@ -94,8 +112,12 @@ def follower(settings: Settings, topics: Topics, _: str | None) -> NoReturn:
             **watchdogs["orders"].checks(),
             **watchdogs["tables"].checks(),
         },
-        lambda: {"progress": {name: each.report() for name, each in watchdogs.items()}},
+        lambda: {
+            "progress": {name: each.report() for name, each in watchdogs.items()},
+            "control": process.followed.report(),
+        },
     )
+    control.attach(app, process.followed)
     inspection = Inspection(
         tables.tally,
         topics.results.partitions,
@@ -105,13 +127,6 @@ def follower(settings: Settings, topics: Topics, _: str | None) -> NoReturn:
     )
     attach_pages(app, inspection)
 
-    @app.task
-    async def follow_breakers() -> None:
-        try:
-            await follow_control(settings, topics.control, breakers)
-        except NewerFormat as error:
-            die(str(error))
-
     run(app, settings)
 
 
@@ -119,10 +134,20 @@ async def _no_other_dependency() -> None:
     """A follower depends only on Kafka."""
 
 
-ROLES: dict[str, Callable[[Settings, Topics, str | None], NoReturn]] = {
+ROLES: dict[str, Callable[[Process], NoReturn]] = {
     "decider": decider,
     "follower": follower,
 }
+
+
+async def prepare(settings: Settings, topics: Topics) -> Process:
+    """Waits for Kafka, and until the settings in force are known. Raises TopicsRefused and NewerFormat."""
+    log_identity = await wait_for_kafka(settings, topics)
+    in_force, breakers = InForce(settings), BreakerBoard()
+    live = LiveSettings(in_force, lambda changed: set_log_level(changed.log_level))
+    followed = ControlFollower(in_force, topics.control, [live.take, breaker_taker(breakers, in_force)])
+    await followed.wait_until_caught_up()
+    return Process(in_force, topics, log_identity, followed, breakers)
 
 
 def main() -> NoReturn:
@@ -130,14 +155,13 @@ def main() -> NoReturn:
         sys.exit(f"usage: python -m agents {'|'.join(ROLES)}")
     try:
         settings = load_settings()
-        configure_logging(settings.worker_name)
-        topics = load_topics(settings.kafka_profile, settings.topics_file)
-        log_identity = asyncio.run(wait_for_kafka(settings, topics))
-    except (BadSettings, BadTopics, TopicsRefused) as error:
+        configure_logging(settings.worker_name, settings.log_level)
+        process = asyncio.run(prepare(settings, load_topics(settings.kafka_profile, settings.topics_file)))
+    except (BadSettings, BadTopics, TopicsRefused, NewerFormat) as error:
         sys.exit(f"the {sys.argv[1]} cannot start: {error}")
     except KeyboardInterrupt:
         sys.exit()
-    ROLES[sys.argv[1]](settings, topics, log_identity)
+    ROLES[sys.argv[1]](process)
 
 
 main()

@@ -9,7 +9,6 @@ writes nothing: figures from different runs do not belong on one page.
 
 import argparse
 import json
-import logging
 import os
 import platform
 from collections.abc import Iterable, Iterator
@@ -31,6 +30,7 @@ import web
 from stage import stage
 
 from pipeline.process.logs import configure_logging
+from pipeline.settings import LogLevel
 
 ROOT = Path(__file__).parents[1]
 LIBRARIES = Path(os.environ.get("SECKILL_KAFKA_LIBS_DIR", str(ROOT / "data" / "kafka" / "libs")))
@@ -41,7 +41,7 @@ SHORTHANDS = {"calls": ("hops", *MODES)}
 
 def main() -> None:
     arguments = _arguments()
-    configure_logging("bench", logging.WARNING)
+    configure_logging("bench", LogLevel.WARNING)
     wanted = [part for name in arguments.parts for part in SHORTHANDS.get(name, (name,))]
     run = Run(set(wanted) or {"hops", *MODES, *REST}, arguments)
     results = run.measure()

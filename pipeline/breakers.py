@@ -1,4 +1,4 @@
-"""The control topic: publishes the states of the circuit breakers, and follows them.
+"""The states of the circuit breakers on the control topic: published by deciders, read by the other processes.
 
 The last record of a key is current. A breaker's key is `breaker:{partition}`. A state may be published late (Kafka may
 be what is unavailable), but in the end the newest one is, and a decider that takes over a partition starts with a new
@@ -8,41 +8,35 @@ breaker.
 import asyncio
 import logging
 import time
-from typing import Any
+from collections.abc import Callable
 
-from aiokafka import TopicPartition
-from aiokafka.errors import KafkaError
-
+from pipeline.control.follower import CONTROL_PARTITION
 from pipeline.domain.backoff import Backoff
 from pipeline.domain.breaker import Breaker, BreakerState
-from pipeline.kafka.consumer import consumer
 from pipeline.kafka.producer import Sender, SendFailed
-from pipeline.kafka.record_format import refuse_newer
+from pipeline.kafka.records import LogRecord
 from pipeline.kafka.topics import Topic
-from pipeline.messages.breakers import BadControlRecord, BreakerChange, decode_breaker, encode_breaker
+from pipeline.messages.breakers import BreakerChange, decode_breaker, encode_breaker
 from pipeline.messages.fields import TIME_MS_MAX
-from pipeline.settings import Settings
+from pipeline.settings import InForce
 
 logger = logging.getLogger(__name__)
-
-CONTROL_PARTITION = 0
-"""The control topic has one partition, so that all followers see the same order."""
 
 
 class BreakerReporter:
     """Writes the newest state of each partition's breaker to the control topic, until it is acknowledged."""
 
-    def __init__(self, topic: Topic, producer: Sender, settings: Settings) -> None:
+    def __init__(self, topic: Topic, producer: Sender, in_force: InForce) -> None:
         self._topic = topic.name
         self._producer = producer
-        self._settings = settings
+        self._in_force = in_force
         self._unsent: dict[int, BreakerChange] = {}
         self._arrived = asyncio.Event()
 
     def report(self, partition: int, breaker: Breaker) -> None:
         """Note a breaker's state; `run` writes it."""
         now_ms = int(time.time() * 1_000)
-        retry_at_ms = now_ms + self._settings.breaker_recovery_timeout_ms
+        retry_at_ms = now_ms + self._in_force.settings.breaker_recovery_timeout_ms
         is_open = breaker.state is BreakerState.OPEN
         self._unsent[partition] = BreakerChange(
             partition, breaker.state, now_ms, retry_at_ms if is_open else 0
@@ -51,7 +45,8 @@ class BreakerReporter:
 
     async def run(self) -> None:
         """Write until cancelled."""
-        backoff = Backoff(self._settings.backoff_ms_min, self._settings.backoff_ms_max)
+        settings = self._in_force.base
+        backoff = Backoff(settings.backoff_ms_min, settings.backoff_ms_max)
         while True:
             await self._arrived.wait()
             self._arrived.clear()
@@ -106,34 +101,12 @@ class BreakerBoard:
         return max(0, change.retry_at_ms - now_ms)
 
 
-async def follow_control(settings: Settings, topic: Topic, board: BreakerBoard) -> None:
-    """Apply the control topic to the board, from its beginning, until cancelled. Survives outages of Kafka.
+def breaker_taker(board: BreakerBoard, in_force: InForce) -> Callable[[LogRecord], None]:
+    """Applies the records of the control topic that are about breakers. Raises BadControlRecord."""
 
-    Raises NewerFormat.
-    """
-    backoff = Backoff(settings.backoff_ms_min, settings.backoff_ms_max)
-    topic_partition = TopicPartition(topic.name, CONTROL_PARTITION)
-    while True:
-        reader = consumer(settings.kafka(), auto_offset_reset="earliest")
-        try:
-            await reader.start()
-            reader.assign([topic_partition])
-            await reader.seek_to_beginning(topic_partition)
-            backoff.reset()
-            async for record in reader:
-                # No decider asks for longer; without the limit, a foreign record could turn buyers away for good.
-                retry_at_ms_max = int(time.time() * 1_000) + settings.breaker_recovery_timeout_ms
-                _take(board, topic.name, record, retry_at_ms_max)
-        except KafkaError as fault:
-            logger.warning("cannot follow the control topic: %r", fault)
-            await asyncio.sleep(backoff.pause_ms() / 1_000)
-        finally:
-            await reader.stop()
-
-
-def _take(board: BreakerBoard, topic: str, record: Any, retry_at_ms_max: int) -> None:
-    refuse_newer(topic, CONTROL_PARTITION, [record])
-    try:
+    def take(record: LogRecord) -> None:
+        # No decider asks for longer; without the limit, a foreign record could turn buyers away for good.
+        retry_at_ms_max = int(time.time() * 1_000) + in_force.settings.breaker_recovery_timeout_ms
         board.apply(record.value, retry_at_ms_max)
-    except BadControlRecord as error:
-        logger.error("%s at offset %d: %s; skipped", topic, record.offset, error)
+
+    return take

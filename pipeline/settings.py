@@ -1,16 +1,32 @@
-"""Every setting, its default and its limits. Read from the environment: `SECKILL_` plus the name in capitals.
+"""Every setting, its default and its limits. `docs/settings.md` is generated from this model.
 
-An invalid value prevents the start, with a message that names the setting. There is no other source of configuration.
+Sources, the first one wins: the environment (`SECKILL_` plus the name in capitals), the YAML file that `SECKILL_CONFIG`
+names (the names as here), the defaults. An invalid value prevents the start, with a message that names the setting.
+
+A setting marked `Live()` also changes while the process runs: a record of the control topic is above all of these.
+What decides a purchase is never live; it is a command in the product's partition.
 """
 
+import os
 import re
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BaseModel, Field, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    YamlConfigSettingsSource,
+)
+
+from pipeline.yaml_files import read_mapping
+
+CONFIG_VARIABLE = "SECKILL_CONFIG"
+"""Names the settings file; unset or empty: there is none."""
 
 Port = Annotated[int, Field(ge=1, le=65_535)]
 Milliseconds = Annotated[int, Field(ge=1, le=7 * 24 * 3_600_000)]
@@ -40,17 +56,43 @@ class BrokerKind(StrEnum):
     MEMORY = "memory"
 
 
+class LogLevel(StrEnum):
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class Live:
+    """Annotates a setting that may change while the process runs: outermost, as in `Annotated[int, ..., Live()]`.
+
+    The code reads it from `InForce` each time.
+    """
+
+
+class _SettingsFile(YamlConfigSettingsSource):
+    """The settings file. Unlike its base it refuses a missing file and duplicate keys. Raises BadFile."""
+
+    def _read_files(self, files: Any, deep_merge: bool = False) -> dict[str, Any]:
+        return {} if files is None else read_mapping(files)
+
+
 class Settings(BaseSettings):
-    model_config = SettingsConfigDict(env_prefix="SECKILL_", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="SECKILL_", extra="forbid", frozen=True, use_attribute_docstrings=True
+    )
 
     # Locations.
     data_dir: Path = Path("data")
+    """Where the local stack keeps its logs and its state, and each worker that of Faust."""
     broker: BrokerKind = BrokerKind.AUTO
+    """The broker that `seckill up` starts without `kafka_bootstrap`. auto: apache if it can run here, else memory."""
     kafka_libs_dir: Path | None = None
     """Where Maven downloads Apache Kafka's jars, once; if unset, `kafka/libs` in the data directory."""
     kafka_bootstrap: str | None = None
     """host:port[,host:port]. If unset, `seckill up` starts a broker and passes its address to the other processes."""
     kafka_profile: Profile = Profile.LOCAL
+    """The profile of `topics.yaml` that applies: one broker on this machine, or a cluster."""
     kafka_idempotence: bool = True
     """Off for the in-memory broker only, which does not support idempotent producers."""
     kafka_static_membership: bool = True
@@ -69,41 +111,59 @@ class Settings(BaseSettings):
 
     # Listeners.
     public_host: str = "127.0.0.1"
+    """The address of the public listener: purchases, polls, statistics."""
     public_port: Port = 8083
+    """Its port; the ingresses of a machine share it."""
     admin_host: str = "127.0.0.1"
+    """The address of the administration listener."""
     admin_port: Port = 8084
+    """Its port; the ingresses of a machine share it."""
     health_port: Port | None = None
     """On `HEALTH_HOST`: `/health` of this process alone, even if the public listener is full or shared with others."""
     tables_host: str = "127.0.0.1"
+    """The address of the web pages of workers and followers."""
     tables_port: Port = 6066
     """The web pages of the followers' Faust tables; the first worker's pages are on the next port, and so on."""
     kafka_port: Port = 9092
+    """The port of the broker that `seckill up` starts."""
     redis_port: Port = 6379
+    """The port of the Redis that `seckill up` starts."""
 
     # Ingress.
     connections_max: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
     """Open connections of the public listener; any further one gets a 503."""
     admin_connections_max: Annotated[int, Field(ge=1, le=1_000_000)] = 500
+    """The same for the administration listener."""
     header_timeout_ms: Milliseconds = 15_000
     """A connection is closed if its first request has not arrived within this time."""
     keep_alive_timeout_ms: Milliseconds = 75_000
     """An idle connection is closed after this time; a proxy in front should close its own earlier."""
     body_bytes_max: Limit = 16_384
+    """A larger body of a request gets a 413."""
     json_depth_max: Limit = 16
+    """A body that is nested deeper gets a 400."""
     purchases_per_record_max: Annotated[int, Field(ge=1, le=1_000)] = 1_000
-    unknown_product_records_per_second_max: Annotated[int, Field(ge=1, le=1_000_000)] = 200
+    """Purchases of one product that share a record of the command log."""
+    unknown_product_records_per_second_max: Annotated[int, Field(ge=1, le=1_000_000), Live()] = 200
     """Log records for products not known to be opened; further purchases of such products are refused."""
-    requests_in_flight_max: Limit = 20_000
-    purchases_waiting_max: Limit = 20_000
-    waiters_max: Limit = 20_000
-    event_streams_max: Limit = 2_000
+    requests_in_flight_max: Annotated[Limit, Live()] = 20_000
+    """Requests of a listener that are answered at a time; any further one gets a 429."""
+    purchases_waiting_max: Annotated[Limit, Live()] = 20_000
+    """Purchases that wait for the log's acknowledgement; any further one gets a 429."""
+    waiters_max: Annotated[Limit, Live()] = 20_000
+    """Synchronous purchases and long polls that wait for a decision; any further one gets a 429."""
+    event_streams_max: Annotated[Limit, Live()] = 2_000
+    """Open event streams; any further one gets a 429."""
     send_timeout_ms: Annotated[int, Field(ge=100, le=60_000)] = 4_500
-    gather_ms_max: Annotated[int, Field(ge=0, le=50)] = 40
+    """A purchase that the log has not acknowledged after this time gets a 503."""
+    gather_ms_max: Annotated[int, Field(ge=0, le=50), Live()] = 40
     """Purchases wait at most this long for others, and never longer than the previous record took to be answered."""
-    wait_timeout_ms: Annotated[int, Field(ge=1, le=30_000)] = 5_000
+    wait_timeout_ms: Annotated[int, Field(ge=1, le=30_000), Live()] = 5_000
+    """A synchronous purchase that is not decided after this time gets a 202 with its receipt."""
     window_margin_ms: Annotated[int, Field(ge=0, le=3_600_000)] = 2_000
     """This close to the start or end of a sale, purchases go into the log even if the sale seems not to be open."""
     poll_wait_ms_max: Annotated[int, Field(ge=1, le=30_000)] = 30_000
+    """The longest long poll."""
     results_cache_bytes_max: Annotated[int, Field(ge=1_048_576, le=64 * 1024**3)] = 64 * 1024**2
     """Each ingress keeps the latest decisions in memory; older ones are read from the decision log, and up to an
     eighth of this limit is kept of those.
@@ -113,24 +173,33 @@ class Settings(BaseSettings):
     """How many decisions may wait to be looked up in the log, one after the other; further polls get a 503."""
     redis_connections_max: Annotated[int, Field(ge=1, le=10_000)] = 64
     """For reads of stock and buyers; a read that finds all of them in use waits up to `redis_timeout_ms`."""
-    retry_after_s: Annotated[int, Field(ge=1, le=3_600)] = 1
-    busy_message: str = "系统繁忙，请稍后重试"
+    retry_after_s: Annotated[int, Field(ge=1, le=3_600), Live()] = 1
+    """`Retry-After` of a 429 or 503 for which no better estimate is known."""
+    busy_message: Annotated[str, Field(max_length=500), Live()] = "系统繁忙，请稍后重试"
+    """What a buyer reads who is refused because the system is busy."""
 
     # Decider.
     chunk_purchases_max: Annotated[int, Field(ge=1, le=2_000)] = 2_000
     """One Lua call decides at most this many: during the call Redis serves no other client."""
-    chunk_pace_ms: Annotated[int, Field(ge=0, le=1_000)] = 2
+    chunk_pace_ms: Annotated[int, Field(ge=0, le=1_000), Live()] = 2
+    """Minimum time between two chunks of a busy partition, so that they are not tiny."""
     decider_buffer_records_max: Limit = 8_192
+    """Commands that a decider buffers; the stream waits while there are as many."""
     decider_buffer_bytes_max: Annotated[int, Field(ge=1_048_576)] = 16_777_216
+    """Bytes of commands that a decider buffers."""
     idle_look_ms: Milliseconds = 1_000
+    """How often an idle decider checks that the cursor in Redis has not moved."""
     backoff_ms_min: Milliseconds = 50
+    """The first pause after a fault of Kafka or Redis; it doubles with each further one."""
     backoff_ms_max: Milliseconds = 2_000
+    """The longest such pause."""
     redis_timeout_ms: Milliseconds = 5_000
-    breaker_failure_threshold: Annotated[int, Field(ge=1, le=1_000)] = 10
+    """A call of Redis that takes longer counts as failed."""
+    breaker_failure_threshold: Annotated[int, Field(ge=1, le=1_000), Live()] = 10
     """The breaker opens after this many consecutive failures of Redis or the producer."""
-    breaker_recovery_timeout_ms: Milliseconds = 60_000
+    breaker_recovery_timeout_ms: Annotated[Milliseconds, Live()] = 60_000
     """An open breaker lets one chunk through as soon as Redis and Kafka answer, and after this time at the latest."""
-    slow_chunk_ms: Milliseconds = 1_000
+    slow_chunk_ms: Annotated[Milliseconds, Live()] = 1_000
     """A chunk that takes longer is reported as slow, but is not a failure."""
     orders_pace_ms: Annotated[int, Field(ge=1, le=10_000)] = 200
     """Minimum time between two transactions of a partition's orders, because each costs as much as 4,000 orders.
@@ -143,8 +212,11 @@ class Settings(BaseSettings):
     stop_deadline_ms: Milliseconds = 5_000
     """A worker that is still running this long after a request to stop exits."""
 
-    # The name of this process, set by the local stack or the deployment.
+    # Every process.
+    log_level: Annotated[LogLevel, Live()] = LogLevel.INFO
+    """The least severe lines of ours that are logged. Those of libraries are never more than info."""
     worker_name: str = "worker-1"
+    """The name of this process, set by the local stack or the deployment."""
 
     @field_validator("kafka_bootstrap", "redis_url", "topics_file", "health_port", mode="before")
     @classmethod
@@ -170,6 +242,25 @@ class Settings(BaseSettings):
                 )
         return value
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        file = os.environ.get(CONFIG_VARIABLE)
+        return init_settings, env_settings, _SettingsFile(settings_cls, Path(file) if file else None)
+
+    def with_values(self, values: Mapping[str, object]) -> Self:
+        """These settings with other values by name, validated like any. Reads no source. Raises ValidationError."""
+        changed = type(self).__new__(type(self))
+        # Not the constructor of BaseSettings, which would read the sources again.
+        BaseModel.__init__(changed, **self.model_dump(exclude_unset=True) | dict(values))
+        return changed
+
     def kafka(self) -> str:
         """The brokers' addresses, for aiokafka."""
         return self.kafka_bootstrap or f"127.0.0.1:{self.kafka_port}"
@@ -186,3 +277,22 @@ def _is_redis_address(value: str) -> bool:
         return False
     is_socket = parts.scheme == "unix"
     return not parts.fragment and (is_socket or _DATABASE.fullmatch(parts.path) is not None)
+
+
+LIVE_SETTINGS = frozenset(
+    name
+    for name, field in Settings.model_fields.items()
+    if any(isinstance(each, Live) for each in field.metadata)
+)
+"""The names of the settings that change while a process runs."""
+
+
+class InForce:
+    """The settings in force in this process. Read `in_force.settings.x` each time, because live ones change."""
+
+    def __init__(self, base: Settings) -> None:
+        self.base = base
+        """What this process started with; an unset setting returns to it."""
+        self.settings = base
+        self.version = -1
+        """The offset of the newest record of the control topic that changed a setting; -1 for none."""

@@ -11,7 +11,7 @@ from urllib.request import Request, urlopen
 import yaml
 from servers import Kafka
 
-from pipeline.breakers import CONTROL_PARTITION
+from pipeline.control.follower import CONTROL_PARTITION
 from pipeline.domain.product import Opening
 from pipeline.kafka.producer import LogProducer
 from pipeline.kafka.topics import Topics, partition_of

@@ -34,7 +34,7 @@ from pipeline.kafka.producer import SendFailed
 from pipeline.kafka.records import LogRecord
 from pipeline.kafka.topics import Topics
 from pipeline.process import fault_points
-from pipeline.settings import Settings
+from pipeline.settings import InForce, Settings
 from pipeline.stock.store import Stale
 from pipeline.stock.values import PreparedCommand
 
@@ -68,7 +68,7 @@ class Decider:
     def __init__(
         self,
         partition: int,
-        settings: Settings,
+        in_force: InForce,
         topics: Topics,
         store: DecidingStore,
         log: ReadableLog,
@@ -103,7 +103,8 @@ class Decider:
         self.decided = 0
         self._results_end = 0
         self._latest_ms = 0
-        self._settings = settings
+        self._in_force = in_force
+        settings = in_force.base
         self._topics = topics
         self._store = store
         self._log = log
@@ -112,14 +113,19 @@ class Decider:
         self._log_end = log_end
         self._on_breaker = on_breaker
         self._reads_ahead = reads_ahead or asyncio.Semaphore(1)
-        self._breaker_rule = BreakerRule(
-            settings.breaker_failure_threshold,
-            settings.breaker_recovery_timeout_ms,
-        )
         self._intake = Intake(settings.decider_buffer_records_max, settings.decider_buffer_bytes_max)
         self._synchroniser = Synchroniser(partition, topics, store, log, producer, self._move, replays)
         self._backoff = Backoff(settings.backoff_ms_min, settings.backoff_ms_max)
         self._next_chunk_at = 0.0
+
+    @property
+    def _settings(self) -> Settings:
+        return self._in_force.settings
+
+    @property
+    def _breaker_rule(self) -> BreakerRule:
+        settings = self._in_force.settings
+        return BreakerRule(settings.breaker_failure_threshold, settings.breaker_recovery_timeout_ms)
 
     async def put(self, records: Sequence[LogRecord]) -> Sequence[LogRecord]:
         """Buffer records from the stream; waits while there is no room. Returns those left over after `close`."""

@@ -16,7 +16,7 @@ from pipeline.kafka.topics import Topics
 from pipeline.process.assignment import Assignment
 from pipeline.process.exit import die, die_with
 from pipeline.process.tasks import cancel_and_wait
-from pipeline.settings import Settings
+from pipeline.settings import InForce
 
 READS_AHEAD_MAX = 2
 """Each read opens its own consumer. After a rebalance the streams of all partitions may be late at the same time."""
@@ -53,7 +53,7 @@ class Deciders:
 
     def __init__(
         self,
-        settings: Settings,
+        in_force: InForce,
         topics: Topics,
         store: DecidingStore,
         log: ReadableLog,
@@ -61,7 +61,7 @@ class Deciders:
         log_end: Callable[[int], int | None],
         on_breaker: Callable[[int, Breaker], None],
     ) -> None:
-        self._settings = settings
+        self._in_force = in_force
         self._topics = topics
         self._store = store
         self._log = log
@@ -89,7 +89,7 @@ class Deciders:
         batches = _Unacknowledged()
         decider = Decider(
             partition,
-            self._settings,
+            self._in_force,
             self._topics,
             self._store,
             self._log,

@@ -27,7 +27,7 @@ def main() -> int:
     logging.getLogger("aiohttp.server").addFilter(_is_our_fault)
     try:
         settings = load_settings()
-        configure_logging(settings.worker_name)
+        configure_logging(settings.worker_name, settings.log_level)
         topics = load_topics(settings.kafka_profile, settings.topics_file)
         use_uvloop()
         return asyncio.run(_serve(settings, topics))

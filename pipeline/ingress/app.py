@@ -11,7 +11,9 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 from aiokafka.errors import KafkaError
 
-from pipeline.breakers import BreakerBoard, follow_control
+from pipeline.breakers import BreakerBoard, breaker_taker
+from pipeline.control.follower import ControlFollower
+from pipeline.control.live_settings import LiveSettings
 from pipeline.errors import KafkaUnavailable, OperatorError, Unavailable
 from pipeline.ingress.command_log.group_commit import GroupCommit
 from pipeline.ingress.command_log.log_ends import LogEnds
@@ -23,7 +25,7 @@ from pipeline.ingress.decisions.finder import DecisionFinder
 from pipeline.ingress.decisions.lookup import RUNS_BYTES_MAX, DecisionLookup
 from pipeline.ingress.decisions.waiters import Waiters
 from pipeline.ingress.final_refusals import SNAPSHOTS_MAX, FinalRefusals
-from pipeline.ingress.http import administration
+from pipeline.ingress.http import administration, control
 from pipeline.ingress.http.administration import AdministrationRoutes
 from pipeline.ingress.http.admission import Admission
 from pipeline.ingress.http.connections import (
@@ -32,6 +34,7 @@ from pipeline.ingress.http.connections import (
     listen,
     raise_descriptor_limit,
 )
+from pipeline.ingress.http.control import ControlRoutes
 from pipeline.ingress.http.health import HealthRoutes
 from pipeline.ingress.http.openapi import OPENAPI_PATH, openapi_document
 from pipeline.ingress.http.polling import PollingRoutes
@@ -43,10 +46,12 @@ from pipeline.ingress.on_sale import OnSale
 from pipeline.ingress.operator_commands import OperatorCommands
 from pipeline.kafka.log_identity import log_identity
 from pipeline.kafka.producer import LogProducer
+from pipeline.kafka.record_format import NewerFormat
 from pipeline.kafka.topic_admin import require_topics
 from pipeline.kafka.topics import Topics
+from pipeline.process.logs import set_log_level
 from pipeline.process.tasks import cancel_and_wait
-from pipeline.settings import HEALTH_HOST, Settings
+from pipeline.settings import HEALTH_HOST, InForce, Settings
 from pipeline.stock.store import StockStore
 
 RUNS_DIVISOR = 8
@@ -80,6 +85,7 @@ class Ingress:
     def __init__(self, settings: Settings, topics: Topics) -> None:
         self._settings = settings
         self._topics = topics
+        in_force = self._in_force = InForce(settings)
         bootstrap, requests, partitions = settings.kafka(), topics.requests.name, topics.requests.partitions
         # Three connection pools: requests for statistics delay neither purchases nor health checks.
         self._store = StockStore.of(settings, settings.redis_connections_max)
@@ -89,8 +95,12 @@ class Ingress:
         self._ends = LogEnds(bootstrap, requests, partitions)
         self._rates = RateSampler(self._health_store, self._ends, partitions)
         self._breakers = BreakerBoard()
-        self._control: asyncio.Task[None] | None = None
-        self._waiters = Waiters(partitions, settings.waiters_max, settings.results_cache_bytes_max)
+        self._live = LiveSettings(in_force, lambda changed: set_log_level(changed.log_level))
+        self._control = ControlFollower(
+            in_force, topics.control, [self._live.take, breaker_taker(self._breakers, in_force)]
+        )
+        self._following: asyncio.Task[None] | None = None
+        self._waiters = Waiters(partitions, in_force, settings.results_cache_bytes_max)
         self._decision_log = DecisionFetcher(bootstrap, topics.results.name)
         on_sale = OnSale()
         self._feed = ResultsFeed(
@@ -102,15 +112,7 @@ class Ingress:
             on_sale.observe,
             on_sale.observe_older,
         )
-        self._commits = GroupCommit(
-            self._producer,
-            requests,
-            partitions,
-            purchases_per_record_max=settings.purchases_per_record_max,
-            waiting_max=settings.purchases_waiting_max,
-            send_timeout_ms=settings.send_timeout_ms,
-            gather_ms_max=settings.gather_ms_max,
-        )
+        self._commits = GroupCommit(self._producer, requests, partitions, in_force)
         self._lookup = DecisionLookup(
             *(self._decision_log, settings.lookups_max),
             min(RUNS_BYTES_MAX, settings.results_cache_bytes_max // RUNS_DIVISOR),
@@ -128,7 +130,8 @@ class Ingress:
             settings.window_margin_ms,
         )
         self._health = HealthRoutes(
-            self._health_store, self._commits, self._ends, self._feed, self._rates, settings.retry_after_s
+            *(self._health_store, self._commits, self._ends, self._feed, self._rates),
+            *(self._control, in_force),
         )
         self._runners: list[web.AppRunner] = []
         self._listeners: list[asyncio.Server] = []
@@ -157,14 +160,13 @@ class Ingress:
             self._waiters.begin(self._ends.ends)
             self._refusals.begin(self._ends.ends)
             await self._rates.start()
-            self._control = asyncio.create_task(
-                follow_control(settings, self._topics.control, self._breakers), name="control topic"
-            )
+            await retries.call(self._control.catch_up)
+            self._following = asyncio.create_task(self._control.run(), name="control topic")
             await self._listen_all()
-        except (Unavailable, OperatorError, KafkaError, OSError) as error:
+        except (Unavailable, OperatorError, NewerFormat, KafkaError, OSError) as error:
             await self.stop()
             raise StartFailed(str(error)) from error
-        return asyncio.create_task(_first_end(feed, self._control), name="what is followed")
+        return asyncio.create_task(_first_end(feed, self._following), name="what is followed")
 
     async def stop(self) -> bool:
         """Accept no more requests and finish those in flight. False if that takes longer than `stop_deadline_ms`."""
@@ -188,9 +190,9 @@ class Ingress:
         for listener in self._listeners:
             listener.close()
         await asyncio.gather(*(runner.cleanup() for runner in self._runners))
-        if self._control is not None:
+        if self._following is not None:
             self._stopping = "control topic"
-            await cancel_and_wait(self._control)
+            await cancel_and_wait(self._following)
         for part in (self._rates, self._feed, self._lookup, self._decision_log, self._ends, self._producer):
             self._stopping = type(part).__name__
             await part.stop()
@@ -204,9 +206,10 @@ class Ingress:
 
     def _public_app(self) -> tuple[web.Application, Callable[[Handler], Handler]]:
         """The application, and the function that puts the purchase shortcut in front of its handler."""
-        settings, admission = self._settings, Admission(self._settings)
+        settings, in_force = self._settings, self._in_force
+        admission = Admission(in_force)
         app = web.Application(middlewares=[admission.middleware()], client_max_size=settings.body_bytes_max)
-        polling = PollingRoutes(settings, self._decisions, admission)
+        polling = PollingRoutes(in_force, self._decisions, admission)
         figures = self._figures()
         stats = StatsRoutes(
             self._store,
@@ -222,36 +225,34 @@ class Ingress:
             figures,
         )
         purchases = PurchaseRoutes(
-            settings,
+            in_force,
             self._commits,
             self._decisions,
             self._breakers,
             self._refusals,
-            UnknownProducts(settings.unknown_product_records_per_second_max),
+            UnknownProducts(in_force),
         )
         app.add_routes(purchases.routes())
         app.add_routes(polling.routes())
         app.add_routes(stats.routes())
         app.add_routes(self._health.routes())
         app.add_routes([web.get(OPENAPI_PATH, openapi_document(settings))])
-        app.add_routes(
-            [web.route("*", administration.ACTIVITY_PATH + "{rest:(/.*)?}", administration.refuse)]
-        )
+        for path in (administration.ACTIVITY_PATH, control.PATH):
+            app.add_routes([web.route("*", path + "{rest:(/.*)?}", administration.refuse)])
         return app, partial(shortcut, purchases.calls(), admission)
 
     def _admin_app(self) -> web.Application:
-        settings, admission = self._settings, Admission(self._settings)
-        app = web.Application(middlewares=[admission.middleware()], client_max_size=settings.body_bytes_max)
-        commands = OperatorCommands(
-            self._producer,
-            self._topics.requests.name,
-            self._commits,
-            self._decisions,
-            send_timeout_ms=settings.send_timeout_ms,
-            wait_timeout_ms=settings.wait_timeout_ms,
+        in_force, admission = self._in_force, Admission(self._in_force)
+        app = web.Application(
+            middlewares=[admission.middleware()], client_max_size=in_force.base.body_bytes_max
         )
-        routes = AdministrationRoutes(settings, commands, self._figures())
+        commands = OperatorCommands(
+            in_force, self._producer, self._topics.requests.name, self._commits, self._decisions
+        )
+        routes = AdministrationRoutes(in_force, commands, self._figures())
         app.add_routes(routes.routes())
+        live = ControlRoutes(in_force, self._live, self._producer, self._topics.control, admission)
+        app.add_routes(live.routes())
         return app
 
     def _figures(self) -> ProductFigures:
@@ -260,7 +261,7 @@ class Ingress:
         )
 
     def _health_app(self) -> web.Application:
-        app = web.Application(middlewares=[Admission(self._settings).middleware()])
+        app = web.Application(middlewares=[Admission(self._in_force).middleware()])
         app.add_routes(self._health.routes())
         return app
 
@@ -275,7 +276,7 @@ class Ingress:
                 HEALTH_CONNECTIONS_MAX,
                 "HEALTH_CONNECTIONS_MAX",
                 settings.header_timeout_ms,
-                settings.retry_after_s,
+                self._in_force,
             )
             await self._listen(self._health_app(), gate, HEALTH_HOST, settings.health_port, shared=False)
 
@@ -319,7 +320,7 @@ class Ingress:
             getattr(settings, setting),
             f"SECKILL_{setting.upper()}",
             settings.header_timeout_ms,
-            settings.retry_after_s,
+            self._in_force,
         )
 
     def _raise_descriptor_limit(self) -> None:

@@ -21,6 +21,7 @@ from pipeline.messages.commands import (
     encode_open,
 )
 from pipeline.messages.decisions import ControlDecision, OpenDecision
+from pipeline.settings import InForce
 
 UNSENT_MAX = 16
 """Limit on commands that are not acknowledged yet, so that an operator's retries do not pile up."""
@@ -39,20 +40,17 @@ class DecidedCommand(NamedTuple):
 class OperatorCommands:
     def __init__(
         self,
+        in_force: InForce,
         producer: Sender,
         topic: str,
         commits: GroupCommit,
         decisions: DecisionFinder,
-        *,
-        send_timeout_ms: int,
-        wait_timeout_ms: int,
     ) -> None:
+        self._in_force = in_force
         self._producer = producer
         self._topic = topic
         self._commits = commits
         self._decisions = decisions
-        self._send_timeout_ms = send_timeout_ms
-        self._wait_timeout_ms = wait_timeout_ms
         self._sending: set[asyncio.Task[int]] = set()
 
     async def decided(self, command: OpenCommand | ControlCommand) -> DecidedCommand:
@@ -66,7 +64,7 @@ class OperatorCommands:
         decode_command(product_id.encode(), value)
         self._decisions.check_room()
         receipt = await self._send(product_id, value)
-        record = await self._decisions.wait_for_own(receipt, self._wait_timeout_ms)
+        record = await self._decisions.wait_for_own(receipt, self._in_force.settings.wait_timeout_ms)
         decision = None if record is None else record.result()
         if not isinstance(decision, OpenDecision | ControlDecision):
             raise NotDecidedYet(receipt)
@@ -91,7 +89,7 @@ class OperatorCommands:
         sending = asyncio.create_task(self._producer.send(self._topic, partition, product_id.encode(), value))
         self._sending.add(sending)
         sending.add_done_callback(self._sent)
-        await asyncio.wait({sending}, timeout=self._send_timeout_ms / 1_000)
+        await asyncio.wait({sending}, timeout=self._in_force.settings.send_timeout_ms / 1_000)
         if not sending.done() or sending.exception() is not None:
             raise CommandNotAcknowledged
         self._commits.note_end(partition, sending.result() + 1)

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pipeline.domain.receipts import PARTITIONS_MAX
 from pipeline.errors import OperatorError
 from pipeline.settings import Profile
+from pipeline.yaml_files import UniqueKeys
 
 PARTITIONS_KEPT_MAX = 4_096
 DECISION_BYTES_MIN = 2_097_152
@@ -28,7 +29,8 @@ class BadTopics(OperatorError):
 class Topic(BaseModel):
     """One topic. `payload` is the complete JSON schema of a value; `key` and `writer` are descriptions.
 
-    `log_append_time`: records carry the broker's time, whatever their producer set.
+    `log_append_time`: records carry the broker's time, whatever their producer set. `min_compaction_lag_ms`: at least
+    this long, a compacted topic keeps the records that are not the latest of their key, too.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
@@ -42,6 +44,7 @@ class Topic(BaseModel):
     min_insync_replicas: Annotated[int, Field(ge=1, le=10)]
     retention_ms: Annotated[int, Field(ge=-1)]
     cleanup: Literal["delete", "compact"]
+    min_compaction_lag_ms: Annotated[int, Field(ge=0)] = 0
     log_append_time: bool
     record_bytes_max: Annotated[int, Field(ge=1_024, le=100_000_000)]
     payload: dict[str, Any]
@@ -64,8 +67,10 @@ class Topic(BaseModel):
 
     def configs(self) -> dict[str, str]:
         """The topic's settings, in Kafka's terms."""
+        lag = {"min.compaction.lag.ms": str(self.min_compaction_lag_ms)} if self.cleanup == "compact" else {}
         return {
             "cleanup.policy": self.cleanup,
+            **lag,
             "retention.ms": str(self.retention_ms),
             "retention.bytes": "-1",
             "message.timestamp.type": "LogAppendTime" if self.log_append_time else "CreateTime",
@@ -124,7 +129,7 @@ def load_topics(profile: Profile, file: Path | None = None) -> Topics:
     """The topics of this profile as `file`, by default our own, defines them. Raises BadTopics."""
     path = file or _own_file()
     try:
-        document = _File.model_validate(yaml.load(path.read_text("utf-8"), _Loader))  # noqa: S506 -- a SafeLoader
+        document = _File.model_validate(yaml.load(path.read_text("utf-8"), UniqueKeys))  # noqa: S506 -- a SafeLoader
         if profile not in document.profiles:
             raise BadTopics(f"{path}: profiles.{profile}: missing")
         copies = document.profiles[profile]
@@ -148,17 +153,6 @@ def _own_file() -> Path:
     """`topics.yaml` is beside this module in an installed package, and at the root of a checkout."""
     packaged = Path(__file__).with_name("topics.yaml")
     return packaged if packaged.exists() else Path(__file__).parents[2] / "topics.yaml"
-
-
-class _Loader(yaml.SafeLoader):
-    """Refuses duplicate keys: YAML would silently take the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"{key} appears twice", node.start_mark)
-        return super().construct_mapping(node, deep)
 
 
 @lru_cache(maxsize=PARTITIONS_KEPT_MAX)

@@ -1,6 +1,7 @@
 """How to start each process of this project, for the local stack, the benchmarks and the tests.
 
-Every setting that was set, in code or by this process's environment, goes into the environment of the new process.
+Every setting that was set, in code, by this process's environment or by its settings file, goes into the environment of
+the new process. The file itself does not: it may have changed meanwhile.
 """
 
 import sys
@@ -9,7 +10,7 @@ from collections.abc import Mapping
 from pipeline.domain.addresses import local_host
 from pipeline.local.listen import answers_ok, url
 from pipeline.local.process import Part
-from pipeline.settings import HEALTH_HOST, Settings
+from pipeline.settings import CONFIG_VARIABLE, HEALTH_HOST, Settings
 
 INGRESS_COMMAND = (sys.executable, "-m", "pipeline.ingress")
 WORKER_COMMAND = (sys.executable, "-m", "agents", "decider")
@@ -27,7 +28,7 @@ def ingress_part(settings: Settings) -> Part:
         address=url(settings.public_host, settings.public_port),
         command=INGRESS_COMMAND,
         is_ready=lambda: answers_ok(local_host(host), port, "/health/ready"),
-        environment=environment(_explicit(settings)),
+        environment=_environment_of(settings),
     )
 
 
@@ -52,9 +53,13 @@ def _agents_part(command: tuple[str, ...], settings: Settings) -> Part:
         address=url(settings.tables_host, settings.tables_port),
         command=command,
         is_ready=lambda: answers_ok(local_host(settings.tables_host), settings.tables_port, "/ready"),
-        environment=environment(_explicit(settings)),
+        environment=_environment_of(settings),
     )
 
 
-def _explicit(settings: Settings) -> Mapping[str, object]:
-    return settings.model_dump(exclude_unset=True, exclude_none=True)
+def _environment_of(settings: Settings) -> dict[str, str]:
+    """The environment in which a new process has exactly these settings."""
+    return {
+        **environment(settings.model_dump(exclude_unset=True, exclude_none=True)),
+        CONFIG_VARIABLE: "",
+    }

@@ -1,4 +1,4 @@
-"""Circuit breaker states, the records of the control topic."""
+"""Circuit breaker states, records of the control topic."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,7 @@ import orjson
 
 from pipeline.domain.breaker import BreakerState
 from pipeline.domain.receipts import PARTITIONS_MAX
-from pipeline.errors import InvalidRecord
+from pipeline.messages.control import BadControlRecord, control_document
 from pipeline.messages.fields import TIME_MS_MAX, whole_number
 
 
@@ -25,24 +25,13 @@ def encode_breaker(change: BreakerChange) -> tuple[bytes, bytes]:
     return key, orjson.dumps({"type": "breaker", **change._asdict()})
 
 
-class BadControlRecord(InvalidRecord):
-    """An unreadable record of the control topic; readers skip it. The message names the field."""
-
-
 def decode_breaker(value: bytes | None) -> BreakerChange | None:
     """The change in a record of the control topic; None for a record of another type or a tombstone.
 
     Raises BadControlRecord.
     """
-    if value is None:
-        return None
-    try:
-        document = orjson.loads(value)
-    except orjson.JSONDecodeError:
-        raise BadControlRecord("not JSON") from None
-    if type(document) is not dict or type(document.get("type")) is not str:
-        raise BadControlRecord("not a JSON object with a type")
-    if document["type"] != "breaker":
+    document = control_document(value)
+    if document is None or document["type"] != "breaker":
         return None
     if document.get("state") not in list(BreakerState):
         raise BadControlRecord("state: unknown")

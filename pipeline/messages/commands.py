@@ -32,7 +32,7 @@ from pipeline.domain.product import (
     SaleState,
 )
 from pipeline.errors import InvalidRecord
-from pipeline.messages.fields import TIME_MS_MAX, whole_number
+from pipeline.messages.fields import BY_LENGTH_MAX, LINE, REASON_LENGTH_MAX, TIME_MS_MAX, whole_number
 from pipeline.messages.nesting import is_nested_deeper
 
 PURCHASES_PER_RECORD_MAX = 1_000
@@ -42,8 +42,6 @@ COMMAND_DEPTH_MAX = 500
 """Lua's JSON parser rejects deeper nesting, and a decision nests the command one level deeper."""
 IDEMPOTENCY_KEY_LENGTH_MAX = 128
 NAME_LENGTH_MAX = 200
-REASON_LENGTH_MAX = 500
-BY_LENGTH_MAX = 100
 
 _ID_BYTES = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-"
 IDEMPOTENCY_KEY = re.compile(r"[!-~]{1,128}", re.ASCII)
@@ -375,8 +373,8 @@ def _note(document: dict[str, Any]) -> Note:
     for name, length_max in (("reason", REASON_LENGTH_MAX), ("by", BY_LENGTH_MAX)):
         if name in document:
             text = document[name]
-            if type(text) is not str or not 1 <= len(text) <= length_max:
-                raise MalformedCommand(f"{name}: not a string of 1 to {length_max} characters")
+            if type(text) is not str or len(text) > length_max or not LINE.fullmatch(text):
+                raise MalformedCommand(f"{name}: not a line of 1 to {length_max} characters")
     key = document.get("key")
     if "key" in document and (type(key) is not str or not is_idempotency_key(key)):
         raise MalformedCommand("key: not 1 to 128 visible ASCII characters")

@@ -9,18 +9,11 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import MISSING, Field, model_validator
 from typing_extensions import TypeAliasType
 
-from pipeline.domain.breaker import BreakerState
 from pipeline.domain.limiters import BURST_MAX, REQUESTS_PER_SECOND_MAX, Algorithm
 from pipeline.domain.product import PER_USER_LIMIT_MAX, STOCK_MAX, Refusal, SaleState
-from pipeline.domain.receipts import PARTITIONS_MAX
-from pipeline.messages.commands import (
-    BY_LENGTH_MAX,
-    IDEMPOTENCY_KEY,
-    NAME_LENGTH_MAX,
-    PURCHASES_PER_RECORD_MAX,
-    REASON_LENGTH_MAX,
-)
+from pipeline.messages.commands import IDEMPOTENCY_KEY, NAME_LENGTH_MAX, PURCHASES_PER_RECORD_MAX
 from pipeline.messages.value_types import (
+    Author,
     Base64,
     DecidedCode,
     Id,
@@ -29,6 +22,7 @@ from pipeline.messages.value_types import (
     Offset,
     Price,
     Quantity,
+    Reason,
     Receipt,
     Stock,
     TimeMs,
@@ -70,8 +64,8 @@ class RateLimitValue(Value):
 class _NotedValue(Value):
     """What an operator's command says about itself; only `key` decides anything"""
 
-    reason: Annotated[str, Field(min_length=1, max_length=REASON_LENGTH_MAX)] | MISSING = MISSING
-    by: Annotated[str, Field(min_length=1, max_length=BY_LENGTH_MAX)] | MISSING = MISSING
+    reason: Reason | MISSING = MISSING
+    by: Author | MISSING = MISSING
     """Who sent it"""
     key: Annotated[str, matching(IDEMPOTENCY_KEY)] | MISSING = MISSING
     """Idempotency key: a command with the key of an earlier one that was applied changes nothing"""
@@ -105,7 +99,7 @@ class AdjustCommandValue(_NotedValue):
     type: Literal["adjust"]
     product_id: Id
     change: Annotated[int, Field(ge=-STOCK_MAX, le=STOCK_MAX), Field(json_schema_extra={"not": {"const": 0}})]
-    reason: Annotated[str, Field(min_length=1, max_length=REASON_LENGTH_MAX)]
+    reason: Reason
 
     @model_validator(mode="after")
     def _check_change(self) -> Self:
@@ -361,7 +355,7 @@ def _check_indexes(name: str, by_index: dict[str, Any], count: int) -> None:
         raise ValueError(f"{name}: an index without a purchase")
 
 
-# --- orders, control, dead letters ------------------------------------------------------------------------------
+# --- orders, dead letters ------------------------------------------------------------------------------
 
 
 class OrderValue(Value):
@@ -379,18 +373,6 @@ class OrderValue(Value):
     at_ms: TimeMs
     pay_before_ms: TimeMs | None
     """null: no payment is awaited, the order is final"""
-
-
-class BreakerValue(Value):
-    """The state of the circuit breaker of one partition of the command log"""
-
-    type: Literal["breaker"]
-    partition: Annotated[int, Field(ge=0, le=PARTITIONS_MAX - 1)]
-    state: Annotated[BreakerState, Field(strict=False)]
-    at_ms: TimeMs
-    """When it entered this state, by the decider's clock"""
-    retry_at_ms: TimeMs
-    """When an open breaker is tried again, by the decider's clock; 0 in any other state"""
 
 
 DeadLetterValue = TypeAliasType(

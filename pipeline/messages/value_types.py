@@ -24,7 +24,7 @@ from pipeline.domain.ids import ID
 from pipeline.domain.product import QUANTITY_MAX, STOCK_MAX
 from pipeline.domain.receipts import RECEIPT
 from pipeline.messages.commands import PRICE
-from pipeline.messages.fields import TIME_MS_MAX
+from pipeline.messages.fields import BY_LENGTH_MAX, LINE, REASON_LENGTH_MAX, TIME_MS_MAX
 from pipeline.messages.json_schema import Among
 
 
@@ -72,6 +72,10 @@ Base64 = TypeAliasType(
         WithJsonSchema({"type": "string", "contentEncoding": "base64"}),
     ],
 )
+
+
+Author = Annotated[str, matching(LINE), Field(max_length=BY_LENGTH_MAX)]
+Reason = Annotated[str, matching(LINE), Field(max_length=REASON_LENGTH_MAX)]
 
 
 class Value(BaseModel):

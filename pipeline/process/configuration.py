@@ -1,15 +1,22 @@
-"""Reads the settings of this process from the environment. An invalid value prevents the start."""
+"""Reads the settings of this process from the environment and the settings file. A mistake prevents the start."""
 
+import difflib
+import os
 import re
+from collections.abc import Mapping
+from typing import Any, get_args
 
-from pydantic import ValidationError
+from pydantic import SecretBytes, SecretStr, ValidationError
+from pydantic_core import ErrorDetails
+from pydantic_settings import SettingsError
 
 from pipeline.errors import OperatorError
-from pipeline.settings import Settings
+from pipeline.settings import CONFIG_VARIABLE, Settings
+from pipeline.yaml_files import BadFile
 
 
 class BadSettings(OperatorError):
-    """Invalid settings; the message has one line for each, with its name and the reason."""
+    """Invalid settings; the message has one line for each, with its source, its name and the reason."""
 
 
 def load_settings(**overrides: object) -> Settings:
@@ -17,13 +24,69 @@ def load_settings(**overrides: object) -> Settings:
     try:
         return Settings(**overrides)  # type: ignore[arg-type]
     except ValidationError as error:
-        lines = (
-            f"SECKILL_{'_'.join(map(str, each['loc'])).upper()}: {each['msg']} (got {_shown(each['input'])})"
-            for each in error.errors()
-        )
-        raise BadSettings("\n".join(lines)) from None
+        raise BadSettings("\n".join(_mistake(each, overrides) for each in error.errors())) from None
+    except BadFile as error:
+        raise BadSettings(f"{CONFIG_VARIABLE}: {error}") from None
+    except SettingsError as error:
+        raise BadSettings(str(error)) from None
 
 
-def _shown(value: object) -> str:
+def source_of(settings: Settings, name: str) -> str:
+    """Where this setting comes from, for people: "environment", "file" or "default"."""
+    if _in_environment(name):
+        return "environment"
+    return "file" if name in settings.model_fields_set else "default"
+
+
+def reason_of(error: ErrorDetails) -> str:
+    """What is wrong with a value, and the value, safe to print."""
+    name = str(error["loc"][0]) if error["loc"] else ""
+    return f"{error['msg']} (got {_shown(name, error['input'])})"
+
+
+def unknown(name: str) -> str:
+    """Says that there is no such setting, and which name may be meant."""
+    meant = difflib.get_close_matches(name, Settings.model_fields, n=1)
+    return "unknown setting" + (f"; did you mean {meant[0]}?" if meant else "")
+
+
+def is_secret(name: str) -> bool:
+    """Whether this setting's value must not be shown."""
+    field = Settings.model_fields.get(name)
+    return field is not None and _has_secret(field.annotation)
+
+
+def _mistake(error: ErrorDetails, overrides: Mapping[str, object]) -> str:
+    if not error["loc"]:
+        # A rule about several settings; its message names them, and its input is all of them.
+        return error["msg"]
+    name = str(error["loc"][0])
+    file = os.environ.get(CONFIG_VARIABLE)
+    if name in overrides:
+        place = name
+    elif file and not _in_environment(name):
+        place = f"{file}: {name}"
+    else:
+        place = f"SECKILL_{name.upper()}"
+    return f"{place}: {unknown(name) if error['type'] == 'extra_forbidden' else reason_of(error)}"
+
+
+def _in_environment(name: str) -> bool:
+    return any(each.lower() == f"seckill_{name}" for each in os.environ)
+
+
+def _shown(name: str, value: object) -> str:
     """The value, safe to print: what comes before an "@" may be a password."""
-    return repr(re.sub(r".*@", "***@", value, flags=re.DOTALL) if isinstance(value, str) else value)
+    if is_secret(name):
+        return "a secret"
+    if isinstance(value, str):
+        return repr(re.sub(r".*@", "***@", value, flags=re.DOTALL))
+    if value is None or isinstance(value, bool | int | float):
+        return repr(value)
+    return f"a {type(value).__name__}"
+
+
+def _has_secret(annotation: Any) -> bool:
+    if isinstance(annotation, type) and issubclass(annotation, SecretStr | SecretBytes):
+        return True
+    return any(map(_has_secret, get_args(annotation)))

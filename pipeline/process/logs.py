@@ -10,6 +10,8 @@ import time
 from dataclasses import dataclass
 from typing import TextIO
 
+from pipeline.settings import LogLevel
+
 COUNTED_S = 1.0
 """How often repeated lines are printed, with their counts."""
 LINES_MAX = 512
@@ -103,10 +105,23 @@ class CountingHandler(logging.StreamHandler[TextIO]):
         self._timer = timer
 
 
-def configure_logging(process_name: str, level: int = logging.INFO) -> None:
+OURS = ("pipeline", "agents")
+"""The loggers above all of our own."""
+
+
+def configure_logging(process_name: str, level: LogLevel = LogLevel.INFO) -> None:
     """Send all log records of this process to stderr, with its name. Replaces any earlier configuration."""
     formatter = logging.Formatter(_FORMAT.format(name=process_name), datefmt="%Y-%m-%dT%H:%M:%S")
     formatter.converter = time.gmtime
     handler = CountingHandler(sys.stderr)
     handler.setFormatter(formatter)
-    logging.basicConfig(level=level, handlers=[handler], force=True)
+    logging.basicConfig(handlers=[handler], force=True)
+    set_log_level(level)
+
+
+def set_log_level(level: LogLevel) -> None:
+    """The least severe lines that are logged from now on; of libraries never below INFO: Kafka's would flood."""
+    number = logging.getLevelNamesMapping()[level.upper()]
+    logging.getLogger().setLevel(max(number, logging.INFO))
+    for name in OURS:
+        logging.getLogger(name).setLevel(number)

@@ -10,9 +10,10 @@ from commands import encode_close
 from chaos.crowd import Crowd
 from chaos.stage import Stage
 from pipeline.audit.report import Check
-from pipeline.breakers import CONTROL_PARTITION
+from pipeline.control.follower import CONTROL_PARTITION
 from pipeline.kafka.topics import load_topics, partition_of
 from pipeline.messages.commands import encode_purchases
+from pipeline.messages.settings import SettingChange, encode_setting
 from pipeline.settings import Profile
 
 DEEP = 50_000
@@ -65,6 +66,9 @@ def _records(product_id: str) -> Iterator[tuple[bytes, bytes | None]]:
     yield key, orjson.dumps(decision, option=orjson.OPT_INDENT_2)
     yield b"breaker:0", orjson.dumps(breaker)
     yield b"breaker:0", b"[" * DEEP + b"]" * DEEP
+    yield encode_setting(SettingChange("requests_in_flight_max", True, 0, "a stranger", "none", 1))
+    yield encode_setting(SettingChange("public_port", True, 1, "a stranger", "none", 1))
+    yield b"setting:retry_after_s", None
     yield key, b'{"a":' * DEEP + b"1" + b"}" * DEEP
     yield key, b'{"source_offset":' + b"9" * DIGITS + b',"type":"purchase"}'
     yield key, b'{"type":"purchase","quantities":[1e999999]}'

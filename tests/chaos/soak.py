@@ -11,7 +11,6 @@ The exit status is 0 if no process grew by more than 10 %, every accepted purcha
 
 import argparse
 import asyncio
-import logging
 import random
 import sys
 import tempfile
@@ -40,7 +39,7 @@ from pipeline.demo.connection import ClientConnection, Listener, NoResponse
 from pipeline.domain.receipts import Receipt, parse_receipt
 from pipeline.kafka.topics import load_topics
 from pipeline.process.logs import configure_logging
-from pipeline.settings import Profile
+from pipeline.settings import LogLevel, Profile
 
 RATIO_MAX = 1.10
 SAMPLE_EVERY_S = 10.0
@@ -244,7 +243,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--keep", type=Path, help="directory that keeps data and logs")
     options = parser.parse_args()
-    configure_logging("soak", logging.WARNING)
+    configure_logging("soak", LogLevel.WARNING)
     with tempfile.TemporaryDirectory() as directory:
         # The smallest cache, so that it is soon full: growth up to a configured limit is not a leak.
         system = System((options.keep or Path(directory)) / "data", results_cache_bytes_max=1_048_576)

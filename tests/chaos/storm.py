@@ -7,7 +7,6 @@ The exit status is 0 if every accepted purchase was decided, the audit is clean,
 
 import argparse
 import asyncio
-import logging
 import os
 import random
 import signal
@@ -37,7 +36,7 @@ from pipeline.local.listen import free_port
 from pipeline.local.process import Part, Process
 from pipeline.local.recipe import worker_part
 from pipeline.process.logs import configure_logging
-from pipeline.settings import Profile
+from pipeline.settings import LogLevel, Profile
 
 OWN_PARTS = ("worker-1", "follower-1", "ingress-1")
 ALL_PARTS = (*OWN_PARTS, "redis", "kafka")
@@ -202,7 +201,7 @@ def main() -> int:
     parser.add_argument("--keep", type=Path, help="directory that keeps data and logs")
     parser.add_argument("--workers", type=int, default=1)
     options = parser.parse_args()
-    configure_logging("storm", logging.WARNING)
+    configure_logging("storm", LogLevel.WARNING)
     with tempfile.TemporaryDirectory() as directory:
         system = System((options.keep or Path(directory)) / "data", "--workers", str(options.workers))
         with system:

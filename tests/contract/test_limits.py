@@ -18,7 +18,7 @@ from contract.serving import (
     StartIngress,
     commands_in_log,
 )
-from pipeline.breakers import CONTROL_PARTITION
+from pipeline.control.follower import CONTROL_PARTITION
 from pipeline.domain.breaker import BreakerState
 from pipeline.kafka.producer import LogProducer
 from pipeline.kafka.topics import partition_of

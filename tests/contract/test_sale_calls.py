@@ -94,7 +94,10 @@ async def test_health_and_the_openapi_document(service: Service) -> None:
         document = await response.json()
     assert document["openapi"].startswith("3.1")
     listed = {
-        (path, verb) for path, calls in document["paths"].items() for verb in calls if verb != "servers"
+        (path, verb)
+        for path, calls in document["paths"].items()
+        for verb in calls
+        if verb not in ("servers", "parameters")
     }
     assert listed == {
         ("/api/v1/seckill/purchase", "post"),
@@ -114,10 +117,14 @@ async def test_health_and_the_openapi_document(service: Service) -> None:
             (f"/api/v1/seckill/activity/{call}", "post")
             for call in ("prewarm", "adjust", "pause", "resume", "extend", "limits", "close", "cleanup")
         ),
+        ("/api/v1/control", "get"),
+        ("/api/v1/control/{name}", "get"),
+        ("/api/v1/control/{name}", "put"),
+        ("/api/v1/control/{name}", "delete"),
     }
     for path, verb in listed:
-        client = service.admin if "/activity" in path else service.public
-        values = path.format(request_id="0-0-0", product_id="5", user_id="u1")
+        client = service.admin if "/activity" in path or "/control" in path else service.public
+        values = path.format(request_id="0-0-0", product_id="5", user_id="u1", name="waiters_max")
         # A handler answers each, perhaps with a refusal, but never as an unknown path.
         async with client.request(verb, values) as response:
             assert "there is no resource" not in await response.text(), path

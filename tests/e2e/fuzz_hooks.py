@@ -1,4 +1,5 @@
-"""The rules for a prewarm that no schema states: a sale ends after its start, within valid years, and prices are exact.
+"""The rules that no schema states: a sale ends after its start, within valid years; prices are exact; the value of a
+setting fits the setting.
 
 Schemathesis loads this module by name. It only changes requests that are meant to be valid.
 
@@ -13,6 +14,7 @@ import hypothesis
 import schemathesis
 
 PRICE_DECIMALS_MAX = 4
+MESSAGE_LENGTH_MAX = 500
 _SALE = {"start_time": "2026-11-11T20:00:00Z", "end_time": "2026-11-12T20:30:00.5+08:45"}
 
 
@@ -30,6 +32,9 @@ def before_call(_context: Any, case: Any, _kwargs: Any) -> None:
     if is_valid and case.operation.path.endswith("/prewarm") and isinstance(case.body, dict):
         body = {**case.body, "price": _exact(case.body.get("price"))}
         case.body = body if _is_sale(body) else {**body, **_SALE}
+    if is_valid and case.operation.label.startswith("PUT /api/v1/control/") and isinstance(case.body, dict):
+        case.path_parameters = {"name": "busy_message"}
+        case.body = {**case.body, "value": str(case.body["value"])[:MESSAGE_LENGTH_MAX]}
 
 
 def _exact(price: object) -> object:

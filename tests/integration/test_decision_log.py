@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from in_force import in_force
 from kafka_admin import trim
 
 from pipeline.ingress.decisions import lookup, tail_loader
@@ -105,7 +106,7 @@ async def test_every_old_decision_is_found(decisions: DecisionFetcher) -> None:
 async def test_the_tail_contains_the_latest_decisions(decisions: DecisionFetcher, written: Written) -> None:
     starts = [0, 0, len(written.sources), 0]
     for bytes_max in (20_000, 10_000_000):
-        waiters = Waiters(4, 10, bytes_max)
+        waiters = Waiters(4, in_force(waiters_max=10), bytes_max)
         await load_tail(decisions, starts, waiters.load, lambda *_: None)
         kept = [offset for offset in range(COMMANDS) if waiters.recent(PARTITION, offset)]
         assert kept == list(range(kept[0], COMMANDS))
@@ -137,7 +138,7 @@ async def test_decisions_before_a_cut_inside_a_batch_are_trimmed_and_the_rest_fo
     for source_offset in range(last_deleted + 1, last_deleted + 200):
         assert isinstance(await reader.find(PARTITION, source_offset), DecisionRecord), source_offset
 
-    waiters = Waiters(4, 10, 10_000_000)
+    waiters = Waiters(4, in_force(waiters_max=10), 10_000_000)
     await load_tail(decisions, [0, 0, end, 0], waiters.load, lambda *_: None)
     assert waiters.recent(PARTITION, last_deleted) is None
     assert all(waiters.recent(PARTITION, offset) for offset in range(last_deleted + 1, COMMANDS))

@@ -11,10 +11,12 @@ import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import NewTopic
 from followers import Decisions, Follower
+from in_force import in_force
 from kafka_admin import make_topic
 from servers import Kafka
 
-from pipeline.breakers import BreakerBoard, follow_control
+from pipeline.breakers import BreakerBoard, breaker_taker
+from pipeline.control.follower import ControlFollower
 from pipeline.domain.breaker import BreakerState
 from pipeline.ingress.decisions.feed import ResultsFeed
 from pipeline.ingress.decisions.fetcher import DecisionFetcher
@@ -116,7 +118,7 @@ async def test_every_reader_of_a_log_fails_at_a_newer_format(
     kafka: Kafka, redis_url: str, fresh_topics: Topics, producer: AIOKafkaProducer
 ) -> None:
     topics, name = fresh_topics, fresh_topics.results.name
-    waiters = Waiters(topics.results.partitions, 10, 10_000)
+    waiters = Waiters(topics.results.partitions, in_force(waiters_max=10), 10_000)
     decisions = DecisionFetcher(kafka.bootstrap, name)
     await decisions.start()
     feed = ResultsFeed(
@@ -126,9 +128,7 @@ async def test_every_reader_of_a_log_fails_at_a_newer_format(
     )
     await feed.connect()
     following = await feed.start()
-    control = asyncio.create_task(
-        follow_control(Settings(**kafka.settings()), topics.control, BreakerBoard())
-    )
+    control = asyncio.create_task(ControlFollower(in_force(**kafka.settings()), topics.control, []).run())
     await write(producer, name, 1, b"{}", newer=True)
     await write(producer, topics.control.name, 0, b"{}", newer=True)
     try:
@@ -159,7 +159,9 @@ async def test_foreign_records_about_breakers_are_skipped(
     open_until = BreakerChange(2, BreakerState.OPEN, 1, 2)
     await write(producer, fresh_topics.control.name, 0, encode_breaker(open_until)[1])
     board = BreakerBoard()
-    following = asyncio.create_task(follow_control(Settings(**kafka.settings()), fresh_topics.control, board))
+    settings = in_force(**kafka.settings())
+    follower = ControlFollower(settings, fresh_topics.control, [breaker_taker(board, settings)])
+    following = asyncio.create_task(follower.run())
     deadline_s = time.monotonic() + WITHIN_S
     while board.state(2) is not BreakerState.OPEN:
         assert not following.done()

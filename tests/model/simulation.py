@@ -44,7 +44,7 @@ from pipeline.messages.commands import (
     encode_purchases,
 )
 from pipeline.messages.decisions import OpenDecision, decode_decision, peek_source_offset
-from pipeline.settings import Settings
+from pipeline.settings import InForce, Settings
 from pipeline.stock.keys import Keys
 
 keys = Keys()
@@ -71,7 +71,7 @@ class Worker:
         self._world = world
         log = MemoryLog(world)
         self._deciders = Deciders(
-            SETTINGS,
+            InForce(SETTINGS),
             TOPICS,
             SlowStore(world),
             log,

@@ -7,6 +7,7 @@ import orjson
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
+from in_force import in_force
 
 from pipeline.ingress.errors import (
     DecisionDeleted,
@@ -18,7 +19,6 @@ from pipeline.ingress.errors import (
 )
 from pipeline.ingress.http.admission import Admission
 from pipeline.ingress.http.problems import Kind
-from pipeline.settings import Settings
 
 
 async def problem_for(error: Exception) -> tuple[web.StreamResponse, dict[str, Any]]:
@@ -27,7 +27,7 @@ async def problem_for(error: Exception) -> tuple[web.StreamResponse, dict[str, A
     async def fails(_: web.Request) -> web.StreamResponse:
         raise error
 
-    response = await Admission(Settings()).admit(make_mocked_request("POST", "/"), fails)
+    response = await Admission(in_force()).admit(make_mocked_request("POST", "/"), fails)
     assert isinstance(response, web.Response)
     assert isinstance(response.body, bytes)
     return response, orjson.loads(response.body)
@@ -64,4 +64,4 @@ def leaves(base: type[Exception]) -> list[type[Exception]]:
 @pytest.mark.parametrize("refusal", leaves(RequestRefused))
 def test_every_refusal_has_a_problem_document(refusal: Callable[[int], Exception]) -> None:
     request = make_mocked_request("POST", "/")
-    assert Admission(Settings()).problem(request, refusal(1)).kind is not Kind.INTERNAL
+    assert Admission(in_force()).problem(request, refusal(1)).kind is not Kind.INTERNAL

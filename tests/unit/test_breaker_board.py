@@ -1,14 +1,18 @@
 """Changes of circuit breakers: what a decider writes, and what its readers make of it."""
 
 import asyncio
+import time
 
-from pipeline.breakers import BreakerBoard, BreakerReporter
+from in_force import change, in_force
+
+from pipeline.breakers import BreakerBoard, BreakerReporter, breaker_taker
 from pipeline.domain.breaker import Breaker, BreakerState
 from pipeline.kafka.producer import SendFailed
+from pipeline.kafka.records import LogRecord
 from pipeline.kafka.topics import load_topics
 from pipeline.messages.breakers import BreakerChange, decode_breaker, encode_breaker
 from pipeline.messages.fields import TIME_MS_MAX
-from pipeline.settings import Profile, Settings
+from pipeline.settings import Profile
 
 OPEN = Breaker(BreakerState.OPEN, 10, 1)
 
@@ -49,6 +53,17 @@ def test_no_record_blocks_buyers_beyond_the_given_maximum() -> None:
     assert board.retry_after_ms(2, now_ms=9_000) == 0
 
 
+def test_no_record_blocks_buyers_for_longer_than_a_breaker_stays_open_now() -> None:
+    board, settings = BreakerBoard(), in_force(breaker_recovery_timeout_ms=60_000)
+    take = breaker_taker(board, settings)
+    forever = LogRecord(0, 0, b"breaker:2", change_record(BreakerState.OPEN, retry_at_ms=TIME_MS_MAX))
+    for timeout_ms in (600_000, 5_000):
+        change(settings, breaker_recovery_timeout_ms=timeout_ms)
+        now_ms = int(time.time() * 1_000)
+        take(forever)
+        assert timeout_ms <= board.retry_after_ms(2, now_ms) < timeout_ms + 10_000
+
+
 class Sender:
     def __init__(self, failures: int) -> None:
         self.failures = failures
@@ -64,8 +79,9 @@ class Sender:
 
 async def test_the_latest_state_is_sent_however_often_sending_fails() -> None:
     sender = Sender(failures=3)
-    settings = Settings(backoff_ms_min=1, backoff_ms_max=2)
-    reporter = BreakerReporter(load_topics(Profile.LOCAL).control, sender, settings)
+    reporter = BreakerReporter(
+        load_topics(Profile.LOCAL).control, sender, in_force(backoff_ms_min=1, backoff_ms_max=2)
+    )
     reporter.report(2, OPEN)
     running = asyncio.create_task(reporter.run())
     await asyncio.sleep(0)

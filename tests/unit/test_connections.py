@@ -11,6 +11,7 @@ import pytest
 import uvloop
 from aiohttp import web
 from aiohttp.http_parser import HttpRequestParserC, HttpRequestParserPy
+from in_force import change, in_force
 
 from pipeline.ingress.http import connections, heads
 from pipeline.ingress.http.connections import (
@@ -79,7 +80,7 @@ async def _fill_and_stay_silent() -> None:
     async def hello(_: web.BaseRequest) -> web.Response:
         return web.Response(text="hello")
 
-    gate = Gate(2, "SECKILL_X", header_timeout_ms=300, retry_after_s=7)
+    gate = Gate(2, "SECKILL_X", header_timeout_ms=300, in_force=in_force(retry_after_s=7))
     server = web.Server(hello)
     listener = await listen(server, gate, "127.0.0.1", 0, keep_alive_timeout_ms=60_000, reuse_port=False)
     port = listener.sockets[0].getsockname()[1]
@@ -116,12 +117,21 @@ async def _fill_and_stay_silent() -> None:
     await server.shutdown()
 
 
+def test_a_refused_connection_is_told_to_wait_as_long_as_is_in_force() -> None:
+    settings = in_force(retry_after_s=7)
+    gate = Gate(2, "SECKILL_X", 300, settings)
+    assert b"\r\nRetry-After: 7\r\n" in gate.refusal()
+    assert gate.refusal() is gate.refusal()
+    change(settings, retry_after_s=8)
+    assert b"\r\nRetry-After: 8\r\n" in gate.refusal()
+
+
 @asynccontextmanager
 async def _listening(
     handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], keep_alive_timeout_ms: int = 60_000
 ) -> AsyncIterator[tuple[web.Server, Gate, int]]:
     """A server, its gate and its port."""
-    gate = Gate(10, "SECKILL_X", header_timeout_ms=60_000, retry_after_s=7)
+    gate = Gate(10, "SECKILL_X", header_timeout_ms=60_000, in_force=in_force(retry_after_s=7))
     server = web.Server(handler, handler_cancellation=True)
     listener = await listen(
         server, gate, "127.0.0.1", 0, keep_alive_timeout_ms=keep_alive_timeout_ms, reuse_port=False

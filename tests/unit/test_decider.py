@@ -7,13 +7,14 @@ from collections.abc import AsyncGenerator
 import pytest
 from decider_world import ALWAYS, Fetched, World, allow_answers
 from eventually import soon
+from in_force import change, in_force
 
 from pipeline.decider import Decider
 from pipeline.decider import decider as module
 from pipeline.domain.breaker import BreakerState
 from pipeline.kafka.records import LogRecord
 from pipeline.kafka.topics import load_topics
-from pipeline.settings import Profile, Settings
+from pipeline.settings import Profile
 
 HOUR_MS = 3_600_000
 
@@ -35,10 +36,11 @@ class Running:
 
     def __init__(self, world: World, **settings: int) -> None:
         defaults = {"chunk_pace_ms": 0, "idle_look_ms": 10, "backoff_ms_min": 1, "backoff_ms_max": 2}
+        self.settings = in_force(**defaults | settings)
         self.decider = Decider(
             *(
                 0,
-                Settings.model_validate(defaults | settings),
+                self.settings,
                 load_topics(Profile.LOCAL),
                 world,
                 world,
@@ -71,6 +73,26 @@ async def test_an_open_breaker_admits_a_chunk_as_soon_as_redis_answers(world: Wo
         await soon(lambda: len(world.results) == 3)
         breaker = decider.breaker
         assert breaker.state is BreakerState.CLOSED
+
+
+async def test_the_rule_of_the_breaker_and_what_counts_as_slow_are_those_in_force(world: World) -> None:
+    running = Running(world, breaker_failure_threshold=1_000, breaker_recovery_timeout_ms=HOUR_MS)
+    async with running as decider:
+        world.is_down = True
+        await decider.put(Fetched(world, 0, 3).batch.records)
+        await soon(lambda: decider.breaker.failures > 3)
+        assert decider.breaker.state is BreakerState.CLOSED
+        change(running.settings, breaker_failure_threshold=2)
+        await soon(lambda: decider.breaker.state is BreakerState.OPEN)
+        opened_at_ms = decider.breaker.opened_at_ms
+        change(running.settings, breaker_recovery_timeout_ms=1)
+        await soon(lambda: decider.breaker.opened_at_ms > opened_at_ms)
+        world.is_down = False
+        await soon(lambda: len(world.results) == 3)
+        world.decide_s = 0.01
+        change(running.settings, slow_chunk_ms=1)
+        await decider.put(Fetched(world, 3, 4).batch.records)
+        await soon(lambda: decider.slow_chunks == 1)
 
 
 async def test_slow_chunks_are_counted_and_never_open_the_breaker(

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 from decider_world import ALWAYS, Fetched, World, allow_answers
 from eventually import turns
+from in_force import in_force
 
 from pipeline.decider import Decider, LogsDisagree
 from pipeline.decider.decider import CLOCK_AHEAD_MS_MAX
@@ -14,7 +15,7 @@ from pipeline.decider.deciders import Deciders
 from pipeline.kafka.records import Batch, LogRecord
 from pipeline.kafka.topics import load_topics
 from pipeline.messages.commands import encode_purchases
-from pipeline.settings import Profile, Settings
+from pipeline.settings import Profile
 
 BUFFER_RECORDS_MAX = 10
 
@@ -26,7 +27,7 @@ async def world() -> World:
 
 @pytest.fixture
 async def deciders(world: World) -> AsyncIterator[Deciders]:
-    settings = Settings(
+    settings = in_force(
         decider_buffer_records_max=BUFFER_RECORDS_MAX, chunk_purchases_max=2, chunk_pace_ms=0, idle_look_ms=10
     )
     deciders = Deciders(
@@ -68,7 +69,7 @@ async def test_repeated_batches_are_acknowledged_and_not_decided_again(
 
 async def test_a_decision_log_that_lost_decisions_ends_the_process(world: World) -> None:
     decider = Decider(
-        0, Settings(chunk_pace_ms=0), load_topics(Profile.LOCAL), world, world, world, lambda _: None
+        0, in_force(chunk_pace_ms=0), load_topics(Profile.LOCAL), world, world, world, lambda _: None
     )
     deciding = asyncio.create_task(decider.run())
     allow_answers(world, ALWAYS)

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from in_force import in_force
 
 from pipeline.domain.receipts import Receipt
 from pipeline.errors import KafkaUnavailable
@@ -39,7 +40,7 @@ class World:
         self.log_end = 0
         self.refreshes = 0
         self.lookups: list[int] = []
-        self.waiters = Waiters(1, waiters_max, kept_bytes_max)
+        self.waiters = Waiters(1, in_force(waiters_max=waiters_max), kept_bytes_max)
         self.commits = SimpleNamespace(ends=[0])
         self.ends = SimpleNamespace(ends=[0], refresh=self._refresh)
         self.feed = SimpleNamespace(is_alive=True)

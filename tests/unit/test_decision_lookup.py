@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Iterable
 
 import pytest
+from in_force import in_force
 
 from pipeline.errors import KafkaUnavailable
 from pipeline.ingress.decisions import lookup, tail_loader
@@ -218,7 +219,10 @@ def kept(waiters: Waiters, partition: int) -> list[int]:
 
 
 async def test_the_tail_is_loaded_from_where_the_feed_began() -> None:
-    log, waiters = Log(list(range(300)), [0, 1, 2, 3, 1, 2, 3, 4], []), Waiters(3, 10, 1_000_000)
+    log, waiters = (
+        Log(list(range(300)), [0, 1, 2, 3, 1, 2, 3, 4], []),
+        Waiters(3, in_force(waiters_max=10), 1_000_000),
+    )
     log.failures = 2
     observed: list[tuple[bytes | None, bytes]] = []
     await load_tail(log, [299, 7, 0], waiters.load, lambda *each: observed.append(each))
@@ -234,7 +238,7 @@ async def test_the_tail_is_loaded_from_where_the_feed_began() -> None:
 async def test_no_batch_is_read_twice_for_the_tail(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tail_loader, "WINDOW_RECORDS_FIRST", 6)
     monkeypatch.setattr(tail_loader, "WINDOW_RECORDS_MAX", 6)
-    log, waiters = Log(list(range(300))), Waiters(1, 10, 1_000_000)
+    log, waiters = Log(list(range(300))), Waiters(1, in_force(waiters_max=10), 1_000_000)
     await load_tail(log, [299], waiters.load, ignore)
     assert kept(waiters, 0) == list(range(299))
     assert len(log.fetched) == len({position // BATCH for _, position in log.fetched}) == 75
@@ -242,7 +246,7 @@ async def test_no_batch_is_read_twice_for_the_tail(monkeypatch: pytest.MonkeyPat
 
 async def test_loading_stops_when_the_memory_is_full() -> None:
     size = len(record(0)) + 60
-    log, waiters = Log(list(range(500)), list(range(500))), Waiters(2, 10, 40 * size)
+    log, waiters = Log(list(range(500)), list(range(500))), Waiters(2, in_force(waiters_max=10), 40 * size)
     await load_tail(log, [500, 500], waiters.load, ignore)
     # The first window of one partition has used all the memory.
     assert kept(waiters, 0) == list(range(460, 500))
@@ -252,7 +256,7 @@ async def test_loading_stops_when_the_memory_is_full() -> None:
 
 
 async def test_a_trimmed_log_is_loaded_back_to_its_beginning() -> None:
-    log, waiters = Log(list(range(40)), list(range(20))), Waiters(2, 10, 1_000_000)
+    log, waiters = Log(list(range(40)), list(range(20))), Waiters(2, in_force(waiters_max=10), 1_000_000)
     log.beginning = 30
     await load_tail(log, [40, 20], waiters.load, ignore)
     assert kept(waiters, 0) == list(range(30, 40))
@@ -261,13 +265,16 @@ async def test_a_trimmed_log_is_loaded_back_to_its_beginning() -> None:
 
 
 async def test_only_new_commands_are_ahead_if_everything_was_trimmed() -> None:
-    log, waiters = Log(list(range(40)), [*range(35), *range(5, 10)]), Waiters(2, 10, 1_000_000)
+    log, waiters = (
+        Log(list(range(40)), [*range(35), *range(5, 10)]),
+        Waiters(2, in_force(waiters_max=10), 1_000_000),
+    )
     log.beginning = 40
     await load_tail(log, [40, 40], waiters.load, ignore)
     assert kept(waiters, 0) == []
     assert [waiters.is_ahead(0, offset) for offset in (39, 40)] == [False, True]
     # Only repeats are left; the originals before them were trimmed, too.
-    log, waiters = Log([*range(35), *range(5, 10)]), Waiters(1, 10, 1_000_000)
+    log, waiters = Log([*range(35), *range(5, 10)]), Waiters(1, in_force(waiters_max=10), 1_000_000)
     log.beginning = 37
     await load_tail(log, [40], waiters.load, ignore)
     assert kept(waiters, 0) == [7, 8, 9]
@@ -289,7 +296,7 @@ async def test_a_decided_command_is_never_ahead_whatever_was_repeated(
     sources: list[int], cache_bytes_max: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tail_loader, "WINDOW_RECORDS_MAX", tail_loader.WINDOW_RECORDS_FIRST)
-    log, waiters = Log(sources), Waiters(1, 10, cache_bytes_max)
+    log, waiters = Log(sources), Waiters(1, in_force(waiters_max=10), cache_bytes_max)
     wrong: list[int] = []
 
     def load(partition: int, older: list[tuple[int, bytes]], below: int) -> bool:

@@ -16,7 +16,7 @@ from pipeline.breakers import BreakerBoard
 from pipeline.domain.breaker import BreakerState
 from pipeline.domain.limiters import Algorithm, Rule
 from pipeline.domain.product import Opening
-from pipeline.messages.breakers import BadControlRecord, BreakerChange, decode_breaker, encode_breaker
+from pipeline.messages.breakers import BreakerChange, decode_breaker, encode_breaker
 from pipeline.messages.commands import (
     COMMAND_BYTES_MAX,
     COMMAND_DEPTH_MAX,
@@ -27,9 +27,11 @@ from pipeline.messages.commands import (
     encode_open,
     encode_purchases,
 )
+from pipeline.messages.control import BadControlRecord
 from pipeline.messages.decisions import NotADecision, PurchaseDecision, decode_decision
 from pipeline.messages.nesting import is_nested_deeper
 from pipeline.messages.orders import BadOrder, Order, created_orders, decode_order
+from pipeline.messages.settings import SettingChange, decode_setting, encode_setting
 from pipeline.orders.feed import Repeats
 from pipeline.stock.values import decode_last_answer
 
@@ -52,6 +54,11 @@ BREAKER_RECORDS = [
     b'{"type":"setting","name":"x"}',
 ]
 
+SETTING_RECORDS = [
+    encode_setting(SettingChange("waiters_max", True, 5, "ann", "a crowd", 7)),
+    encode_setting(SettingChange("waiters_max", False, None, "ann", "over", 8)),
+]
+
 scalars = (
     st.none()
     | st.booleans()
@@ -64,8 +71,9 @@ anything = st.recursive(
     scalars,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
 )
+CONTROL_RECORDS = [*BREAKER_RECORDS, *(value for _, value in SETTING_RECORDS)]
 FIELDS = sorted(
-    {name for value in (*COMMANDS, *RESULTS, *ORDERS, *BREAKER_RECORDS) for name in json.loads(value)}
+    {name for value in (*COMMANDS, *RESULTS, *ORDERS, *CONTROL_RECORDS) for name in json.loads(value)}
 )
 documents = st.dictionaries(st.sampled_from(FIELDS), anything, max_size=6)
 
@@ -148,6 +156,45 @@ def test_breaker_changes(value: bytes | None) -> None:
         BreakerBoard().apply(value)
     except BadControlRecord:
         return
+
+
+@many
+@given(
+    st.sampled_from([None, b"", b"setting:waiters_max", b"breaker:1", b"\xff"]),
+    inputs([value for _, value in SETTING_RECORDS]),
+)
+def test_changes_of_settings(key: bytes | None, value: bytes | None) -> None:
+    try:
+        decode_setting(key, value)
+    except BadControlRecord:
+        return
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "error"),
+    [
+        (b"setting:waiters_max", None, "without a value"),
+        (b"setting:busy_message", SETTING_RECORDS[0][1], "^key: not setting:waiters_max$"),
+        (None, SETTING_RECORDS[0][1], "^key: "),
+        (b"setting:x", b'{"type":"setting","name":"x","by":"a","reason":"r","at_ms":1}', "^value: missing$"),
+        (
+            b"setting:x",
+            b'{"type":"setting","name":"x","value":[1],"by":"a","reason":"r","at_ms":1}',
+            "^value: ",
+        ),
+        (
+            b"setting:x",
+            b'{"type":"unset","name":"x","by":"a","reason":"","at_ms":1}',
+            "^reason: not a line of 1 to 500",
+        ),
+        (b"setting:x", b'{"type":"unset","name":"x","by":"a\\nb","reason":"r","at_ms":1}', "^by: not a line"),
+    ],
+)
+def test_a_change_that_says_not_what_who_or_why_is_refused(
+    key: bytes | None, value: bytes | None, error: str
+) -> None:
+    with pytest.raises(BadControlRecord, match=error):
+        decode_setting(key, value)
 
 
 @many

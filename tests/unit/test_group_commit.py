@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from eventually import turns
+from in_force import change, in_force
 
 from pipeline.domain.product import Purchase
 from pipeline.ingress.command_log import group_commit
@@ -44,11 +45,11 @@ class Producer:
 def commit_to(producer: Producer, **limits: Any) -> GroupCommit:
     defaults = {
         "purchases_per_record_max": 3,
-        "waiting_max": 100,
+        "purchases_waiting_max": 100,
         "send_timeout_ms": 60_000,
         "gather_ms_max": 0,
     }
-    return GroupCommit(producer, "requests", 4, **{**defaults, **limits})
+    return GroupCommit(producer, "requests", 4, in_force(**{**defaults, **limits}))
 
 
 def submit(commits: GroupCommit, *users: str, product_id: str = "5") -> list[asyncio.Task[Any]]:
@@ -158,7 +159,7 @@ async def test_a_buyer_who_disconnects_frees_the_slot_and_withdraws_an_unsent_pu
 
 async def test_the_number_of_waiting_buyers_is_bounded_and_all_can_be_released() -> None:
     producer = Producer()
-    commits = commit_to(producer, waiting_max=2)
+    commits = commit_to(producer, purchases_waiting_max=2)
     waiting = submit(commits, "a")
     await turns()
     waiting += submit(commits, "b")
@@ -170,6 +171,35 @@ async def test_the_number_of_waiting_buyers_is_bounded_and_all_can_be_released()
     assert [type(each) for each in outcomes] == [NotAcknowledged, NotSent]
     assert commits.waiting == 0
     await producer.acknowledge()
+
+
+async def test_the_limit_on_waiting_buyers_and_the_time_to_gather_are_those_in_force(clock: "Clock") -> None:
+    producer, settings = (
+        Producer(),
+        in_force(purchases_waiting_max=2, gather_ms_max=0, send_timeout_ms=3_600_000),
+    )
+    commits = GroupCommit(producer, "requests", 4, settings)
+    waiting = submit(commits, "a")
+    await clock.move(1)
+    waiting += submit(commits, "b")
+    await turns()
+    change(settings, purchases_waiting_max=3)
+    waiting += submit(commits, "c")
+    await turns()
+    with pytest.raises(TooManyPurchases):
+        await commits.submit(Purchase("6", "d", 1, None))
+    await producer.acknowledge()
+    assert producer.users() == [["a"], ["b", "c"]]
+    await clock.move(60)
+    await producer.acknowledge()
+    await asyncio.gather(*waiting)
+    change(settings, gather_ms_max=60_000)
+    waiting = submit(commits, "e")
+    await turns()
+    assert len(producer.users()) == 2, "another buyer is expected, and there is time now"
+    await clock.move(60)
+    await producer.acknowledge()
+    await asyncio.gather(*waiting)
 
 
 class Clock:

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 from aiohttp.test_utils import make_mocked_request
+from in_force import in_force
 
 from pipeline.ingress.http.health import HealthRoutes
 
@@ -11,6 +12,6 @@ from pipeline.ingress.http.health import HealthRoutes
 @pytest.mark.parametrize("is_stopping", [False, True])
 async def test_a_process_is_alive_while_it_stops(is_stopping: bool) -> None:
     unused: Any = None
-    health = HealthRoutes(unused, unused, unused, unused, unused, retry_after_s=1)
+    health = HealthRoutes(unused, unused, unused, unused, unused, unused, in_force())
     health.is_stopping = is_stopping
     assert (await health.live(make_mocked_request("GET", "/health/live"))).status == 200

@@ -23,7 +23,7 @@ from pipeline.domain.controls import Adjust, Cleanup, Close, Control, Extend, Li
 from pipeline.domain.limiters import Algorithm, Rule
 from pipeline.domain.product import STOCK_MAX, Opening, Purchases, Refusal
 from pipeline.kafka.topics import load_topics
-from pipeline.messages.breakers import BadControlRecord, BreakerChange, decode_breaker, encode_breaker
+from pipeline.messages.breakers import BreakerChange, decode_breaker, encode_breaker
 from pipeline.messages.commands import (
     PURCHASES_PER_RECORD_MAX,
     Command,
@@ -38,6 +38,8 @@ from pipeline.messages.commands import (
     encode_open,
     encode_purchases,
 )
+from pipeline.messages.control import BadControlRecord
+from pipeline.messages.control_models import BreakerValue, ControlValue, SettingValue, UnsetValue
 from pipeline.messages.decisions import (
     ControlDecision,
     Decision,
@@ -47,11 +49,10 @@ from pipeline.messages.decisions import (
     PurchaseDecision,
     decode_decision,
 )
-from pipeline.messages.fields import TIME_MS_MAX
+from pipeline.messages.fields import BY_LENGTH_MAX, LINE, REASON_LENGTH_MAX, TIME_MS_MAX
 from pipeline.messages.models import (
     AdjustCommandValue,
     AdjustDecisionValue,
-    BreakerValue,
     CleanupCommandValue,
     CleanupDecisionValue,
     CloseCommandValue,
@@ -75,6 +76,14 @@ from pipeline.messages.models import (
     ResumeDecisionValue,
 )
 from pipeline.messages.orders import BadOrder, decode_order
+from pipeline.messages.settings import (
+    VALUE_LENGTH_MAX,
+    Scalar,
+    SettingChange,
+    decode_setting,
+    encode_setting,
+    setting_key,
+)
 from pipeline.settings import Profile
 
 NOTE = Note("counted again", "eve", "k")
@@ -141,6 +150,7 @@ as_command: TypeAdapter[Any] = TypeAdapter(CommandValue)
 as_decision: TypeAdapter[Any] = TypeAdapter(DecisionValue)
 as_order: TypeAdapter[Any] = TypeAdapter(OrderValue)
 as_breaker: TypeAdapter[Any] = TypeAdapter(BreakerValue)
+as_control: TypeAdapter[Any] = TypeAdapter(ControlValue)
 many = settings(max_examples=300, deadline=None)
 
 
@@ -461,6 +471,76 @@ def test_breaker_changes_match_the_schema_of_their_topic(
 ) -> None:
     _, value = encode_breaker(BreakerChange(partition, state, at_ms, retry_at_ms))
     SCHEMAS["control"].validate(orjson.loads(value))
+
+
+SETTINGS = [
+    orjson.loads(encode_setting(SettingChange("waiters_max", True, 5, "ann", "a crowd", 7))[1]),
+    orjson.loads(encode_setting(SettingChange("busy_message", True, "later", "ann", "too many", 7))[1]),
+    orjson.loads(encode_setting(SettingChange("busy_message", False, None, "ann", "over", 7))[1]),
+]
+
+
+def compare_setting(made: Any) -> None:
+    value = text_of(made)
+    try:
+        document = orjson.loads(value)
+    except orjson.JSONDecodeError:
+        return
+    name = document.get("name") if isinstance(document, dict) else None
+    try:
+        change = decode_setting(setting_key(name) if isinstance(name, str) else b"1", value)
+    except BadControlRecord:
+        change = None
+    if not isinstance(document, dict) or document.get("type") == "breaker":
+        assert change is None
+        return
+    fields = SettingValue.model_fields if document.get("type") == "setting" else UnsetValue.model_fields
+    model = described(as_control, {name: each for name, each in document.items() if name in fields})
+    if model is None:
+        assert change is None
+        return
+    is_set = isinstance(model, SettingValue)
+    expected = SettingChange(
+        model.name, is_set, model.value if is_set else None, model.by, model.reason, model.at_ms
+    )
+    assert change == expected
+    assert type(change.value) is type(expected.value)
+    SCHEMAS["control"].validate(orjson.loads(encode_setting(expected)[1]))
+
+
+@many
+@given(nearly(st.sampled_from(SETTINGS), ["more"]))
+def test_a_change_of_a_setting_is_decoded_if_and_only_if_the_model_describes_it(made: Any) -> None:
+    """The decoder ignores unknown fields, and returns None for a record of another type. The key fits the name."""
+    compare_setting(made)
+
+
+@pytest.mark.parametrize("valid", SETTINGS, ids=range(len(SETTINGS)))
+def test_decoder_and_model_agree_on_a_setting_with_one_change(valid: Any) -> None:
+    for made in changed_once(valid, ["more", "value"]):
+        compare_setting(made)
+
+
+def texts(low: int, high: int) -> st.SearchStrategy[str]:
+    return st.text(st.characters(codec="utf-8"), min_size=low, max_size=high)
+
+
+@given(
+    texts(0, VALUE_LENGTH_MAX) | st.none() | st.booleans() | st.integers(-(2**63), 2**63),
+    texts(1, BY_LENGTH_MAX).filter(LINE.fullmatch),
+    texts(1, REASON_LENGTH_MAX).filter(LINE.fullmatch),
+    st.integers(0, TIME_MS_MAX),
+)
+def test_changes_of_settings_round_trip_and_match_the_schema_of_their_topic(
+    value: Scalar, by: str, reason: str, at_ms: int
+) -> None:
+    for change in (
+        SettingChange("waiters_max", True, value, by, reason, at_ms),
+        SettingChange("waiters_max", False, None, by, reason, at_ms),
+    ):
+        key, encoded = encode_setting(change)
+        assert decode_setting(key, encoded) == change
+        SCHEMAS["control"].validate(orjson.loads(encoded))
 
 
 # --- models and schemas -------------------------------------------------------------------------------------

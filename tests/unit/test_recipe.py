@@ -1,11 +1,11 @@
-"""Our processes are started with the settings that were set, and no others."""
+"""Our processes are started with the settings that were set, in whatever source, and no others."""
 
 from pathlib import Path
 
 import pytest
 
 from pipeline.local.recipe import environment, follower_part, ingress_part, worker_part
-from pipeline.settings import BrokerKind, Profile, Settings
+from pipeline.settings import CONFIG_VARIABLE, BrokerKind, Profile, Settings
 
 
 def test_a_process_gets_the_settings_that_were_set(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -25,11 +25,33 @@ def test_a_process_gets_the_settings_that_were_set(monkeypatch: pytest.MonkeyPat
             "kafka_idempotence": False,
             "tables_port": 7,
             "worker_name": "worker-3",
+            "config": "",
         }
     )
     for name, value in part.environment.items():
         monkeypatch.setenv(name, value)
     assert Settings() == settings
+
+
+def test_a_process_gets_the_settings_of_the_file_even_if_the_file_changes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_text(
+        "busy_message: 'later: #1'\nretry_after_s: 9\nkafka_leave_on_stop: false\nlog_level: debug\n"
+    )
+    monkeypatch.setenv(CONFIG_VARIABLE, str(file))
+    monkeypatch.setenv("SECKILL_RETRY_AFTER_S", "5")
+    settings = Settings()
+    file.write_text("busy_message: changed\nwaiters_max: 1\n")
+    for name, value in ingress_part(settings).environment.items():
+        monkeypatch.setenv(name, value)
+    assert Settings() == settings
+    assert (settings.busy_message, settings.retry_after_s, settings.kafka_leave_on_stop) == (
+        "later: #1",
+        5,
+        False,
+    )
 
 
 @pytest.mark.parametrize(

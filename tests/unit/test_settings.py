@@ -1,8 +1,176 @@
-"""Settings that no process starts with, and how it reports them."""
+"""The sources of the settings, settings that no process starts with, and how it reports them."""
+
+import re
+from pathlib import Path
 
 import pytest
+from pydantic import SecretStr, ValidationError
 
-from pipeline.process.configuration import BadSettings, load_settings
+from pipeline import settings_page
+from pipeline.process import configuration
+from pipeline.process.configuration import BadSettings, load_settings, source_of
+from pipeline.settings import CONFIG_VARIABLE, LIVE_SETTINGS, LogLevel, Settings
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_of_the_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SECKILL_KAFKA_LIBS_DIR")
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The settings file."""
+    path = tmp_path / "mine.yaml"
+    monkeypatch.setenv(CONFIG_VARIABLE, str(path))
+    return path
+
+
+# --- sources ------------------------------------------------------------------------------------------------
+
+
+def test_the_environment_is_above_the_file_and_the_file_above_the_defaults(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file.write_text("retry_after_s: 7\nbusy_message: 请稍后\nconnections_max: 9_000\nredis_url:\n", "utf-8")
+    monkeypatch.setenv("SECKILL_RETRY_AFTER_S", "8")
+    settings = load_settings()
+    assert (settings.retry_after_s, settings.busy_message, settings.connections_max) == (8, "请稍后", 9_000)
+    assert settings.redis_url is None
+    assert settings.waiters_max == Settings.model_fields["waiters_max"].default
+    sources = {name: source_of(settings, name) for name in ("retry_after_s", "busy_message", "waiters_max")}
+    assert sources == {"retry_after_s": "environment", "busy_message": "file", "waiters_max": "default"}
+    assert load_settings(retry_after_s=9).retry_after_s == 9
+
+
+@pytest.mark.parametrize("text", ["", "# nothing yet\n", "{}"])
+def test_a_file_may_be_empty(file: Path, text: str) -> None:
+    file.write_text(text)
+    assert load_settings() == Settings.model_construct()
+
+
+def test_an_empty_name_means_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(CONFIG_VARIABLE, "")
+    assert load_settings() == Settings.model_construct()
+
+
+def test_the_example_loads_with_and_without_what_is_commented_out(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    example = (ROOT / "examples" / "settings.yaml").read_text("utf-8")
+    uncommented = re.sub("^# (?=[a-z_]+: )", "", example, flags=re.MULTILINE)
+    file.write_text(uncommented, "utf-8")
+    assert load_settings().kafka().count("kafka-") == 3
+    monkeypatch.setenv(CONFIG_VARIABLE, str(ROOT / "examples" / "settings.yaml"))
+    assert load_settings() == Settings.model_construct(), "the example has the defaults"
+
+
+# --- mistakes in the file -----------------------------------------------------------------------------------
+
+
+def test_each_mistake_has_a_line_with_its_source(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file.write_text("retry_after_s: 0\nreddis_url: redis://:hidden@redis\nlog_level: loud\nwaiters_max: 5\n")
+    monkeypatch.setenv("SECKILL_WAITERS_MAX", "none")
+    with pytest.raises(BadSettings) as refusal:
+        load_settings(public_port=0)
+    assert sorted(str(refusal.value).splitlines()) == [
+        f"{file}: log_level: Input should be 'debug', 'info', 'warning' or 'error' (got 'loud')",
+        f"{file}: reddis_url: unknown setting; did you mean redis_url?",
+        f"{file}: retry_after_s: Input should be greater than or equal to 1 (got 0)",
+        "SECKILL_WAITERS_MAX: Input should be a valid integer, unable to parse string as an integer (got 'none')",
+        "public_port: Input should be greater than or equal to 1 (got 0)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("retry_after_s: 1\nretry_after_s: 2", "line 2: retry_after_s appears twice"),
+        ("- 1", "not a mapping of names to values"),
+        ("nonsense", "not a mapping of names to values"),
+        ("1: 2", "1 is not a name"),
+        ("a: [", "line 1: "),
+        ("redis_url: *hidden", "line 1: found undefined alias ..."),
+        ("redis_url: !hidden x", "line 1: could not determine a constructor for the tag ..."),
+        ('redis_url: "hidden', "line 1: found unexpected end of stream"),
+        ("redis_url: hidden: hidden", "line 1: mapping values are not allowed here"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_refused_without_its_values(file: Path, text: str, reason: str) -> None:
+    file.write_text(text)
+    with pytest.raises(BadSettings) as refusal:
+        load_settings()
+    assert str(refusal.value).startswith(f"{CONFIG_VARIABLE}: {file}: {reason}")
+    assert "hidden" not in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_file_that_is_missing_or_not_text_is_refused(file: Path) -> None:
+    with pytest.raises(BadSettings, match=f"^{CONFIG_VARIABLE}: {file}: No such file or directory$"):
+        load_settings()
+    file.write_bytes(b"busy_message: \xff")
+    with pytest.raises(BadSettings, match=f"^{CONFIG_VARIABLE}: {file}: not UTF-8 at byte 14$"):
+        load_settings()
+    file.unlink()
+    file.mkdir()
+    with pytest.raises(BadSettings, match=r"Is a directory$"):
+        load_settings()
+
+
+def test_no_mistake_shows_a_secret(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file.write_text(
+        "redis_url: {url: 'redis://:hidden@redis'}\nkafka_bootstrap: 'user:hidden@kafka'\ntoken: hidden\n"
+    )
+    with pytest.raises(BadSettings) as refusal:
+        load_settings()
+    assert len(str(refusal.value).splitlines()) == 3
+    assert "hidden" not in str(refusal.value)
+
+    class WithSecret(Settings):
+        key: SecretStr | None = None
+
+    monkeypatch.setattr(configuration, "Settings", WithSecret)
+    file.write_text("key: [hidden]")
+    with pytest.raises(
+        BadSettings, match=f"^{file}: key: Input should be a valid string \\(got a secret\\)$"
+    ):
+        load_settings()
+
+
+# --- live settings, and the page ----------------------------------------------------------------------------
+
+
+def test_other_values_are_validated_and_no_source_is_read_again(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file.write_text("retry_after_s: 7\nbusy_message: file\n")
+    settings = load_settings()
+    file.write_text("retry_after_s: nothing\nwaiters_max: 1\n")
+    monkeypatch.setenv("SECKILL_BUSY_MESSAGE", "environment")
+    changed = settings.with_values({"log_level": "debug"})
+    assert (changed.log_level, changed.retry_after_s, changed.busy_message) == (LogLevel.DEBUG, 7, "file")
+    assert changed.waiters_max == settings.waiters_max
+    assert settings.log_level is LogLevel.INFO
+    with pytest.raises(ValidationError):
+        settings.with_values({"log_level": "loud"})
+
+
+def test_nothing_that_is_live_decides_or_is_secret() -> None:
+    assert {"retry_after_s", "busy_message", "log_level", "breaker_failure_threshold"} <= LIVE_SETTINGS
+    assert not LIVE_SETTINGS & {"worker_name", "key_prefix", "kafka_bootstrap", "redis_url", "public_port"}
+    assert not [name for name in LIVE_SETTINGS if configuration.is_secret(name)]
+
+
+def test_the_page_is_that_of_the_model() -> None:
+    assert settings_page.PAGE.read_text("utf-8") == settings_page.page(), "run `make settings-doc`"
+
+
+def test_every_setting_says_what_it_is_for() -> None:
+    assert not [name for name, field in Settings.model_fields.items() if not field.description]
+
+
+# --- values -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("cache_bytes_max", [0, 1_048_575])

@@ -13,6 +13,7 @@ from pipeline.settings import Profile
         ("orders", "partitions", "3", "4", True),
         ("control", "cleanup.policy", "delete", "compact", True),
         ("requests", "message.timestamp.type", "CreateTime", "LogAppendTime", True),
+        ("control", "min.compaction.lag.ms", "0", "2592000000", False),
         ("results", "retention.ms", "5", "6", True),
         ("results", "retention.ms", "5", "-1", True),
         ("results", "retention.ms", "6", "5", False),

@@ -24,11 +24,9 @@ from pipeline.kafka import producer
 from pipeline.kafka.record_format import record_headers
 from pipeline.kafka.topics import BadTopics, Topic, load_topics
 from pipeline.messages.commands import (
-    BY_LENGTH_MAX,
     CONTROL_FIELDS,
     NAME_LENGTH_MAX,
     PURCHASES_PER_RECORD_MAX,
-    REASON_LENGTH_MAX,
     MalformedCommand,
     OpenCommand,
     decode_command,
@@ -37,7 +35,7 @@ from pipeline.messages.commands import (
 )
 from pipeline.messages.dead_letters import dead_letter_headers
 from pipeline.messages.decisions import PurchaseDecision, decode_decision, peek_source_offset
-from pipeline.messages.fields import TIME_MS_MAX
+from pipeline.messages.fields import BY_LENGTH_MAX, REASON_LENGTH_MAX, TIME_MS_MAX
 from pipeline.messages.orders import created_orders
 from pipeline.messages.schemas import payloads, with_schemas
 from pipeline.process.configuration import load_settings
@@ -65,7 +63,7 @@ def test_the_topics_are_those_of_the_api() -> None:
         "seckill.purchase-requests.v1": ("product_id", "delete"),
         "seckill.purchase-results.v1": ("product_id", "delete"),
         "seckill.orders.v1": ("product_id", "delete"),
-        "seckill.control.v1": ("breaker:{partition}", "compact"),
+        "seckill.control.v1": ("setting:{name} or breaker:{partition}", "compact"),
         "seckill.dead-letters.v1": ("key of the malformed command", "delete"),
     }
 
@@ -82,6 +80,12 @@ def test_topics_whose_time_matters_have_the_time_of_the_broker() -> None:
 
 def test_the_log_that_redis_is_rebuilt_from_is_kept_forever() -> None:
     assert TOPICS.results.retention_ms == -1
+
+
+def test_the_history_of_live_settings_is_kept_for_30_days() -> None:
+    lags = {topic.name: topic.configs().get("min.compaction.lag.ms") for topic in TOPICS.all()}
+    assert lags.pop(TOPICS.control.name) == str(30 * 24 * 3_600_000)
+    assert set(lags.values()) == {None}, "only a compacted topic has this"
 
 
 def test_the_largest_command_fits_into_a_result_and_a_dead_letter() -> None:

@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from in_force import change, in_force
 
 from pipeline.ingress.command_log.unknown_products import UnknownProducts
 from pipeline.ingress.errors import TooManyUnknownProducts
@@ -23,7 +24,7 @@ def test_a_second_admits_at_most_twice_the_limit_and_all_of_it_after_a_pause(
     limit_per_s: int, times_ms: list[int]
 ) -> None:
     now_s = 0.0
-    limit = UnknownProducts(limit_per_s, clock=lambda: now_s)
+    limit = UnknownProducts(in_force(unknown_product_records_per_second_max=limit_per_s), clock=lambda: now_s)
     admitted = []
     for time_ms in times_ms:
         now_s = time_ms / 1_000
@@ -37,7 +38,7 @@ def test_a_second_admits_at_most_twice_the_limit_and_all_of_it_after_a_pause(
 
 def test_a_refusal_says_when_the_next_record_is_admitted() -> None:
     now_s = 5.0
-    limit = UnknownProducts(2, clock=lambda: now_s)
+    limit = UnknownProducts(in_force(unknown_product_records_per_second_max=2), clock=lambda: now_s)
     assert [passed(limit) for _ in range(4)] == [True, True, False, False]
     with pytest.raises(TooManyUnknownProducts) as refused:
         limit.count()
@@ -46,3 +47,17 @@ def test_a_refusal_says_when_the_next_record_is_admitted() -> None:
     assert not passed(limit)
     now_s += 0.001
     assert passed(limit)
+
+
+def test_a_limit_that_changes_counts_what_has_passed() -> None:
+    now_s = 5.0
+    settings = in_force(unknown_product_records_per_second_max=4)
+    limit = UnknownProducts(settings, clock=lambda: now_s)
+    assert [passed(limit) for _ in range(3)] == [True] * 3
+    change(settings, unknown_product_records_per_second_max=1)
+    assert not passed(limit)
+    with pytest.raises(TooManyUnknownProducts) as refused:
+        limit.count()
+    assert refused.value.wait_ms == 3_000
+    change(settings, unknown_product_records_per_second_max=5)
+    assert [passed(limit) for _ in range(3)] == [True, True, False]

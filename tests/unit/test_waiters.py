@@ -10,6 +10,7 @@ from commands import encode_close
 from eventually import turns
 from hypothesis import given
 from hypothesis import strategies as st
+from in_force import in_force
 
 from pipeline.domain.codes import Code
 from pipeline.domain.product import Opening, Product, PurchaseOutcome, Purchases, SaleState, decide_purchases
@@ -45,7 +46,7 @@ def wait(
 
 
 async def test_a_record_wakes_all_its_waiters_and_no_others() -> None:
-    waiters = Waiters(2, 10, CACHE_BYTES_MAX)
+    waiters = Waiters(2, in_force(waiters_max=10), CACHE_BYTES_MAX)
     first, second, other = wait(waiters, 7), wait(waiters, 7), wait(waiters, 8)
     elsewhere = asyncio.create_task(waiters.wait(1, 7, LONG_MS))
     await turns()
@@ -63,7 +64,7 @@ async def test_a_record_wakes_all_its_waiters_and_no_others() -> None:
 
 
 async def test_a_decision_that_arrived_before_its_waiter_is_found_while_it_is_kept() -> None:
-    waiters = Waiters(1, 10, 7 * (len(record(10)) + RECORD_OVERHEAD_BYTES) // 2)
+    waiters = Waiters(1, in_force(waiters_max=10), 7 * (len(record(10)) + RECORD_OVERHEAD_BYTES) // 2)
     for offset in range(10, 14):
         waiters.deliver(0, record(offset))
     late = await waiters.wait(0, 11, LONG_MS)
@@ -77,7 +78,7 @@ async def test_a_decision_that_arrived_before_its_waiter_is_found_while_it_is_ke
 
 
 async def test_the_first_decision_counts_and_a_repeat_is_dropped() -> None:
-    waiters = Waiters(1, 10, CACHE_BYTES_MAX)
+    waiters = Waiters(1, in_force(waiters_max=10), CACHE_BYTES_MAX)
     waiters.deliver(0, record(5))
     waiters.deliver(0, record(6))
     waiters.deliver(0, record(5, users=2))
@@ -90,7 +91,7 @@ async def test_the_first_decision_counts_and_a_repeat_is_dropped() -> None:
 
 
 async def test_loading_what_precedes_the_feed_shows_the_last_decided_offset() -> None:
-    waiters = Waiters(2, 10, CACHE_BYTES_MAX)
+    waiters = Waiters(2, in_force(waiters_max=10), CACHE_BYTES_MAX)
     # A zombie wrote these again, after 7.
     waiters.deliver(0, record(4))
     waiters.deliver(0, record(5))
@@ -106,7 +107,7 @@ async def test_loading_what_precedes_the_feed_shows_the_last_decided_offset() ->
 
 
 async def test_loading_continues_before_what_the_feed_has_delivered_meanwhile() -> None:
-    waiters = Waiters(1, 10, CACHE_BYTES_MAX)
+    waiters = Waiters(1, in_force(waiters_max=10), CACHE_BYTES_MAX)
     waiters.deliver(0, record(8))
     assert waiters.load(0, records(6, 7), 6)
     waiters.deliver(0, record(9))
@@ -116,7 +117,7 @@ async def test_loading_continues_before_what_the_feed_has_delivered_meanwhile() 
 
 @pytest.mark.parametrize("cache_bytes_max", [0, CACHE_BYTES_MAX])
 async def test_repeats_alone_do_not_show_the_last_decided_offset(cache_bytes_max: int) -> None:
-    waiters = Waiters(1, 10, cache_bytes_max)
+    waiters = Waiters(1, in_force(waiters_max=10), cache_bytes_max)
     # After 0 to 9, a zombie wrote 1 to 4 again; all of it is loaded in two windows.
     assert waiters.load(0, records(3, 4), 12), "more is wanted, even if none of it can be kept"
     assert not waiters.is_ahead(0, 9)
@@ -132,13 +133,13 @@ async def test_repeats_alone_do_not_show_the_last_decided_offset(cache_bytes_max
 
 
 async def test_nothing_is_ahead_while_what_precedes_the_feed_is_unknown() -> None:
-    waiters = Waiters(1, 10, 0)
+    waiters = Waiters(1, in_force(waiters_max=10), 0)
     assert not waiters.load(0, records(105, 106), sys.maxsize)
     assert not waiters.is_ahead(0, 107)
 
 
 async def test_commands_after_the_start_of_the_feed_are_ahead_whatever_precedes_it() -> None:
-    waiters = Waiters(2, 10, CACHE_BYTES_MAX)
+    waiters = Waiters(2, in_force(waiters_max=10), CACHE_BYTES_MAX)
     ends = [7, 0]
     waiters.begin(ends)
     ends[:] = 20, 20
@@ -149,7 +150,7 @@ async def test_commands_after_the_start_of_the_feed_are_ahead_whatever_precedes_
 
 
 async def test_waiters_for_offsets_that_the_feed_passes_are_released() -> None:
-    waiters = Waiters(1, 10, CACHE_BYTES_MAX)
+    waiters = Waiters(1, in_force(waiters_max=10), CACHE_BYTES_MAX)
     waiting = [wait(waiters, offset) for offset in (4, 5, 6)]
     await turns()
     waiters.deliver(0, record(5))
@@ -161,7 +162,7 @@ async def test_waiters_for_offsets_that_the_feed_passes_are_released() -> None:
 
 
 async def test_a_decision_from_a_lookup_is_kept_for_the_next_caller() -> None:
-    waiters = Waiters(1, 10, CACHE_BYTES_MAX)
+    waiters = Waiters(1, in_force(waiters_max=10), CACHE_BYTES_MAX)
     waiters.deliver(0, record(8))
     old = DecisionRecord(0, 2, record(2))
     waiters.remember(old)
@@ -169,7 +170,7 @@ async def test_a_decision_from_a_lookup_is_kept_for_the_next_caller() -> None:
 
 
 async def test_timeouts_and_cancelled_waiters_free_their_slots() -> None:
-    waiters = Waiters(1, 2, CACHE_BYTES_MAX)
+    waiters = Waiters(1, in_force(waiters_max=2), CACHE_BYTES_MAX)
     leaves, stays = wait(waiters, 1), wait(waiters, 1)
     await turns()
     assert not waiters.has_room
@@ -186,7 +187,7 @@ async def test_timeouts_and_cancelled_waiters_free_their_slots() -> None:
 
 
 async def test_pollers_are_released_first() -> None:
-    waiters = Waiters(1, 10, CACHE_BYTES_MAX)
+    waiters = Waiters(1, in_force(waiters_max=10), CACHE_BYTES_MAX)
     buyer, poller = wait(waiters, 1), wait(waiters, 1, poller=True)
     await turns()
     waiters.release_pollers()

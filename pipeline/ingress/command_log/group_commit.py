@@ -8,9 +8,9 @@ Within `send_timeout_ms` of its arrival each purchase gets a receipt (it is in t
 `NotAcknowledged` (it may be in the log) or `NotSent` (it is not, and never will be). If the client disconnects while
 the purchase gathers, it is dropped; once sent, it counts.
 
-Back-pressure: at most `waiting_max` purchases wait. A record that is not acknowledged in time is overdue, and until it
-is settled (the producer keeps trying) new purchases for its partition are refused at once. So the backlog does not grow
-while a broker is unavailable.
+Back-pressure: at most `purchases_waiting_max` purchases wait. A record that is not acknowledged in time is overdue, and
+until it is settled (the producer keeps trying) new purchases for its partition are refused at once. So the backlog does
+not grow while a broker is unavailable.
 """
 
 import asyncio
@@ -26,6 +26,7 @@ from pipeline.kafka.producer import Sender, SendFailed
 from pipeline.kafka.topics import partition_of
 from pipeline.messages.commands import encode_purchases
 from pipeline.process.tasks import BackgroundTasks
+from pipeline.settings import InForce
 
 PRODUCTS_REMEMBERED_MAX = 1_000
 """Products whose last round is remembered; the next record of any other product is sent at once."""
@@ -58,18 +59,13 @@ class GroupCommit:
         producer: Sender,
         topic: str,
         partitions: int,
-        *,
-        purchases_per_record_max: int,
-        waiting_max: int,
-        send_timeout_ms: int,
-        gather_ms_max: int,
+        in_force: InForce,
     ) -> None:
         self._producer = producer
         self._topic = topic
-        self._batch_max = purchases_per_record_max
-        self._waiting_max = waiting_max
-        self._send_timeout_s = send_timeout_ms / 1_000
-        self._gather_s_max = gather_ms_max / 1_000
+        self._in_force = in_force
+        self._batch_max = in_force.base.purchases_per_record_max
+        self._send_timeout_s = in_force.base.send_timeout_ms / 1_000
         self._queues: dict[str, _GatheringQueue] = {}
         self._tasks = BackgroundTasks(logger)
         self._rounds: dict[str, Round] = {}
@@ -84,7 +80,7 @@ class GroupCommit:
 
     async def submit(self, purchase: Purchase) -> Receipt:
         """Write a purchase to the log and return its receipt. Raises NotAcknowledged, NotSent or TooManyPurchases."""
-        if self.waiting >= self._waiting_max:
+        if self.waiting >= self._in_force.settings.purchases_waiting_max:
             raise TooManyPurchases
         loop = asyncio.get_running_loop()
         queue = self._queues.get(purchase.product_id)
@@ -155,7 +151,8 @@ class GroupCommit:
     async def _gather(self, loop: asyncio.AbstractEventLoop, queue: _GatheringQueue) -> None:
         """Wait until `gathering` says to send."""
         last = self._rounds.get(queue.product_id)
-        target = gathering(last, queue.gathered_since_s, self._batch_max, self._gather_s_max)
+        gather_s_max = self._in_force.settings.gather_ms_max / 1_000
+        target = gathering(last, queue.gathered_since_s, self._batch_max, gather_s_max)
         if len(queue.gathered) >= target.purchases or loop.time() >= target.until_s:
             return
         queue.awaited = target.purchases

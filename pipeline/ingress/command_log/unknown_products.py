@@ -19,21 +19,23 @@ from collections.abc import Callable
 
 from pipeline.domain import limiters
 from pipeline.ingress.errors import TooManyUnknownProducts
+from pipeline.settings import InForce
 
 
 class UnknownProducts:
-    def __init__(self, records_per_second_max: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._rule = limiters.Rule(
-            limiters.Algorithm.TOKEN_BUCKET, records_per_second_max, burst=records_per_second_max
-        )
+    def __init__(self, in_force: InForce, clock: Callable[[], float] = time.monotonic) -> None:
+        self._in_force = in_force
         self._state = limiters.FRESH
         self._clock = clock
 
     def count(self) -> None:
         """Count one record. Raises TooManyUnknownProducts if it exceeds the limit."""
+        limit = self._in_force.settings.unknown_product_records_per_second_max
+        rule = limiters.Rule(limiters.Algorithm.TOKEN_BUCKET, limit, burst=limit)
         now_ms = int(self._clock() * 1_000)
-        allowed, state = limiters.admissible(self._rule, self._state, now_ms)
-        if allowed == 0:
+        allowed, state = limiters.admissible(rule, self._state, now_ms)
+        # Below 1 also just after the limit was lowered: the burst is then smaller than what has passed.
+        if allowed < 1:
             self._state = state
-            raise TooManyUnknownProducts(limiters.retry_after_ms(self._rule, state, now_ms))
-        self._state = limiters.count(self._rule, state, 1)
+            raise TooManyUnknownProducts(limiters.retry_after_ms(rule, state, now_ms))
+        self._state = limiters.count(rule, state, 1)

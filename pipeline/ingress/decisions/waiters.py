@@ -12,6 +12,7 @@ from pipeline.ingress.decisions.record import DecisionRecord, RecentlyRequested
 from pipeline.ingress.decisions.tail import DecisionTail
 from pipeline.ingress.errors import TooManyWaiters
 from pipeline.messages.decisions import decode_decision
+from pipeline.settings import InForce
 
 REQUESTED_BYTES_MAX = 2 * 1024 * 1024
 """Requested records stay parsed: up to this many bytes of records, which take about six times that in memory."""
@@ -22,8 +23,8 @@ REQUESTED_RECORDS_MAX = 2_000
 class Waiters:
     """The waiters and the latest decisions. No I/O: `deliver` and `load` are the input, `wait` the output."""
 
-    def __init__(self, partitions: int, waiters_max: int, cache_bytes_max: int) -> None:
-        self._waiters_max = waiters_max
+    def __init__(self, partitions: int, in_force: InForce, cache_bytes_max: int) -> None:
+        self._in_force = in_force
         self._waiting: list[dict[int, set[asyncio.Future[DecisionRecord | None]]]] = [
             {} for _ in range(partitions)
         ]
@@ -119,7 +120,7 @@ class Waiters:
             return found
         if self.is_past(partition, offset):
             return None
-        if self.count >= self._waiters_max:
+        if not self.has_room:
             raise TooManyWaiters
         loop = asyncio.get_running_loop()
         future: asyncio.Future[DecisionRecord | None] = loop.create_future()
@@ -148,7 +149,7 @@ class Waiters:
 
     @property
     def has_room(self) -> bool:
-        return self.count < self._waiters_max
+        return self.count < self._in_force.settings.waiters_max
 
     def _release_past(self, partition: int) -> None:
         waiting = self._waiting[partition]

@@ -18,7 +18,7 @@ from pipeline.ingress.http.sale_bodies import PARSERS
 from pipeline.ingress.operator_commands import DecidedCommand, OperatorCommands
 from pipeline.messages.commands import ControlCommand, MalformedCommand, OpenCommand
 from pipeline.messages.decisions import OpenDecision
-from pipeline.settings import Settings
+from pipeline.settings import InForce
 
 ACTIVITY_PATH = "/api/v1/seckill/activity"
 PATH = ACTIVITY_PATH + "/"
@@ -55,8 +55,8 @@ _REFUSED: Final = {
 
 
 class AdministrationRoutes:
-    def __init__(self, settings: Settings, commands: OperatorCommands, figures: ProductFigures) -> None:
-        self._settings = settings
+    def __init__(self, in_force: InForce, commands: OperatorCommands, figures: ProductFigures) -> None:
+        self._in_force = in_force
         self._commands = commands
         self._figures = figures
 
@@ -71,9 +71,9 @@ class AdministrationRoutes:
         self, call: str, parse: Callable[[bytes, int, str | None], OpenCommand | ControlCommand]
     ) -> Handler:
         async def handle(request: web.Request) -> web.StreamResponse:
-            body = await read_body(request, self._settings.body_bytes_max)
+            body = await read_body(request, self._in_force.settings.body_bytes_max)
             key = idempotency_key(request.headers.get("Idempotency-Key"))
-            command = parse(body, self._settings.json_depth_max, key)
+            command = parse(body, self._in_force.settings.json_depth_max, key)
             try:
                 decided = await self._commands.decided(command)
             except MalformedCommand as error:

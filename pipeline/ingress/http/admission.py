@@ -29,7 +29,7 @@ from pipeline.ingress.errors import (
     UnknownRequest,
 )
 from pipeline.ingress.http.problems import Kind, Problem, not_found
-from pipeline.settings import Settings
+from pipeline.settings import InForce
 from pipeline.stock.client import RedisFault
 from pipeline.stock.store import OtherLog
 
@@ -42,8 +42,8 @@ logger = logging.getLogger(__name__)
 class Admission:
     """Admits requests, as a method and as an aiohttp middleware, and counts them for `system/stats`."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    def __init__(self, in_force: InForce) -> None:
+        self._in_force = in_force
         self.in_flight = 0
         self.refused: Counter[int] = Counter()
         """Responses with a status of 400 or above, by status: problems, and decisions against the buyer."""
@@ -57,7 +57,7 @@ class Admission:
 
     async def admit(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """The response of `handler`, or the problem document for what it raised; a 429 at the limit."""
-        in_flight_max = self._settings.requests_in_flight_max
+        in_flight_max = self._in_force.settings.requests_in_flight_max
         if self.in_flight >= in_flight_max and not request.path.startswith(ALWAYS_SERVED):
             return self._refuse(self.busy(in_flight_max))
         self.in_flight += 1
@@ -72,7 +72,7 @@ class Admission:
         return response
 
     def busy(self, limit: int, wait_ms: int = 0) -> Problem:
-        settings = self._settings
+        settings = self._in_force.settings
         return Problem(
             Kind.BUSY,
             settings.busy_message,
@@ -82,7 +82,7 @@ class Admission:
         )
 
     def unavailable(self, detail: str) -> Problem:
-        return Problem(Kind.UNAVAILABLE, detail, retry_after_s=self._settings.retry_after_s)
+        return Problem(Kind.UNAVAILABLE, detail, retry_after_s=self._in_force.settings.retry_after_s)
 
     def _refuse(self, problem: Problem) -> web.Response:
         self.refused[problem.kind.status] += 1
@@ -108,7 +108,7 @@ class Admission:
         return self._internal(request, error)
 
     def _refusal(self, request: web.Request, error: RequestRefused) -> Problem:
-        settings = self._settings
+        settings = self._in_force.settings
         match error:
             case NotAcknowledged():
                 return self.unavailable(
@@ -154,7 +154,7 @@ class Admission:
                     f"the command is in the log as {receipt} and will be decided; check the product's stats for the"
                     " outcome",
                     code=Code.TIMED_OUT,
-                    retry_after_s=self._settings.retry_after_s,
+                    retry_after_s=self._in_force.settings.retry_after_s,
                 )
             case KeyReused(receipt=receipt):
                 return Problem(

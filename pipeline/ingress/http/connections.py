@@ -24,6 +24,7 @@ from aiohttp.http import HttpProcessingError
 from pipeline.errors import OperatorError
 from pipeline.ingress.http.heads import READ_BYTES_MAX, REQUESTS_WAITING_MAX, RequestParser, malformed
 from pipeline.ingress.http.problems import CONTENT_TYPE, Kind, Problem
+from pipeline.settings import InForce
 
 SEND_TIMEOUT_MS = 30_000
 REFUSALS_MAX = 256
@@ -70,18 +71,26 @@ def raise_descriptor_limit(wanted: int, settings: str) -> None:
 class Gate:
     """Counts the connections of one listener."""
 
-    def __init__(
-        self, connections_max: int, setting: str, header_timeout_ms: int, retry_after_s: int
-    ) -> None:
+    def __init__(self, connections_max: int, setting: str, header_timeout_ms: int, in_force: InForce) -> None:
         """`setting` is the name of the setting behind `connections_max`."""
         self.connections_max = connections_max
         self.header_timeout_s = header_timeout_ms / 1_000
-        self.refusal = _refusal(connections_max, setting, retry_after_s)
         self.open = 0
         self.refused = 0
         self.refusing = 0
         self._setting = setting
+        self._in_force = in_force
+        self._refusal = 0, b""
         self._logged_at_s = -FULL_LOG_INTERVAL_MS / 1_000
+
+    def refusal(self) -> bytes:
+        """The response on a connection above the limit; made once, because a flood of them must stay cheap."""
+        retry_after_s, response = self._refusal
+        if retry_after_s != self._in_force.settings.retry_after_s:
+            retry_after_s = self._in_force.settings.retry_after_s
+            response = _refusal(self.connections_max, self._setting, retry_after_s)
+            self._refusal = retry_after_s, response
+        return response
 
     def note_full(self, now_s: float) -> None:
         self.refused += 1
@@ -241,7 +250,7 @@ class _Refused(asyncio.Protocol):
             stream.abort()
             return
         self._timer = self._loop.call_later(REFUSAL_TIMEOUT_MS / 1_000, stream.abort)
-        stream.write(gate.refusal)
+        stream.write(gate.refusal())
         stream.write_eof()
 
     def connection_lost(self, _: Exception | None) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from aiohttp import web
 
 from pipeline import __version__
+from pipeline.control.follower import ControlFollower
 from pipeline.domain.times import rfc3339
 from pipeline.errors import RedisUnavailable
 from pipeline.ingress.command_log.group_commit import GroupCommit
@@ -16,6 +17,7 @@ from pipeline.ingress.decisions.decision_rate import RateSampler
 from pipeline.ingress.decisions.feed import ResultsFeed
 from pipeline.ingress.http.answers import json_answer
 from pipeline.ingress.http.shared_reads import SharedReads
+from pipeline.settings import InForce
 from pipeline.stock.client import RedisFault
 from pipeline.stock.store import StockStore
 
@@ -32,7 +34,8 @@ class HealthRoutes:
         ends: LogEnds,
         feed: ResultsFeed,
         rates: RateSampler,
-        retry_after_s: int,
+        control: ControlFollower,
+        in_force: InForce,
     ) -> None:
         self._store = store
         self._pings: SharedReads[None, None] = SharedReads(self._ping)
@@ -40,7 +43,8 @@ class HealthRoutes:
         self._rates = rates
         self._ends = ends
         self._feed = feed
-        self._retry_after_s = retry_after_s
+        self._control = control
+        self._in_force = in_force
         self.is_stopping = False
 
     def routes(self) -> list[web.RouteDef]:
@@ -62,19 +66,20 @@ class HealthRoutes:
         }
         if self.is_stopping:
             checks["listener"] = "stopping"
-        return self._answer(checks)
+        return self._answer(checks, control=self._control.report())
 
-    def _answer(self, checks: dict[str, str]) -> web.Response:
+    def _answer(self, checks: dict[str, str], **more: Any) -> web.Response:
         is_ok = all(check == "ok" for check in checks.values())
         document: dict[str, Any] = {
             "status": "ok" if is_ok else "unavailable",
             "timestamp": rfc3339(int(time.time() * 1_000)),
             "service": {"name": "seckill-ingress", "version": __version__},
             "checks": checks,
+            **more,
         }
         if is_ok:
             return json_answer(document)
-        return json_answer(document, 503, {"Retry-After": str(self._retry_after_s)})
+        return json_answer(document, 503, {"Retry-After": str(self._in_force.settings.retry_after_s)})
 
     def _kafka(self) -> str:
         if overdue := [

@@ -40,8 +40,11 @@ from pipeline.ingress.http.fields import (
     Waitlist,
     WholeNumber,
 )
-from pipeline.messages.commands import BY_LENGTH_MAX, NAME_LENGTH_MAX, REASON_LENGTH_MAX
+from pipeline.messages.commands import NAME_LENGTH_MAX
+from pipeline.messages.control_models import Scalar
+from pipeline.messages.fields import BY_LENGTH_MAX, REASON_LENGTH_MAX
 from pipeline.messages.json_schema import Among
+from pipeline.messages.value_types import Author, Reason
 
 STATUS_LENGTH_MAX = 32
 _BUCKET, _WINDOW = "(bucket)", "(window)"
@@ -200,6 +203,21 @@ class CleanupRequest(ControlRequest):
     pass
 
 
+class SetSetting(_Administration):
+    value: Scalar
+    """As in the settings file"""
+    reason: Reason
+    by: Author | MISSING = MISSING
+    """Who; with tokens, the name in the token counts"""
+
+
+class UnsetSetting(_Administration):
+    """The query parameters of the call that unsets a setting"""
+
+    reason: Reason
+    by: Author | MISSING = MISSING
+
+
 # --- answers ----------------------------------------------------------------------------------------------------
 
 
@@ -340,11 +358,56 @@ class Service(_Body):
     version: str
 
 
+class Control(_Body):
+    version: Annotated[int, Field(ge=-1)]
+    """Offset of the newest record of the control topic that changed a setting of this process; -1 for none"""
+    refused: str | None
+    """The newest record of the control topic that this process refused, and why"""
+
+
 class Health(_Body):
     status: Literal["ok", "unavailable"]
     timestamp: datetime
     service: Service
     checks: dict[str, str]
+    control: Control | MISSING = MISSING
+    """Not in the answer of `/health/live`"""
+
+
+class SettingChanged(_Body):
+    name: str
+    value: Scalar
+    """In force once a process has read the record at `offset`"""
+    before: Scalar
+    offset: Count
+
+
+class LastChange(_Body):
+    by: str
+    reason: str
+    at: datetime
+    offset: Count
+
+
+class Setting(_Body):
+    name: str
+    value: Scalar
+    """In force in this process"""
+    base: Scalar
+    """What it is without the control topic"""
+    source: Literal["control", "environment", "file", "default"]
+    change: LastChange | None
+    """The newest record of the control topic about it; it may have unset it"""
+
+
+class OneSetting(Setting):
+    version: Annotated[int, Field(ge=-1)]
+
+
+class AllSettings(_Body):
+    version: Annotated[int, Field(ge=-1)]
+    """Offset of the newest record that changed a setting of this process; -1 for none"""
+    settings: list[Setting]
 
 
 class Applied(_Body):

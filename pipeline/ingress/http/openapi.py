@@ -14,9 +14,10 @@ from pipeline import __version__
 from pipeline.domain.controls import COMMAND_KEYS_MAX
 from pipeline.ingress.http import fields, models
 from pipeline.ingress.http.administration import ACTIVITY_PATH, PATH, PRODUCTS_LISTED_MAX
+from pipeline.ingress.http.control import PATH as PATH_OF_SETTINGS
 from pipeline.messages.commands import IDEMPOTENCY_KEY
 from pipeline.messages.json_schema import Schema, json_schemas
-from pipeline.settings import Settings
+from pipeline.settings import LIVE_SETTINGS, Settings
 
 OPENAPI_PATH = "/openapi.json"
 
@@ -32,6 +33,7 @@ _BODIES = (
     *(models.Accepted, models.PurchaseAnswer, models.FinalAnswer, models.PurchaseOrFinalAnswer),
     *(models.RequestStatus, models.Event, models.ProductStats, models.Purchased, models.SystemStats),
     *(models.Health, models.Applied, models.Opened, models.Adjusted, models.Products, models.ProblemDocument),
+    *(models.SetSetting, models.UnsetSetting, models.SettingChanged, models.OneSetting, models.AllSettings),
 )
 
 
@@ -60,6 +62,7 @@ def describe(settings: Settings) -> Schema:
             **_request_paths(settings),
             **_reading_paths(),
             **_admin_paths(settings),
+            **_control_paths(settings),
         },
         "components": {"schemas": _components()},
     }
@@ -204,10 +207,56 @@ def _reading_paths() -> Schema:
     }
 
 
-def _admin_paths(settings: Settings) -> Schema:
-    servers = [
-        {"url": f"http://{settings.admin_host}:{settings.admin_port}", "description": "administration"}
+def _admin_servers(settings: Settings) -> list[Schema]:
+    return [{"url": f"http://{settings.admin_host}:{settings.admin_port}", "description": "administration"}]
+
+
+def _control_paths(settings: Settings) -> Schema:
+    servers = _admin_servers(settings)
+    name = {
+        "name": "name",
+        "in": "path",
+        "required": True,
+        "description": "A live setting. One that is read at the start only gets a 409.",
+        "schema": {"enum": sorted(LIVE_SETTINGS)},
+    }
+    unset = json_schemas({"query": models.UnsetSetting}, "")[1]["UnsetSetting"]
+    query = [
+        {"name": field, "in": "query", "required": field in unset["required"], "schema": schema}
+        for field, schema in unset["properties"].items()
     ]
+    problems = (400, 404, 408, 409, 413, 415, 429, 503)
+    return {
+        PATH_OF_SETTINGS: {
+            "servers": servers,
+            "get": {
+                "summary": "All live settings, as they are in force in this process",
+                "responses": _answers((429, 503), {200: models.AllSettings}),
+            },
+        },
+        PATH_OF_SETTINGS + "/{name}": {
+            "servers": servers,
+            "parameters": [name],
+            "get": {
+                "summary": "A live setting",
+                "responses": _answers((404, 409, 429, 503), {200: models.OneSetting}),
+            },
+            "put": {
+                "summary": "Set a live setting, in every process",
+                "requestBody": _body(models.SetSetting),
+                "responses": _answers(problems, {200: models.SettingChanged}),
+            },
+            "delete": {
+                "summary": "Return a live setting to its base, in every process",
+                "parameters": query,
+                "responses": _answers((400, 404, 409, 429, 503), {200: models.SettingChanged}),
+            },
+        },
+    }
+
+
+def _admin_paths(settings: Settings) -> Schema:
+    servers = _admin_servers(settings)
     product_id = _path_parameter("product_id", fields.Id)
     page = {
         "summary": "Products that are not cleaned up, in the order of their ids",

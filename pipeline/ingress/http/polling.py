@@ -15,7 +15,7 @@ from pipeline.ingress.errors import DecisionDeleted, TooManyLookups, TooManyWait
 from pipeline.ingress.http.admission import Admission
 from pipeline.ingress.http.answers import decision_fields, json_answer
 from pipeline.ingress.http.problems import invalid
-from pipeline.settings import Settings
+from pipeline.settings import InForce
 
 EVENT_PAUSE_MS = 1_000
 """Interval between messages on an event stream while the request is queued."""
@@ -26,9 +26,9 @@ logger = logging.getLogger(__name__)
 
 
 class PollingRoutes:
-    def __init__(self, settings: Settings, decisions: DecisionFinder, admission: Admission) -> None:
-        self._wait_ms_max = settings.poll_wait_ms_max
-        self._streams_max = settings.event_streams_max
+    def __init__(self, in_force: InForce, decisions: DecisionFinder, admission: Admission) -> None:
+        self._in_force = in_force
+        self._wait_ms_max = in_force.base.poll_wait_ms_max
         self._decisions = decisions
         self._admission = admission
         self.streams = 0
@@ -50,8 +50,9 @@ class PollingRoutes:
         return json_answer(self._queued(receipt) if decided is None else _decided(receipt, decided))
 
     async def events(self, request: web.Request) -> web.StreamResponse:
-        if self.streams >= self._streams_max:
-            raise self._admission.busy(self._streams_max)
+        streams_max = self._in_force.settings.event_streams_max
+        if self.streams >= streams_max:
+            raise self._admission.busy(streams_max)
         self.streams += 1
         try:
             receipt = _receipt(request)

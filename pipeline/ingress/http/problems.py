@@ -24,6 +24,7 @@ class Kind(Enum):
     NOT_FOUND = ("not-found", "Not found", 404)
     METHOD_NOT_ALLOWED = ("method-not-allowed", "This path does not support the method", 405)
     TOO_SLOW = ("too-slow", "The body arrived too slowly", 408)
+    NOT_LIVE = ("not-live", "The setting is read at the start only", 409)
     CONFLICT = ("conflict", "The product's state does not allow this", 409)
     GONE = ("gone", "The decision is no longer in the log", 410)
     CLEANED_UP = ("cleaned-up", "The product is closed and cleaned up", 410)

@@ -23,7 +23,7 @@ from pipeline.ingress.http.bodies import parse_purchase, read_body
 from pipeline.ingress.http.plain_answer import PlainAnswer
 from pipeline.kafka.topics import partition_of
 from pipeline.messages.decisions import Answer
-from pipeline.settings import Settings
+from pipeline.settings import InForce
 
 REQUESTS_PATH = "/api/v1/seckill/requests/"
 ACCEPTED_MESSAGE = "accepted; poll status_url for the decision"
@@ -32,17 +32,16 @@ ACCEPTED_MESSAGE = "accepted; poll status_url for the decision"
 class PurchaseRoutes:
     def __init__(
         self,
-        settings: Settings,
+        in_force: InForce,
         commits: GroupCommit,
         decisions: DecisionFinder,
         breakers: BreakerBoard,
         refusals: FinalRefusals,
         unknown: UnknownProducts,
     ) -> None:
-        self._body_bytes_max = settings.body_bytes_max
-        self._depth_max = settings.json_depth_max
-        self._wait_timeout_ms = settings.wait_timeout_ms
-        self._retry_after_s = settings.retry_after_s
+        self._in_force = in_force
+        self._body_bytes_max = in_force.base.body_bytes_max
+        self._depth_max = in_force.base.json_depth_max
         self._commits = commits
         self._decisions = decisions
         self._breakers = breakers
@@ -86,7 +85,7 @@ class PurchaseRoutes:
         self._limit_unknown(purchase.product_id)
         receipt = await self._commits.submit(purchase)
         acknowledged_s = time.monotonic()
-        decided = await self._decisions.wait_for_own(receipt, self._wait_timeout_ms)
+        decided = await self._decisions.wait_for_own(receipt, self._in_force.settings.wait_timeout_ms)
         if receipt.index == 0:
             # Once per record, not once per buyer.
             self._commits.note_decision(purchase.product_id, time.monotonic() - acknowledged_s)
@@ -95,7 +94,7 @@ class PurchaseRoutes:
             headers: dict[str, str] | None = {"Location": f"{REQUESTS_PATH}{receipt}"}
         else:
             answer = decided.answer(receipt.index) or Answer(Code.SYSTEM_ERROR, None, None)
-            headers = decision_headers(answer, self._retry_after_s)
+            headers = decision_headers(answer, self._in_force.settings.retry_after_s)
         return PlainAnswer(_purchase_fields(purchase, answer, receipt), http_status(answer.code), headers)
 
     async def _read_purchase(self, request: web.Request) -> Purchase:

@@ -1,0 +1,44 @@
+"""What the commands share: the settings and topics that they begin with, and how they report an error."""
+
+import getpass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from pipeline.kafka.topics import Topics
+    from pipeline.settings import Settings
+
+
+@contextmanager
+def report_errors(exit_code: int = 1) -> Iterator[None]:
+    """Reports errors that the operator can fix, without a traceback. A bad setting exits with 2."""
+    from pipeline.errors import Fatal, OperatorError, Unavailable
+
+    try:
+        yield
+    except (OperatorError, Unavailable, Fatal) as error:
+        from pipeline.process.configuration import BadSettings
+
+        reported = click.ClickException(str(error))
+        reported.exit_code = 2 if isinstance(error, BadSettings) else exit_code
+        raise reported from error
+
+
+def operator_name() -> str:
+    """The user of the system. Raises UsageError if they have no name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        raise click.UsageError("this user of the system has no name: say with --by who you are") from None
+
+
+def load_system() -> "tuple[Settings, Topics]":
+    """The settings, and the topics of their profile. Raises BadSettings and BadTopics."""
+    from pipeline.kafka.topics import load_topics
+    from pipeline.process.configuration import load_settings
+
+    settings = load_settings()
+    return settings, load_topics(settings.kafka_profile, settings.topics_file)

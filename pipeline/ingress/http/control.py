@@ -1,0 +1,159 @@
+"""The administration calls for live settings: what is in force, and changes, which are records of the control topic."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from aiohttp import web
+from pydantic import MISSING, BaseModel, ValidationError
+
+from pipeline.control.live_settings import InvalidValue, LiveSettings, NotLive, SettingRefused, UnknownSetting
+from pipeline.control.operator import write_setting
+from pipeline.ingress.http.admission import Admission
+from pipeline.ingress.http.answers import json_answer
+from pipeline.ingress.http.bodies import parse_object, read_body
+from pipeline.ingress.http.models import SetSetting, UnknownField, UnsetSetting
+from pipeline.ingress.http.problems import Kind, Problem, invalid, not_found
+from pipeline.kafka.producer import Sender, SendFailed
+from pipeline.kafka.topics import Topic
+from pipeline.messages.settings import SettingChange
+from pipeline.settings import InForce
+
+PATH = "/api/v1/control"
+CHANGES_UNSENT_MAX = 16
+"""Limit on changes that are not acknowledged yet, so that an operator's retries do not pile up."""
+ANONYMOUS = "an administrator"
+"""Who made a change if nobody says so."""
+NAME_LENGTH_MAX = 100
+"""Limit for an unknown name in a problem document."""
+
+logger = logging.getLogger(__name__)
+_BodyT = TypeVar("_BodyT", bound=BaseModel)
+
+
+class ControlRoutes:
+    def __init__(
+        self,
+        in_force: InForce,
+        live: LiveSettings,
+        producer: Sender,
+        topic: Topic,
+        admission: Admission,
+        caller: Callable[[web.Request], str | None] = lambda _: None,
+    ) -> None:
+        """`caller` names who is signed in; None if nobody is. That name counts, not one in the request."""
+        self._in_force = in_force
+        self._live = live
+        self._producer = producer
+        self._topic = topic
+        self._admission = admission
+        self._caller = caller
+        self._sending: set[asyncio.Task[int]] = set()
+
+    def routes(self) -> list[web.RouteDef]:
+        return [
+            web.get(PATH, self.get_all, allow_head=False),
+            web.get(PATH + "/{name}", self.get, allow_head=False),
+            web.put(PATH + "/{name}", self.put),
+            web.delete(PATH + "/{name}", self.delete),
+        ]
+
+    async def get_all(self, _: web.Request) -> web.Response:
+        return json_answer(self._live.describe_all())
+
+    async def get(self, request: web.Request) -> web.Response:
+        return json_answer({**self._described(request), "version": self._live.version})
+
+    async def put(self, request: web.Request) -> web.Response:
+        before = self._described(request)
+        base = self._in_force.base
+        body = await read_body(request, base.body_bytes_max)
+        wanted = _parsed(SetSetting, parse_object(body, base.json_depth_max))
+        try:
+            change = self._live.set_to(
+                before["name"], wanted.value, self._by(request, wanted.by), wanted.reason, _now_ms()
+            )
+        except SettingRefused as refusal:
+            raise _problem(refusal) from None
+        return await self._written(change, change.value, before)
+
+    async def delete(self, request: web.Request) -> web.Response:
+        before = self._described(request)
+        wanted = _parsed(UnsetSetting, dict(request.query))
+        try:
+            change = self._live.unset(before["name"], self._by(request, wanted.by), wanted.reason, _now_ms())
+        except SettingRefused as refusal:
+            raise _problem(refusal) from None
+        return await self._written(change, before["base"], before)
+
+    def _described(self, request: web.Request) -> dict[str, Any]:
+        """The setting that the path names. Raises Problem."""
+        try:
+            return self._live.describe(request.match_info["name"][:NAME_LENGTH_MAX])
+        except SettingRefused as refusal:
+            raise _problem(refusal) from None
+
+    def _by(self, request: web.Request, named: Any) -> str:
+        return self._caller(request) or (ANONYMOUS if named is MISSING else named)
+
+    async def _written(self, change: SettingChange, value: object, before: dict[str, Any]) -> web.Response:
+        """The answer, once the log has acknowledged the change. Raises Problem."""
+        if len(self._sending) >= CHANGES_UNSENT_MAX:
+            raise self._admission.unavailable(
+                "the log accepts no changes at the moment; this one was not sent"
+            )
+        # In its own task, because neither a client that disconnects nor the timeout may cancel the sending.
+        sending = asyncio.create_task(write_setting(self._producer, self._topic, change))
+        self._sending.add(sending)
+        sending.add_done_callback(self._sent)
+        await asyncio.wait({sending}, timeout=self._in_force.base.send_timeout_ms / 1_000)
+        if not sending.done() or sending.exception() is not None:
+            raise self._admission.unavailable(
+                "the log did not acknowledge the change in time, so it may still take effect; look at the setting"
+                " before you repeat it"
+            )
+        return json_answer(
+            {"name": change.name, "value": value, "before": before["value"], "offset": sending.result()}
+        )
+
+    def _sent(self, sending: asyncio.Task[int]) -> None:
+        self._sending.discard(sending)
+        if not sending.cancelled() and (error := sending.exception()):
+            logger.error(
+                "sending a change of a setting failed: %s",
+                error,
+                exc_info=None if isinstance(error, SendFailed) else error,
+            )
+
+
+def _problem(refusal: SettingRefused) -> Problem:
+    match refusal:
+        case UnknownSetting():
+            return not_found(str(refusal))
+        case NotLive():
+            return Problem(Kind.NOT_LIVE, str(refusal))
+        case InvalidValue(limit=limit):
+            return invalid("value", f"value: {refusal}", limit)
+    raise refusal
+
+
+def _parsed(model: type[_BodyT], document: dict[str, Any]) -> _BodyT:
+    """The document as its model. Raises Problem for its first fault."""
+    try:
+        return model.model_validate(document)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+    reason = first.get("ctx", {}).get("error")
+    if isinstance(reason, UnknownField):
+        name = reason.name[:NAME_LENGTH_MAX]
+        raise invalid(name, f"{name}: {reason}")
+    field = str(first["loc"][0])
+    if first["type"] == "string_pattern_mismatch":
+        raise invalid(field, f"{field}: must be one line, without control characters, and not empty")
+    raise invalid(field, f"{field}: {first['msg']}", first.get("ctx", {}).get("max_length"))
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1_000)
