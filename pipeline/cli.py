@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pipeline.cli_token import token
+
 if TYPE_CHECKING:
     from pipeline.kafka.topics import Topics
     from pipeline.settings import Settings
@@ -44,6 +46,9 @@ def _load() -> "tuple[Settings, Topics]":
 
     settings = load_settings()
     return settings, load_topics(settings.kafka_profile, settings.topics_file)
+
+
+main.add_command(token)
 
 
 @main.command()

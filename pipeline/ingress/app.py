@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import TypeVar
 
@@ -13,6 +13,7 @@ from aiokafka.errors import KafkaError
 
 from pipeline.breakers import BreakerBoard, follow_control
 from pipeline.errors import KafkaUnavailable, OperatorError, Unavailable
+from pipeline.ingress.access.control import AccessControl
 from pipeline.ingress.command_log.group_commit import GroupCommit
 from pipeline.ingress.command_log.log_ends import LogEnds
 from pipeline.ingress.command_log.unknown_products import UnknownProducts
@@ -24,20 +25,24 @@ from pipeline.ingress.decisions.lookup import RUNS_BYTES_MAX, DecisionLookup
 from pipeline.ingress.decisions.waiters import Waiters
 from pipeline.ingress.final_refusals import SNAPSHOTS_MAX, FinalRefusals
 from pipeline.ingress.http import administration
+from pipeline.ingress.http.access import Access
 from pipeline.ingress.http.administration import AdministrationRoutes
 from pipeline.ingress.http.admission import Admission
+from pipeline.ingress.http.buyers import Buyers
 from pipeline.ingress.http.connections import (
     REFUSALS_MAX,
     Gate,
     listen,
     raise_descriptor_limit,
 )
+from pipeline.ingress.http.cors import Cors
 from pipeline.ingress.http.health import HealthRoutes
 from pipeline.ingress.http.openapi import OPENAPI_PATH, openapi_document
 from pipeline.ingress.http.polling import PollingRoutes
 from pipeline.ingress.http.purchases import PurchaseRoutes
 from pipeline.ingress.http.shortcut import shortcut
 from pipeline.ingress.http.stats import StatsRoutes
+from pipeline.ingress.http.tickets import TicketRoutes
 from pipeline.ingress.on_sale import OnSale
 from pipeline.kafka.log_identity import log_identity
 from pipeline.kafka.producer import LogProducer
@@ -125,8 +130,15 @@ class Ingress:
             on_sale,
             settings.window_margin_ms,
         )
+        self._access = AccessControl(settings)
         self._health = HealthRoutes(
-            self._health_store, self._commits, self._ends, self._feed, self._rates, settings.retry_after_s
+            self._health_store,
+            self._commits,
+            self._ends,
+            self._feed,
+            self._rates,
+            self._access,
+            settings.retry_after_s,
         )
         self._runners: list[web.AppRunner] = []
         self._listeners: list[asyncio.Server] = []
@@ -142,6 +154,7 @@ class Ingress:
         settings = self._settings
         try:
             self._raise_descriptor_limit()
+            await self._access.start()
             retries = _Retries(START_TIMEOUT_MS)
             await retries.call(lambda: require_topics(settings.kafka(), self._topics, START_TRY_TIMEOUT_MS))
             identity = await retries.call(lambda: log_identity(settings.kafka(), self._topics))
@@ -189,7 +202,8 @@ class Ingress:
         if self._control is not None:
             self._stopping = "control topic"
             await cancel_and_wait(self._control)
-        for part in (self._rates, self._feed, self._lookup, self._decision_log, self._ends, self._producer):
+        parts = (self._rates, self._feed, self._lookup, self._decision_log, self._ends, self._producer)
+        for part in (*parts, self._access):
             self._stopping = type(part).__name__
             await part.stop()
         self._stopping = "stock store"
@@ -201,9 +215,9 @@ class Ingress:
         self._commits.fail_all()
 
     def _public_app(self) -> tuple[web.Application, Callable[[Handler], Handler]]:
-        """The application, and the function that puts the purchase shortcut in front of its handler."""
+        """The application, and the function that puts the purchase shortcut and CORS in front of its handler."""
         settings, admission = self._settings, Admission(self._settings)
-        app = web.Application(middlewares=[admission.middleware()], client_max_size=settings.body_bytes_max)
+        app = self._application(admission)
         polling = PollingRoutes(settings, self._decisions, admission)
         stats = StatsRoutes(
             self._store,
@@ -217,6 +231,7 @@ class Ingress:
             self._refusals,
             self._public_gate,
         )
+        tokens, tickets = self._access.tokens, self._access.tickets
         purchases = PurchaseRoutes(
             settings,
             self._commits,
@@ -224,23 +239,53 @@ class Ingress:
             self._breakers,
             self._refusals,
             UnknownProducts(settings.unknown_product_records_per_second_max),
+            None if tokens is None and tickets is None else Buyers(tickets),
         )
         app.add_routes(purchases.routes())
         app.add_routes(polling.routes())
         app.add_routes(stats.routes())
         app.add_routes(self._health.routes())
         app.add_routes([web.get(OPENAPI_PATH, openapi_document(settings))])
-        app.add_routes([web.route("*", administration.PATH + "{call}", administration.refuse)])
-        return app, partial(shortcut, purchases.calls(), admission)
+        if tickets is not None:
+            partitions = self._topics.requests.partitions
+            ticketing = TicketRoutes(settings, tickets, self._store, self._rates, self._refusals, partitions)
+            app.add_routes(ticketing.routes())
+        if settings.admin_on_public:
+            app.add_routes(self._administration(admission).routes())
+        else:
+            app.add_routes(administration.refusals())
+        calls: Mapping[str, Handler] = purchases.calls()
+        if tokens is not None:
+            calls = Access(tokens).guard(calls)
+        in_front = partial(shortcut, calls, admission)
+        if not settings.cors_origins:
+            return app, in_front
+        cors = Cors(settings.accepted_origins(), admission)
+        app.on_response_prepare.append(cors.before_stream)
+        return app, lambda handler: cors.in_front_of(in_front(handler))
 
     def _admin_app(self) -> web.Application:
-        settings, admission = self._settings, Admission(self._settings)
-        app = web.Application(middlewares=[admission.middleware()], client_max_size=settings.body_bytes_max)
-        routes = AdministrationRoutes(
-            settings, self._producer, self._topics.requests.name, self._commits, self._decisions, admission
-        )
-        app.add_routes(routes.routes())
+        admission = Admission(self._settings)
+        app = self._application(admission)
+        app.add_routes(self._administration(admission).routes())
         return app
+
+    def _application(self, admission: Admission) -> web.Application:
+        """An application without routes: what every request to it passes through."""
+        middlewares = [admission.middleware()]
+        if self._access.tokens is not None:
+            middlewares.append(Access(self._access.tokens).middleware())
+        return web.Application(middlewares=middlewares, client_max_size=self._settings.body_bytes_max)
+
+    def _administration(self, admission: Admission) -> AdministrationRoutes:
+        return AdministrationRoutes(
+            self._settings,
+            self._producer,
+            self._topics.requests.name,
+            self._commits,
+            self._decisions,
+            admission,
+        )
 
     def _health_app(self) -> web.Application:
         app = web.Application(middlewares=[Admission(self._settings).middleware()])

@@ -11,6 +11,6 @@ from pipeline.ingress.http.health import HealthRoutes
 @pytest.mark.parametrize("is_stopping", [False, True])
 async def test_a_process_is_alive_while_it_stops(is_stopping: bool) -> None:
     unused: Any = None
-    health = HealthRoutes(unused, unused, unused, unused, unused, retry_after_s=1)
+    health = HealthRoutes(unused, unused, unused, unused, unused, unused, retry_after_s=1)
     health.is_stopping = is_stopping
     assert (await health.live(make_mocked_request("GET", "/health/live"))).status == 200

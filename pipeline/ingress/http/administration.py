@@ -11,6 +11,7 @@ from pipeline.domain.product import Refusal
 from pipeline.domain.receipts import Receipt
 from pipeline.ingress.command_log.group_commit import GroupCommit
 from pipeline.ingress.decisions.finder import DecisionFinder
+from pipeline.ingress.http.access import ADMINISTRATION_PREFIXES
 from pipeline.ingress.http.admission import Admission
 from pipeline.ingress.http.answers import json_answer
 from pipeline.ingress.http.bodies import read_body
@@ -138,8 +139,14 @@ class AdministrationRoutes:
         )
 
 
-async def refuse(_: web.Request) -> web.Response:
-    """The public listener's answer on an administration path. Raises Problem."""
+def refusals() -> list[web.RouteDef]:
+    """The public listener's routes for all administration paths, unless it serves them."""
+    paths = [path for prefix in ADMINISTRATION_PREFIXES for path in (prefix, prefix + "/{call:.*}")]
+    return [web.route("*", path, _refuse) for path in paths]
+
+
+async def _refuse(_: web.Request) -> web.Response:
+    """Raises Problem."""
     raise Problem(Kind.FORBIDDEN, "administration calls are served only by the administration listener")
 
 

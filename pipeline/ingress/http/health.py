@@ -10,6 +10,7 @@ from aiohttp import web
 from pipeline import __version__
 from pipeline.domain.times import rfc3339
 from pipeline.errors import RedisUnavailable
+from pipeline.ingress.access.control import AccessControl
 from pipeline.ingress.command_log.group_commit import GroupCommit
 from pipeline.ingress.command_log.log_ends import LogEnds
 from pipeline.ingress.decisions.decision_rate import RateSampler
@@ -32,6 +33,7 @@ class HealthRoutes:
         ends: LogEnds,
         feed: ResultsFeed,
         rates: RateSampler,
+        access: AccessControl,
         retry_after_s: int,
     ) -> None:
         self._store = store
@@ -40,6 +42,7 @@ class HealthRoutes:
         self._rates = rates
         self._ends = ends
         self._feed = feed
+        self._access = access
         self._retry_after_s = retry_after_s
         self.is_stopping = False
 
@@ -60,11 +63,13 @@ class HealthRoutes:
             "results_feed": "ok" if self._feed.is_alive else "the results feed has ended",
             "pace_keeper": "ok" if self._rates.is_alive else "the pace keeper has ended",
         }
+        if not self._access.is_alive:
+            checks["key_files"] = "the watch of the key files has ended"
         if self.is_stopping:
             checks["listener"] = "stopping"
-        return self._answer(checks)
+        return self._answer(checks, self._access.faults)
 
-    def _answer(self, checks: dict[str, str]) -> web.Response:
+    def _answer(self, checks: dict[str, str], warnings: Sequence[str] = ()) -> web.Response:
         is_ok = all(check == "ok" for check in checks.values())
         document: dict[str, Any] = {
             "status": "ok" if is_ok else "unavailable",
@@ -72,6 +77,9 @@ class HealthRoutes:
             "service": {"name": "seckill-ingress", "version": __version__},
             "checks": checks,
         }
+        # A process with a faulty key file is ready, because its last valid keys still serve.
+        if warnings:
+            document["warnings"] = warnings
         if is_ok:
             return json_answer(document)
         return json_answer(document, 503, {"Retry-After": str(self._retry_after_s)})

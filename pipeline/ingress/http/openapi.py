@@ -12,6 +12,9 @@ from aiohttp import web
 
 from pipeline import __version__
 from pipeline.ingress.http import fields, models
+from pipeline.ingress.http.access import SCOPES
+from pipeline.ingress.http.buyers import TICKET_HEADER
+from pipeline.ingress.http.tickets import TICKET_PATH
 from pipeline.messages.commands import IDEMPOTENCY_KEY
 from pipeline.messages.json_schema import Schema, json_schemas
 from pipeline.settings import Settings
@@ -19,7 +22,7 @@ from pipeline.settings import Settings
 OPENAPI_PATH = "/openapi.json"
 
 _BODIES = (
-    *(models.PurchaseRequest, models.Prewarm, models.Close),
+    *(models.Prewarm, models.Close),
     *(models.Accepted, models.PurchaseAnswer, models.FinalAnswer, models.PurchaseOrFinalAnswer),
     *(models.RequestStatus, models.Event, models.ProductStats, models.Purchased, models.SystemStats),
     *(models.Health, models.Opened, models.Closed, models.ProblemDocument),
@@ -37,6 +40,18 @@ def openapi_document(settings: Settings) -> Callable[[web.Request], Awaitable[we
 
 
 def describe(settings: Settings) -> Schema:
+    paths = {
+        **_purchase_paths(settings),
+        **_request_paths(settings),
+        **_reading_paths(),
+        **_admin_paths(settings),
+    }
+    components: Schema = {"schemas": _components(_bodies(settings))}
+    if settings.tokens_required:
+        components["securitySchemes"] = {
+            "token": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
+        }
+        _require_tokens(paths)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -46,19 +61,39 @@ def describe(settings: Settings) -> Schema:
             " If all connections of a listener are in use, it answers any request on a new connection with 503.",
         },
         "servers": [{"url": f"http://{settings.public_host}:{settings.public_port}"}],
-        "paths": {
-            **_purchase_paths(),
-            **_request_paths(settings),
-            **_reading_paths(),
-            **_admin_paths(settings),
-        },
-        "components": {"schemas": _components()},
+        "paths": paths,
+        "components": components,
     }
 
 
+def _require_tokens(paths: Schema) -> None:
+    """Add to each call the scope that it needs, and the refusals of a token."""
+    for path, calls in paths.items():
+        for method, call in calls.items():
+            if (scope := SCOPES.get((method.upper(), path))) is not None:
+                call["security"] = [{"token": [scope.value]}]
+                refusals = _answers((401, 403))
+                refusals["401"]["headers"] = {
+                    "WWW-Authenticate": {"required": True, "schema": {"type": "string"}}
+                }
+                call["responses"].update(refusals)
+
+
+def _bodies(settings: Settings) -> tuple[Any, ...]:
+    purchase, ticket = _buyer_bodies(settings)
+    return (*_BODIES, purchase, *((ticket, models.Ticket) if settings.tickets_required else ()))
+
+
+def _buyer_bodies(settings: Settings) -> tuple[Any, Any]:
+    """The requests of a purchase and of a ticket."""
+    if settings.tokens_required:
+        return models.OwnPurchaseRequest, models.OwnTicketRequest
+    return models.PurchaseRequest, models.TicketRequest
+
+
 @cache
-def _components() -> dict[str, Schema]:
-    named = {body.__name__: body for body in _BODIES}
+def _components(bodies: tuple[Any, ...]) -> dict[str, Schema]:
+    named = {body.__name__: body for body in bodies}
     return json_schemas(named, "#/components/schemas/{model}")[1]
 
 
@@ -91,15 +126,38 @@ def _body(body: Any) -> Schema:
     return {"required": True, "content": {"application/json": {"schema": _reference(body)}}}
 
 
-def _purchase_paths() -> Schema:
-    refusals = (400, 408, 413, 415, 429, 503)
-    key = {
+def _purchase_paths(settings: Settings) -> Schema:
+    refusals: tuple[int, ...] = (400, 408, 413, 415, 429, 503)
+    purchase, ticket = _buyer_bodies(settings)
+    key: Schema = {
         "name": "Idempotency-Key",
         "in": "header",
         "description": "The same key of the same user for the same product returns the first win again."
         " Without a key, a repeat may buy again, up to the product's limit per user.",
         "schema": {"type": "string", "pattern": f"^{IDEMPOTENCY_KEY.pattern}$"},
     }
+    parameters: list[Schema] = [key]
+    issuing: Schema = {}
+    if settings.tickets_required:
+        parameters.append(
+            {
+                "name": TICKET_HEADER,
+                "in": "header",
+                "required": True,
+                "description": f"A ticket of this user for this product, from {TICKET_PATH}; otherwise 403.",
+                "schema": {"type": "string"},
+            }
+        )
+        issuing = {
+            TICKET_PATH: {
+                "post": {
+                    "summary": "Get the ticket that a purchase needs, while the product is on sale",
+                    "requestBody": _body(ticket),
+                    "responses": _answers((404, *refusals), {200: models.Ticket}),
+                }
+            }
+        }
+        refusals = (403, *refusals)
     final = dict.fromkeys((200, 400, 404, 409), models.FinalAnswer)
     either = dict.fromkeys(final, models.PurchaseOrFinalAnswer)
     decided = dict.fromkeys((202, 429, 503), models.PurchaseAnswer)
@@ -107,19 +165,20 @@ def _purchase_paths() -> Schema:
         "/api/v1/seckill/purchase": {
             "post": {
                 "summary": "Buy and wait for the decision",
-                "parameters": [key],
-                "requestBody": _body(models.PurchaseRequest),
+                "parameters": parameters,
+                "requestBody": _body(purchase),
                 "responses": _answers(refusals, {**either, **decided}),
             }
         },
         "/api/v1/seckill/purchase/async": {
             "post": {
                 "summary": "Buy and get a receipt once the purchase is in the log, or an answer that cannot change",
-                "parameters": [key],
-                "requestBody": _body(models.PurchaseRequest),
+                "parameters": parameters,
+                "requestBody": _body(purchase),
                 "responses": _answers(refusals, {202: models.Accepted, **final}),
             }
         },
+        **issuing,
     }
 
 
@@ -202,6 +261,10 @@ def _admin_paths(settings: Settings) -> Schema:
     servers = [
         {"url": f"http://{settings.admin_host}:{settings.admin_port}", "description": "administration"}
     ]
+    if settings.admin_on_public:
+        servers.append(
+            {"url": f"http://{settings.public_host}:{settings.public_port}", "description": "public"}
+        )
     problems = (400, 408, 409, 413, 415, 429, 503, 504)
     return {
         "/api/v1/seckill/activity/prewarm": {

@@ -20,6 +20,10 @@ class Kind(Enum):
 
     INVALID_REQUEST = ("invalid-request", "The request is not valid", 400)
     NOT_SUPPORTED_YET = ("not-supported-yet", "Not supported yet", 400)
+    NOT_AUTHENTICATED = ("not-authenticated", "This call needs a valid token", 401)
+    INSUFFICIENT_SCOPE = ("insufficient-scope", "The token does not allow this call", 403)
+    OTHER_USER = ("other-user", "The token belongs to another user", 403)
+    TICKET_REQUIRED = ("ticket-required", "This purchase needs a valid ticket", 403)
     FORBIDDEN = ("forbidden", "This listener does not serve administration calls", 403)
     NOT_FOUND = ("not-found", "Not found", 404)
     METHOD_NOT_ALLOWED = ("method-not-allowed", "This path does not support the method", 405)
@@ -42,7 +46,7 @@ class Problem(SeckillError):
     """A refusal, raised to become the response.
 
     `field` names the invalid body field, query parameter or header, `limit` the limit that was exceeded.
-    `retry_after_s` becomes the Retry-After header, `allow` the Allow header of a 405.
+    `retry_after_s` becomes the Retry-After header, `allow` the Allow header of a 405, `challenge` WWW-Authenticate.
     """
 
     def __init__(
@@ -55,6 +59,7 @@ class Problem(SeckillError):
         limit: int | str | None = None,
         retry_after_s: int | None = None,
         allow: str | None = None,
+        challenge: str | None = None,
     ) -> None:
         super().__init__(detail)
         self.kind = kind
@@ -64,6 +69,7 @@ class Problem(SeckillError):
         self.limit = limit
         self.retry_after_s = retry_after_s
         self.allow = allow
+        self.challenge = challenge
 
     def document(self) -> dict[str, Any]:
         name, title, status = self.kind.value
@@ -86,6 +92,8 @@ class Problem(SeckillError):
             headers["Retry-After"] = str(self.retry_after_s)
         if self.allow is not None:
             headers["Allow"] = self.allow
+        if self.challenge is not None:
+            headers["WWW-Authenticate"] = self.challenge
         return web.Response(body=orjson.dumps(self.document()), status=self.kind.status, headers=headers)
 
 

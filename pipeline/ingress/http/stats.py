@@ -12,13 +12,16 @@ from pipeline.domain import limiters
 from pipeline.domain.codes import Code
 from pipeline.domain.ids import ID_FORM, canonical_id, presented_id
 from pipeline.domain.product import Win
+from pipeline.domain.scopes import Scope
 from pipeline.domain.times import rfc3339
 from pipeline.errors import RedisUnavailable
 from pipeline.ingress.command_log.group_commit import GroupCommit
 from pipeline.ingress.decisions.decision_rate import RateSampler
 from pipeline.ingress.decisions.finder import DecisionFinder
 from pipeline.ingress.decisions.waiters import Waiters
+from pipeline.ingress.errors import InsufficientScope
 from pipeline.ingress.final_refusals import FinalRefusals
+from pipeline.ingress.http.access import caller_of
 from pipeline.ingress.http.admission import Admission
 from pipeline.ingress.http.answers import json_answer, money
 from pipeline.ingress.http.connections import Gate
@@ -103,6 +106,8 @@ class StatsRoutes:
 
     async def purchased(self, request: web.Request) -> web.Response:
         product_id, user_id = _id(request, "product_id"), _id(request, "user_id")
+        if (caller := caller_of(request)) is not None and not caller.may_see(user_id):
+            raise InsufficientScope(Scope.ADMIN)
         wins = await self._wins.ask(product_id, user_id)
         answer: dict[str, Any] = {
             "product_id": presented_id(product_id),
