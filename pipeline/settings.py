@@ -11,11 +11,12 @@ import os
 import re
 from collections.abc import Mapping
 from enum import StrEnum
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, Field, field_validator
+from pydantic import BaseModel, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -35,10 +36,22 @@ Limit = Annotated[int, Field(ge=1, le=10_000_000)]
 HEALTH_HOST = "127.0.0.1"
 """The address that `health_port` is opened on."""
 
+SECRET_ALGORITHM = "HS256"  # noqa: S105 -- a name
+"""The algorithm of tokens that are signed with the shared secret."""
+KEY_ALGORITHMS = ("RS256", "ES256", "EdDSA")
+"""The algorithms of tokens that are verified with a public key of the JWKS file."""
+SECRET_BYTES_MIN = 32
+"""RFC 7518, 3.2: a shorter secret is easier to guess than the signature."""
+SECRETS_MAX = 8
+"""An invalid signature is compared with each of them."""
+ORIGINS_MAX = 32
+
 _ADDRESS = r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}"
 _REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
 _DATABASE = re.compile(r"(/[0-9]*)?", re.ASCII)
 _ADDRESSES = re.compile(rf"{_ADDRESS}(,{_ADDRESS})*")
+_ORIGIN = re.compile(r"https?://([a-z0-9.-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?", re.ASCII)
+_CLAIM = r"^[!-~]([ -~]{0,254}[!-~])?$"
 
 
 class Profile(StrEnum):
@@ -115,9 +128,11 @@ class Settings(BaseSettings):
     public_port: Port = 8083
     """Its port; the ingresses of a machine share it."""
     admin_host: str = "127.0.0.1"
-    """The address of the administration listener."""
+    """The address of the administration listener: a loopback address, unless tokens are required."""
     admin_port: Port = 8084
     """Its port; the ingresses of a machine share it."""
+    admin_on_public: bool = False
+    """If on, the public listener serves the administration calls too, to tokens with their scope."""
     health_port: Port | None = None
     """On `HEALTH_HOST`: `/health` of this process alone, even if the public listener is full or shared with others."""
     tables_host: str = "127.0.0.1"
@@ -178,6 +193,36 @@ class Settings(BaseSettings):
     busy_message: Annotated[str, Field(max_length=500), Live()] = "系统繁忙，请稍后重试"
     """What a buyer reads who is refused because the system is busy."""
 
+    # Who may do what.
+    tokens_required: bool = False
+    """If on, every call but health and the specification needs a JSON Web Token with the scope of the call."""
+    token_algorithms: str = SECRET_ALGORITHM
+    """The accepted ones, separated by commas: HS256 (token secret), RS256, ES256, EdDSA (JWKS file)."""
+    token_secret: SecretStr | None = None
+    """Up to eight of at least 32 bytes, one per line: the first one signs, each of them verifies."""
+    token_secret_file: Path | None = None
+    """A file with the token secrets, reread when it changes."""
+    token_jwks_file: Path | None = None
+    """A file with the issuer's public keys (RFC 7517), reread when it changes."""
+    token_issuer: Annotated[str, Field(pattern=_CLAIM)] | None = None
+    """If set, the `iss` that a token must have."""
+    token_audience: Annotated[str, Field(pattern=_CLAIM)] | None = None
+    """If set, a token must name it in `aud`. If unset, a token with an `aud` is for somebody else and refused."""
+    token_leeway_ms: Annotated[int, Field(ge=0, le=60_000)] = 5_000
+    """How far the issuer's clock may be off: for `exp` and `nbf`."""
+    tokens_cached_max: Annotated[int, Field(ge=1, le=1_000_000)] = 20_000
+    """Verified tokens that an ingress remembers, of about 0.6 KB each; the least recently used is dropped first."""
+    tickets_required: bool = False
+    """If on, a purchase needs a ticket, which buyers get only while the sale is on."""
+    ticket_secret: SecretStr | None = None
+    """In the form of `token_secret`, and another one. All ingresses need the same."""
+    ticket_secret_file: Path | None = None
+    """A file with the secrets of tickets, like `token_secret_file`."""
+    ticket_lifetime_ms: Annotated[int, Field(ge=1_000, le=600_000)] = 60_000
+    """How long a ticket is valid."""
+    cors_origins: str | None = None
+    """The origins whose web pages may call the public listener, separated by commas: `https://shop.example`."""
+
     # Decider.
     chunk_purchases_max: Annotated[int, Field(ge=1, le=2_000)] = 2_000
     """One Lua call decides at most this many: during the call Redis serves no other client."""
@@ -218,7 +263,12 @@ class Settings(BaseSettings):
     worker_name: str = "worker-1"
     """The name of this process, set by the local stack or the deployment."""
 
-    @field_validator("kafka_bootstrap", "redis_url", "topics_file", "health_port", mode="before")
+    @field_validator(
+        *("kafka_bootstrap", "redis_url", "topics_file", "health_port"),
+        *("token_secret", "token_secret_file", "token_jwks_file", "token_issuer", "token_audience"),
+        *("ticket_secret", "ticket_secret_file", "cors_origins"),
+        mode="before",
+    )
     @classmethod
     def _empty_is_unset(cls, value: object) -> object:
         return None if value == "" else value
@@ -261,12 +311,91 @@ class Settings(BaseSettings):
         BaseModel.__init__(changed, **self.model_dump(exclude_unset=True) | dict(values))
         return changed
 
+    @field_validator("token_algorithms")
+    @classmethod
+    def _has_known_algorithms(cls, value: str) -> str:
+        known = (SECRET_ALGORITHM, *KEY_ALGORITHMS)
+        if not value or not set(value.split(",")) <= set(known):
+            raise ValueError(f"not one or several of {', '.join(known)}, separated by commas")
+        return value
+
+    @field_validator("token_secret", "ticket_secret")
+    @classmethod
+    def _has_long_secrets(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            secrets_in(value.get_secret_value())
+        return value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _has_origins(cls, value: str | None) -> str | None:
+        if value is not None:
+            origins = value.split(",")
+            if not all(map(_ORIGIN.fullmatch, origins)):
+                raise ValueError(
+                    "not http[s]://host[:port][,...] in lower case, without a path; there is no wildcard"
+                )
+            if len(origins) > ORIGINS_MAX:
+                raise ValueError(f"more than {ORIGINS_MAX} origins")
+        return value
+
+    @model_validator(mode="after")
+    def _access_is_complete(self) -> Self:
+        if self.tokens_required:
+            algorithms = self.accepted_algorithms()
+            if SECRET_ALGORITHM in algorithms:
+                self._need_one("tokens_required", "token_secret", "token_secret_file")
+            if set(algorithms) & set(KEY_ALGORITHMS):
+                self._need_one("token_algorithms", "token_jwks_file")
+        elif not _is_loopback(self.admin_host):
+            raise ValueError(
+                "SECKILL_ADMIN_HOST: the administration listener is opened only on a loopback address (127.0.0.1, ::1)"
+                " unless SECKILL_TOKENS_REQUIRED is on"
+            )
+        elif self.admin_on_public:
+            raise ValueError("SECKILL_ADMIN_ON_PUBLIC: needs SECKILL_TOKENS_REQUIRED")
+        if self.tickets_required:
+            self._need_one("tickets_required", "ticket_secret", "ticket_secret_file")
+        return self
+
+    def _need_one(self, setting: str, *names: str) -> None:
+        """Raises ValueError unless exactly one of `names` is set, as `setting` requires."""
+        if sum(getattr(self, name) is not None for name in names) != 1:
+            either = " or ".join(f"SECKILL_{name.upper()}" for name in names)
+            only = " (not both)" if len(names) > 1 else ""
+            raise ValueError(f"SECKILL_{setting.upper()}: needs {either}{only}")
+
+    def accepted_algorithms(self) -> tuple[str, ...]:
+        return tuple(self.token_algorithms.split(","))
+
+    def accepted_origins(self) -> tuple[str, ...]:
+        return () if self.cors_origins is None else tuple(self.cors_origins.split(","))
+
     def kafka(self) -> str:
         """The brokers' addresses, for aiokafka."""
         return self.kafka_bootstrap or f"127.0.0.1:{self.kafka_port}"
 
     def redis(self) -> str:
         return self.redis_url or f"redis://127.0.0.1:{self.redis_port}/0"
+
+
+def secrets_in(text: str) -> tuple[bytes, ...]:
+    """The secrets in the value of a setting or in a file: one per line. Raises ValueError, without quoting any."""
+    secrets = tuple(line.strip().encode() for line in text.splitlines() if line.strip())
+    if not secrets or min(map(len, secrets)) < SECRET_BYTES_MIN:
+        raise ValueError(
+            f"a secret has at least {SECRET_BYTES_MIN} bytes; `openssl rand -base64 32` makes one"
+        )
+    if len(secrets) > SECRETS_MAX:
+        raise ValueError(f"more than {SECRETS_MAX} secrets")
+    return secrets
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _is_redis_address(value: str) -> bool:

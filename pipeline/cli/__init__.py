@@ -14,6 +14,7 @@ from pipeline.cli.local import status, up
 from pipeline.cli.orders import orders
 from pipeline.cli.rebuild import rebuild
 from pipeline.cli.sale import sale
+from pipeline.cli.token import token
 from pipeline.cli.topics import topics
 
 __all__ = ["main"]
@@ -26,5 +27,5 @@ def main() -> None:
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
 
 
-for command in (up, status, topics, orders, sale, control, demo, audit, rebuild):
+for command in (up, status, topics, orders, sale, control, demo, audit, rebuild, token):
     main.add_command(command)

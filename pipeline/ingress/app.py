@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import TypeVar
 
@@ -15,6 +15,7 @@ from pipeline.breakers import BreakerBoard, breaker_taker
 from pipeline.control.follower import ControlFollower
 from pipeline.control.live_settings import LiveSettings
 from pipeline.errors import KafkaUnavailable, OperatorError, Unavailable
+from pipeline.ingress.access.control import AccessControl
 from pipeline.ingress.command_log.group_commit import GroupCommit
 from pipeline.ingress.command_log.log_ends import LogEnds
 from pipeline.ingress.command_log.unknown_products import UnknownProducts
@@ -25,9 +26,11 @@ from pipeline.ingress.decisions.finder import DecisionFinder
 from pipeline.ingress.decisions.lookup import RUNS_BYTES_MAX, DecisionLookup
 from pipeline.ingress.decisions.waiters import Waiters
 from pipeline.ingress.final_refusals import SNAPSHOTS_MAX, FinalRefusals
-from pipeline.ingress.http import administration, control
+from pipeline.ingress.http import administration
+from pipeline.ingress.http.access import Access
 from pipeline.ingress.http.administration import AdministrationRoutes
 from pipeline.ingress.http.admission import Admission
+from pipeline.ingress.http.buyers import Buyers
 from pipeline.ingress.http.connections import (
     REFUSALS_MAX,
     Gate,
@@ -35,6 +38,7 @@ from pipeline.ingress.http.connections import (
     raise_descriptor_limit,
 )
 from pipeline.ingress.http.control import ControlRoutes
+from pipeline.ingress.http.cors import Cors
 from pipeline.ingress.http.health import HealthRoutes
 from pipeline.ingress.http.openapi import OPENAPI_PATH, openapi_document
 from pipeline.ingress.http.polling import PollingRoutes
@@ -42,6 +46,7 @@ from pipeline.ingress.http.product_figures import ProductFigures
 from pipeline.ingress.http.purchases import PurchaseRoutes
 from pipeline.ingress.http.shortcut import shortcut
 from pipeline.ingress.http.stats import StatsRoutes
+from pipeline.ingress.http.tickets import TicketRoutes
 from pipeline.ingress.on_sale import OnSale
 from pipeline.ingress.operator_commands import OperatorCommands
 from pipeline.kafka.log_identity import log_identity
@@ -129,9 +134,10 @@ class Ingress:
             on_sale,
             settings.window_margin_ms,
         )
+        self._access = AccessControl(settings)
         self._health = HealthRoutes(
             *(self._health_store, self._commits, self._ends, self._feed, self._rates),
-            *(self._control, in_force),
+            *(self._control, self._access, in_force),
         )
         self._runners: list[web.AppRunner] = []
         self._listeners: list[asyncio.Server] = []
@@ -147,6 +153,7 @@ class Ingress:
         settings = self._settings
         try:
             self._raise_descriptor_limit()
+            await self._access.start()
             retries = _Retries(START_TIMEOUT_MS)
             await retries.call(lambda: require_topics(settings.kafka(), self._topics, START_TRY_TIMEOUT_MS))
             identity = await retries.call(lambda: log_identity(settings.kafka(), self._topics))
@@ -193,7 +200,8 @@ class Ingress:
         if self._following is not None:
             self._stopping = "control topic"
             await cancel_and_wait(self._following)
-        for part in (self._rates, self._feed, self._lookup, self._decision_log, self._ends, self._producer):
+        parts = (self._rates, self._feed, self._lookup, self._decision_log, self._ends, self._producer)
+        for part in (*parts, self._access):
             self._stopping = type(part).__name__
             await part.stop()
         self._stopping = "stock store"
@@ -205,10 +213,10 @@ class Ingress:
         self._commits.fail_all()
 
     def _public_app(self) -> tuple[web.Application, Callable[[Handler], Handler]]:
-        """The application, and the function that puts the purchase shortcut in front of its handler."""
+        """The application, and the function that puts the purchase shortcut and CORS in front of its handler."""
         settings, in_force = self._settings, self._in_force
         admission = Admission(in_force)
-        app = web.Application(middlewares=[admission.middleware()], client_max_size=settings.body_bytes_max)
+        app = self._application(admission)
         polling = PollingRoutes(in_force, self._decisions, admission)
         figures = self._figures()
         stats = StatsRoutes(
@@ -224,6 +232,7 @@ class Ingress:
             self._public_gate,
             figures,
         )
+        tokens, tickets = self._access.tokens, self._access.tickets
         purchases = PurchaseRoutes(
             in_force,
             self._commits,
@@ -231,29 +240,51 @@ class Ingress:
             self._breakers,
             self._refusals,
             UnknownProducts(in_force),
+            None if tokens is None and tickets is None else Buyers(tickets),
         )
         app.add_routes(purchases.routes())
         app.add_routes(polling.routes())
         app.add_routes(stats.routes())
         app.add_routes(self._health.routes())
         app.add_routes([web.get(OPENAPI_PATH, openapi_document(settings))])
-        for path in (administration.ACTIVITY_PATH, control.PATH):
-            app.add_routes([web.route("*", path + "{rest:(/.*)?}", administration.refuse)])
-        return app, partial(shortcut, purchases.calls(), admission)
+        if tickets is not None:
+            partitions = self._topics.requests.partitions
+            ticketing = TicketRoutes(settings, tickets, self._store, self._rates, self._refusals, partitions)
+            app.add_routes(ticketing.routes())
+        app.add_routes(
+            self._administration(admission) if settings.admin_on_public else administration.refusals()
+        )
+        calls: Mapping[str, Handler] = purchases.calls()
+        if tokens is not None:
+            calls = Access(tokens).guard(calls)
+        in_front = partial(shortcut, calls, admission)
+        if not settings.cors_origins:
+            return app, in_front
+        cors = Cors(settings.accepted_origins(), admission)
+        app.on_response_prepare.append(cors.before_stream)
+        return app, lambda handler: cors.in_front_of(in_front(handler))
 
     def _admin_app(self) -> web.Application:
-        in_force, admission = self._in_force, Admission(self._in_force)
-        app = web.Application(
-            middlewares=[admission.middleware()], client_max_size=in_force.base.body_bytes_max
-        )
+        admission = Admission(self._in_force)
+        app = self._application(admission)
+        app.add_routes(self._administration(admission))
+        return app
+
+    def _application(self, admission: Admission) -> web.Application:
+        """An application without routes: what every request to it passes through."""
+        middlewares = [admission.middleware()]
+        if self._access.tokens is not None:
+            middlewares.append(Access(self._access.tokens).middleware())
+        return web.Application(middlewares=middlewares, client_max_size=self._settings.body_bytes_max)
+
+    def _administration(self, admission: Admission) -> list[web.RouteDef]:
+        in_force = self._in_force
         commands = OperatorCommands(
             in_force, self._producer, self._topics.requests.name, self._commits, self._decisions
         )
-        routes = AdministrationRoutes(in_force, commands, self._figures())
-        app.add_routes(routes.routes())
+        sales = AdministrationRoutes(in_force, commands, self._figures())
         live = ControlRoutes(in_force, self._live, self._producer, self._topics.control, admission)
-        app.add_routes(live.routes())
-        return app
+        return [*sales.routes(), *live.routes()]
 
     def _figures(self) -> ProductFigures:
         return ProductFigures(

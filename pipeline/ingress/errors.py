@@ -1,6 +1,7 @@
 """Why a request gets no decision. Free of HTTP: `http/admission.py` turns each into a response."""
 
 from pipeline.domain.receipts import Receipt
+from pipeline.domain.scopes import Scope
 from pipeline.errors import SeckillError
 
 
@@ -78,3 +79,31 @@ class UnknownRequest(RequestRefused):
 
 class DecisionDeleted(RequestRefused):
     """The decision on this request is no longer in the log."""
+
+
+class NotAuthenticated(RequestRefused):
+    """The call needs a valid token. `reason` says what is wrong with the one it has; None if it has none."""
+
+    def __init__(self, reason: str | None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class InsufficientScope(RequestRefused):
+    """The caller's token is valid but lacks the scope of this call; None stands for a call that nobody may make."""
+
+    def __init__(self, scope: Scope | None) -> None:
+        super().__init__(scope)
+        self.scope = scope
+
+
+class OtherUser(RequestRefused):
+    """The purchase names another user than the token does."""
+
+
+class TicketRefused(RequestRefused):
+    """The purchase needs a valid ticket; `reason` says what is wrong with the one it has."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason

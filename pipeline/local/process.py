@@ -41,7 +41,7 @@ class Part:
     address: str
     command: tuple[str, ...]
     is_ready: Callable[[], bool]
-    environment: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     start_timeout_s: float = 60.0
     stop_timeout_s: float = 3.0
     is_restartable: bool = True

@@ -206,13 +206,26 @@ def _welcome(settings: Settings, elapsed_s: float) -> str:
     return "\n".join(
         (
             f"ready in {elapsed_s:.1f} s; Ctrl-C stops everything. Try:",
-            _curl(f"{admin}/api/v1/seckill/activity/prewarm", sale),
-            _curl(f"{public}/api/v1/seckill/purchase", {"product_id": 1001, "user_id": "alice"}),
+            _curl(
+                f"{admin}/api/v1/seckill/activity/prewarm", sale, _token(settings, "operator", "sale:write")
+            ),
+            _curl(
+                f"{public}/api/v1/seckill/purchase",
+                {"product_id": 1001, "user_id": "alice"},
+                _token(settings, "alice", "purchase"),
+            ),
             f"  {shlex.quote(sys.argv[0])} orders follow",
         )
     )
 
 
-def _curl(url: str, body: dict[str, object]) -> str:
+def _curl(url: str, body: dict[str, object], token: str) -> str:
     document = shlex.quote(json.dumps(body))
-    return f"  curl -sS {url} -H 'Content-Type: application/json' -d {document}"
+    return f"  curl -sS {url} -H 'Content-Type: application/json'{token} -d {document}"
+
+
+def _token(settings: Settings, user: str, scope: str) -> str:
+    """An option of curl, if the call needs a token. The command in it has to be run with our settings."""
+    if not settings.tokens_required:
+        return ""
+    return f' -H "Authorization: Bearer $({shlex.quote(sys.argv[0])} token --user {user} --scope {scope})"'

@@ -59,7 +59,7 @@ def is_secret(name: str) -> bool:
 def _mistake(error: ErrorDetails, overrides: Mapping[str, object]) -> str:
     if not error["loc"]:
         # A rule about several settings; its message names them, and its input is all of them.
-        return error["msg"]
+        return error["msg"].removeprefix("Value error, ")
     name = str(error["loc"][0])
     file = os.environ.get(CONFIG_VARIABLE)
     if name in overrides:

@@ -8,13 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from mutations import changed_once, nearly
-from pydantic import ValidationError
+from pydantic import MISSING, SecretStr, ValidationError
 from references import references
+from tokens import WITH_SECRET
 
 from pipeline.domain.product import Purchase
+from pipeline.ingress.errors import OtherUser
 from pipeline.ingress.http.bodies import parse_object, parse_purchase
 from pipeline.ingress.http.exact_numbers import parse_exactly
-from pipeline.ingress.http.models import PurchaseRequest
+from pipeline.ingress.http.models import OwnPurchaseRequest, PurchaseRequest
 from pipeline.ingress.http.openapi import describe
 from pipeline.ingress.http.problems import Problem
 from pipeline.settings import Settings
@@ -29,20 +31,26 @@ NUMBERS = (
 
 
 def compare(body: bytes) -> None:
-    try:
-        purchase: Purchase | None = parse_purchase(body, DEPTH_MAX, None)
-    except Problem:
-        purchase = None
-    assert purchase == described(body)
+    for caller_id in (None, "alice"):
+        try:
+            purchase: Purchase | None = parse_purchase(body, DEPTH_MAX, None, caller_id)
+        except (Problem, OtherUser):
+            purchase = None
+        assert purchase == described(body, caller_id)
 
 
-def described(body: bytes) -> Purchase | None:
+def described(body: bytes, caller_id: str | None) -> Purchase | None:
+    """`caller_id` is the user of the token, None if there are no tokens."""
+    kind = PurchaseRequest if caller_id is None else OwnPurchaseRequest
     try:
         parse_object(body, DEPTH_MAX)
-        model = PurchaseRequest.model_validate(parse_exactly(body))
+        model = kind.model_validate(parse_exactly(body))
     except (Problem, ValidationError):
         return None
-    return Purchase(model.product_id, model.user_id, model.quantity, None)
+    named: Any = model.user_id
+    if caller_id is not None and named not in (MISSING, caller_id):
+        return None
+    return Purchase(model.product_id, caller_id or named, model.quantity, None)
 
 
 @settings(max_examples=500, deadline=None)
@@ -67,8 +75,12 @@ def test_parser_and_model_agree_on_every_notation_of_a_number(field: str) -> Non
         compare(("{" + ", ".join(f'"{name}": {text}' for name, text in members.items()) + "}").encode())
 
 
-def test_every_schema_of_the_document_is_defined_and_used() -> None:
-    document = describe(Settings())
+RESTRICTED = Settings(**WITH_SECRET, tickets_required=True, ticket_secret=SecretStr("t" * 32))
+
+
+@pytest.mark.parametrize("made", [Settings(), RESTRICTED], ids=["open", "restricted"])
+def test_every_schema_of_the_document_is_defined_and_used(made: Settings) -> None:
+    document = describe(made)
     schemas = document["components"]["schemas"]
     assert {each.removeprefix("#/components/schemas/") for each in references(document)} == schemas.keys()
     for schema in schemas.values():

@@ -23,6 +23,7 @@ from jsonschema import Draft202012Validator
 from pipeline.cli import main
 from pipeline.kafka.topics import load_topics
 from pipeline.local import PACKAGES, kafka
+from pipeline.process.configuration import BadSettings, load_settings
 from pipeline.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -194,6 +195,10 @@ def test_only_the_public_listener_is_published(monkeypatch: pytest.MonkeyPatch) 
     assert SERVICES["ingress"]["ports"] == [f"{settings.public_port}:{settings.public_port}"]
     assert settings.public_host == "0.0.0.0"  # noqa: S104 -- within its container
     assert settings.admin_host == "127.0.0.1"
+    # If somebody opens it to the other containers, the ingress refuses to start until it requires tokens.
+    monkeypatch.setenv("SECKILL_ADMIN_HOST", settings.public_host)
+    with pytest.raises(BadSettings, match=r"SECKILL_ADMIN_HOST: .* unless SECKILL_TOKENS_REQUIRED is on"):
+        load_settings()
 
 
 @pytest.mark.parametrize("name", ["worker", "follower"])

@@ -11,6 +11,7 @@ from pipeline.settings import CONFIG_VARIABLE, BrokerKind, Profile, Settings
 def test_a_process_gets_the_settings_that_were_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SECKILL_KAFKA_LIBS_DIR")
     monkeypatch.setenv("SECKILL_BUSY_MESSAGE", "later")
+    monkeypatch.setenv("SECKILL_TOKEN_SECRET", "t" * 32)
     settings = Settings(
         data_dir=Path("elsewhere"), broker=BrokerKind.MEMORY, kafka_profile=Profile.CLUSTER, redis_url=None
     ).model_copy(update={"kafka_idempotence": False, "tables_port": 7, "worker_name": "worker-3"})
@@ -19,6 +20,7 @@ def test_a_process_gets_the_settings_that_were_set(monkeypatch: pytest.MonkeyPat
     assert part.environment == environment(
         {
             "busy_message": "later",
+            "token_secret": "t" * 32,
             "data_dir": "elsewhere",
             "broker": "memory",
             "kafka_profile": "cluster",

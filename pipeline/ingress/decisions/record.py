@@ -34,6 +34,13 @@ class DecisionRecord:
             self._remaining = result.remaining()
         return result.answer(self.partition, index, self._remaining)
 
+    def buyer(self, index: int) -> str | None:
+        """The user of the purchase at this index of the record; None if there is no such purchase."""
+        result = self.result()
+        if type(result) is not PurchaseDecision or index >= len(result.codes):
+            return None
+        return result.purchases.users[index]
+
 
 class RecentlyRequested:
     """The decisions requested most recently, so that each record is parsed once for all of its buyers.

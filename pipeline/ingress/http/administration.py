@@ -1,6 +1,7 @@
 """The administration calls: each sends a command to the product's partition and answers once it is decided."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Final
 
 from aiohttp import web
@@ -10,6 +11,7 @@ from pipeline.domain.codes import Code
 from pipeline.domain.ids import presented_id
 from pipeline.domain.product import STOCK_MAX, Refusal
 from pipeline.domain.times import rfc3339
+from pipeline.ingress.http.access import ADMINISTRATION_PREFIXES, author_of
 from pipeline.ingress.http.answers import json_answer
 from pipeline.ingress.http.bodies import idempotency_key, read_body
 from pipeline.ingress.http.problems import Kind, Problem, invalid, not_found
@@ -74,6 +76,8 @@ class AdministrationRoutes:
             body = await read_body(request, self._in_force.settings.body_bytes_max)
             key = idempotency_key(request.headers.get("Idempotency-Key"))
             command = parse(body, self._in_force.settings.json_depth_max, key)
+            if (author := author_of(request)) is not None:
+                command = replace(command, note=replace(command.note, by=author))
             try:
                 decided = await self._commands.decided(command)
             except MalformedCommand as error:
@@ -120,6 +124,12 @@ def _refused(product_id: str, refusal: Refusal) -> Problem:
     return Problem(Kind.CONFLICT, detail, reason=refusal.value)
 
 
-async def refuse(_: web.Request) -> web.Response:
-    """The public listener's answer on an administration path. Raises Problem."""
+def refusals() -> list[web.RouteDef]:
+    """The public listener's routes for all administration paths, unless it serves them."""
+    paths = [path for prefix in ADMINISTRATION_PREFIXES for path in (prefix, prefix + "/{call:.*}")]
+    return [web.route("*", path, _refuse) for path in paths]
+
+
+async def _refuse(_: web.Request) -> web.Response:
+    """Raises Problem."""
     raise Problem(Kind.FORBIDDEN, "administration calls are served only by the administration listener")

@@ -17,17 +17,23 @@ from pipeline.ingress.errors import (
     CommandNotSent,
     CommandRefused,
     DecisionDeleted,
+    InsufficientScope,
     KeyReused,
     NotAcknowledged,
+    NotAuthenticated,
     NotDecidedYet,
     NotSent,
+    OtherUser,
     RequestRefused,
+    TicketRefused,
     TooManyLookups,
     TooManyPurchases,
     TooManyUnknownProducts,
     TooManyWaiters,
     UnknownRequest,
 )
+from pipeline.ingress.http.access import challenge
+from pipeline.ingress.http.buyers import TICKET_HEADER
 from pipeline.ingress.http.problems import Kind, Problem, not_found
 from pipeline.settings import InForce
 from pipeline.stock.client import RedisFault
@@ -137,6 +143,8 @@ class Admission:
                 return not_found(str(error))
             case DecisionDeleted():
                 return Problem(Kind.GONE, str(error))
+            case NotAuthenticated() | InsufficientScope() | OtherUser() | TicketRefused():
+                return _access_problem(error)
         return self._internal(request, error)
 
     def _command_refusal(self, request: web.Request, error: CommandRefused) -> Problem:
@@ -167,3 +175,24 @@ class Admission:
     def _internal(self, request: web.Request, error: Exception) -> Problem:
         logger.error("internal error in %s %s", request.method, request.path, exc_info=error)
         return Problem(Kind.INTERNAL, "an internal error; the log of this process has the details")
+
+
+def _access_problem(error: NotAuthenticated | InsufficientScope | OtherUser | TicketRefused) -> Problem:
+    match error:
+        case NotAuthenticated(reason=reason):
+            fault = "missing; must be Bearer and a token" if reason is None else reason
+            detail = f"Authorization: {fault}"
+            return Problem(Kind.NOT_AUTHENTICATED, detail, field="Authorization", challenge=challenge(error))
+        case InsufficientScope(scope=scope):
+            detail = (
+                "this call is closed" if scope is None else f"this call needs a token with the scope {scope}"
+            )
+            return Problem(Kind.INSUFFICIENT_SCOPE, detail, field="Authorization", challenge=challenge(error))
+        case OtherUser():
+            return Problem(
+                Kind.OTHER_USER,
+                "user_id: not the user of the token; it may be left out",
+                field="user_id",
+            )
+        case TicketRefused(reason=reason):
+            return Problem(Kind.TICKET_REQUIRED, f"{TICKET_HEADER}: {reason}", field=TICKET_HEADER)

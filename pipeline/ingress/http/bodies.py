@@ -9,6 +9,7 @@ from aiohttp import web
 from pipeline.domain.codes import MESSAGES, Code
 from pipeline.domain.ids import ID_FORM, canonical_id
 from pipeline.domain.product import QUANTITY_MAX, Purchase
+from pipeline.ingress.errors import OtherUser
 from pipeline.ingress.http.exact_numbers import as_integer, parse_exactly
 from pipeline.ingress.http.problems import Kind, Problem, invalid
 from pipeline.messages.commands import IDEMPOTENCY_KEY_LENGTH_MAX, is_idempotency_key
@@ -78,8 +79,11 @@ def parse_object(body: bytes, depth_max: int) -> dict[str, Any]:
     return document
 
 
-def parse_purchase(body: bytes, depth_max: int, key: str | None) -> Purchase:
-    """The purchase in a body; other fields are ignored. `key` is the Idempotency-Key header. Raises Problem."""
+def parse_purchase(body: bytes, depth_max: int, key: str | None, caller_id: str | None = None) -> Purchase:
+    """The purchase in a body; other fields are ignored. `key` is the Idempotency-Key header.
+
+    `caller_id` is the user id in the caller's token, None if tokens are not required. Raises Problem and OtherUser.
+    """
     document = parse_object(body, depth_max)
     if float in map(type, document.values()):
         document = parse_exactly(body)
@@ -93,7 +97,7 @@ def parse_purchase(body: bytes, depth_max: int, key: str | None) -> Purchase:
             limit=QUANTITY_MAX,
         )
     return Purchase(
-        parse_id(document, "product_id"), parse_id(document, "user_id"), quantity, idempotency_key(key)
+        parse_id(document, "product_id"), user_id_in(document, caller_id), quantity, idempotency_key(key)
     )
 
 
@@ -106,6 +110,18 @@ def idempotency_key(header: str | None) -> str | None:
             IDEMPOTENCY_KEY_LENGTH_MAX,
         )
     return header
+
+
+def user_id_in(document: dict[str, Any], caller_id: str | None) -> str:
+    """Whom the call is for: the caller, whom the body need not name, or if there are no tokens the user in the body.
+
+    Raises Problem and OtherUser.
+    """
+    if caller_id is None:
+        return parse_id(document, "user_id")
+    if "user_id" in document and parse_id(document, "user_id") != caller_id:
+        raise OtherUser
+    return caller_id
 
 
 def parse_id(document: dict[str, Any], field: str) -> str:

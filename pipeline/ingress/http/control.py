@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable
 from typing import Any, TypeVar
 
 from aiohttp import web
@@ -11,6 +10,7 @@ from pydantic import MISSING, BaseModel, ValidationError
 
 from pipeline.control.live_settings import InvalidValue, LiveSettings, NotLive, SettingRefused, UnknownSetting
 from pipeline.control.operator import write_setting
+from pipeline.ingress.http.access import author_of
 from pipeline.ingress.http.admission import Admission
 from pipeline.ingress.http.answers import json_answer
 from pipeline.ingress.http.bodies import parse_object, read_body
@@ -41,15 +41,12 @@ class ControlRoutes:
         producer: Sender,
         topic: Topic,
         admission: Admission,
-        caller: Callable[[web.Request], str | None] = lambda _: None,
     ) -> None:
-        """`caller` names who is signed in; None if nobody is. That name counts, not one in the request."""
         self._in_force = in_force
         self._live = live
         self._producer = producer
         self._topic = topic
         self._admission = admission
-        self._caller = caller
         self._sending: set[asyncio.Task[int]] = set()
 
     def routes(self) -> list[web.RouteDef]:
@@ -96,7 +93,7 @@ class ControlRoutes:
             raise _problem(refusal) from None
 
     def _by(self, request: web.Request, named: Any) -> str:
-        return self._caller(request) or (ANONYMOUS if named is MISSING else named)
+        return author_of(request) or (ANONYMOUS if named is MISSING else named)
 
     async def _written(self, change: SettingChange, value: object, before: dict[str, Any]) -> web.Response:
         """The answer, once the log has acknowledged the change. Raises Problem."""

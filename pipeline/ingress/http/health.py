@@ -11,6 +11,7 @@ from pipeline import __version__
 from pipeline.control.follower import ControlFollower
 from pipeline.domain.times import rfc3339
 from pipeline.errors import RedisUnavailable
+from pipeline.ingress.access.control import AccessControl
 from pipeline.ingress.command_log.group_commit import GroupCommit
 from pipeline.ingress.command_log.log_ends import LogEnds
 from pipeline.ingress.decisions.decision_rate import RateSampler
@@ -35,6 +36,7 @@ class HealthRoutes:
         feed: ResultsFeed,
         rates: RateSampler,
         control: ControlFollower,
+        access: AccessControl,
         in_force: InForce,
     ) -> None:
         self._store = store
@@ -44,6 +46,7 @@ class HealthRoutes:
         self._ends = ends
         self._feed = feed
         self._control = control
+        self._access = access
         self._in_force = in_force
         self.is_stopping = False
 
@@ -64,11 +67,13 @@ class HealthRoutes:
             "results_feed": "ok" if self._feed.is_alive else "the results feed has ended",
             "pace_keeper": "ok" if self._rates.is_alive else "the pace keeper has ended",
         }
+        if not self._access.is_alive:
+            checks["key_files"] = "the watch of the key files has ended"
         if self.is_stopping:
             checks["listener"] = "stopping"
-        return self._answer(checks, control=self._control.report())
+        return self._answer(checks, self._access.faults, control=self._control.report())
 
-    def _answer(self, checks: dict[str, str], **more: Any) -> web.Response:
+    def _answer(self, checks: dict[str, str], warnings: Sequence[str] = (), **more: Any) -> web.Response:
         is_ok = all(check == "ok" for check in checks.values())
         document: dict[str, Any] = {
             "status": "ok" if is_ok else "unavailable",
@@ -77,6 +82,9 @@ class HealthRoutes:
             "checks": checks,
             **more,
         }
+        # A process with a faulty key file is ready, because its last valid keys still serve.
+        if warnings:
+            document["warnings"] = warnings
         if is_ok:
             return json_answer(document)
         return json_answer(document, 503, {"Retry-After": str(self._in_force.settings.retry_after_s)})

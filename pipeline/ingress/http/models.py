@@ -88,6 +88,23 @@ class PurchaseRequest(_Body):
     quantity: Annotated[int, WholeNumber(1, QUANTITY_MAX)] = 1
 
 
+class OwnPurchaseRequest(PurchaseRequest):
+    """With tokens, the buyer is the user of the token"""
+
+    user_id: Id | MISSING = MISSING  # type: ignore[assignment]
+
+
+class TicketRequest(_Body):
+    model_config = ConfigDict(extra="allow")
+
+    product_id: Id
+    user_id: Id
+
+
+class OwnTicketRequest(TicketRequest):
+    user_id: Id | MISSING = MISSING  # type: ignore[assignment]
+
+
 _ALGORITHMS = Form(f"one of {', '.join(Algorithm)}", ", ".join(Algorithm))
 _RequestsPerSecond = Annotated[int, WholeNumber(1, REQUESTS_PER_SECOND_MAX)]
 
@@ -254,6 +271,13 @@ class Accepted(_Body):
     status_url: str
 
 
+class Ticket(_Body):
+    ticket: str
+    product_id: Id
+    user_id: Id
+    expires_at: datetime
+
+
 class Queued(_Body):
     request_id: RequestId
     status: Literal["queued"]
@@ -372,6 +396,8 @@ class Health(_Body):
     checks: dict[str, str]
     control: Control | MISSING = MISSING
     """Not in the answer of `/health/live`"""
+    warnings: list[str] | MISSING = MISSING
+    """What to repair although this process can serve, such as a key file that became invalid"""
 
 
 class SettingChanged(_Body):

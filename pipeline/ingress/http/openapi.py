@@ -13,8 +13,11 @@ from aiohttp import web
 from pipeline import __version__
 from pipeline.domain.controls import COMMAND_KEYS_MAX
 from pipeline.ingress.http import fields, models
+from pipeline.ingress.http.access import SCOPES
 from pipeline.ingress.http.administration import ACTIVITY_PATH, PATH, PRODUCTS_LISTED_MAX
+from pipeline.ingress.http.buyers import TICKET_HEADER
 from pipeline.ingress.http.control import PATH as PATH_OF_SETTINGS
+from pipeline.ingress.http.tickets import TICKET_PATH
 from pipeline.messages.commands import IDEMPOTENCY_KEY
 from pipeline.messages.json_schema import Schema, json_schemas
 from pipeline.settings import LIVE_SETTINGS, Settings
@@ -22,18 +25,12 @@ from pipeline.settings import LIVE_SETTINGS, Settings
 OPENAPI_PATH = "/openapi.json"
 
 _BODIES = (
-    *(
-        models.PurchaseRequest,
-        models.Prewarm,
-        models.AdjustRequest,
-        models.PauseRequest,
-        models.ResumeRequest,
-    ),
+    *(models.Prewarm, models.AdjustRequest, models.PauseRequest, models.ResumeRequest),
     *(models.ExtendRequest, models.LimitsRequest, models.CloseRequest, models.CleanupRequest),
     *(models.Accepted, models.PurchaseAnswer, models.FinalAnswer, models.PurchaseOrFinalAnswer),
     *(models.RequestStatus, models.Event, models.ProductStats, models.Purchased, models.SystemStats),
     *(models.Health, models.Applied, models.Opened, models.Adjusted, models.Products, models.ProblemDocument),
-    *(models.SetSetting, models.UnsetSetting, models.SettingChanged, models.OneSetting, models.AllSettings),
+    *(models.SetSetting, models.SettingChanged, models.OneSetting, models.AllSettings),
 )
 
 
@@ -48,6 +45,19 @@ def openapi_document(settings: Settings) -> Callable[[web.Request], Awaitable[we
 
 
 def describe(settings: Settings) -> Schema:
+    paths = {
+        **_purchase_paths(settings),
+        **_request_paths(settings),
+        **_reading_paths(),
+        **_admin_paths(settings),
+        **_control_paths(settings),
+    }
+    components: Schema = {"schemas": _components(_bodies(settings))}
+    if settings.tokens_required:
+        components["securitySchemes"] = {
+            "token": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
+        }
+        _require_tokens(paths)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -57,20 +67,39 @@ def describe(settings: Settings) -> Schema:
             " If all connections of a listener are in use, it answers any request on a new connection with 503.",
         },
         "servers": [{"url": f"http://{settings.public_host}:{settings.public_port}"}],
-        "paths": {
-            **_purchase_paths(),
-            **_request_paths(settings),
-            **_reading_paths(),
-            **_admin_paths(settings),
-            **_control_paths(settings),
-        },
-        "components": {"schemas": _components()},
+        "paths": paths,
+        "components": components,
     }
 
 
+def _require_tokens(paths: Schema) -> None:
+    """Add to each call the scope that it needs, and the refusals of a token."""
+    for path, calls in paths.items():
+        for method, call in calls.items():
+            if (scope := SCOPES.get((method.upper(), path))) is not None:
+                call["security"] = [{"token": [scope.value]}]
+                refusals = _answers((401, 403))
+                refusals["401"]["headers"] = {
+                    "WWW-Authenticate": {"required": True, "schema": {"type": "string"}}
+                }
+                call["responses"].update(refusals)
+
+
+def _bodies(settings: Settings) -> tuple[Any, ...]:
+    purchase, ticket = _buyer_bodies(settings)
+    return (*_BODIES, purchase, *((ticket, models.Ticket) if settings.tickets_required else ()))
+
+
+def _buyer_bodies(settings: Settings) -> tuple[Any, Any]:
+    """The requests of a purchase and of a ticket."""
+    if settings.tokens_required:
+        return models.OwnPurchaseRequest, models.OwnTicketRequest
+    return models.PurchaseRequest, models.TicketRequest
+
+
 @cache
-def _components() -> dict[str, Schema]:
-    named = {body.__name__: body for body in _BODIES}
+def _components(bodies: tuple[Any, ...]) -> dict[str, Schema]:
+    named = {body.__name__: body for body in bodies}
     return json_schemas(named, "#/components/schemas/{model}")[1]
 
 
@@ -103,12 +132,35 @@ def _body(body: Any) -> Schema:
     return {"required": True, "content": {"application/json": {"schema": _reference(body)}}}
 
 
-def _purchase_paths() -> Schema:
-    refusals = (400, 408, 413, 415, 429, 503)
+def _purchase_paths(settings: Settings) -> Schema:
+    refusals: tuple[int, ...] = (400, 408, 413, 415, 429, 503)
+    purchase, ticket = _buyer_bodies(settings)
     key = _key_parameter(
         "The same key of the same user for the same product returns the first win again."
         " Without a key, a repeat may buy again, up to the product's limit per user."
     )
+    parameters = [key]
+    issuing: Schema = {}
+    if settings.tickets_required:
+        parameters.append(
+            {
+                "name": TICKET_HEADER,
+                "in": "header",
+                "required": True,
+                "description": f"A ticket of this user for this product, from {TICKET_PATH}; otherwise 403.",
+                "schema": {"type": "string"},
+            }
+        )
+        issuing = {
+            TICKET_PATH: {
+                "post": {
+                    "summary": "Get the ticket that a purchase needs, while the product is on sale",
+                    "requestBody": _body(ticket),
+                    "responses": _answers((404, *refusals), {200: models.Ticket}),
+                }
+            }
+        }
+        refusals = (403, *refusals)
     final = dict.fromkeys((200, 400, 404, 409), models.FinalAnswer)
     either = dict.fromkeys(final, models.PurchaseOrFinalAnswer)
     decided = dict.fromkeys((202, 429, 503), models.PurchaseAnswer)
@@ -116,19 +168,20 @@ def _purchase_paths() -> Schema:
         "/api/v1/seckill/purchase": {
             "post": {
                 "summary": "Buy and wait for the decision",
-                "parameters": [key],
-                "requestBody": _body(models.PurchaseRequest),
+                "parameters": parameters,
+                "requestBody": _body(purchase),
                 "responses": _answers(refusals, {**either, **decided}),
             }
         },
         "/api/v1/seckill/purchase/async": {
             "post": {
                 "summary": "Buy and get a receipt once the purchase is in the log, or an answer that cannot change",
-                "parameters": [key],
-                "requestBody": _body(models.PurchaseRequest),
+                "parameters": parameters,
+                "requestBody": _body(purchase),
                 "responses": _answers(refusals, {202: models.Accepted, **final}),
             }
         },
+        **issuing,
     }
 
 
@@ -208,7 +261,13 @@ def _reading_paths() -> Schema:
 
 
 def _admin_servers(settings: Settings) -> list[Schema]:
-    return [{"url": f"http://{settings.admin_host}:{settings.admin_port}", "description": "administration"}]
+    servers = [
+        {"url": f"http://{settings.admin_host}:{settings.admin_port}", "description": "administration"}
+    ]
+    if settings.admin_on_public:
+        url = f"http://{settings.public_host}:{settings.public_port}"
+        servers.append({"url": url, "description": "public"})
+    return servers
 
 
 def _control_paths(settings: Settings) -> Schema:

@@ -35,6 +35,9 @@ class PlainAnswer(web.StreamResponse):
         """Whether the connection stays open; aiohttp reads this after sending the response."""
         return self._keeps_alive
 
+    def add_headers(self, headers: Mapping[str, str]) -> None:
+        self._own_headers = {**(self._own_headers or {}), **headers}
+
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
         """Write the whole response. Raises ConnectionResetError if the client has disconnected."""
         transport = request.transport

@@ -8,10 +8,12 @@ import orjson
 from aiohttp import web
 
 from pipeline.domain.receipts import Receipt, parse_receipt
+from pipeline.domain.scopes import Caller
 from pipeline.errors import KafkaUnavailable
 from pipeline.ingress.decisions.finder import DecisionFinder
 from pipeline.ingress.decisions.record import DecisionRecord
 from pipeline.ingress.errors import DecisionDeleted, TooManyLookups, TooManyWaiters, UnknownRequest
+from pipeline.ingress.http.access import caller_of
 from pipeline.ingress.http.admission import Admission
 from pipeline.ingress.http.answers import decision_fields, json_answer
 from pipeline.ingress.http.problems import invalid
@@ -47,7 +49,9 @@ class PollingRoutes:
         else:
             decided = await self._decisions.wait(receipt, wait_ms)
         # A poll that returns a decision is a 200, whatever the decision: the call itself has succeeded.
-        return json_answer(self._queued(receipt) if decided is None else _decided(receipt, decided))
+        if decided is None:
+            return json_answer(self._queued(receipt))
+        return json_answer(_decided(receipt, decided, caller_of(request)))
 
     async def events(self, request: web.Request) -> web.StreamResponse:
         streams_max = self._in_force.settings.event_streams_max
@@ -58,14 +62,14 @@ class PollingRoutes:
             receipt = _receipt(request)
             decided = await self._decisions.find(receipt)
             if decided is not None:
-                _decided(receipt, decided)
+                _decided(receipt, decided, caller_of(request))
             response = web.StreamResponse(
                 headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"}
             )
             await response.prepare(request)
             try:
                 async with asyncio.timeout(EVENT_STREAM_MS_MAX / 1_000):
-                    await self._stream(response, receipt, decided)
+                    await self._stream(response, receipt, decided, caller_of(request))
             except (UnknownRequest, DecisionDeleted) as error:
                 # The status has been sent already, so the problem document becomes the last event.
                 problem = self._admission.problem(request, error)
@@ -79,7 +83,11 @@ class PollingRoutes:
             self.streams -= 1
 
     async def _stream(
-        self, response: web.StreamResponse, receipt: Receipt, decided: DecisionRecord | None
+        self,
+        response: web.StreamResponse,
+        receipt: Receipt,
+        decided: DecisionRecord | None,
+        caller: Caller | None,
     ) -> None:
         sent: dict[str, Any] | None = None
         while decided is None:
@@ -93,7 +101,7 @@ class PollingRoutes:
             except (KafkaUnavailable, TooManyLookups, TooManyWaiters) as error:
                 logger.warning("the event stream of %s is delayed: %r", receipt, error)
                 await asyncio.sleep(EVENT_PAUSE_MS / 1_000)
-        await response.write(_event("decided", _decided(receipt, decided)))
+        await response.write(_event("decided", _decided(receipt, decided, caller)))
 
     def _queued(self, receipt: Receipt) -> dict[str, Any]:
         ahead, eta_ms = self._decisions.estimate(receipt)
@@ -118,9 +126,11 @@ def _receipt(request: web.Request) -> Receipt:
     return receipt
 
 
-def _decided(receipt: Receipt, decided: DecisionRecord) -> dict[str, Any]:
+def _decided(receipt: Receipt, decided: DecisionRecord, caller: Caller | None) -> dict[str, Any]:
+    """Raises UnknownRequest, also for the request of another user: receipts are easily guessed, and a guess must not
+    even show who has bought."""
     answer = decided.answer(receipt.index)
-    if answer is None:
+    if answer is None or not (caller is None or caller.may_see(decided.buyer(receipt.index))):
         raise UnknownRequest(f"{receipt} is not a valid request id: its record has no such purchase")
     return {"request_id": str(receipt), "status": "decided", **decision_fields(answer)}
 

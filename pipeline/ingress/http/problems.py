@@ -20,6 +20,10 @@ class Kind(Enum):
 
     INVALID_REQUEST = ("invalid-request", "The request is not valid", 400)
     NOT_SUPPORTED_YET = ("not-supported-yet", "Not supported yet", 400)
+    NOT_AUTHENTICATED = ("not-authenticated", "This call needs a valid token", 401)
+    INSUFFICIENT_SCOPE = ("insufficient-scope", "The token does not allow this call", 403)
+    OTHER_USER = ("other-user", "The token belongs to another user", 403)
+    TICKET_REQUIRED = ("ticket-required", "This purchase needs a valid ticket", 403)
     FORBIDDEN = ("forbidden", "This listener does not serve administration calls", 403)
     NOT_FOUND = ("not-found", "Not found", 404)
     METHOD_NOT_ALLOWED = ("method-not-allowed", "This path does not support the method", 405)
@@ -46,7 +50,7 @@ class Problem(SeckillError):
 
     `field` names the invalid body field, query parameter or header, `limit` the limit that was exceeded. `reason` is
     why a decider refused a command, in one word.
-    `retry_after_s` becomes the Retry-After header, `allow` the Allow header of a 405.
+    `retry_after_s` becomes the Retry-After header, `allow` the Allow header of a 405, `challenge` WWW-Authenticate.
     """
 
     def __init__(
@@ -60,6 +64,7 @@ class Problem(SeckillError):
         reason: str | None = None,
         retry_after_s: int | None = None,
         allow: str | None = None,
+        challenge: str | None = None,
     ) -> None:
         super().__init__(detail)
         self.kind = kind
@@ -70,6 +75,7 @@ class Problem(SeckillError):
         self.reason = reason
         self.retry_after_s = retry_after_s
         self.allow = allow
+        self.challenge = challenge
 
     def document(self) -> dict[str, Any]:
         name, title, status = self.kind.value
@@ -94,6 +100,8 @@ class Problem(SeckillError):
             headers["Retry-After"] = str(self.retry_after_s)
         if self.allow is not None:
             headers["Allow"] = self.allow
+        if self.challenge is not None:
+            headers["WWW-Authenticate"] = self.challenge
         return web.Response(body=orjson.dumps(self.document()), status=self.kind.status, headers=headers)
 
 

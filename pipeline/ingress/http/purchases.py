@@ -20,6 +20,7 @@ from pipeline.ingress.errors import BreakerOpen
 from pipeline.ingress.final_refusals import FinalRefusals
 from pipeline.ingress.http.answers import decision_fields, decision_headers
 from pipeline.ingress.http.bodies import parse_purchase, read_body
+from pipeline.ingress.http.buyers import Buyers
 from pipeline.ingress.http.plain_answer import PlainAnswer
 from pipeline.kafka.topics import partition_of
 from pipeline.messages.decisions import Answer
@@ -38,7 +39,9 @@ class PurchaseRoutes:
         breakers: BreakerBoard,
         refusals: FinalRefusals,
         unknown: UnknownProducts,
+        buyers: Buyers | None,
     ) -> None:
+        """`buyers` is None if neither tokens nor tickets are required."""
         self._in_force = in_force
         self._body_bytes_max = in_force.base.body_bytes_max
         self._depth_max = in_force.base.json_depth_max
@@ -47,6 +50,7 @@ class PurchaseRoutes:
         self._breakers = breakers
         self._refusals = refusals
         self._unknown = unknown
+        self._buyers = buyers
 
     def calls(self) -> dict[str, Handler]:
         """The handlers by path; both are for POST."""
@@ -99,7 +103,11 @@ class PurchaseRoutes:
 
     async def _read_purchase(self, request: web.Request) -> Purchase:
         body = await read_body(request, self._body_bytes_max)
-        purchase = parse_purchase(body, self._depth_max, request.headers.get("Idempotency-Key"))
+        key = request.headers.get("Idempotency-Key")
+        if self._buyers is None:
+            purchase = parse_purchase(body, self._depth_max, key)
+        else:
+            purchase = self._buyers.purchase(request, body, self._depth_max, key)
         if not self._breakers.all_closed:
             self._refuse_while_open(partition_of(purchase.product_id, self._commits.partitions))
         return purchase

@@ -14,12 +14,15 @@ from pipeline.breakers import BreakerBoard
 from pipeline.domain import limiters
 from pipeline.domain.ids import presented_id
 from pipeline.domain.product import Win
+from pipeline.domain.scopes import Scope
 from pipeline.errors import RedisUnavailable
 from pipeline.ingress.command_log.group_commit import GroupCommit
 from pipeline.ingress.decisions.decision_rate import RateSampler
 from pipeline.ingress.decisions.finder import DecisionFinder
 from pipeline.ingress.decisions.waiters import Waiters
+from pipeline.ingress.errors import InsufficientScope
 from pipeline.ingress.final_refusals import FinalRefusals
+from pipeline.ingress.http.access import caller_of
 from pipeline.ingress.http.admission import Admission
 from pipeline.ingress.http.answers import json_answer
 from pipeline.ingress.http.connections import Gate
@@ -78,6 +81,8 @@ class StatsRoutes:
 
     async def purchased(self, request: web.Request) -> web.Response:
         product_id, user_id = id_in_path(request, "product_id"), id_in_path(request, "user_id")
+        if (caller := caller_of(request)) is not None and not caller.may_see(user_id):
+            raise InsufficientScope(Scope.ADMIN)
         wins = await self._wins.ask(product_id, user_id)
         answer: dict[str, Any] = {
             "product_id": presented_id(product_id),

@@ -1,0 +1,46 @@
+"""Tokens for trying out. In production the shop's own sign-in issues them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jwt
+
+from pipeline.domain.claims import ClaimFault, ClaimRules, judge_claims
+from pipeline.errors import OperatorError
+from pipeline.ingress.access.keys import parse_secrets
+from pipeline.settings import SECRET_ALGORITHM, Settings, secrets_in
+
+
+class NoTrialToken(OperatorError):
+    """The token cannot be made; the message names the setting or the claim."""
+
+
+def trial_token(settings: Settings, user: str, scopes: Sequence[str], now_s: int, lifetime_s: int) -> str:
+    """A token that an ingress with these settings accepts. Raises NoTrialToken."""
+    if SECRET_ALGORITHM not in settings.accepted_algorithms():
+        raise NoTrialToken(f"SECKILL_TOKEN_ALGORITHMS: only {SECRET_ALGORITHM} tokens can be made here")
+    claims: dict[str, Any] = {
+        "sub": user,
+        "scope": " ".join(scopes),
+        "iat": now_s,
+        "exp": now_s + lifetime_s,
+        **({"iss": settings.token_issuer} if settings.token_issuer else {}),
+        **({"aud": settings.token_audience} if settings.token_audience else {}),
+    }
+    rules = ClaimRules(0.0, settings.token_issuer, settings.token_audience)
+    if isinstance(judged := judge_claims(claims, now_s, rules), ClaimFault):
+        raise NoTrialToken(judged)
+    return jwt.encode(claims, _signing_secret(settings), SECRET_ALGORITHM)
+
+
+def _signing_secret(settings: Settings) -> bytes:
+    if settings.token_secret is not None:
+        return secrets_in(settings.token_secret.get_secret_value())[0]
+    path = settings.token_secret_file
+    if path is None:
+        raise NoTrialToken("SECKILL_TOKEN_SECRET or SECKILL_TOKEN_SECRET_FILE: not set")
+    try:
+        return parse_secrets(path.read_bytes())[0]
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise NoTrialToken(f"SECKILL_TOKEN_SECRET_FILE: {path}: {reason}") from None
