@@ -17,6 +17,7 @@ from agents.watchdog import Watchdog
 from agents.worker import run
 from pipeline.breakers import BreakerBoard, BreakerReporter, follow_control
 from pipeline.decider.deciders import Deciders
+from pipeline.errors import OperatorError
 from pipeline.followers.order_followers import OrderFollowers
 from pipeline.followers.tables.backlog import Backlog
 from pipeline.followers.tables.follower import TableFollowers
@@ -25,12 +26,12 @@ from pipeline.kafka.log_reader import LogReader
 from pipeline.kafka.producer import LogProducer
 from pipeline.kafka.record_format import NewerFormat
 from pipeline.kafka.startup import wait_for_kafka
-from pipeline.kafka.topic_admin import TopicsRefused
-from pipeline.kafka.topics import BadTopics, Topics, load_topics
-from pipeline.process.configuration import BadSettings, load_settings
+from pipeline.kafka.topics import Topics, load_topics
+from pipeline.process.configuration import load_settings
 from pipeline.process.exit import die
 from pipeline.process.logs import configure_logging
 from pipeline.settings import Settings
+from pipeline.stock.client import require_access
 from pipeline.stock.store import StockStore
 
 
@@ -125,6 +126,13 @@ ROLES: dict[str, Callable[[Settings, Topics, str | None], NoReturn]] = {
 }
 
 
+async def _wait_for_servers(role: str, settings: Settings, topics: Topics) -> str | None:
+    """The log identity, as `wait_for_kafka` returns it. Raises OperatorError if waiting does not help."""
+    if ROLES[role] is decider:
+        await require_access(settings.redis(), settings.redis_timeout_ms)
+    return await wait_for_kafka(settings, topics)
+
+
 def main() -> NoReturn:
     if len(sys.argv) != 2 or sys.argv[1] not in ROLES:
         sys.exit(f"usage: python -m agents {'|'.join(ROLES)}")
@@ -132,8 +140,8 @@ def main() -> NoReturn:
         settings = load_settings()
         configure_logging(settings.worker_name)
         topics = load_topics(settings.kafka_profile, settings.topics_file)
-        log_identity = asyncio.run(wait_for_kafka(settings, topics))
-    except (BadSettings, BadTopics, TopicsRefused) as error:
+        log_identity = asyncio.run(_wait_for_servers(sys.argv[1], settings, topics))
+    except OperatorError as error:
         sys.exit(f"the {sys.argv[1]} cannot start: {error}")
     except KeyboardInterrupt:
         sys.exit()

@@ -25,7 +25,9 @@ from aiokafka.errors import (
 )
 
 from pipeline.decider.replay import Replay
+from pipeline.endpoints import Brokers
 from pipeline.errors import Fatal, KafkaUnavailable, OperatorError, Unavailable
+from pipeline.kafka.connection import client_options
 from pipeline.kafka.log_identity import log_identity
 from pipeline.kafka.log_reader import LogReader
 from pipeline.kafka.records import Bounds
@@ -151,9 +153,9 @@ async def _refuse_under_deciders(settings: Settings) -> None:
         )
 
 
-async def _members(bootstrap: str, group: str) -> int:
+async def _members(brokers: Brokers, group: str) -> int:
     """How many deciders the broker reports. The in-memory broker reports 0; then only the fence protects the data."""
-    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap, request_timeout_ms=BROKER_TIMEOUT_MS)
+    admin = AIOKafkaAdminClient(**client_options(brokers), request_timeout_ms=BROKER_TIMEOUT_MS)
     try:
         await admin.start()
         for _ in range(COORDINATOR_TRIES_MAX):

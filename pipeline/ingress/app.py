@@ -45,6 +45,7 @@ from pipeline.kafka.topic_admin import require_topics
 from pipeline.kafka.topics import Topics
 from pipeline.process.tasks import cancel_and_wait
 from pipeline.settings import HEALTH_HOST, Settings
+from pipeline.stock.client import require_access
 from pipeline.stock.store import StockStore
 
 RUNS_DIVISOR = 8
@@ -78,21 +79,21 @@ class Ingress:
     def __init__(self, settings: Settings, topics: Topics) -> None:
         self._settings = settings
         self._topics = topics
-        bootstrap, requests, partitions = settings.kafka(), topics.requests.name, topics.requests.partitions
+        brokers, requests, partitions = settings.kafka(), topics.requests.name, topics.requests.partitions
         # Three connection pools: requests for statistics delay neither purchases nor health checks.
         self._store = StockStore.of(settings, settings.redis_connections_max)
         self._snapshots = StockStore.of(settings, SNAPSHOTS_MAX)
         self._health_store = StockStore.of(settings, HEALTH_REDIS_CONNECTIONS_MAX)
         self._producer = LogProducer(settings, settings.worker_name, idempotent=settings.kafka_idempotence)
-        self._ends = LogEnds(bootstrap, requests, partitions)
+        self._ends = LogEnds(brokers, requests, partitions)
         self._rates = RateSampler(self._health_store, self._ends, partitions)
         self._breakers = BreakerBoard()
         self._control: asyncio.Task[None] | None = None
         self._waiters = Waiters(partitions, settings.waiters_max, settings.results_cache_bytes_max)
-        self._decision_log = DecisionFetcher(bootstrap, topics.results.name)
+        self._decision_log = DecisionFetcher(brokers, topics.results.name)
         on_sale = OnSale()
         self._feed = ResultsFeed(
-            bootstrap,
+            brokers,
             topics.results.name,
             partitions,
             self._waiters,
@@ -142,6 +143,7 @@ class Ingress:
         settings = self._settings
         try:
             self._raise_descriptor_limit()
+            await require_access(settings.redis(), settings.redis_timeout_ms)
             retries = _Retries(START_TIMEOUT_MS)
             await retries.call(lambda: require_topics(settings.kafka(), self._topics, START_TRY_TIMEOUT_MS))
             identity = await retries.call(lambda: log_identity(settings.kafka(), self._topics))

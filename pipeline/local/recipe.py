@@ -6,6 +6,8 @@ Every setting that was set, in code or by this process's environment, goes into 
 import sys
 from collections.abc import Mapping
 
+from pydantic import SecretStr
+
 from pipeline.domain.addresses import local_host
 from pipeline.local.listen import answers_ok, url
 from pipeline.local.process import Part
@@ -43,7 +45,11 @@ def follower_part(settings: Settings) -> Part:
 
 def environment(settings: Mapping[str, object]) -> dict[str, str]:
     """The environment variables for these settings."""
-    return {f"SECKILL_{name.upper()}": str(value) for name, value in settings.items()}
+    return {f"SECKILL_{name.upper()}": _text(value) for name, value in settings.items()}
+
+
+def _text(value: object) -> str:
+    return value.get_secret_value() if isinstance(value, SecretStr) else str(value)
 
 
 def _agents_part(command: tuple[str, ...], settings: Settings) -> Part:

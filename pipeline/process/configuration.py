@@ -1,8 +1,10 @@
 """Reads the settings of this process from the environment. An invalid value prevents the start."""
 
 import re
+from typing import get_args
 
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
+from pydantic_core import ErrorDetails
 
 from pipeline.errors import OperatorError
 from pipeline.settings import Settings
@@ -17,11 +19,25 @@ def load_settings(**overrides: object) -> Settings:
     try:
         return Settings(**overrides)  # type: ignore[arg-type]
     except ValidationError as error:
-        lines = (
-            f"SECKILL_{'_'.join(map(str, each['loc'])).upper()}: {each['msg']} (got {_shown(each['input'])})"
-            for each in error.errors()
-        )
-        raise BadSettings("\n".join(lines)) from None
+        raise BadSettings("\n".join(_line(each) for each in error.errors())) from None
+
+
+def _line(error: ErrorDetails) -> str:
+    if not error["loc"]:
+        return error["msg"]  # a fault of several settings, which it names
+    name = "_".join(map(str, error["loc"]))
+    shown = "" if is_secret(name) else f" (got {_shown(error['input'])})"
+    return f"SECKILL_{name.upper()}: {error['msg']}{shown}"
+
+
+def is_secret(name: str) -> bool:
+    """Whether the setting's value is a secret."""
+    field = Settings.model_fields.get(name)
+    return field is not None and _contains_secret(field.annotation)
+
+
+def _contains_secret(annotation: object) -> bool:
+    return annotation is SecretStr or any(_contains_secret(each) for each in get_args(annotation))
 
 
 def _shown(value: object) -> str:

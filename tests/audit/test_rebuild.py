@@ -13,6 +13,7 @@ from audit.faults import FAULTS, PARTITION, PLAIN, commands
 from audit.sale import Sale
 from pipeline.audit import CannotAudit, Check, audit
 from pipeline.cli import main
+from pipeline.kafka.connection import client_options
 from pipeline.rebuild import CannotRebuild, RebuildProgress, rebuild
 from pipeline.stock.keys import Keys
 
@@ -70,7 +71,7 @@ async def test_rebuild_refuses_while_the_deciders_group_has_members(sold: Sale) 
     if not sold.settings.kafka_idempotence:
         pytest.skip("the in-memory broker does not report the members of a group")
     consumer = AIOKafkaConsumer(
-        sold.topics.requests.name, bootstrap_servers=sold.settings.kafka(), group_id="seckill-deciders"
+        sold.topics.requests.name, **client_options(sold.settings.kafka()), group_id="seckill-deciders"
     )
     await consumer.start()
     try:
@@ -105,7 +106,7 @@ async def test_logs_without_their_beginning_are_refused(sold: Sale) -> None:
 
 async def seckill(sale: Sale, monkeypatch: pytest.MonkeyPatch, *arguments: str, **settings: str) -> Result:
     environment = {
-        "SECKILL_KAFKA_BOOTSTRAP": sale.settings.kafka(),
+        "SECKILL_KAFKA_BOOTSTRAP": str(sale.settings.kafka()),
         "SECKILL_KAFKA_IDEMPOTENCE": str(sale.settings.kafka_idempotence),
         "SECKILL_REDIS_URL": sale.settings.redis(),
     } | settings
