@@ -86,7 +86,7 @@ class Settings(BaseSettings):
     redis_password: Secret | None = None
     redis_password_file: SecretFileSetting | None = None
     redis_ca_file: CaFile | None = None
-    """The authorities (PEM) that Redis's certificate may come from. If unset: those of the operating system."""
+    """More authorities (PEM) that Redis's certificate may come from, beside those of the operating system."""
     redis_certificate_file: Path | None = None
     """The client's certificate (PEM), for a Redis that asks for one."""
     redis_key_file: Path | None = None

@@ -64,6 +64,17 @@ async def raise_if_refused(brokers: Brokers) -> None:
         raise SignInRefused("\n".join(lines))
 
 
+def how_we_connect(brokers: Brokers) -> str:
+    """For the message when no broker answers: one that expects another protocol only closes the connection."""
+    by = f"SECKILL_KAFKA_SECURITY_PROTOCOL is {brokers.protocol}"
+    has_certificate = brokers.tls.certificate_file is not None
+    return (
+        f"{by}, no SECKILL_KAFKA_CERTIFICATE_FILE"
+        if brokers.protocol.uses_tls and not has_certificate
+        else by
+    )
+
+
 async def _refusal(brokers: Brokers, host: str, port: int) -> str | None:
     try:
         async with asyncio.timeout(SIGN_IN_TIMEOUT_MS / 1_000):

@@ -20,7 +20,7 @@ from aiokafka.errors import (
 
 from pipeline.endpoints import Brokers
 from pipeline.errors import KafkaUnavailable, OperatorError
-from pipeline.kafka.connection import client_options, raise_if_refused
+from pipeline.kafka.connection import client_options, how_we_connect, raise_if_refused
 from pipeline.kafka.consumer import consumer
 from pipeline.kafka.topics import Topic, Topics
 
@@ -255,7 +255,9 @@ async def _connected(brokers: Brokers, timeout_ms: int) -> AsyncIterator[AIOKafk
             finally:
                 await admin.close()
     except TimeoutError:
-        raise KafkaUnavailable(f"no answer from Kafka at {brokers} within {timeout_ms} ms") from None
+        raise KafkaUnavailable(
+            f"no answer from Kafka at {brokers} within {timeout_ms} ms ({how_we_connect(brokers)})"
+        ) from None
     except KafkaError as error:
         raise KafkaUnavailable(f"Kafka at {brokers}: {error!r}") from error
 

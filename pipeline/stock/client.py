@@ -107,12 +107,15 @@ async def require_access(url: str, timeout_ms: int) -> None:
             f"SECKILL_REDIS_USER, SECKILL_REDIS_PASSWORD, SECKILL_REDIS_URL: Redis refuses the user: {error}"
         ) from None
     except exceptions.RedisError as error:
-        if isinstance(error.__cause__, ssl.SSLCertVerificationError):
-            why = error.__cause__.verify_message
-            raise RedisRefused(f"SECKILL_REDIS_CA_FILE: Redis is not trusted: {why}") from None
-        if isinstance(error.__cause__, ssl.SSLError):
+        # redis-py raises its own error from, or while it handles, that of the connection.
+        cause = error.__cause__ or error.__context__
+        if isinstance(cause, ssl.SSLCertVerificationError):
             raise RedisRefused(
-                f"SECKILL_REDIS_URL, SECKILL_REDIS_CERTIFICATE_FILE: no TLS with Redis: {error.__cause__.reason}"
+                f"SECKILL_REDIS_CA_FILE: Redis is not trusted: {cause.verify_message}"
+            ) from None
+        if isinstance(cause, ssl.SSLError):
+            raise RedisRefused(
+                f"SECKILL_REDIS_URL, SECKILL_REDIS_CERTIFICATE_FILE: no TLS with Redis: {cause.reason}"
             ) from None
     finally:
         await client.aclose()
