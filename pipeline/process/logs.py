@@ -110,3 +110,5 @@ def configure_logging(process_name: str, level: int = logging.INFO) -> None:
     handler = CountingHandler(sys.stderr)
     handler.setFormatter(formatter)
     logging.basicConfig(level=level, handlers=[handler], force=True)
+    # It reports every connection that signs in, and a read of a log opens several.
+    logging.getLogger("aiokafka.conn").setLevel(max(level, logging.WARNING))

@@ -70,7 +70,7 @@ def test_the_command_reports_an_error_in_one_line(kafka: Kafka, topics_file: Pat
     nowhere = f"127.0.0.1:{free_port()}"
     assert run(kafka, topics_file, command, "--timeout-ms", "500", SECKILL_KAFKA_BOOTSTRAP=nowhere) == (
         1,
-        f"Error: no answer from Kafka at {nowhere} within 500 ms\n",
+        f"Error: no answer from Kafka at {nowhere} within 500 ms (SECKILL_KAFKA_SECURITY_PROTOCOL is PLAINTEXT)\n",
     )
     topics_file.write_text("version: 1")
     status, output = run(kafka, topics_file, command)
