@@ -14,6 +14,7 @@ from audit.sale import Sale
 from pipeline.audit import CannotAudit, Check, audit
 from pipeline.cli import main
 from pipeline.kafka.connection import client_options
+from pipeline.lock import held
 from pipeline.rebuild import CannotRebuild, RebuildProgress, rebuild
 from pipeline.stock.keys import Keys
 
@@ -87,6 +88,29 @@ async def test_rebuild_ends_when_a_decider_moves_the_cursor(sold: Sale) -> None:
         sold.redis.hset(keys.cursor(PARTITION), "offset", 3)
 
     with pytest.raises(CannotRebuild, match="a decider is running"):
+        await rebuild(sold.settings, sold.topics, interfere)
+
+
+async def test_two_rebuilds_at_once_are_refused(sold: Sale) -> None:
+    before = contents(sold)
+    async with held(sold.settings, "rebuild"):
+        with pytest.raises(
+            CannotRebuild, match=r"lock rebuild is taken: process \d+ .* since 20.*Nothing was changed"
+        ):
+            await rebuild(sold.settings, sold.topics)
+        assert contents(sold) == before
+        assert (await audit(sold.settings, sold.topics)).clean, "the audit knows the keys of a lock"
+    await rebuild(sold.settings, sold.topics)
+    assert contents(sold) == before
+
+
+async def test_rebuild_ends_when_it_loses_its_lock(sold: Sale) -> None:
+    def interfere(_: RebuildProgress) -> None:
+        sold.redis.incr(keys.lock_token("rebuild"))
+
+    with pytest.raises(
+        CannotRebuild, match=r"another took the lock\. Redis is partly rebuilt; run the rebuild again"
+    ):
         await rebuild(sold.settings, sold.topics, interfere)
 
 
