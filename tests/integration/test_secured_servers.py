@@ -3,11 +3,10 @@
 import asyncio
 import json
 import os
-import re
 import ssl
 import subprocess
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,20 +17,17 @@ from secured import (
     Certificates,
     SecuredKafka,
     SecuredRedis,
-    documented_redis_users,
     grant_documented_rights,
     kafka_settings,
-    password,
     redis_settings,
     secured_kafka,
-    secured_redis,
 )
 from system import SECKILL, System, request
 
-from pipeline.domain.product import Opening
 from pipeline.endpoints import Brokers, SaslMechanism, SecurityProtocol, Tls
-from pipeline.errors import KafkaUnavailable, RedisUnavailable
+from pipeline.errors import KafkaUnavailable
 from pipeline.kafka.connection import SignInRefused, raise_if_refused
+from pipeline.kafka.producer import LogProducer, SendFailed
 from pipeline.kafka.topic_admin import check_topics
 from pipeline.kafka.topics import load_topics
 from pipeline.local.listen import free_port
@@ -45,12 +41,8 @@ from pipeline.local.recipe import (
     ingress_part,
     worker_part,
 )
-from pipeline.messages.commands import OpenCommand, encode_open
 from pipeline.settings import Profile, Settings
-from pipeline.stock.client import PackedSslConnection, RedisFault, RedisRefused, require_access
-from pipeline.stock.scripts import script
-from pipeline.stock.store import StockStore
-from pipeline.stock.values import PreparedCommand
+from pipeline.stock.client import RedisRefused, require_access
 
 STOCK, BUYERS = 10, 30
 START_S_MAX = 60
@@ -68,32 +60,11 @@ SALE = {
 
 
 @pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    return Certificates(tmp_path_factory.mktemp("certificates"))
-
-
-@pytest.fixture(scope="module")
 def kafka(certificates: Certificates, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecuredKafka]:
     libraries = Path(os.environ["SECKILL_KAFKA_LIBS_DIR"])
     with secured_kafka(libraries, tmp_path_factory.mktemp("kafka"), certificates) as kafka:
         assert asyncio.run(grant_documented_rights(kafka.internal)) > 30
         yield kafka
-
-
-@pytest.fixture(scope="module")
-def plain_redis(
-    certificates: Certificates, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[SecuredRedis]:
-    """With users, without TLS: the server that is always there."""
-    directory = tmp_path_factory.mktemp("plain-redis") / "redis"
-    with secured_redis(directory, certificates, tls=False) as redis:
-        yield redis
-
-
-@pytest.fixture(scope="module")
-def redis(certificates: Certificates, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecuredRedis]:
-    with secured_redis(tmp_path_factory.mktemp("redis") / "redis", certificates, tls=True) as redis:
-        yield redis
 
 
 @dataclass(frozen=True)
@@ -132,11 +103,11 @@ class Stage:
 
 
 @pytest.fixture
-def stage(kafka: SecuredKafka, redis: SecuredRedis, certificates: Certificates, tmp_path: Path) -> Stage:
+def stage(kafka: SecuredKafka, tls_redis: SecuredRedis, certificates: Certificates, tmp_path: Path) -> Stage:
     ports = {name: free_port() for name in ("public_port", "admin_port", "health_port")}
     # The servers of this test are new, and take their time for the first records.
     common = {**ports, "data_dir": tmp_path / "data", "wait_timeout_ms": 30_000}
-    return Stage(kafka, redis, certificates, common)
+    return Stage(kafka, tls_redis, certificates, common)
 
 
 def sell(stage: Stage) -> None:
@@ -201,61 +172,6 @@ def test_the_local_stack_uses_given_servers_that_are_secured(stage: Stage, tmp_p
         shown = json.dumps(system.status()) + system.full_output()
     assert "=pass" not in shown
     assert "rediss://" in shown
-
-
-# --- rights ----------------------------------------------------------------------------------------------------------
-
-
-def test_the_scripts_use_no_command_that_a_user_of_theirs_may_not_use() -> None:
-    rights = {line.split()[1]: set(line.split()) for line in documented_redis_users()}
-    for user, scripts in {
-        "ingress": ["snapshot"],
-        "decider": ["decide", "replay", "wipe", "snapshot"],
-        "rebuilder": ["replay", "wipe", "take_over", "lock"],
-    }.items():
-        for each in scripts:
-            used = {f"+{name.lower()}" for name in re.findall(r"redis\.call\('(\w+)'", script(each))}
-            assert used
-            assert used <= rights[user], f"{user} runs {each}"
-
-
-def store_of(redis: SecuredRedis, certificates: Certificates, user: str) -> StockStore:
-    return StockStore.of(Settings(**redis_settings(redis, certificates, user)))
-
-
-@asynccontextmanager
-async def closing(store: StockStore) -> AsyncIterator[StockStore]:
-    yield store
-    await store.close()
-
-
-async def test_each_user_can_do_its_work_and_the_ingress_cannot_write(
-    plain_redis: SecuredRedis, certificates: Certificates
-) -> None:
-    opening = PreparedCommand(0, 1_000, "1", encode_open(OpenCommand("1", Opening("n", "1", 5, 0, 10**13))))
-    async with AsyncExitStack() as stack:
-        decider, ingress, rebuilder = [
-            await stack.enter_async_context(closing(store_of(plain_redis, certificates, user)))
-            for user in ("decider", "ingress", "rebuilder")
-        ]
-        await decider.require_noeviction()
-        decider.log_identity = "log"
-        await decider.claim(1)
-        (decision,) = await decider.decide(1, -1, 0, [opening])
-        with pytest.raises(RedisFault, match="permission"):
-            await ingress.wipe(1, 0)
-        with pytest.raises(RedisFault, match="permission"):
-            await ingress.take_over(1)
-        ingress.log_identity = "log"
-        assert (await ingress.snapshot(1, "1", ["u"])).terms is not None
-        assert await ingress.progress(1) == (0, 0)
-        assert await ingress.products(1) == await ingress.products(1, 5) == ["1"]
-        assert await ingress.product(1, "1") is not None
-        assert await ingress.buyer_count(1, "1") == 0
-        await rebuilder.wipe(1, 0)
-        rebuilder.log_identity = "log"
-        await rebuilder.take_over(1)
-        await rebuilder.replay(1, -1, 1, [("1", decision)])
 
 
 # --- refusals --------------------------------------------------------------------------------------------------------
@@ -340,6 +256,17 @@ def brokers(kafka: SecuredKafka, certificates: Certificates, **more: Any) -> Bro
     return Settings(**{**settings, **more}).kafka()
 
 
+async def test_a_process_cannot_write_what_another_one_writes(
+    stage: Stage,
+) -> None:
+    stage.operator("topics", "create")
+    producer = LogProducer(Settings(**stage.settings("ingress")), "test", idempotent=True)
+    await producer.start()
+    with pytest.raises(SendFailed, match="TopicAuthorizationFailed"):
+        await producer.send("seckill.purchase-results.v1", 0, b"1", b"{}")
+    await producer.stop()
+
+
 async def test_a_certificate_for_another_name_is_refused_unless_names_are_not_checked(
     kafka: SecuredKafka, certificates: Certificates
 ) -> None:
@@ -392,40 +319,3 @@ async def test_a_server_that_is_down_is_not_a_refusal(certificates: Certificates
         Brokers(nowhere, SecurityProtocol.SASL_PLAINTEXT, Tls(), SaslMechanism.PLAIN, "u", SecretStr("p"))
     )
     await require_access(f"redis://{nowhere}/0", 1_000)
-
-
-async def test_redis_by_tls_needs_its_authority_and_packs_in_c(
-    redis: SecuredRedis, certificates: Certificates
-) -> None:
-    given = redis_settings(redis, certificates, "decider")
-    await require_access(Settings(**given).redis(), 5_000)
-    with pytest.raises(RedisRefused, match=r"SECKILL_REDIS_CA_FILE.*not trusted"):
-        await require_access(Settings(**{**given, "redis_ca_file": certificates.other_ca}).redis(), 5_000)
-    elsewhere = Settings(**{**given, "redis_url": given["redis_url"].replace("127.0.0.1", "localhost")})
-    with pytest.raises(RedisRefused, match=r"SECKILL_REDIS_CA_FILE.*not trusted.*[Hh]ostname mismatch"):
-        await require_access(elsewhere.redis(), 5_000)
-    without = Settings(**{**given, "redis_certificate_file": None})
-    with pytest.raises(RedisRefused, match="SECKILL_REDIS_URL, SECKILL_REDIS_CERTIFICATE_FILE"):
-        await require_access(without.redis(), 5_000)
-    store = StockStore.of(Settings(**given))
-    assert store._redis.connection_pool.connection_class is PackedSslConnection
-    await store.ping()
-    await store.close()
-
-
-async def test_a_password_that_changes_later_counts_as_unavailable(
-    plain_redis: SecuredRedis, certificates: Certificates
-) -> None:
-    """The process is not ready meanwhile, and continues once user and password match again."""
-    store = store_of(plain_redis, certificates, "auditor")
-    with plain_redis.admin(certificates) as client:
-        await store.ping()
-        client.acl_setuser("auditor", reset_passwords=True, passwords=["+other"], enabled=True)
-        client.client_kill_filter(user="auditor")
-        with pytest.raises(RedisUnavailable, match="closed"):
-            await store.ping()
-        with pytest.raises(RedisUnavailable, match="invalid username-password pair"):
-            await store.ping()
-        client.acl_setuser("auditor", passwords=[f"+{password('auditor')}"], enabled=True)
-        await store.ping()
-    await store.close()
