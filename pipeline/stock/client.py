@@ -37,6 +37,10 @@ _UNAVAILABLE_CODE = re.compile(
 )
 
 
+ACCESS_TRIES_MAX = 5
+"""A server that wants a certificate says so and closes the connection. One time in four we only see the latter."""
+
+
 class RedisFault(Fatal):
     """Redis answered with an error that waiting does not fix, such as a key of the wrong type or no permission."""
 
@@ -97,6 +101,16 @@ async def require_access(url: str, timeout_ms: int) -> None:
     """
     client = Redis.from_pool(connection_pool(url, timeout_ms / 1_000, None))
     try:
+        for _ in range(ACCESS_TRIES_MAX):
+            if not isinstance(await _failure(client), ConnectionResetError):
+                break
+    finally:
+        await client.aclose()
+
+
+async def _failure(client: Redis) -> BaseException | None:
+    """What kept this client from Redis; None if nothing did. Raises RedisRefused."""
+    try:
         await client.ping()
     except (
         exceptions.AuthenticationError,
@@ -110,15 +124,15 @@ async def require_access(url: str, timeout_ms: int) -> None:
         # redis-py raises its own error from, or while it handles, that of the connection.
         cause = error.__cause__ or error.__context__
         if isinstance(cause, ssl.SSLCertVerificationError):
-            raise RedisRefused(
-                f"SECKILL_REDIS_CA_FILE: Redis is not trusted: {cause.verify_message}"
-            ) from None
+            why = cause.verify_message
+            raise RedisRefused(f"SECKILL_REDIS_CA_FILE: Redis is not trusted: {why}") from None
         if isinstance(cause, ssl.SSLError):
+            why = cause.reason
             raise RedisRefused(
-                f"SECKILL_REDIS_URL, SECKILL_REDIS_CERTIFICATE_FILE: no TLS with Redis: {cause.reason}"
+                f"SECKILL_REDIS_URL, SECKILL_REDIS_CERTIFICATE_FILE: no TLS with Redis: {why}"
             ) from None
-    finally:
-        await client.aclose()
+        return cause
+    return None
 
 
 async def reply_of(call: Any) -> Any:
