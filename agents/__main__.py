@@ -19,6 +19,7 @@ from pipeline.breakers import BreakerBoard, BreakerReporter, breaker_taker
 from pipeline.control.follower import ControlFollower
 from pipeline.control.live_settings import LiveSettings
 from pipeline.decider.deciders import Deciders
+from pipeline.errors import OperatorError
 from pipeline.followers.order_followers import OrderFollowers
 from pipeline.followers.tables.backlog import Backlog
 from pipeline.followers.tables.follower import TableFollowers
@@ -27,11 +28,11 @@ from pipeline.kafka.log_reader import LogReader
 from pipeline.kafka.producer import LogProducer
 from pipeline.kafka.record_format import NewerFormat
 from pipeline.kafka.startup import wait_for_kafka
-from pipeline.kafka.topic_admin import TopicsRefused
-from pipeline.kafka.topics import BadTopics, Topics, load_topics
-from pipeline.process.configuration import BadSettings, load_settings
+from pipeline.kafka.topics import Topics, load_topics
+from pipeline.process.configuration import load_settings
 from pipeline.process.logs import configure_logging, set_log_level
 from pipeline.settings import InForce, Settings
+from pipeline.stock.client import require_access
 from pipeline.stock.store import StockStore
 
 
@@ -140,8 +141,11 @@ ROLES: dict[str, Callable[[Process], NoReturn]] = {
 }
 
 
-async def prepare(settings: Settings, topics: Topics) -> Process:
-    """Waits for Kafka, and until the settings in force are known. Raises TopicsRefused and NewerFormat."""
+async def prepare(role: str, settings: Settings, topics: Topics) -> Process:
+    """Waits for Kafka, and until the settings in force are known. Raises OperatorError if waiting does not help, and
+    NewerFormat."""
+    if ROLES[role] is decider:
+        await require_access(settings.redis(), settings.redis_timeout_ms)
     log_identity = await wait_for_kafka(settings, topics)
     in_force, breakers = InForce(settings), BreakerBoard()
     live = LiveSettings(in_force, lambda changed: set_log_level(changed.log_level))
@@ -156,8 +160,9 @@ def main() -> NoReturn:
     try:
         settings = load_settings()
         configure_logging(settings.worker_name, settings.log_level)
-        process = asyncio.run(prepare(settings, load_topics(settings.kafka_profile, settings.topics_file)))
-    except (BadSettings, BadTopics, TopicsRefused, NewerFormat) as error:
+        topics = load_topics(settings.kafka_profile, settings.topics_file)
+        process = asyncio.run(prepare(sys.argv[1], settings, topics))
+    except (OperatorError, NewerFormat) as error:
         sys.exit(f"the {sys.argv[1]} cannot start: {error}")
     except KeyboardInterrupt:
         sys.exit()

@@ -6,10 +6,12 @@ from functools import cached_property
 from typing import Any
 
 import faust
+from faust.auth import Credentials, SASLCredentials, SSLCredentials
 from faust.tables.manager import TableManager
 from mode.utils.queues import FlowControlEvent
 
 from agents.transport import Transport
+from pipeline.endpoints import Brokers
 from pipeline.kafka.topics import Topic
 from pipeline.settings import Settings
 
@@ -106,16 +108,31 @@ def _instance(settings: Settings, web_port: int) -> str:
     return re.sub(r"[^a-zA-Z0-9._-]", "_", f"{settings.worker_name}-{settings.tables_host}-{web_port}")
 
 
+def _credentials(brokers: Brokers) -> Credentials | None:
+    """What `client_options` (pipeline/kafka/connection.py) is for our own clients."""
+    context = brokers.tls.context() if brokers.protocol.uses_tls else None
+    if brokers.protocol.uses_sasl and brokers.mechanism is not None and brokers.password is not None:
+        return SASLCredentials(
+            mechanism=brokers.mechanism.value,
+            username=brokers.user,
+            password=brokers.password.get_secret_value(),
+            ssl_context=context,
+        )
+    return None if context is None else SSLCredentials(context)
+
+
 def create_app(settings: Settings, group: str, web_port: int, replication: int = 1) -> App:
     """A Faust application in the consumer group `group`, with its web pages on `web_port` of `tables_host`.
 
     `replication` applies to the topics that Faust creates itself: the tables' changelogs.
     """
+    brokers = settings.kafka()
     datadir = settings.data_dir / "faust" / settings.worker_name
     datadir.mkdir(parents=True, exist_ok=True)  # Faust does not create parent directories
     app = App(
         group,
-        broker=[f"kafka://{address}" for address in settings.kafka().split(",")],
+        broker=[f"kafka://{address}" for address in brokers.addresses.split(",")],
+        broker_credentials=_credentials(brokers),
         # A worker restarted under its old name gets its partitions back in 2 s instead of 6 s.
         consumer_group_instance_id=_instance(settings, web_port)
         if settings.kafka_static_membership

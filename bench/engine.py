@@ -21,6 +21,7 @@ from pipeline.decider.intake import prepare
 from pipeline.decider.ports import Keyed
 from pipeline.domain.limiters import Algorithm, Rule
 from pipeline.domain.product import Opening
+from pipeline.kafka.connection import client_options
 from pipeline.kafka.producer import LogProducer
 from pipeline.kafka.records import LogRecord
 from pipeline.kafka.topics import partition_of
@@ -153,7 +154,7 @@ async def _decided(stage: Stage, partition: int) -> AsyncIterator[int]:
     """The first and last source offset of each new batch of decisions, as a follower sees them."""
     topic_partition = TopicPartition(stage.topics.results.name, partition)
     async with AIOKafkaConsumer(
-        bootstrap_servers=stage.settings.kafka(), group_id=None, enable_auto_commit=False
+        **client_options(stage.settings.kafka()), group_id=None, enable_auto_commit=False
     ) as consumer:
         consumer.assign([topic_partition])
         end = (await consumer.end_offsets([topic_partition]))[topic_partition]
@@ -178,7 +179,7 @@ async def floor(stage: Stage, load: Load, product_id: str) -> Drain:
     results_position, started, meter = 0, 0.0, None
     try:
         async with AIOKafkaConsumer(
-            bootstrap_servers=stage.settings.kafka(),
+            **client_options(stage.settings.kafka()),
             group_id=None,
             enable_auto_commit=False,
             max_partition_fetch_bytes=4 * 1024 * 1024,

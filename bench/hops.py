@@ -11,6 +11,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from redis.asyncio import Redis
 from stage import Stage
 
+from pipeline.kafka.connection import client_options
 from pipeline.kafka.producer import LogProducer
 
 TOPIC = "bench.hops"
@@ -63,7 +64,7 @@ async def _measure(stage: Stage) -> Hops:
     try:
         acknowledged_ms = await _median_ms(send)
         async with AIOKafkaConsumer(
-            bootstrap_servers=stage.settings.kafka(), group_id=None, enable_auto_commit=False
+            **client_options(stage.settings.kafka()), group_id=None, enable_auto_commit=False
         ) as consumer:
             consumer.assign([partition])
             await consumer.seek_to_end(partition)
@@ -77,7 +78,7 @@ async def _measure(stage: Stage) -> Hops:
 
 
 async def _create_topic(stage: Stage) -> None:
-    admin = AIOKafkaAdminClient(bootstrap_servers=stage.settings.kafka())
+    admin = AIOKafkaAdminClient(**client_options(stage.settings.kafka()))
     await admin.start()
     try:
         if TOPIC not in await admin.list_topics():

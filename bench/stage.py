@@ -62,5 +62,5 @@ def stage(libs: Path) -> Iterator[Stage]:
         with Process(broker.part, directory / "logs") as kafka, redis:
             own = settings.model_copy(update={**broker.settings(), "redis_url": redis.address})
             topics = load_topics(Profile.LOCAL)
-            asyncio.run(create_topics(broker.bootstrap, topics))
+            asyncio.run(create_topics(own.kafka(), topics))
             yield Stage(own, topics, directory, redis, kafka)

@@ -5,6 +5,7 @@
             KafkaUnavailable
             RedisUnavailable
         InvalidRecord       a record does not have the form of its topic; report it and skip it
+        LockLost            a job no longer holds its lock and must not write
         OperatorError       a command or process cannot start or finish; the message says what to fix
         Fatal               a process that writes cannot keep its guarantees and must end; the message says why
                             (the ingress only reads Redis, so it refuses what depends on the cause instead)
@@ -31,6 +32,10 @@ class RedisUnavailable(Unavailable):
 
 class InvalidRecord(SeckillError, ValueError):
     """A record that does not have the form of its topic. The message names the field."""
+
+
+class LockLost(SeckillError):
+    """A job no longer holds the lock that it needs (pipeline/lock.py). What it was about to write is not written."""
 
 
 class OperatorError(SeckillError):

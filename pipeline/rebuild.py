@@ -2,7 +2,7 @@
 
 Not for a running sale: deciders repair Redis themselves. So it refuses to run while the deciders' group has members.
 And each of its writes is fenced like a decider's: a decider that is not a visible member (a zombie, or one that is just
-starting) ends the rebuild, and then rebuilds the rest of Redis itself.
+starting) ends the rebuild, and then rebuilds the rest of Redis itself. A lock keeps a second rebuild out.
 """
 
 import asyncio
@@ -25,15 +25,19 @@ from aiokafka.errors import (
 )
 
 from pipeline.decider.replay import Replay
-from pipeline.errors import Fatal, KafkaUnavailable, OperatorError, Unavailable
+from pipeline.endpoints import Brokers
+from pipeline.errors import Fatal, KafkaUnavailable, LockLost, OperatorError, Unavailable
+from pipeline.kafka.connection import client_options
 from pipeline.kafka.log_identity import log_identity
 from pipeline.kafka.log_reader import LogReader
 from pipeline.kafka.records import Bounds
 from pipeline.kafka.topic_admin import require_topics
 from pipeline.kafka.topics import Topics
+from pipeline.lock import LockTaken, held
 from pipeline.settings import Settings
 from pipeline.stock.store import Stale, StockStore
 
+LOCK_NAME = "rebuild"
 BROKER_TIMEOUT_MS = 10_000
 COORDINATOR_TRIES_MAX = 40
 COORDINATOR_PAUSE_MS = 250
@@ -70,10 +74,15 @@ async def rebuild(
     store = StockStore.of(settings)
     try:
         await require_topics(settings.kafka(), topics, BROKER_TIMEOUT_MS)
-        await _refuse_under_deciders(settings)
-        await store.require_noeviction()
-        store.log_identity = await log_identity(settings.kafka(), topics)
-        return await _Rebuild(settings, topics, store, on_progress).run()
+        async with held(settings, LOCK_NAME) as store.lock:
+            await _refuse_under_deciders(settings)
+            await store.require_noeviction()
+            store.log_identity = await log_identity(settings.kafka(), topics)
+            return await _Rebuild(settings, topics, store, on_progress).run()
+    except LockTaken as taken:
+        raise CannotRebuild(f"{taken}. Nothing was changed") from taken
+    except LockLost as lost:
+        raise CannotRebuild(f"{lost}. Redis is partly rebuilt; run the rebuild again") from lost
     except Stale as stale:
         raise CannotRebuild(
             f"{stale}: a decider is running. Redis is partly rebuilt; the decider rebuilds the rest"
@@ -151,9 +160,9 @@ async def _refuse_under_deciders(settings: Settings) -> None:
         )
 
 
-async def _members(bootstrap: str, group: str) -> int:
+async def _members(brokers: Brokers, group: str) -> int:
     """How many deciders the broker reports. The in-memory broker reports 0; then only the fence protects the data."""
-    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap, request_timeout_ms=BROKER_TIMEOUT_MS)
+    admin = AIOKafkaAdminClient(**client_options(brokers), request_timeout_ms=BROKER_TIMEOUT_MS)
     try:
         await admin.start()
         for _ in range(COORDINATOR_TRIES_MAX):

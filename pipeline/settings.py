@@ -9,14 +9,15 @@ What decides a purchase is never live; it is a command in the product's partitio
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Self
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 from pydantic import BaseModel, Field, SecretStr, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -24,6 +25,8 @@ from pydantic_settings import (
     YamlConfigSettingsSource,
 )
 
+from pipeline.credentials import Secret, SecretFileSetting, secret_of
+from pipeline.endpoints import Brokers, CaFile, SaslMechanism, SecurityProtocol, Tls
 from pipeline.yaml_files import read_mapping
 
 CONFIG_VARIABLE = "SECKILL_CONFIG"
@@ -113,10 +116,42 @@ class Settings(BaseSettings):
     kafka_leave_on_stop: bool = True
     """If on, a worker that stops gives up its partitions at once. If off, it keeps them for one session (6 s), so that
     the next process with its name can take over after a restart. A killed worker always keeps them that long."""
+    kafka_security_protocol: SecurityProtocol = SecurityProtocol.PLAINTEXT
+    """How all clients connect (docs/security.md). The broker that `seckill up` starts knows PLAINTEXT only."""
+    kafka_sasl_mechanism: SaslMechanism | None = None
+    """How clients sign in, with a security protocol that begins with SASL."""
+    kafka_user: str | None = None
+    """The name with which they do."""
+    kafka_password: Secret | None = None
+    """The password of `kafka_user`."""
+    kafka_password_file: SecretFileSetting | None = None
+    """A file with `kafka_password`."""
+    kafka_ca_file: CaFile | None = None
+    """The authorities (PEM) that the brokers' certificates may come from. If unset: those of the operating system."""
+    kafka_certificate_file: Path | None = None
+    """The client's certificate (PEM), for brokers that ask for one."""
+    kafka_key_file: Path | None = None
+    """Its unencrypted key (PEM). If unset, `kafka_certificate_file` contains it."""
+    kafka_check_hostname: bool = True
+    """Off for brokers whose certificates do not contain the names in `kafka_bootstrap`."""
     topics_file: Path | None = None
     """A `topics.yaml` to use instead of the packaged one."""
-    redis_url: str | None = None
+    redis_url: Annotated[str | None, Field(repr=False)] = None
     """redis://host:port/database, or rediss:// or unix:// as redis-py accepts them."""
+    redis_user: str | None = None
+    """The ACL user. User and password may be in `redis_url` instead, percent-encoded."""
+    redis_password: Secret | None = None
+    """The password of `redis_user`, or of Redis's default user."""
+    redis_password_file: SecretFileSetting | None = None
+    """A file with `redis_password`."""
+    redis_ca_file: CaFile | None = None
+    """More authorities (PEM) that Redis's certificate may come from, beside those of the operating system."""
+    redis_certificate_file: Path | None = None
+    """The client's certificate (PEM), for a Redis that asks for one."""
+    redis_key_file: Path | None = None
+    """Its unencrypted key (PEM). If unset, `redis_certificate_file` contains it."""
+    redis_check_hostname: bool = True
+    """Off for a Redis whose certificate does not contain the name in `redis_url`."""
     key_prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")] = "seckill"
     """Prefix of all keys in Redis; systems that share a Redis need different ones."""
     group_prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,100}$")] = "seckill"
@@ -264,7 +299,10 @@ class Settings(BaseSettings):
     """The name of this process, set by the local stack or the deployment."""
 
     @field_validator(
-        *("kafka_bootstrap", "redis_url", "topics_file", "health_port"),
+        *("kafka_bootstrap", "kafka_sasl_mechanism", "kafka_user", "kafka_password", "kafka_password_file"),
+        *("kafka_ca_file", "kafka_certificate_file", "kafka_key_file", "topics_file", "redis_url"),
+        *("redis_user", "redis_password", "redis_password_file", "redis_ca_file", "redis_certificate_file"),
+        *("redis_key_file", "health_port"),
         *("token_secret", "token_secret_file", "token_jwks_file", "token_issuer", "token_audience"),
         *("ticket_secret", "ticket_secret_file", "cors_origins"),
         mode="before",
@@ -371,12 +409,101 @@ class Settings(BaseSettings):
     def accepted_origins(self) -> tuple[str, ...]:
         return () if self.cors_origins is None else tuple(self.cors_origins.split(","))
 
-    def kafka(self) -> str:
-        """The brokers' addresses, for aiokafka."""
-        return self.kafka_bootstrap or f"127.0.0.1:{self.kafka_port}"
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        if faults := [*_kafka_faults(self), *_redis_faults(self)]:
+            raise PydanticCustomError("combination", "{lines}", {"lines": "\n".join(faults)})
+        return self
+
+    def kafka(self) -> Brokers:
+        """The brokers; pipeline/kafka/connection.py makes client options of them."""
+        return Brokers(
+            self.kafka_bootstrap or f"127.0.0.1:{self.kafka_port}",
+            self.kafka_security_protocol,
+            self._kafka_tls(),
+            self.kafka_sasl_mechanism,
+            self.kafka_user,
+            secret_of(self.kafka_password, self.kafka_password_file),
+        )
 
     def redis(self) -> str:
+        """A URL for redis-py with everything that a client needs, the password included: never print it."""
+        address, tls = self._redis_address(), self._redis_tls()
+        password = secret_of(self.redis_password, self.redis_password_file)
+        if password is not None:
+            user = quote(self.redis_user or "", safe="")
+            secret = quote(password.get_secret_value(), safe="")
+            address = address.replace("://", f"://{user}:{secret}@", 1)
+        options = {
+            "ssl_ca_certs": tls.ca_file,
+            "ssl_certfile": tls.certificate_file,
+            "ssl_keyfile": tls.key_file or tls.certificate_file,
+            "ssl_check_hostname": None if tls.checks_hostname else False,
+        }
+        added = urlencode({name: str(value) for name, value in options.items() if value is not None})
+        return f"{address}{'&' if '?' in address else '?'}{added}" if added else address
+
+    def _redis_address(self) -> str:
         return self.redis_url or f"redis://127.0.0.1:{self.redis_port}/0"
+
+    def _kafka_tls(self) -> Tls:
+        return Tls(
+            self.kafka_ca_file, self.kafka_certificate_file, self.kafka_key_file, self.kafka_check_hostname
+        )
+
+    def _redis_tls(self) -> Tls:
+        return Tls(
+            self.redis_ca_file, self.redis_certificate_file, self.redis_key_file, self.redis_check_hostname
+        )
+
+
+def _kafka_faults(settings: Settings) -> Iterator[str]:
+    protocol = settings.kafka_security_protocol
+    password = secret_of(settings.kafka_password, settings.kafka_password_file)
+    for name, value in (
+        ("SASL_MECHANISM", settings.kafka_sasl_mechanism),
+        ("USER", settings.kafka_user),
+        ("PASSWORD", password),
+    ):
+        if protocol.uses_sasl and value is None:
+            yield f"SECKILL_KAFKA_{name}: not set, but SECKILL_KAFKA_SECURITY_PROTOCOL is {protocol}"
+        elif not protocol.uses_sasl and value is not None:
+            yield f"SECKILL_KAFKA_{name}: needs SECKILL_KAFKA_SECURITY_PROTOCOL=SASL_SSL (it is {protocol})"
+    yield from _tls_faults(
+        "KAFKA",
+        settings._kafka_tls(),
+        None if protocol.uses_tls else "SECKILL_KAFKA_SECURITY_PROTOCOL=SSL or SASL_SSL",
+    )
+
+
+def _redis_faults(settings: Settings) -> Iterator[str]:
+    url = urlsplit(settings._redis_address())
+    password = secret_of(settings.redis_password, settings.redis_password_file)
+    if settings.redis_user is not None and password is None:
+        yield "SECKILL_REDIS_USER: needs SECKILL_REDIS_PASSWORD or SECKILL_REDIS_PASSWORD_FILE"
+    if password is not None and "@" in url.netloc:
+        yield "SECKILL_REDIS_PASSWORD: SECKILL_REDIS_URL names a user or password, too; set one of them"
+    yield from _tls_faults(
+        "REDIS",
+        settings._redis_tls(),
+        None if url.scheme == "rediss" else "a SECKILL_REDIS_URL with rediss://",
+    )
+
+
+def _tls_faults(server: str, tls: Tls, needed: str | None) -> Iterator[str]:
+    """`needed` is the setting that switches TLS on; None if it is on."""
+    files = {"CA": tls.ca_file, "CERTIFICATE": tls.certificate_file, "KEY": tls.key_file}
+    if needed is not None:
+        # Without TLS the files would have no effect, and the operator would believe that they have.
+        for name, path in files.items():
+            if path is not None:
+                yield f"SECKILL_{server}_{name}_FILE: needs {needed}"
+        if not tls.checks_hostname:
+            yield f"SECKILL_{server}_CHECK_HOSTNAME: needs {needed}"
+    elif tls.key_file is not None and tls.certificate_file is None:
+        yield f"SECKILL_{server}_KEY_FILE: needs SECKILL_{server}_CERTIFICATE_FILE"
+    elif tls.certificate_file is not None and (fault := tls.fault()):
+        yield f"SECKILL_{server}_CERTIFICATE_FILE: {fault}"
 
 
 def secrets_in(text: str) -> tuple[bytes, ...]:

@@ -7,6 +7,7 @@ import docker
 from docker.errors import DockerException
 from testcontainers.core.container import DockerContainer
 
+from pipeline.endpoints import Brokers
 from pipeline.local.kafka import KAFKA_VERSION, serves
 from pipeline.local.listen import free_port
 
@@ -88,7 +89,7 @@ class ContainerBroker:
 
     def _wait_ready(self) -> None:
         deadline = time.monotonic() + START_TIMEOUT_S
-        while not serves(self.address):
+        while not serves(Brokers(self.address)):
             if time.monotonic() > deadline:
                 raise TimeoutError(f"no broker at {self.address} within {START_TIMEOUT_S} s")
             time.sleep(0.2)

@@ -7,14 +7,16 @@ from contextlib import asynccontextmanager
 from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic, RecordsToDelete
 
+from pipeline.endpoints import Brokers
+from pipeline.kafka.connection import client_options
 from pipeline.kafka.topic_admin import create_topics
 from pipeline.kafka.topics import Topics, load_topics
 from pipeline.settings import Profile
 
 
 @asynccontextmanager
-async def admin_client(bootstrap: str) -> AsyncIterator[AIOKafkaAdminClient]:
-    client = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+async def admin_client(bootstrap: Brokers) -> AsyncIterator[AIOKafkaAdminClient]:
+    client = AIOKafkaAdminClient(**client_options(bootstrap))
     await client.start()
     try:
         yield client
@@ -22,7 +24,7 @@ async def admin_client(bootstrap: str) -> AsyncIterator[AIOKafkaAdminClient]:
         await client.close()
 
 
-async def make_topics(bootstrap: str) -> Topics:
+async def make_topics(bootstrap: Brokers) -> Topics:
     """The topics of topics.yaml under unique names, created on this broker."""
     suffix = uuid.uuid4().hex[:8]
     topics = load_topics(Profile.LOCAL)
@@ -33,17 +35,17 @@ async def make_topics(bootstrap: str) -> Topics:
     return own
 
 
-async def make_topic(bootstrap: str, topic: NewTopic) -> None:
+async def make_topic(bootstrap: Brokers, topic: NewTopic) -> None:
     async with admin_client(bootstrap) as client:
         await client.create_topics([topic])
 
 
-async def topic_names(bootstrap: str) -> set[str]:
+async def topic_names(bootstrap: Brokers) -> set[str]:
     async with admin_client(bootstrap) as client:
         return set(await client.list_topics())
 
 
-async def trim(bootstrap: str, topic: str, partition: int, before: int) -> None:
+async def trim(bootstrap: Brokers, topic: str, partition: int, before: int) -> None:
     """Delete the records below the offset `before`, as retention does."""
     async with admin_client(bootstrap) as client:
         await client.delete_records({TopicPartition(topic, partition): RecordsToDelete(before)})

@@ -7,6 +7,7 @@ from typing import Any
 
 from brokers import ContainerBroker
 
+from pipeline.endpoints import Brokers
 from pipeline.local.broker import Broker, prepare_broker, resolve_kind
 from pipeline.local.listen import free_port
 from pipeline.local.process import Process
@@ -22,8 +23,8 @@ class Kafka:
     process: Process | ContainerBroker
 
     @property
-    def bootstrap(self) -> str:
-        return self.broker.bootstrap
+    def bootstrap(self) -> Brokers:
+        return Brokers(self.broker.bootstrap)
 
     @property
     def durable(self) -> bool:

@@ -16,6 +16,7 @@ from aiokafka.errors import KafkaError, ProducerFenced
 
 from pipeline.followers.ports import Derived, Fenced, Suspended, WriteFailed
 from pipeline.followers.progress import Progress, committed, read_progress
+from pipeline.kafka.connection import client_options
 from pipeline.kafka.producer import BATCH_BYTES_MAX, RECORD_BYTES_MAX, end_producer
 from pipeline.kafka.record_format import record_headers
 from pipeline.process import fault_points
@@ -50,7 +51,7 @@ class ExactlyOnce:
         """Fence the previous writer, then read its progress. Raises WriteFailed or KafkaUnavailable."""
         await self.close()
         self._producer = AIOKafkaProducer(
-            bootstrap_servers=self._settings.kafka(),
+            **client_options(self._settings.kafka()),
             client_id=f"seckill-{self._transactional_id}",
             transactional_id=self._transactional_id,
             transaction_timeout_ms=TRANSACTION_TIMEOUT_MS,

@@ -14,7 +14,9 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import CoordinatorLoadInProgressError, KafkaError
 from aiokafka.structs import OffsetAndMetadata
 
+from pipeline.endpoints import Brokers
 from pipeline.errors import KafkaUnavailable
+from pipeline.kafka.connection import client_options
 
 REQUEST_TIMEOUT_MS = 10_000
 COORDINATOR_TIMEOUT_MS = 10_000
@@ -44,10 +46,10 @@ def committed(progress: Progress) -> OffsetAndMetadata:
     return OffsetAndMetadata(progress.position, f"source_offset={progress.source_offset}")
 
 
-async def read_progress(bootstrap: str, group: str, topic: str, partition: int) -> Progress | None:
+async def read_progress(brokers: Brokers, group: str, topic: str, partition: int) -> Progress | None:
     """The last committed progress; None if there is none or Kafka has expired it. Raises KafkaUnavailable."""
     source = TopicPartition(topic, partition)
-    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap, request_timeout_ms=REQUEST_TIMEOUT_MS)
+    admin = AIOKafkaAdminClient(**client_options(brokers), request_timeout_ms=REQUEST_TIMEOUT_MS)
     try:
         await admin.start()
         found = await _committed(admin, group, source)

@@ -57,6 +57,7 @@ from pipeline.kafka.topics import Topics
 from pipeline.process.logs import set_log_level
 from pipeline.process.tasks import cancel_and_wait
 from pipeline.settings import HEALTH_HOST, InForce, Settings
+from pipeline.stock.client import require_access
 from pipeline.stock.store import StockStore
 
 RUNS_DIVISOR = 8
@@ -91,13 +92,13 @@ class Ingress:
         self._settings = settings
         self._topics = topics
         in_force = self._in_force = InForce(settings)
-        bootstrap, requests, partitions = settings.kafka(), topics.requests.name, topics.requests.partitions
+        brokers, requests, partitions = settings.kafka(), topics.requests.name, topics.requests.partitions
         # Three connection pools: requests for statistics delay neither purchases nor health checks.
         self._store = StockStore.of(settings, settings.redis_connections_max)
         self._snapshots = StockStore.of(settings, SNAPSHOTS_MAX)
         self._health_store = StockStore.of(settings, HEALTH_REDIS_CONNECTIONS_MAX)
         self._producer = LogProducer(settings, settings.worker_name, idempotent=settings.kafka_idempotence)
-        self._ends = LogEnds(bootstrap, requests, partitions)
+        self._ends = LogEnds(brokers, requests, partitions)
         self._rates = RateSampler(self._health_store, self._ends, partitions)
         self._breakers = BreakerBoard()
         self._live = LiveSettings(in_force, lambda changed: set_log_level(changed.log_level))
@@ -106,10 +107,10 @@ class Ingress:
         )
         self._following: asyncio.Task[None] | None = None
         self._waiters = Waiters(partitions, in_force, settings.results_cache_bytes_max)
-        self._decision_log = DecisionFetcher(bootstrap, topics.results.name)
+        self._decision_log = DecisionFetcher(brokers, topics.results.name)
         on_sale = OnSale()
         self._feed = ResultsFeed(
-            bootstrap,
+            brokers,
             topics.results.name,
             partitions,
             self._waiters,
@@ -154,6 +155,7 @@ class Ingress:
         try:
             self._raise_descriptor_limit()
             await self._access.start()
+            await require_access(settings.redis(), settings.redis_timeout_ms)
             retries = _Retries(START_TIMEOUT_MS)
             await retries.call(lambda: require_topics(settings.kafka(), self._topics, START_TRY_TIMEOUT_MS))
             identity = await retries.call(lambda: log_identity(settings.kafka(), self._topics))

@@ -21,17 +21,19 @@ from aiokafka.protocol.types import (
     TaggedFields,
 )
 
+from pipeline.endpoints import Brokers
 from pipeline.errors import KafkaUnavailable
+from pipeline.kafka.connection import client_options
 from pipeline.kafka.topics import Topics
 
 REQUEST_TIMEOUT_MS = 10_000
 _NO_ID = UUID(int=0)
 
 
-async def log_identity(bootstrap: str, topics: Topics) -> str | None:
+async def log_identity(brokers: Brokers, topics: Topics) -> str | None:
     """The ids in one string; None if the broker has no ids. Raises KafkaUnavailable."""
     names = [topics.requests.name, topics.results.name]
-    client = AIOKafkaClient(bootstrap_servers=bootstrap, request_timeout_ms=REQUEST_TIMEOUT_MS)
+    client = AIOKafkaClient(**client_options(brokers), request_timeout_ms=REQUEST_TIMEOUT_MS)
     try:
         await client.bootstrap()
         answer = await client.send(client.get_random_node(), _Metadata(names))

@@ -11,6 +11,7 @@ from typing import Any, Protocol, Self
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
+from pipeline.endpoints import Brokers
 from pipeline.errors import KafkaUnavailable
 from pipeline.kafka.consumer import consumer
 from pipeline.kafka.record_format import refuse_newer
@@ -41,14 +42,14 @@ class LogReader:
     """Reads ranges of partitions; each read opens its own consumer, without a group."""
 
     def __init__(
-        self, bootstrap: str, *, ends_are_exact: bool = True, uncommitted: Collection[str] = ()
+        self, brokers: Brokers, *, ends_are_exact: bool = True, uncommitted: Collection[str] = ()
     ) -> None:
         """`ends_are_exact` is False for the in-memory broker, which counts the last batch as one record when asked for
         the end of a log; only the end that it returns with a fetch is right.
 
         The topics named in `uncommitted` are read with the records of open and aborted transactions.
         """
-        self._bootstrap = bootstrap
+        self._brokers = brokers
         self._ends_are_exact = ends_are_exact
         self._uncommitted = frozenset(uncommitted)
 
@@ -66,7 +67,7 @@ class LogReader:
 
     def _reader(self, topic: str) -> "_consumer":
         return _consumer(
-            self._bootstrap, "read_uncommitted" if topic in self._uncommitted else "read_committed"
+            self._brokers, "read_uncommitted" if topic in self._uncommitted else "read_committed"
         )
 
     async def bounds(self, topic: str, partition: int) -> Bounds:
@@ -75,7 +76,7 @@ class LogReader:
 
     async def end_uncommitted(self, topic: str, partition: int) -> int:
         """The current end of the partition, including the records of open transactions. Raises KafkaUnavailable."""
-        async with _consumer(self._bootstrap, isolation_level="read_uncommitted") as consumer:
+        async with _consumer(self._brokers, isolation_level="read_uncommitted") as consumer:
             return (await self._bounds(consumer, topic, [partition]))[partition].end
 
     async def _bounds(
@@ -162,9 +163,9 @@ def _record(fetched: Any) -> LogRecord:
 
 
 class _consumer:  # noqa: N801 -- used like a function
-    def __init__(self, bootstrap: str, isolation_level: str) -> None:
+    def __init__(self, brokers: Brokers, isolation_level: str) -> None:
         self._consumer = consumer(
-            bootstrap,
+            brokers,
             # If retention deletes the offset during a read, the read fails; the next one starts at the new beginning.
             auto_offset_reset="none",
             isolation_level=isolation_level,

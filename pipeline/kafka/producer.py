@@ -31,6 +31,7 @@ from aiokafka.errors import (
 
 from pipeline.domain.backoff import Backoff
 from pipeline.errors import Unavailable
+from pipeline.kafka.connection import client_options
 from pipeline.kafka.record_format import record_headers
 from pipeline.settings import Settings
 
@@ -250,7 +251,7 @@ class LogProducer:
 
     async def _connect(self) -> _Session:
         producer = AIOKafkaProducer(
-            bootstrap_servers=self._settings.kafka(),
+            **client_options(self._settings.kafka()),
             client_id=f"seckill-{self._origin}",
             acks="all",
             enable_idempotence=self._idempotent,

@@ -18,7 +18,9 @@ from aiokafka.errors import (
     for_code,
 )
 
+from pipeline.endpoints import Brokers
 from pipeline.errors import KafkaUnavailable, OperatorError
+from pipeline.kafka.connection import client_options, how_we_connect, raise_if_refused
 from pipeline.kafka.consumer import consumer
 from pipeline.kafka.topics import Topic, Topics
 
@@ -51,7 +53,7 @@ class Difference:
             return f"{self.topic}: missing"
         return f"{self.topic}: {self.field} is {self.found}, topics.yaml says {self.wanted}"
 
-    def remedy(self, bootstrap: str) -> str:
+    def remedy(self, brokers: Brokers) -> str:
         """What to run or change so that they agree."""
         if self.found is None:
             return "seckill topics create"
@@ -59,11 +61,11 @@ class Difference:
             return f"put the number in topics.yaml back to {self.found}: otherwise products change partitions"
         if self.field == "replication":
             return (
-                f"kafka-reassign-partitions.sh --bootstrap-server {bootstrap} --execute --reassignment-json-file "
+                f"kafka-reassign-partitions.sh --bootstrap-server {brokers} --execute --reassignment-json-file "
                 f"FILE, in which each partition of {self.topic} has {self.wanted} replicas"
             )
         return (
-            f"kafka-configs.sh --bootstrap-server {bootstrap} --alter --entity-type topics "
+            f"kafka-configs.sh --bootstrap-server {brokers} --alter --entity-type topics "
             f"--entity-name {self.topic} --add-config {self.field}={self.wanted}"
         )
 
@@ -88,13 +90,13 @@ class _Found:
     replication: int
 
 
-async def create_topics(bootstrap: str, topics: Topics, timeout_ms: int = BROKER_TIMEOUT_MS) -> list[str]:
+async def create_topics(brokers: Brokers, topics: Topics, timeout_ms: int = BROKER_TIMEOUT_MS) -> list[str]:
     """Create the missing topics. Returns their names; they are ready to be written to.
 
     Existing topics stay as they are, whatever `check_topics` reports; only a different number of partitions is refused.
     Raises TopicsRefused (then nothing, or only a part, was created) and KafkaUnavailable.
     """
-    async with _connected(bootstrap, timeout_ms) as admin:
+    async with _connected(brokers, timeout_ms) as admin:
         existing = await _found(admin)
         _refuse_moves(topics, existing)
         missing = [topic for topic in topics.all() if topic.name not in existing]
@@ -108,7 +110,7 @@ async def create_topics(bootstrap: str, topics: Topics, timeout_ms: int = BROKER
         ]
         if refused:
             raise TopicsRefused("\n".join(refused))
-        await _wait_for_leaders(bootstrap, missing, timeout_ms)
+        await _wait_for_leaders(brokers, missing, timeout_ms)
         existing = await _found(admin)
         # Another process may have created one of them first.
         _refuse_moves(topics, existing)
@@ -116,14 +118,14 @@ async def create_topics(bootstrap: str, topics: Topics, timeout_ms: int = BROKER
 
 
 async def check_topics(
-    bootstrap: str, topics: Topics, timeout_ms: int = BROKER_TIMEOUT_MS
+    brokers: Brokers, topics: Topics, timeout_ms: int = BROKER_TIMEOUT_MS
 ) -> list[Difference]:
     """All differences between the broker's topics and `topics`; changes nothing. Raises KafkaUnavailable.
 
     Settings that this broker does not report (not every broker reports all) are not compared; a warning is logged for
     them. Raises TopicsRefused if the broker refuses to report a topic's settings.
     """
-    async with _connected(bootstrap, timeout_ms) as admin:
+    async with _connected(brokers, timeout_ms) as admin:
         existing = await _found(admin)
         configs = await _configs(admin, [topic.name for topic in topics.all() if topic.name in existing])
     differences, unreported = _differences(topics, existing, configs)
@@ -134,14 +136,14 @@ async def check_topics(
     return differences
 
 
-async def require_topics(bootstrap: str, topics: Topics, timeout_ms: int = BROKER_TIMEOUT_MS) -> None:
+async def require_topics(brokers: Brokers, topics: Topics, timeout_ms: int = BROKER_TIMEOUT_MS) -> None:
     """For the start of a process: raises TopicsRefused if the broker's topics break a guarantee.
 
     The message has one line per reason, with its remedy. Raises KafkaUnavailable.
     """
-    differences = await check_topics(bootstrap, topics, timeout_ms)
+    differences = await check_topics(brokers, topics, timeout_ms)
     if refused := [each for each in differences if each.breaks_a_guarantee(topics)]:
-        raise TopicsRefused("\n".join(f"{each}; to fix it: {each.remedy(bootstrap)}" for each in refused))
+        raise TopicsRefused("\n".join(f"{each}; to fix it: {each.remedy(brokers)}" for each in refused))
 
 
 def _differences(
@@ -204,13 +206,13 @@ async def _found(admin: AIOKafkaAdminClient) -> dict[str, _Found]:
     }
 
 
-async def _wait_for_leaders(bootstrap: str, topics: Iterable[Topic], timeout_ms: int) -> None:
+async def _wait_for_leaders(brokers: Brokers, topics: Iterable[Topic], timeout_ms: int) -> None:
     """Wait until every partition of these topics has a leader that acts as one."""
     topic_partitions = [
         TopicPartition(topic.name, number) for topic in topics for number in range(topic.partitions)
     ]
     # Only the leader of a partition returns its end, and a broker is named as leader before it is one.
-    reader = consumer(bootstrap, request_timeout_ms=timeout_ms)
+    reader = consumer(brokers, request_timeout_ms=timeout_ms)
     try:
         await reader.start()
         await reader.end_offsets(topic_partitions)
@@ -243,28 +245,31 @@ async def _configs(admin: AIOKafkaAdminClient, names: list[str]) -> dict[str, di
 
 
 @asynccontextmanager
-async def _connected(bootstrap: str, timeout_ms: int) -> AsyncIterator[AIOKafkaAdminClient]:
+async def _connected(brokers: Brokers, timeout_ms: int) -> AsyncIterator[AIOKafkaAdminClient]:
     """An admin client; connecting and everything done with it take `timeout_ms` at most."""
     try:
         async with asyncio.timeout(timeout_ms / 1_000):
-            admin = await _connect(bootstrap, timeout_ms)
+            admin = await _connect(brokers, timeout_ms)
             try:
                 yield admin
             finally:
                 await admin.close()
     except TimeoutError:
-        raise KafkaUnavailable(f"no answer from Kafka at {bootstrap} within {timeout_ms} ms") from None
+        raise KafkaUnavailable(
+            f"no answer from Kafka at {brokers} within {timeout_ms} ms ({how_we_connect(brokers)})"
+        ) from None
     except KafkaError as error:
-        raise KafkaUnavailable(f"Kafka at {bootstrap}: {error!r}") from error
+        raise KafkaUnavailable(f"Kafka at {brokers}: {error!r}") from error
 
 
-async def _connect(bootstrap: str, timeout_ms: int) -> AIOKafkaAdminClient:
+async def _connect(brokers: Brokers, timeout_ms: int) -> AIOKafkaAdminClient:
     while True:
-        admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap, request_timeout_ms=timeout_ms)
+        admin = AIOKafkaAdminClient(**client_options(brokers), request_timeout_ms=timeout_ms)
         try:
             await admin.start()
         except (KafkaError, OSError):
             await admin.close()
+            await raise_if_refused(brokers)
             await asyncio.sleep(RETRY_MS / 1_000)
         except BaseException:
             await admin.close()

@@ -9,13 +9,16 @@ import tempfile
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from aiokafka.conn import collect_hosts, create_conn
 from aiokafka.errors import KafkaError
 from aiokafka.protocol.metadata import MetadataRequest
 from filelock import FileLock
 
+from pipeline.endpoints import Brokers
 from pipeline.errors import OperatorError
+from pipeline.kafka.connection import connection_options
 from pipeline.local.listen import PROBE_TIMEOUT_S, free_port
 from pipeline.local.process import Part, spawn, tail
 
@@ -128,7 +131,7 @@ def kafka_part(directory: Path, libraries: Path, port: int) -> Part:
         name="kafka",
         address=f"127.0.0.1:{port}",
         command=(*java, "kafka.Kafka", str(properties)),
-        is_ready=lambda: serves(f"127.0.0.1:{port}"),
+        is_ready=lambda: serves(Brokers(f"127.0.0.1:{port}")),
     )
 
 
@@ -176,7 +179,7 @@ def install(libraries: Path) -> None:
             (workspace / "copy").rename(libraries)
 
 
-def serves(bootstrap: str, timeout_s: float = PROBE_TIMEOUT_S) -> bool:
+def serves(brokers: Brokers, timeout_s: float = PROBE_TIMEOUT_S) -> bool:
     """Whether one of these brokers reports within `timeout_s` that it is in service.
 
     Blocks, but may be called from an event loop. An open port is not enough: a broker refuses to create topics before
@@ -184,20 +187,23 @@ def serves(bootstrap: str, timeout_s: float = PROBE_TIMEOUT_S) -> bool:
     """
     # asyncio.run needs a thread without a running event loop.
     with ThreadPoolExecutor(max_workers=1) as thread:
-        return thread.submit(asyncio.run, _is_any_in_service(bootstrap, timeout_s)).result()
+        return thread.submit(asyncio.run, _is_any_in_service(brokers, timeout_s)).result()
 
 
-async def _is_any_in_service(bootstrap: str, timeout_s: float) -> bool:
-    hosts = collect_hosts(bootstrap)
-    return any(await asyncio.gather(*(_is_in_service(host, port, timeout_s) for host, port, _ in hosts)))
+async def _is_any_in_service(brokers: Brokers, timeout_s: float) -> bool:
+    options = connection_options(brokers)
+    hosts = collect_hosts(brokers.addresses)
+    return any(
+        await asyncio.gather(*(_is_in_service(host, port, options, timeout_s) for host, port, _ in hosts))
+    )
 
 
-async def _is_in_service(host: str, port: int, timeout_s: float) -> bool:
+async def _is_in_service(host: str, port: int, options: dict[str, Any], timeout_s: float) -> bool:
     """Whether this broker lists any broker: until it is in service itself, it lists none."""
     # Not AIOKafkaClient: it logs each failed attempt, and starts a task that refreshes the metadata.
     try:
         async with asyncio.timeout(timeout_s):
-            connection = await create_conn(host, port)
+            connection = await create_conn(host, port, **options)
             try:
                 metadata = await connection.send(MetadataRequest([]))
             finally:

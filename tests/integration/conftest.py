@@ -1,12 +1,13 @@
-"""Fixtures: topics, a consumer group and a decision log of its own for each test."""
+"""Fixtures: topics, a consumer group and a decision log of its own for each test; a Redis with users, and with TLS."""
 
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 from followers import unique_topics_file
 from order_log import DecisionLog
+from secured import Certificates, SecuredRedis, secured_redis
 from servers import Kafka
 
 from pipeline.kafka.log_reader import LogReader
@@ -37,3 +38,24 @@ async def decision_log(settings: Settings, topics_file: Path) -> AsyncIterator[D
     await producer.start()
     yield DecisionLog(topics, LogReader(settings.kafka()), producer)
     await producer.stop()
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    return Certificates(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture(scope="module")
+def plain_redis(
+    certificates: Certificates, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[SecuredRedis]:
+    """With users, without TLS: the server that is always there."""
+    directory = tmp_path_factory.mktemp("plain-redis") / "redis"
+    with secured_redis(directory, certificates, tls=False) as redis:
+        yield redis
+
+
+@pytest.fixture(scope="module")
+def tls_redis(certificates: Certificates, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecuredRedis]:
+    with secured_redis(tmp_path_factory.mktemp("redis") / "redis", certificates, tls=True) as redis:
+        yield redis

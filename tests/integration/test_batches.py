@@ -19,6 +19,7 @@ from servers import Kafka
 from agents.app import FETCH_RECORDS_MAX, App, create_app
 from agents.batches import BATCHES_WAITING_MAX, consume
 from agents.transport import FETCH_WAIT_MS_MAX
+from pipeline.kafka.connection import client_options
 from pipeline.kafka.producer import LogProducer
 from pipeline.kafka.records import Batch, LogRecord
 from pipeline.kafka.topic_admin import create_topics
@@ -83,7 +84,7 @@ class Stage:
             TopicPartition(self.topic.name, partition) for partition in range(self.topic.partitions)
         ]
         async with AIOKafkaConsumer(
-            bootstrap_servers=self.kafka.bootstrap,
+            **client_options(self.kafka.bootstrap),
             group_id=f"{GROUP}-{self.topic.name}",
             enable_auto_commit=False,
         ) as consumer:

@@ -38,7 +38,7 @@ def topics(kafka: Kafka, topics_file: Path) -> Topics:
 @pytest.fixture
 def environment(kafka: Kafka, topics: Topics, topics_file: Path) -> dict[str, str]:
     return {
-        "SECKILL_KAFKA_BOOTSTRAP": kafka.bootstrap,
+        "SECKILL_KAFKA_BOOTSTRAP": str(kafka.bootstrap),
         "SECKILL_KAFKA_IDEMPOTENCE": str(kafka.idempotent),
         "SECKILL_TOPICS_FILE": str(topics_file),
         "SECKILL_WAITERS_MAX": "7",

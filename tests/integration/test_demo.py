@@ -20,6 +20,7 @@ from pipeline.demo.observations import Plan
 from pipeline.demo.sale import DemoRefused, Sale
 from pipeline.demo.show import run_demo
 from pipeline.demo.verdict import judge
+from pipeline.kafka.connection import client_options
 from pipeline.kafka.topics import Topics
 from pipeline.local.listen import free_port
 from pipeline.orders.feed import OrdersFeed
@@ -146,7 +147,7 @@ class FakeIngress:
 
 @pytest.fixture
 async def fake_ingress(kafka: Kafka, fresh_topics: Topics) -> AsyncIterator[FakeIngress]:
-    producer = AIOKafkaProducer(bootstrap_servers=kafka.bootstrap)
+    producer = AIOKafkaProducer(**client_options(kafka.bootstrap))
     await producer.start()
     yield FakeIngress(producer, fresh_topics.orders.name)
     await producer.stop()

@@ -21,6 +21,7 @@ from pipeline.domain.breaker import BreakerState
 from pipeline.ingress.decisions.feed import ResultsFeed
 from pipeline.ingress.decisions.fetcher import DecisionFetcher
 from pipeline.ingress.decisions.waiters import Waiters
+from pipeline.kafka.connection import client_options
 from pipeline.kafka.log_reader import LogReader
 from pipeline.kafka.producer import LogProducer
 from pipeline.kafka.record_format import FORMAT_VERSION, NewerFormat, refuse_newer
@@ -53,7 +54,7 @@ FOREIGN_VALUES: list[bytes | None] = [
 @pytest.fixture
 async def producer(kafka: Kafka) -> AsyncIterator[AIOKafkaProducer]:
     """The producer of another program."""
-    producer = AIOKafkaProducer(bootstrap_servers=kafka.bootstrap)
+    producer = AIOKafkaProducer(**client_options(kafka.bootstrap))
     await producer.start()
     yield producer
     await producer.stop()
@@ -71,7 +72,7 @@ async def test_records_of_other_programs_are_read_in_every_compression(kafka: Ka
     # A topic with the broker's defaults: on our own topics the broker decompresses.
     name = f"t{uuid.uuid4().hex[:8]}"
     await make_topic(kafka.bootstrap, NewTopic(name, 1, 1))
-    foreign = AIOKafkaProducer(bootstrap_servers=kafka.bootstrap, compression_type=codec)
+    foreign = AIOKafkaProducer(**client_options(kafka.bootstrap), compression_type=codec)
     await foreign.start()
     try:
         await foreign.send_and_wait(name, b"x" * 10_000, b"1", 0)

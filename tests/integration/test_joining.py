@@ -11,6 +11,7 @@ from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from followers import unique_topics_file
 from servers import Kafka
 
+from pipeline.kafka.connection import client_options
 from pipeline.kafka.topic_admin import create_topics
 from pipeline.kafka.topics import load_topics
 from pipeline.local.listen import free_port
@@ -50,7 +51,7 @@ async def test_a_first_assignment_that_never_arrives_ends_the_process(kafka: Kaf
     await create_topics(kafka.bootstrap, topics)
     group, listener = f"{GROUP_PREFIX}-{tmp_path.name}", BlocksRebalance()
     first = AIOKafkaConsumer(
-        bootstrap_servers=kafka.bootstrap,
+        **client_options(kafka.bootstrap),
         group_id=f"{group}-followers",
         partition_assignment_strategy=[FaustNamed],
         max_poll_interval_ms=BLOCKED_MS,

@@ -10,21 +10,23 @@ from kafka_admin import make_topic
 from redis import Redis
 from servers import Kafka, RedisServer
 
+from pipeline.endpoints import Brokers
+from pipeline.kafka.connection import client_options
 from pipeline.local.kafka import install, is_installed
 
 TOPIC = "kept"
 
 
-async def write(bootstrap: str, value: bytes, *, idempotent: bool) -> int:
+async def write(bootstrap: Brokers, value: bytes, *, idempotent: bool) -> int:
     async with AIOKafkaProducer(
-        bootstrap_servers=bootstrap, acks="all", enable_idempotence=idempotent
+        **client_options(bootstrap), acks="all", enable_idempotence=idempotent
     ) as producer:
         offset: int = (await producer.send_and_wait(TOPIC, value, partition=0)).offset
         return offset
 
 
-async def read(bootstrap: str, count: int) -> list[bytes]:
-    async with AIOKafkaConsumer(bootstrap_servers=bootstrap, auto_offset_reset="earliest") as consumer:
+async def read(bootstrap: Brokers, count: int) -> list[bytes]:
+    async with AIOKafkaConsumer(**client_options(bootstrap), auto_offset_reset="earliest") as consumer:
         consumer.assign([TopicPartition(TOPIC, 0)])
         return [(await consumer.getone()).value for _ in range(count)]
 

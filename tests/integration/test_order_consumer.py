@@ -17,6 +17,7 @@ from servers import Kafka
 
 from pipeline.domain.product import Purchases
 from pipeline.errors import KafkaUnavailable
+from pipeline.kafka.connection import client_options
 from pipeline.kafka.topics import Topics
 from pipeline.messages.decisions import PurchaseDecision
 from pipeline.messages.orders import created_orders
@@ -42,7 +43,7 @@ IDS = ["0-4-0", "0-4-1", "0-5-0", "0-9-0"]
 
 
 async def write(kafka: Kafka, topic: str, values: Sequence[bytes]) -> None:
-    producer = AIOKafkaProducer(bootstrap_servers=kafka.bootstrap)
+    producer = AIOKafkaProducer(**client_options(kafka.bootstrap))
     await producer.start()
     try:
         for value in values:
@@ -70,7 +71,7 @@ async def test_the_example_prints_every_order_once(kafka: Kafka, fresh_topics: T
     topic = fresh_topics.orders.name
     await write(kafka, topic, WRITTEN)
     example = str(ROOT / "examples" / "order_consumer.py")
-    async with program(example, topic, SECKILL_KAFKA_BOOTSTRAP=kafka.bootstrap) as process:
+    async with program(example, topic, SECKILL_KAFKA_BOOTSTRAP=str(kafka.bootstrap)) as process:
         lines = await read_lines(process, len(IDS))
         assert [line.split() for line in lines] == [
             ["CREATED", order_id, user, "2", "19.80"]
@@ -99,7 +100,7 @@ async def test_the_feed_drops_repeats_and_reports_foreign_records(kafka: Kafka, 
 @pytest.mark.durable
 async def test_orders_of_an_uncommitted_transaction_are_not_seen(kafka: Kafka, fresh_topics: Topics) -> None:
     topic = fresh_topics.orders.name
-    producer = AIOKafkaProducer(bootstrap_servers=kafka.bootstrap, transactional_id=topic)
+    producer = AIOKafkaProducer(**client_options(kafka.bootstrap), transactional_id=topic)
     await producer.start()
     async with producer.transaction():
         await producer.send_and_wait(topic, FIRST[0], key=b"p1", partition=0)
@@ -142,7 +143,7 @@ def orders_environment(kafka: Kafka, fresh_topics: Topics, tmp_path: Path) -> di
         document["topics"][name]["name"] = topic.name
     file = tmp_path / "topics.yaml"
     file.write_text(yaml.safe_dump(document), "utf-8")
-    return {"SECKILL_KAFKA_BOOTSTRAP": kafka.bootstrap, "SECKILL_TOPICS_FILE": str(file)}
+    return {"SECKILL_KAFKA_BOOTSTRAP": str(kafka.bootstrap), "SECKILL_TOPICS_FILE": str(file)}
 
 
 async def test_the_command_follows_until_interrupted(

@@ -12,7 +12,9 @@ from kafka_admin import make_topics
 from library_faults import fail_for_good, skip_sequence_numbers
 from servers import Kafka
 
+from pipeline.endpoints import Brokers
 from pipeline.kafka import producer as module
+from pipeline.kafka.connection import client_options
 from pipeline.kafka.producer import LogProducer, SendFailed
 from pipeline.kafka.topics import Topics
 from pipeline.local.listen import free_port
@@ -21,7 +23,7 @@ from pipeline.settings import Settings
 PARTITIONS = 4
 
 
-async def make_topic(bootstrap: str) -> str:
+async def make_topic(bootstrap: Brokers) -> str:
     topics: Topics = await make_topics(bootstrap)
     return topics.orders.name
 
@@ -64,9 +66,9 @@ async def producer(kafka: Kafka, sessions: list[AIOKafkaProducer]) -> AsyncItera
         yield producer
 
 
-async def values_of(bootstrap: str, topic: str, partition: int = 0) -> list[bytes | None]:
+async def values_of(bootstrap: Brokers, topic: str, partition: int = 0) -> list[bytes | None]:
     topic_partition = TopicPartition(topic, partition)
-    consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap)
+    consumer = AIOKafkaConsumer(**client_options(bootstrap))
     values: list[bytes | None] = []
     await consumer.start()
     try:
@@ -91,7 +93,7 @@ async def test_a_record_gets_the_next_offset_and_our_headers(
 ) -> None:
     assert [await producer.send(topic, 1, b"1001", b"%d" % n) for n in range(3)] == [0, 1, 2]
     assert await producer.send(topic, 1, None, b"bare", [("error", b"none")]) == 3
-    consumer = AIOKafkaConsumer(bootstrap_servers=kafka.bootstrap)
+    consumer = AIOKafkaConsumer(**client_options(kafka.bootstrap))
     await consumer.start()
     try:
         topic_partition = TopicPartition(topic, 1)

@@ -21,7 +21,9 @@ from aiokafka.errors import (
 from kafka_admin import make_topic, topic_names
 from servers import Kafka
 
+from pipeline.endpoints import Brokers
 from pipeline.errors import KafkaUnavailable
+from pipeline.kafka.connection import client_options
 from pipeline.kafka.topic_admin import Difference, TopicsRefused, check_topics, create_topics, require_topics
 from pipeline.kafka.topics import Topics, load_topics
 from pipeline.local.listen import free_port
@@ -49,7 +51,7 @@ async def test_only_missing_topics_are_created(kafka: Kafka, topics: Topics) -> 
 
 async def test_a_new_topic_can_be_written_to_at_once(kafka: Kafka, topics: Topics) -> None:
     await create_topics(kafka.bootstrap, topics)
-    producer = AIOKafkaProducer(bootstrap_servers=kafka.bootstrap)
+    producer = AIOKafkaProducer(**client_options(kafka.bootstrap))
     await producer.start()
     try:
         for topic in topics.all():
@@ -65,8 +67,8 @@ async def test_a_command_gets_the_time_of_the_broker(kafka: Kafka, topics: Topic
         pytest.skip("the in-memory broker ignores LogAppendTime")
     await create_topics(kafka.bootstrap, topics)
     producer_time_ms = 1_000
-    producer = AIOKafkaProducer(bootstrap_servers=kafka.bootstrap)
-    consumer = AIOKafkaConsumer(bootstrap_servers=kafka.bootstrap)
+    producer = AIOKafkaProducer(**client_options(kafka.bootstrap))
+    consumer = AIOKafkaConsumer(**client_options(kafka.bootstrap))
     await producer.start()
     await consumer.start()
     try:
@@ -156,7 +158,7 @@ async def test_more_replicas_than_brokers_are_refused(kafka: Kafka, topics_file:
 
 @pytest.mark.parametrize("call", [create_topics, check_topics, require_topics])
 async def test_the_error_names_a_broker_that_does_not_answer(topics: Topics, call: Any) -> None:
-    bootstrap = f"127.0.0.1:{free_port()}"
+    bootstrap = Brokers(f"127.0.0.1:{free_port()}")
     with pytest.raises(KafkaUnavailable, match=f"{bootstrap} within 600 ms"):
         await call(bootstrap, topics, 600)
 

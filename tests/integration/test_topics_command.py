@@ -16,7 +16,7 @@ from pipeline.settings import Profile
 
 
 def run(kafka: Kafka, file: Path, *arguments: str, **environment: str) -> tuple[int, str]:
-    named = {"SECKILL_KAFKA_BOOTSTRAP": kafka.bootstrap, "SECKILL_TOPICS_FILE": str(file)} | environment
+    named = {"SECKILL_KAFKA_BOOTSTRAP": str(kafka.bootstrap), "SECKILL_TOPICS_FILE": str(file)} | environment
     outcome = CliRunner().invoke(main, ["topics", *arguments], env=named)
     assert outcome.exception is None or isinstance(outcome.exception, SystemExit)
     return outcome.exit_code, outcome.output
@@ -51,7 +51,7 @@ main(["topics", "check"])
 
 def test_the_command_names_every_setting_that_it_could_not_check(kafka: Kafka, topics_file: Path) -> None:
     assert run(kafka, topics_file, "create")[0] == 0
-    named = {"SECKILL_KAFKA_BOOTSTRAP": kafka.bootstrap, "SECKILL_TOPICS_FILE": str(topics_file)}
+    named = {"SECKILL_KAFKA_BOOTSTRAP": str(kafka.bootstrap), "SECKILL_TOPICS_FILE": str(topics_file)}
     check = subprocess.run(
         [sys.executable, "-c", WITHOUT_CONFIGS],
         env={**os.environ, **named},
@@ -70,7 +70,7 @@ def test_the_command_reports_an_error_in_one_line(kafka: Kafka, topics_file: Pat
     nowhere = f"127.0.0.1:{free_port()}"
     assert run(kafka, topics_file, command, "--timeout-ms", "500", SECKILL_KAFKA_BOOTSTRAP=nowhere) == (
         1,
-        f"Error: no answer from Kafka at {nowhere} within 500 ms\n",
+        f"Error: no answer from Kafka at {nowhere} within 500 ms (SECKILL_KAFKA_SECURITY_PROTOCOL is PLAINTEXT)\n",
     )
     topics_file.write_text("version: 1")
     status, output = run(kafka, topics_file, command)

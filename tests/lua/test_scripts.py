@@ -15,7 +15,7 @@ from pipeline.domain.controls import COMMAND_KEYS_MAX, Adjust, Cleanup, Close, C
 from pipeline.domain.finality import SaleTerms
 from pipeline.domain.limiters import Algorithm, Rule
 from pipeline.domain.product import Opening, SaleState
-from pipeline.errors import RedisUnavailable
+from pipeline.errors import LockLost, RedisUnavailable
 from pipeline.messages.commands import (
     ControlCommand,
     Note,
@@ -118,6 +118,43 @@ async def test_wipe_deletes_this_partition_and_no_other(store: StockStore, redis
     await store.decide(PARTITION, -1, 0, [opening(), purchase(1, "a"), opening(2, "p-2")])
     await store.wipe(PARTITION, 2)
     assert everything(redis_url) == other
+
+
+class Taken:
+    """A lock whose holder does not know that it has lost it."""
+
+    token, token_key = "7", "seckill:lock:job:token"
+
+    def check(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("newest", ["8", None])
+async def test_a_writer_whose_lock_has_another_token_changes_nothing(
+    store: StockStore, redis_url: str, newest: str | None
+) -> None:
+    decided = await store.decide(PARTITION, -1, 0, [opening(), purchase(1, "a")])
+    with Redis.from_url(redis_url) as client:
+        if newest is not None:
+            client.set(Taken.token_key, newest)
+        before = everything(redis_url)
+        store.lock = Taken()
+        for call in (
+            store.wipe(PARTITION, 1),
+            store.replay(PARTITION, 1, 2, [("1001", decided[1].replace(b'offset":1', b'offset":2'))]),
+            store.take_over(PARTITION),
+        ):
+            with pytest.raises(LockLost, match="seckill:lock:job:token"):
+                await call
+        assert everything(redis_url) == before
+        client.set(Taken.token_key, Taken.token)
+    # With its own token it writes, and the keys of the lock stay.
+    await store.wipe(PARTITION, 1)
+    await store.replay(PARTITION, -1, 2, [("1001", record) for record in decided])
+    store.log_identity = "log"
+    await store.take_over(PARTITION)
+    assert await store.cursor_offset(PARTITION) == 1
+    assert everything(redis_url).keys() == {*before, Taken.token_key.encode(), b"seckill:{p1}:log"}
 
 
 async def test_a_full_chunk_fits_one_call(store: StockStore) -> None:
@@ -300,7 +337,7 @@ def test_codes_and_limits_are_the_same_in_lua() -> None:
     }
 
 
-@pytest.mark.parametrize("name", ["decide", "snapshot", "replay", "wipe"])
+@pytest.mark.parametrize("name", ["decide", "snapshot", "replay", "wipe", "take_over", "lock"])
 def test_every_script_documents_its_keys_arguments_reply_and_errors(name: str) -> None:
     source = script(name)
     assert all(f"-- {word}" in source for word in ("KEYS", "ARGV", "Reply", "Errors"))

@@ -162,7 +162,7 @@ def test_every_variable_is_a_setting(name: str, monkeypatch: pytest.MonkeyPatch)
     named = {variable.removeprefix("SECKILL_").lower() for variable in SERVICES[name]["environment"]}
     assert named <= Settings.model_fields.keys()
     settings = settings_of(name, monkeypatch)
-    assert settings.kafka() == "kafka:9092"
+    assert str(settings.kafka()) == "kafka:9092"
     assert settings.redis() == "redis://redis:6379/0"
 
 
@@ -242,7 +242,9 @@ def test_the_broker_is_reachable_at_its_advertised_address(monkeypatch: pytest.M
     environment = SERVICES["kafka"]["environment"]
     settings = settings_of("ingress", monkeypatch)
     assert environment["KAFKA_ADVERTISED_LISTENERS"] == f"PLAINTEXT://{settings.kafka()}"
-    assert f"PLAINTEXT://:{settings.kafka().split(':')[1]}" in environment["KAFKA_LISTENERS"].split(",")
+    assert f"PLAINTEXT://:{settings.kafka().addresses.split(':')[1]}" in environment["KAFKA_LISTENERS"].split(
+        ","
+    )
     assert re.fullmatch(r"[A-Za-z0-9_-]{22}", environment["CLUSTER_ID"])
 
 

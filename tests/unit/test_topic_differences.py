@@ -2,6 +2,7 @@
 
 import pytest
 
+from pipeline.endpoints import Brokers
 from pipeline.kafka.topic_admin import Difference
 from pipeline.kafka.topics import load_topics
 from pipeline.settings import Profile
@@ -66,4 +67,4 @@ def test_only_differences_that_break_a_guarantee_are_refused(
     ],
 )
 def test_the_remedy_is_what_to_run(field: str, found: str | None, wanted: str, remedy: str) -> None:
-    assert Difference("t", field, found, wanted).remedy("b:9092") == remedy
+    assert Difference("t", field, found, wanted).remedy(Brokers("b:9092")) == remedy

@@ -6,6 +6,7 @@ import time
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
+from pipeline.endpoints import Brokers
 from pipeline.errors import KafkaUnavailable
 from pipeline.kafka.consumer import consumer
 
@@ -20,9 +21,9 @@ class LogEnds:
     It has its own connection: on the results feed's, a request would wait behind the feed's fetch.
     """
 
-    def __init__(self, bootstrap: str, topic: str, partitions: int) -> None:
+    def __init__(self, brokers: Brokers, topic: str, partitions: int) -> None:
         self._partitions = [TopicPartition(topic, partition) for partition in range(partitions)]
-        self._consumer = consumer(bootstrap, request_timeout_ms=REFRESH_TIMEOUT_MS)
+        self._consumer = consumer(brokers, request_timeout_ms=REFRESH_TIMEOUT_MS)
         self._next: asyncio.Task[None] | None = None
         self._running: asyncio.Task[None] | None = None
         self._refreshed_at_s = 0.0

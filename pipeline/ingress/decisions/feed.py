@@ -13,6 +13,7 @@ from typing import Any
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
+from pipeline.endpoints import Brokers
 from pipeline.errors import Fatal
 from pipeline.ingress.decisions.fetcher import DecisionFetcher
 from pipeline.ingress.decisions.tail_loader import load_tail
@@ -43,7 +44,7 @@ class ResultsFeed:
 
     def __init__(
         self,
-        bootstrap: str,
+        brokers: Brokers,
         topic: str,
         partitions: int,
         waiters: Waiters,
@@ -61,7 +62,7 @@ class ResultsFeed:
         self._observe = observe
         self._observe_older = observe_older
         self._consumer = consumer(
-            bootstrap,
+            brokers,
             auto_offset_reset="none",
             fetch_max_wait_ms=FETCH_WAIT_MS_MAX,
             max_partition_fetch_bytes=FETCH_PARTITION_BYTES_MAX,

@@ -21,8 +21,10 @@ from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.protocol.offset import OffsetRequest
 from aiokafka.record.memory_records import MemoryRecords
 
+from pipeline.endpoints import Brokers
 from pipeline.errors import KafkaUnavailable
 from pipeline.ingress.decisions.search import End, Trimmed
+from pipeline.kafka.connection import client_options
 from pipeline.kafka.header_names import end_of_batch, lenient_records
 from pipeline.kafka.record_format import refuse_newer
 
@@ -50,10 +52,10 @@ class Run(NamedTuple):
 
 
 class DecisionFetcher:
-    def __init__(self, bootstrap: str, topic: str) -> None:
+    def __init__(self, brokers: Brokers, topic: str) -> None:
         self._topic = topic
         self._client = AIOKafkaClient(
-            bootstrap_servers=bootstrap, client_id="seckill-receipts", request_timeout_ms=REQUEST_TIMEOUT_MS
+            **client_options(brokers), client_id="seckill-receipts", request_timeout_ms=REQUEST_TIMEOUT_MS
         )
 
     async def start(self) -> None:

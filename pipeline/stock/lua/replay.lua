@@ -4,14 +4,17 @@
 -- deleted: those decisions are in the decision log.
 --
 -- KEYS  1 cursor   2 set of products   3 hash of the products that are cleaned up
---       then for product 1..P: its hash, its buyers
+--       then for product 1..P: its hash, its buyers   then, with a token, the lock's newest token
 -- ARGV  1 after_offset: where the caller expects the cursor
 --       2 results_position: the position in the decision log after the last of these records
 --       3 P   then P product ids
 --       then for each decision record: its product 1..P (0: malformed), the record
+--       then a lock's token (includes/lock_fence.lua)
 -- Reply {1}   done
 --       {0, cursor}  STALE: the cursor is elsewhere; nothing was written
+--       {-1}  another holds the lock; nothing was written
 -- Errors: none of its own; a record that no decider wrote fails in cjson before anything is written.
+-- include: lock_fence
 -- include: limits
 -- include: index_text
 -- include: wins
