@@ -29,7 +29,7 @@ PROMISES: Mapping[Check, str] = {
     Check.REPEATS: "repeated decisions are byte-identical",
     Check.OUTCOMES: "outcomes follow from the commands alone",
     Check.REDIS: "Redis matches the decisions",
-    Check.STOCK: "remaining + sold = opened, never below 0",
+    Check.STOCK: "remaining + sold = opened + adjusted, never below 0",
     Check.USER_LIMIT: "no user exceeds the limit",
     Check.ORDERS: "one order per win, in order",
     Check.WINDOW: "no win while the product is not on sale",
