@@ -5,8 +5,9 @@ An invalid value prevents the start, with a message that names the setting. Ther
 
 import re
 from enum import StrEnum
+from ipaddress import IPv6Network, ip_network
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
@@ -15,6 +16,13 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 Port = Annotated[int, Field(ge=1, le=65_535)]
 Milliseconds = Annotated[int, Field(ge=1, le=7 * 24 * 3_600_000)]
 Limit = Annotated[int, Field(ge=1, le=10_000_000)]
+RequestsPerSecond = Annotated[int, Field(ge=0, le=1_000_000)]
+"""0: no limit."""
+Burst = Annotated[int, Field(ge=0, le=1_000_000)]
+"""For the token bucket only. 0: as many as `requests_per_second`."""
+LimiterAlgorithm = Literal["token_bucket", "sliding_window", "fixed_window"]
+
+TRUSTED_PROXIES_MAX = 100
 
 HEALTH_HOST = "127.0.0.1"
 """The address that `health_port` is opened on."""
@@ -113,6 +121,25 @@ class Settings(BaseSettings):
     """How many decisions may wait to be looked up in the log, one after the other; further polls get a 503."""
     redis_connections_max: Annotated[int, Field(ge=1, le=10_000)] = 64
     """For reads of stock and buyers; a read that finds all of them in use waits up to `redis_timeout_ms`."""
+
+    # Client limits: of one ingress each, not of all together.
+    user_limit_requests_per_second: RequestsPerSecond = 0
+    """Purchases of one user. Without tokens the user is whoever the client says it is."""
+    user_limit_burst: Burst = 0
+    user_limit_algorithm: LimiterAlgorithm = "token_bucket"
+    address_limit_requests_per_second: RequestsPerSecond = 0
+    """All calls of one address, polls and event streams included; an IPv6 address counts by its /64."""
+    address_limit_burst: Burst = 0
+    address_limit_algorithm: LimiterAlgorithm = "token_bucket"
+    process_limit_requests_per_second: RequestsPerSecond = 0
+    """Purchases of all clients."""
+    process_limit_burst: Burst = 0
+    process_limit_algorithm: LimiterAlgorithm = "token_bucket"
+    limited_clients_max: Annotated[int, Field(ge=1, le=1_000_000)] = 50_000
+    """Users, and addresses, whose requests are counted; about 300 bytes each."""
+    trusted_proxies: str = ""
+    """address[/bits][,address[/bits]]: a client behind one of these is limited by the address in X-Forwarded-For."""
+
     retry_after_s: Annotated[int, Field(ge=1, le=3_600)] = 1
     busy_message: str = "系统繁忙，请稍后重试"
 
@@ -158,6 +185,21 @@ class Settings(BaseSettings):
             raise ValueError("not host:port[,host:port]")
         return value
 
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _are_networks(cls, value: str) -> str:
+        entries = [each.strip() for each in value.split(",")] if value else []
+        if len(entries) > TRUSTED_PROXIES_MAX:
+            raise ValueError(f"more than {TRUSTED_PROXIES_MAX} entries")
+        for each in entries:
+            try:
+                network = ip_network(each)
+            except ValueError as error:
+                raise ValueError(f"not address[/bits][,address[/bits]]: {error}") from None
+            if isinstance(network, IPv6Network) and network.network_address.ipv4_mapped is not None:
+                raise ValueError(f"write the IPv4 address in {each} as such")
+        return ",".join(entries)
+
     @field_validator("redis_url")
     @classmethod
     def _has_scheme(cls, value: str | None) -> str | None:
@@ -176,6 +218,14 @@ class Settings(BaseSettings):
 
     def redis(self) -> str:
         return self.redis_url or f"redis://127.0.0.1:{self.redis_port}/0"
+
+
+class InForce:
+    """The settings in force in this process. Read `in_force.settings.x` each time: live settings change."""
+
+    def __init__(self, settings: Settings, version: int = -1) -> None:
+        self.settings = settings
+        self.version = version
 
 
 def _is_redis_address(value: str) -> bool:

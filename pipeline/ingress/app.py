@@ -13,6 +13,7 @@ from aiokafka.errors import KafkaError
 
 from pipeline.breakers import BreakerBoard, follow_control
 from pipeline.errors import KafkaUnavailable, OperatorError, Unavailable
+from pipeline.ingress.client_limits import ClientLimits
 from pipeline.ingress.command_log.group_commit import GroupCommit
 from pipeline.ingress.command_log.log_ends import LogEnds
 from pipeline.ingress.command_log.unknown_products import UnknownProducts
@@ -36,6 +37,7 @@ from pipeline.ingress.http.health import HealthRoutes
 from pipeline.ingress.http.openapi import OPENAPI_PATH, openapi_document
 from pipeline.ingress.http.polling import PollingRoutes
 from pipeline.ingress.http.purchases import PurchaseRoutes
+from pipeline.ingress.http.rate_limits import AddressGate
 from pipeline.ingress.http.shortcut import shortcut
 from pipeline.ingress.http.stats import StatsRoutes
 from pipeline.ingress.on_sale import OnSale
@@ -44,7 +46,7 @@ from pipeline.kafka.producer import LogProducer
 from pipeline.kafka.topic_admin import require_topics
 from pipeline.kafka.topics import Topics
 from pipeline.process.tasks import cancel_and_wait
-from pipeline.settings import HEALTH_HOST, Settings
+from pipeline.settings import HEALTH_HOST, InForce, Settings
 from pipeline.stock.store import StockStore
 
 RUNS_DIVISOR = 8
@@ -77,6 +79,7 @@ class Ingress:
 
     def __init__(self, settings: Settings, topics: Topics) -> None:
         self._settings = settings
+        self.in_force = InForce(settings)
         self._topics = topics
         bootstrap, requests, partitions = settings.kafka(), topics.requests.name, topics.requests.partitions
         # Three connection pools: requests for statistics delay neither purchases nor health checks.
@@ -202,7 +205,9 @@ class Ingress:
 
     def _public_app(self) -> tuple[web.Application, Callable[[Handler], Handler]]:
         """The application, and the function that puts the purchase shortcut in front of its handler."""
-        settings, admission = self._settings, Admission(self._settings)
+        settings, limits = self._settings, ClientLimits(self.in_force)
+        addresses = AddressGate(limits, self.in_force)
+        admission = Admission(settings, addresses)
         app = web.Application(middlewares=[admission.middleware()], client_max_size=settings.body_bytes_max)
         polling = PollingRoutes(settings, self._decisions, admission)
         stats = StatsRoutes(
@@ -216,9 +221,12 @@ class Ingress:
             self._breakers,
             self._refusals,
             self._public_gate,
+            limits,
+            addresses,
         )
         purchases = PurchaseRoutes(
             settings,
+            limits,
             self._commits,
             self._decisions,
             self._breakers,

@@ -1,5 +1,6 @@
 """Why a request gets no decision. Free of HTTP: `http/admission.py` turns each into a response."""
 
+from pipeline.domain.limiters import Rule
 from pipeline.errors import SeckillError
 
 
@@ -28,6 +29,16 @@ class TooManyUnknownProducts(RequestRefused):
 
     def __init__(self, wait_ms: int) -> None:
         super().__init__(wait_ms)
+        self.wait_ms = wait_ms
+
+
+class LimitReached(RequestRefused):
+    """The client limit `scope` (user, address or process) is used up; room again in about `wait_ms`."""
+
+    def __init__(self, scope: str, rule: Rule, wait_ms: int) -> None:
+        super().__init__(scope, wait_ms)
+        self.scope = scope
+        self.rule = rule
         self.wait_ms = wait_ms
 
 

@@ -8,8 +8,10 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 
+from pipeline.domain.limiters import Algorithm, Rule
 from pipeline.ingress.errors import (
     DecisionDeleted,
+    LimitReached,
     NotAcknowledged,
     NotSent,
     RequestRefused,
@@ -27,7 +29,7 @@ async def problem_for(error: Exception) -> tuple[web.StreamResponse, dict[str, A
     async def fails(_: web.Request) -> web.StreamResponse:
         raise error
 
-    response = await Admission(Settings()).admit(make_mocked_request("POST", "/"), fails)
+    response = await Admission(Settings()).admit(make_mocked_request("GET", "/"), fails)
     assert isinstance(response, web.Response)
     assert isinstance(response.body, bytes)
     return response, orjson.loads(response.body)
@@ -57,7 +59,15 @@ async def test_a_request_without_a_decision_is_unknown_or_deleted(error: Excepti
     assert (response.status, problem["status"], problem["detail"]) == (status, status, "9-9-9")
 
 
+def limit_reached(wait_ms: int) -> LimitReached:
+    return LimitReached("user", Rule(Algorithm.TOKEN_BUCKET, 10, 25), wait_ms)
+
+
+MADE_BY: dict[type[RequestRefused], Callable[[int], Exception]] = {LimitReached: limit_reached}
+
+
 @pytest.mark.parametrize("refusal", RequestRefused.__subclasses__())
-def test_every_refusal_has_a_problem_document(refusal: Callable[[int], Exception]) -> None:
+def test_every_refusal_has_a_problem_document(refusal: type[RequestRefused]) -> None:
     request = make_mocked_request("POST", "/")
-    assert Admission(Settings()).problem(request, refusal(1)).kind is not Kind.INTERNAL
+    error = MADE_BY.get(refusal, refusal)(1)
+    assert Admission(Settings()).problem(request, error).kind is not Kind.INTERNAL

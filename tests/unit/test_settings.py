@@ -1,8 +1,12 @@
 """Settings that no process starts with, and how it reports them."""
 
+from typing import get_args
+
 import pytest
 
+from pipeline.domain.limiters import Algorithm
 from pipeline.process.configuration import BadSettings, load_settings
+from pipeline.settings import LimiterAlgorithm
 
 
 @pytest.mark.parametrize("cache_bytes_max", [0, 1_048_575])
@@ -68,3 +72,27 @@ def test_an_invalid_redis_url_is_named_without_its_password(
 def test_a_redis_url_is_used_unchanged(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(REDIS_URL, url)
     assert load_settings().redis() == url
+
+
+@pytest.mark.parametrize(
+    ("proxies", "refusal"),
+    [
+        ("proxy.example", "'proxy.example'"),
+        ("10.0.0.1/8", "host bits"),
+        ("10.0.0.0/8,,::1", "''"),
+        ("::ffff:10.0.0.1", "IPv4 address"),
+        (",".join(["10.0.0.1"] * 101), "more than 100"),
+    ],
+)
+def test_invalid_trusted_proxies_are_named(
+    proxies: str, refusal: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SECKILL_TRUSTED_PROXIES", proxies)
+    with pytest.raises(BadSettings, match=f"^SECKILL_TRUSTED_PROXIES: .*{refusal}"):
+        load_settings()
+    monkeypatch.setenv("SECKILL_TRUSTED_PROXIES", "10.0.0.0/8, ::1")
+    assert load_settings().trusted_proxies == "10.0.0.0/8,::1"
+
+
+def test_the_algorithms_of_the_client_limits_are_those_of_the_limiters() -> None:
+    assert list(get_args(LimiterAlgorithm)) == list(Algorithm)

@@ -14,6 +14,7 @@ from pipeline.errors import KafkaUnavailable, RedisUnavailable
 from pipeline.ingress.errors import (
     BreakerOpen,
     DecisionDeleted,
+    LimitReached,
     NotAcknowledged,
     NotSent,
     RequestRefused,
@@ -24,6 +25,7 @@ from pipeline.ingress.errors import (
     UnknownRequest,
 )
 from pipeline.ingress.http.problems import Kind, Problem, not_found
+from pipeline.ingress.http.rate_limits import AddressGate, rate_limit_fields
 from pipeline.settings import Settings
 from pipeline.stock.client import RedisFault
 from pipeline.stock.store import OtherLog
@@ -37,8 +39,9 @@ logger = logging.getLogger(__name__)
 class Admission:
     """Admits requests, as a method and as an aiohttp middleware, and counts them for `system/stats`."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, addresses: AddressGate | None = None) -> None:
         self._settings = settings
+        self._addresses = addresses
         self.in_flight = 0
         self.refused: Counter[int] = Counter()
         """Responses with a status of 400 or above, by status: problems, and decisions against the buyer."""
@@ -51,15 +54,18 @@ class Admission:
         return admit
 
     async def admit(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """The response of `handler`, or the problem document for what it raised; a 429 at the limit."""
+        """The response of `handler`, or the problem document for what it raised; a 429 at a limit."""
         in_flight_max = self._settings.requests_in_flight_max
-        if self.in_flight >= in_flight_max and not request.path.startswith(ALWAYS_SERVED):
-            return self._refuse(self.busy(in_flight_max))
+        is_limited = not request.path.startswith(ALWAYS_SERVED)
+        if self.in_flight >= in_flight_max and is_limited:
+            return self._refuse(request, self.busy(in_flight_max))
         self.in_flight += 1
         try:
+            if is_limited and self._addresses is not None:
+                self._addresses.check(request)
             response = await handler(request)
         except Exception as error:  # noqa: BLE001 -- the outermost layer: every error becomes a response
-            return self._refuse(self.problem(request, error))
+            return self._refuse(request, self.problem(request, error))
         finally:
             self.in_flight -= 1
         if response.status >= 400:
@@ -79,9 +85,9 @@ class Admission:
     def unavailable(self, detail: str) -> Problem:
         return Problem(Kind.UNAVAILABLE, detail, retry_after_s=self._settings.retry_after_s)
 
-    def _refuse(self, problem: Problem) -> web.Response:
+    def _refuse(self, request: web.Request, problem: Problem) -> web.StreamResponse:
         self.refused[problem.kind.status] += 1
-        return problem.response()
+        return problem.plain_response() if request.method == "POST" else problem.response()
 
     def problem(self, request: web.Request, error: Exception) -> Problem:
         """The problem document for this error. An unexpected error is logged with its traceback."""
@@ -96,7 +102,9 @@ class Admission:
             case web.HTTPMethodNotAllowed():
                 methods = ", ".join(sorted(error.allowed_methods))
                 return Problem(
-                    Kind.METHOD_NOT_ALLOWED, f"{request.method} is not allowed, only {methods}", allow=methods
+                    Kind.METHOD_NOT_ALLOWED,
+                    f"{request.method} is not allowed, only {methods}",
+                    headers={"Allow": methods},
                 )
             case web.HTTPNotFound():
                 return not_found(f"there is no resource at {request.path[:200]}")
@@ -120,6 +128,8 @@ class Admission:
                 return Problem(Kind.UNAVAILABLE, settings.busy_message, retry_after_s=retry_after_s)
             case TooManyUnknownProducts(wait_ms=wait_ms):
                 return self.busy(settings.unknown_product_records_per_second_max, wait_ms)
+            case LimitReached():
+                return _over_limit(error)
             case TooManyPurchases():
                 return self.busy(settings.purchases_waiting_max)
             case TooManyWaiters():
@@ -135,3 +145,16 @@ class Admission:
     def _internal(self, request: web.Request, error: Exception) -> Problem:
         logger.error("internal error in %s %s", request.method, request.path, exc_info=error)
         return Problem(Kind.INTERNAL, "an internal error; the log of this process has the details")
+
+
+def _over_limit(reached: LimitReached) -> Problem:
+    scope, rule = reached.scope, reached.rule
+    return Problem(
+        Kind.BUSY,
+        f"the limit per {scope} is {rule.requests_per_second} requests per second, and it is used up",
+        code=Code.BUSY,
+        limit=rule.requests_per_second,
+        retry_after_s=max(1, -(-reached.wait_ms // 1_000)),
+        headers=rate_limit_fields(scope, rule, reached.wait_ms),
+        members={"violated-policies": [scope]},
+    )

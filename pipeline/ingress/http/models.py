@@ -27,6 +27,7 @@ from pipeline.domain.codes import Code
 from pipeline.domain.finality import FINAL_CODES
 from pipeline.domain.limiters import BURST_MAX, REQUESTS_PER_SECOND_MAX, Algorithm
 from pipeline.domain.product import PER_USER_LIMIT_MAX, QUANTITY_MAX, STOCK_MAX, SaleState
+from pipeline.ingress.client_limits import Scope
 from pipeline.ingress.http.fields import (
     ID_REQUIRED,
     PRICE_REQUIRED,
@@ -207,6 +208,8 @@ class ProblemDocument(_Body):
     code: AnswerCode
     field: str | MISSING = MISSING
     limit: int | str | MISSING = MISSING
+    violated_policies: Annotated[list[Scope] | MISSING, Field(alias="violated-policies")] = MISSING
+    """The client limits that are used up, as named in `RateLimit-Policy`"""
 
 
 class QueuedEvent(_Body):
@@ -274,6 +277,8 @@ class SystemStats(_Body):
     """By partition"""
     circuit_breaker_state: dict[str, BreakerState]
     """By partition"""
+    client_limits: dict[str, Any]
+    """By client limit that is on"""
     limiter_tokens: dict[str, int] | None
     """By product, for those with a rate limit among up to 200 products of each partition. Up to a second old; null
     while unavailable"""

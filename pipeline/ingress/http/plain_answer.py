@@ -23,11 +23,16 @@ class PlainAnswer(web.StreamResponse):
     """A JSON response to a POST (a HEAD would need one without a body). `headers` are sent without any check."""
 
     def __init__(
-        self, document: Mapping[str, Any], status: int, headers: Mapping[str, str] | None = None
+        self,
+        document: Mapping[str, Any],
+        status: int,
+        headers: Mapping[str, str] | None = None,
+        content_type: str = "application/json",
     ) -> None:
         super().__init__(status=status)
         self._document = orjson.dumps(document)
         self._own_headers = headers
+        self._media_type = content_type
         self._keeps_alive = True
 
     @property
@@ -41,7 +46,7 @@ class PlainAnswer(web.StreamResponse):
         if transport is None or transport.is_closing():
             raise ConnectionResetError
         self._keeps_alive = request.keep_alive
-        head = [_STATUS_LINES[self.status], _common_headers(int(time.time()))]
+        head = [_STATUS_LINES[self.status], _common_headers(int(time.time()), self._media_type)]
         if not self._keeps_alive:
             head.append("Connection: close\r\n")
         elif request.version < HttpVersion11:
@@ -58,11 +63,11 @@ class PlainAnswer(web.StreamResponse):
         """Nothing is left to write."""
 
 
-@lru_cache(maxsize=1)
-def _common_headers(now_s: int) -> str:
-    """The headers that all responses of this second share."""
+@lru_cache(maxsize=4)
+def _common_headers(now_s: int, content_type: str) -> str:
+    """The headers that all responses of this second and type share."""
     return (
-        "Content-Type: application/json\r\n"
+        f"Content-Type: {content_type}\r\n"
         f"Date: {formatdate(now_s, usegmt=True)}\r\n"
         f"Server: {SERVER_SOFTWARE}\r\n"
     )

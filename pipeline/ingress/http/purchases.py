@@ -13,6 +13,7 @@ from pipeline.domain.codes import Code, http_status
 from pipeline.domain.ids import presented_id
 from pipeline.domain.product import Purchase
 from pipeline.domain.receipts import Receipt
+from pipeline.ingress.client_limits import ClientLimits
 from pipeline.ingress.command_log.group_commit import GroupCommit
 from pipeline.ingress.command_log.unknown_products import UnknownProducts
 from pipeline.ingress.decisions.finder import DecisionFinder
@@ -33,6 +34,7 @@ class PurchaseRoutes:
     def __init__(
         self,
         settings: Settings,
+        limits: ClientLimits,
         commits: GroupCommit,
         decisions: DecisionFinder,
         breakers: BreakerBoard,
@@ -43,6 +45,7 @@ class PurchaseRoutes:
         self._depth_max = settings.json_depth_max
         self._wait_timeout_ms = settings.wait_timeout_ms
         self._retry_after_s = settings.retry_after_s
+        self._limits = limits
         self._commits = commits
         self._decisions = decisions
         self._breakers = breakers
@@ -99,8 +102,10 @@ class PurchaseRoutes:
         return PlainAnswer(_purchase_fields(purchase, answer, receipt), http_status(answer.code), headers)
 
     async def _read_purchase(self, request: web.Request) -> Purchase:
+        self._limits.check_process()
         body = await read_body(request, self._body_bytes_max)
         purchase = parse_purchase(body, self._depth_max, request.headers.get("Idempotency-Key"))
+        self._limits.check_user(purchase.user_id)
         if not self._breakers.all_closed:
             self._refuse_while_open(partition_of(purchase.product_id, self._commits.partitions))
         return purchase

@@ -14,6 +14,7 @@ from pipeline.domain.ids import ID_FORM, canonical_id, presented_id
 from pipeline.domain.product import Win
 from pipeline.domain.times import rfc3339
 from pipeline.errors import RedisUnavailable
+from pipeline.ingress.client_limits import ClientLimits
 from pipeline.ingress.command_log.group_commit import GroupCommit
 from pipeline.ingress.decisions.decision_rate import RateSampler
 from pipeline.ingress.decisions.finder import DecisionFinder
@@ -24,6 +25,7 @@ from pipeline.ingress.http.answers import json_answer, money
 from pipeline.ingress.http.connections import Gate
 from pipeline.ingress.http.polling import PollingRoutes
 from pipeline.ingress.http.problems import invalid, not_found
+from pipeline.ingress.http.rate_limits import AddressGate
 from pipeline.ingress.http.shared_reads import SharedReads
 from pipeline.kafka.topics import partition_of
 from pipeline.stock.store import OtherLog, StockStore
@@ -52,6 +54,8 @@ class StatsRoutes:
         breakers: BreakerBoard,
         refusals: FinalRefusals,
         gate: Gate,
+        limits: ClientLimits,
+        addresses: AddressGate,
     ) -> None:
         self._store = store
         self._commits = commits
@@ -63,6 +67,8 @@ class StatsRoutes:
         self._breakers = breakers
         self._refusals = refusals
         self._gate = gate
+        self._limits = limits
+        self._addresses = addresses
         self._partitions = commits.partitions
         self._figures: SharedReads[None, _Figures] = SharedReads(self._read_figures)
         self._wins: SharedReads[str, list[Win]] = SharedReads(self._read_wins)
@@ -127,6 +133,7 @@ class StatsRoutes:
                     "refused_by_status": {
                         str(status): count for status, count in sorted(self._admission.refused.items())
                     },
+                    "malformed_forwarded_for": self._addresses.malformed,
                     "connections": self._gate.open,
                     "connections_refused": self._gate.refused,
                     "requests_in_flight": self._admission.in_flight,
@@ -141,6 +148,7 @@ class StatsRoutes:
                     str(partition): self._breakers.state(partition).value
                     for partition in range(self._partitions)
                 },
+                "client_limits": self._limits.figures(),
                 "limiter_tokens": await self._limiter_tokens(),
             }
         )
