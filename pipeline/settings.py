@@ -122,6 +122,18 @@ class Settings(BaseSettings):
     redis_connections_max: Annotated[int, Field(ge=1, le=10_000)] = 64
     """For reads of stock and buyers; a read that finds all of them in use waits up to `redis_timeout_ms`."""
 
+    # Admission.
+    max_concurrent_requests: Limit = 1_000
+    """Synchronous purchases in progress. `waiters_max` also counts long polls."""
+    queue_size: Limit = 50_000
+    """Purchases of one partition that are accepted but not decided; further ones are refused."""
+    shedding_enable: bool = True
+    """Whether an overloaded ingress refuses purchases before it reads them."""
+    loop_delay_ms_target: Annotated[int, Field(ge=1, le=10_000)] = 20
+    """An ingress is overloaded while its event loop is later than this for a whole interval of 100 ms."""
+    send_delay_ms_target: Annotated[int, Field(ge=1, le=60_000)] = 500
+    """Or while purchases wait longer than this for the acknowledgement of their record."""
+
     # Client limits: of one ingress each, not of all together.
     user_limit_requests_per_second: RequestsPerSecond = 0
     """Purchases of one user. Without tokens the user is whoever the client says it is."""

@@ -13,7 +13,6 @@ from aiokafka.errors import KafkaError
 
 from pipeline.breakers import BreakerBoard, follow_control
 from pipeline.errors import KafkaUnavailable, OperatorError, Unavailable
-from pipeline.ingress.client_limits import ClientLimits
 from pipeline.ingress.command_log.group_commit import GroupCommit
 from pipeline.ingress.command_log.log_ends import LogEnds
 from pipeline.ingress.command_log.unknown_products import UnknownProducts
@@ -24,20 +23,20 @@ from pipeline.ingress.decisions.finder import DecisionFinder
 from pipeline.ingress.decisions.lookup import RUNS_BYTES_MAX, DecisionLookup
 from pipeline.ingress.decisions.waiters import Waiters
 from pipeline.ingress.final_refusals import SNAPSHOTS_MAX, FinalRefusals
+from pipeline.ingress.flow_control.client_limits import ClientLimits
+from pipeline.ingress.flow_control.queues import PurchaseQueues
+from pipeline.ingress.flow_control.saturation import Saturation
 from pipeline.ingress.http import administration
 from pipeline.ingress.http.administration import AdministrationRoutes
 from pipeline.ingress.http.admission import Admission
-from pipeline.ingress.http.connections import (
-    REFUSALS_MAX,
-    Gate,
-    listen,
-    raise_descriptor_limit,
-)
+from pipeline.ingress.http.connections import REFUSALS_MAX, Gate, raise_descriptor_limit
 from pipeline.ingress.http.health import HealthRoutes
+from pipeline.ingress.http.listener import Listener, listen
 from pipeline.ingress.http.openapi import OPENAPI_PATH, openapi_document
 from pipeline.ingress.http.polling import PollingRoutes
 from pipeline.ingress.http.purchases import PurchaseRoutes
 from pipeline.ingress.http.rate_limits import AddressGate
+from pipeline.ingress.http.shedding import Shedder
 from pipeline.ingress.http.shortcut import shortcut
 from pipeline.ingress.http.stats import StatsRoutes
 from pipeline.ingress.on_sale import OnSale
@@ -90,7 +89,8 @@ class Ingress:
         self._ends = LogEnds(bootstrap, requests, partitions)
         self._rates = RateSampler(self._health_store, self._ends, partitions)
         self._breakers = BreakerBoard()
-        self._control: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        """End only if they fail; then the process must end."""
         self._waiters = Waiters(partitions, settings.waiters_max, settings.results_cache_bytes_max)
         self._decision_log = DecisionFetcher(bootstrap, topics.results.name)
         on_sale = OnSale()
@@ -119,6 +119,8 @@ class Ingress:
         self._decisions = DecisionFinder(
             self._waiters, self._feed, self._lookup, self._commits, self._ends, self._rates
         )
+        self._saturation = Saturation(self.in_force, self._commits, self._backlog)
+        self._queues = PurchaseQueues(self.in_force, self._commits, self._decisions, self._rates.by_partition)
         self._refusals = FinalRefusals(
             self._snapshots,
             self._ends,
@@ -132,7 +134,7 @@ class Ingress:
             self._health_store, self._commits, self._ends, self._feed, self._rates, settings.retry_after_s
         )
         self._runners: list[web.AppRunner] = []
-        self._listeners: list[asyncio.Server] = []
+        self._listeners: list[Listener] = []
         self._public_gate = self._gate("connections_max")
         self._admin_gate = self._gate("admin_connections_max")
         self._stopping = "nothing"
@@ -140,7 +142,7 @@ class Ingress:
     async def start(self) -> asyncio.Task[None]:
         """Start all parts, once Kafka answers, and listen. Raises StartFailed.
 
-        The returned task ends only if reading the decision log or the control topic fails; then the process must end.
+        The returned task ends only if what must run all the time fails; then the process must end.
         """
         settings = self._settings
         try:
@@ -158,14 +160,17 @@ class Ingress:
             self._waiters.begin(self._ends.ends)
             self._refusals.begin(self._ends.ends)
             await self._rates.start()
-            self._control = asyncio.create_task(
-                follow_control(settings, self._topics.control, self._breakers), name="control topic"
-            )
+            self._tasks = [
+                asyncio.create_task(
+                    follow_control(settings, self._topics.control, self._breakers), name="control topic"
+                ),
+                asyncio.create_task(self._saturation.run(), name="saturation"),
+            ]
             await self._listen_all()
         except (Unavailable, OperatorError, KafkaError, OSError) as error:
             await self.stop()
             raise StartFailed(str(error)) from error
-        return asyncio.create_task(_first_end(feed, self._control), name="what is followed")
+        return asyncio.create_task(_first_end(feed, *self._tasks), name="what must not end")
 
     async def stop(self) -> bool:
         """Accept no more requests and finish those in flight. False if that takes longer than `stop_deadline_ms`."""
@@ -189,9 +194,9 @@ class Ingress:
         for listener in self._listeners:
             listener.close()
         await asyncio.gather(*(runner.cleanup() for runner in self._runners))
-        if self._control is not None:
-            self._stopping = "control topic"
-            await cancel_and_wait(self._control)
+        for task in self._tasks:
+            self._stopping = task.get_name()
+            await cancel_and_wait(task)
         for part in (self._rates, self._feed, self._lookup, self._decision_log, self._ends, self._producer):
             self._stopping = type(part).__name__
             await part.stop()
@@ -210,6 +215,17 @@ class Ingress:
         admission = Admission(settings, addresses)
         app = web.Application(middlewares=[admission.middleware()], client_max_size=settings.body_bytes_max)
         polling = PollingRoutes(settings, self._decisions, admission)
+        purchases = PurchaseRoutes(
+            self.in_force,
+            limits,
+            self._saturation,
+            self._queues,
+            self._commits,
+            self._decisions,
+            self._breakers,
+            self._refusals,
+            UnknownProducts(settings.unknown_product_records_per_second_max),
+        )
         stats = StatsRoutes(
             self._store,
             self._commits,
@@ -217,21 +233,15 @@ class Ingress:
             self._waiters,
             self._rates,
             polling,
+            purchases,
             admission,
             self._breakers,
             self._refusals,
             self._public_gate,
             limits,
+            self._queues,
+            self._saturation,
             addresses,
-        )
-        purchases = PurchaseRoutes(
-            settings,
-            limits,
-            self._commits,
-            self._decisions,
-            self._breakers,
-            self._refusals,
-            UnknownProducts(settings.unknown_product_records_per_second_max),
         )
         app.add_routes(purchases.routes())
         app.add_routes(polling.routes())
@@ -259,7 +269,14 @@ class Ingress:
         """Open the health listener last: when it answers, the others are open."""
         settings = self._settings
         app, add_shortcut = self._public_app()
-        await self._listen(app, self._public_gate, settings.public_host, settings.public_port, add_shortcut)
+        await self._listen(
+            app,
+            self._public_gate,
+            settings.public_host,
+            settings.public_port,
+            add_shortcut,
+            shedder=Shedder(self.in_force, self._saturation),
+        )
         await self._listen(self._admin_app(), self._admin_gate, settings.admin_host, settings.admin_port)
         if settings.health_port is not None:
             gate = Gate(
@@ -279,6 +296,7 @@ class Ingress:
         add_shortcut: Callable[[Handler], Handler] | None = None,
         *,
         shared: bool = True,
+        shedder: Shedder | None = None,
     ) -> None:
         settings = self._settings
         runner = web.AppRunner(
@@ -301,8 +319,15 @@ class Ingress:
                 port,
                 keep_alive_timeout_ms=settings.keep_alive_timeout_ms,
                 reuse_port=shared,
+                shedder=shedder,
             )
         )
+
+    def _backlog(self) -> tuple[int, int]:
+        """Connections of the public listener: how many wait to be accepted, how many have been accepted so far."""
+        if not self._listeners:
+            return 0, 0
+        return self._listeners[0].backlog(), self._listeners[0].accepted
 
     def _gate(self, setting: str) -> Gate:
         settings = self._settings

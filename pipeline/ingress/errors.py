@@ -42,6 +42,28 @@ class LimitReached(RequestRefused):
         self.wait_ms = wait_ms
 
 
+class QueueFull(RequestRefused):
+    """`queue_size` accepted purchases of the partition wait for their decision, for about `eta_ms`."""
+
+    def __init__(self, queue_size: int, eta_ms: int | None = None) -> None:
+        super().__init__(queue_size, eta_ms)
+        self.queue_size = queue_size
+        self.eta_ms = eta_ms
+
+
+class TooManyConcurrent(RequestRefused):
+    """`max_concurrent_requests` synchronous purchases are in progress; one more would wait for about `eta_ms`."""
+
+    def __init__(self, limit: int, eta_ms: int | None = None) -> None:
+        super().__init__(limit, eta_ms)
+        self.limit = limit
+        self.eta_ms = eta_ms
+
+
+class Overloaded(RequestRefused):
+    """This process has more purchases than it can handle."""
+
+
 class TooManyPurchases(RequestRefused):
     """`purchases_waiting_max` purchases are already waiting for their acknowledgement."""
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.domain.limiters import FRESH, Algorithm, LimiterState, Rule, admissible, count
-from pipeline.ingress.client_limits import ClientLimits
 from pipeline.ingress.errors import LimitReached
+from pipeline.ingress.flow_control.client_limits import ClientLimits
 from pipeline.settings import InForce, Settings
 
 requests = st.lists(st.tuples(st.integers(0, 700), st.integers(0, 5)), max_size=60)

@@ -19,7 +19,6 @@ from pipeline.ingress.http.connections import (
     Connection,
     Gate,
     TooFewDescriptors,
-    listen,
     raise_descriptor_limit,
 )
 from pipeline.ingress.http.heads import (
@@ -30,6 +29,7 @@ from pipeline.ingress.http.heads import (
     REQUEST_LINE_BYTES_MAX,
     REQUESTS_WAITING_MAX,
 )
+from pipeline.ingress.http.listener import listen
 
 CLOSED_S_MAX = 10
 ASK = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"

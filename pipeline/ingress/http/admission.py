@@ -17,7 +17,10 @@ from pipeline.ingress.errors import (
     LimitReached,
     NotAcknowledged,
     NotSent,
+    Overloaded,
+    QueueFull,
     RequestRefused,
+    TooManyConcurrent,
     TooManyLookups,
     TooManyPurchases,
     TooManyUnknownProducts,
@@ -32,6 +35,9 @@ from pipeline.stock.store import OtherLog
 
 ALWAYS_SERVED = ("/health",)
 """Paths that are served even at the limit: supervisors use them to decide whether this process lives."""
+
+RETRY_AFTER_MS_MAX = 60_000
+"""A refused buyer is not sent away for longer, however long the queue: the deciders may catch up."""
 
 logger = logging.getLogger(__name__)
 
@@ -82,6 +88,12 @@ class Admission:
             retry_after_s=max(settings.retry_after_s, -(-wait_ms // 1_000)),
         )
 
+    def _queued_up(self, limit: int, eta_ms: int | None) -> Problem:
+        problem = self.busy(limit, min(eta_ms or 0, RETRY_AFTER_MS_MAX))
+        if eta_ms is not None:
+            problem.members = {"eta_ms": eta_ms}
+        return problem
+
     def unavailable(self, detail: str) -> Problem:
         return Problem(Kind.UNAVAILABLE, detail, retry_after_s=self._settings.retry_after_s)
 
@@ -126,21 +138,35 @@ class Admission:
             case BreakerOpen(wait_ms=wait_ms):
                 retry_after_s = max(1, -(-wait_ms // 1_000))
                 return Problem(Kind.UNAVAILABLE, settings.busy_message, retry_after_s=retry_after_s)
-            case TooManyUnknownProducts(wait_ms=wait_ms):
-                return self.busy(settings.unknown_product_records_per_second_max, wait_ms)
-            case LimitReached():
-                return _over_limit(error)
-            case TooManyPurchases():
-                return self.busy(settings.purchases_waiting_max)
-            case TooManyWaiters():
-                return self.busy(settings.waiters_max)
             case TooManyLookups():
                 return self.unavailable("too many old decisions are being looked up at the moment")
             case UnknownRequest():
                 return not_found(str(error))
             case DecisionDeleted():
                 return Problem(Kind.GONE, str(error))
-        return self._internal(request, error)
+        return self._too_many(error) or self._internal(request, error)
+
+    def _too_many(self, error: RequestRefused) -> Problem | None:
+        """The 429 for this error; None if it is none."""
+        settings = self._settings
+        match error:
+            case TooManyUnknownProducts(wait_ms=wait_ms):
+                return self.busy(settings.unknown_product_records_per_second_max, wait_ms)
+            case QueueFull():
+                return self._queued_up(error.queue_size, error.eta_ms)
+            case TooManyConcurrent():
+                return self._queued_up(error.limit, error.eta_ms)
+            case Overloaded():
+                return Problem(
+                    Kind.BUSY, settings.busy_message, code=Code.BUSY, retry_after_s=settings.retry_after_s
+                )
+            case LimitReached():
+                return _over_limit(error)
+            case TooManyPurchases():
+                return self.busy(settings.purchases_waiting_max)
+            case TooManyWaiters():
+                return self.busy(settings.waiters_max)
+        return None
 
     def _internal(self, request: web.Request, error: Exception) -> Problem:
         logger.error("internal error in %s %s", request.method, request.path, exc_info=error)

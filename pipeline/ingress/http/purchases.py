@@ -3,7 +3,9 @@
 Both answer a final refusal at once; such an answer has no request id.
 """
 
+import asyncio
 import time
+from typing import cast
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
@@ -13,18 +15,21 @@ from pipeline.domain.codes import Code, http_status
 from pipeline.domain.ids import presented_id
 from pipeline.domain.product import Purchase
 from pipeline.domain.receipts import Receipt
-from pipeline.ingress.client_limits import ClientLimits
 from pipeline.ingress.command_log.group_commit import GroupCommit
 from pipeline.ingress.command_log.unknown_products import UnknownProducts
 from pipeline.ingress.decisions.finder import DecisionFinder
-from pipeline.ingress.errors import BreakerOpen
+from pipeline.ingress.errors import BreakerOpen, Overloaded, TooManyConcurrent
 from pipeline.ingress.final_refusals import FinalRefusals
+from pipeline.ingress.flow_control.client_limits import ClientLimits
+from pipeline.ingress.flow_control.queues import PurchaseQueues
+from pipeline.ingress.flow_control.saturation import Saturation
 from pipeline.ingress.http.answers import decision_fields, decision_headers
 from pipeline.ingress.http.bodies import parse_purchase, read_body
+from pipeline.ingress.http.connections import Connection
 from pipeline.ingress.http.plain_answer import PlainAnswer
 from pipeline.kafka.topics import partition_of
 from pipeline.messages.decisions import Answer
-from pipeline.settings import Settings
+from pipeline.settings import InForce
 
 REQUESTS_PATH = "/api/v1/seckill/requests/"
 ACCEPTED_MESSAGE = "accepted; poll status_url for the decision"
@@ -33,24 +38,32 @@ ACCEPTED_MESSAGE = "accepted; poll status_url for the decision"
 class PurchaseRoutes:
     def __init__(
         self,
-        settings: Settings,
+        in_force: InForce,
         limits: ClientLimits,
+        saturation: Saturation,
+        queues: PurchaseQueues,
         commits: GroupCommit,
         decisions: DecisionFinder,
         breakers: BreakerBoard,
         refusals: FinalRefusals,
         unknown: UnknownProducts,
     ) -> None:
+        settings = in_force.settings
+        self._in_force = in_force
         self._body_bytes_max = settings.body_bytes_max
         self._depth_max = settings.json_depth_max
         self._wait_timeout_ms = settings.wait_timeout_ms
         self._retry_after_s = settings.retry_after_s
         self._limits = limits
+        self._saturation = saturation
+        self._queues = queues
         self._commits = commits
         self._decisions = decisions
         self._breakers = breakers
         self._refusals = refusals
         self._unknown = unknown
+        self.synchronous = 0
+        """Synchronous purchases in progress."""
 
     def calls(self) -> dict[str, Handler]:
         """The handlers by path; both are for POST."""
@@ -64,6 +77,7 @@ class PurchaseRoutes:
 
     async def purchase_async(self, request: web.Request) -> web.StreamResponse:
         purchase = await self._read_purchase(request)
+        self._queues.check(partition_of(purchase.product_id, self._commits.partitions))
         if (final := await self._refusals.answer(purchase)) is not None:
             return _final_answer(purchase, final)
         self._limit_unknown(purchase.product_id)
@@ -83,6 +97,18 @@ class PurchaseRoutes:
 
     async def purchase(self, request: web.Request) -> web.StreamResponse:
         purchase = await self._read_purchase(request)
+        partition = partition_of(purchase.product_id, self._commits.partitions)
+        concurrent_max = self._in_force.settings.max_concurrent_requests
+        if self.synchronous >= concurrent_max:
+            raise TooManyConcurrent(concurrent_max, self._queues.eta_ms(partition))
+        self._queues.check(partition)
+        self.synchronous += 1
+        try:
+            return await self._decided(purchase)
+        finally:
+            self.synchronous -= 1
+
+    async def _decided(self, purchase: Purchase) -> web.StreamResponse:
         if (final := await self._refusals.answer(purchase)) is not None:
             return _final_answer(purchase, final)
         self._decisions.check_room()
@@ -102,6 +128,7 @@ class PurchaseRoutes:
         return PlainAnswer(_purchase_fields(purchase, answer, receipt), http_status(answer.code), headers)
 
     async def _read_purchase(self, request: web.Request) -> Purchase:
+        self._admit(cast("Connection", request.protocol))
         self._limits.check_process()
         body = await read_body(request, self._body_bytes_max)
         purchase = parse_purchase(body, self._depth_max, request.headers.get("Idempotency-Key"))
@@ -109,6 +136,13 @@ class PurchaseRoutes:
         if not self._breakers.all_closed:
             self._refuse_while_open(partition_of(purchase.product_id, self._commits.partitions))
         return purchase
+
+    def _admit(self, connection: Connection) -> None:
+        """Raises Overloaded."""
+        if connection.is_admitted:
+            connection.is_admitted = False
+        elif not self._saturation.admits(asyncio.get_running_loop().time()):
+            raise Overloaded
 
     def _limit_unknown(self, product_id: str) -> None:
         """Raises TooManyUnknownProducts. Nothing may be awaited between this and `submit`."""

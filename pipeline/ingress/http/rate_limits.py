@@ -11,7 +11,7 @@ from aiohttp import web
 
 from pipeline.domain.client_address import MalformedForwardedFor, client_address, limited_network
 from pipeline.domain.limiters import Algorithm, Rule
-from pipeline.ingress.client_limits import ClientLimits
+from pipeline.ingress.flow_control.client_limits import ClientLimits
 from pipeline.settings import InForce
 
 FORWARDED_FOR = "X-Forwarded-For"

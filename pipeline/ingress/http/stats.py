@@ -14,17 +14,20 @@ from pipeline.domain.ids import ID_FORM, canonical_id, presented_id
 from pipeline.domain.product import Win
 from pipeline.domain.times import rfc3339
 from pipeline.errors import RedisUnavailable
-from pipeline.ingress.client_limits import ClientLimits
 from pipeline.ingress.command_log.group_commit import GroupCommit
 from pipeline.ingress.decisions.decision_rate import RateSampler
 from pipeline.ingress.decisions.finder import DecisionFinder
 from pipeline.ingress.decisions.waiters import Waiters
 from pipeline.ingress.final_refusals import FinalRefusals
+from pipeline.ingress.flow_control.client_limits import ClientLimits
+from pipeline.ingress.flow_control.queues import PurchaseQueues
+from pipeline.ingress.flow_control.saturation import Saturation
 from pipeline.ingress.http.admission import Admission
 from pipeline.ingress.http.answers import json_answer, money
 from pipeline.ingress.http.connections import Gate
 from pipeline.ingress.http.polling import PollingRoutes
 from pipeline.ingress.http.problems import invalid, not_found
+from pipeline.ingress.http.purchases import PurchaseRoutes
 from pipeline.ingress.http.rate_limits import AddressGate
 from pipeline.ingress.http.shared_reads import SharedReads
 from pipeline.kafka.topics import partition_of
@@ -50,11 +53,14 @@ class StatsRoutes:
         waiters: Waiters,
         rates: RateSampler,
         polling: PollingRoutes,
+        purchases: PurchaseRoutes,
         admission: Admission,
         breakers: BreakerBoard,
         refusals: FinalRefusals,
         gate: Gate,
         limits: ClientLimits,
+        queues: PurchaseQueues,
+        saturation: Saturation,
         addresses: AddressGate,
     ) -> None:
         self._store = store
@@ -63,11 +69,14 @@ class StatsRoutes:
         self._waiters = waiters
         self._rates = rates
         self._polling = polling
+        self._purchases = purchases
         self._admission = admission
         self._breakers = breakers
         self._refusals = refusals
         self._gate = gate
         self._limits = limits
+        self._purchase_queues = queues
+        self._saturation = saturation
         self._addresses = addresses
         self._partitions = commits.partitions
         self._figures: SharedReads[None, _Figures] = SharedReads(self._read_figures)
@@ -102,7 +111,7 @@ class StatsRoutes:
                     str(code): count for code, count in product.by_code.items() if code != Code.SUCCESS
                 },
                 "decided": sum(product.by_code.values()),
-                "queued": self._queued(partition),
+                "queued": self._purchase_queues.queued(partition),
                 "answered_without_log": self._refusals.answers_of(product_id),
             }
         )
@@ -138,6 +147,8 @@ class StatsRoutes:
                     "connections_refused": self._gate.refused,
                     "requests_in_flight": self._admission.in_flight,
                     "purchases_waiting": self._commits.waiting,
+                    "synchronous_purchases": self._purchases.synchronous,
+                    "refused_by_full_queue": self._purchase_queues.refused,
                     "waiters": self._waiters.count,
                     "event_streams": self._polling.streams,
                 },
@@ -148,6 +159,7 @@ class StatsRoutes:
                     str(partition): self._breakers.state(partition).value
                     for partition in range(self._partitions)
                 },
+                "saturation": self._saturation.figures(),
                 "client_limits": self._limits.figures(),
                 "limiter_tokens": await self._limiter_tokens(),
             }
@@ -160,13 +172,8 @@ class StatsRoutes:
             "end_offset": end,
             "decided_offset": decided,
             "lag": max(0, end - decided - 1),
-            "purchases_queued": self._queued(partition),
+            "purchases_queued": self._purchase_queues.queued(partition),
         }
-
-    def _queued(self, partition: int) -> int:
-        """An estimate: the undecided records of a partition, times the recent average of purchases per record."""
-        end, decided = self._decisions.log_end(partition), self._decisions.decided_offset(partition)
-        return round(max(0, end - decided - 1) * self._rates.by_partition[partition].purchases_per_record())
 
     async def _read_figures(self, product_id: str, questions: Sequence[None]) -> Sequence[_Figures]:
         self._rates.assert_own_log()

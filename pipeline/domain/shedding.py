@@ -1,0 +1,71 @@
+"""How many purchases per second an overloaded process admits, as a pure function over a value.
+
+The process sheds load by the delay that requests meet in it, not by a fixed rate, which would depend on the machine. A
+delay counts if even its minimum over an interval is above the target: then there is a standing queue, and not just a
+burst (CoDel: Nichols and Jacobson, "Controlling Queue Delay", ACM Queue 10(5), 2012). While it is, the admitted rate
+falls by a fraction of what was admitted, otherwise it rises a little (DAGOR: Zhou et al., "Overload Control for Scaling
+WeChat Microservices", SoCC 2018).
+
+Two kinds of delay differ in what shedding can do about them. Purchases wait for the log because too many are admitted:
+fewer are the remedy. But arrivals may wait because even to refuse them all takes longer than the target; then admitting
+less and less would give up the whole sale for an answer that is late anyway. So for these the rate falls no lower than
+a fraction of what the process has shown that it can do.
+"""
+
+from typing import NamedTuple
+
+INTERVAL_MS = 100
+INTERVALS_BEFORE = 3
+"""So many intervals in a row have to be above the target before anything is shed: a stall of the machine passes."""
+INTERVALS_AFTER = 30
+"""Shedding ends after so many intervals in a row in which nothing was refused."""
+DECREASE = 0.10
+INCREASE = 0.04
+INCREASE_PER_S = 20.0
+"""Added to each increase, so that the rate recovers from its minimum within seconds."""
+PER_S_MIN = 200.0
+"""Admitted however long the delay, because the machine may be busy with something else."""
+CAPACITY_FRACTION_MIN = 0.85
+"""Of the capacity: what is left is for refusing the others."""
+SMOOTHING = 0.1
+"""The weight of an interval in the mean rate: records are acknowledged in bursts, so one interval says little."""
+
+
+class Shedding(NamedTuple):
+    """`per_s` purchases are admitted per second, all if it is None.
+
+    `above` counts the intervals in a row above the target, `quiet` those in which nothing was refused. `mean_per_s` is
+    the recent rate of admitted purchases, and `capacity_per_s` its highest value without a queue at the log.
+    """
+
+    per_s: float | None = None
+    above: int = 0
+    quiet: int = 0
+    mean_per_s: float = 0.0
+    capacity_per_s: float = 0.0
+
+
+def adjusted(shedding: Shedding, arrival: float, log: float, admitted_per_s: float, refused: int) -> Shedding:
+    """The state after an interval.
+
+    `arrival` and `log` are the least delays in the interval as multiples of their targets: until a request is looked
+    at, and until its record is acknowledged. `refused` is how many purchases were shed.
+    """
+    per_s, above, quiet, mean, capacity = shedding
+    mean += SMOOTHING * (admitted_per_s - mean)
+    capacity = max(capacity, mean) if log <= 1 else min(capacity, mean)
+    above = above + 1 if max(arrival, log) > 1 else 0
+    quiet = 0 if refused or above else quiet + 1
+    if per_s is None:
+        if above < INTERVALS_BEFORE:
+            return Shedding(None, above, quiet, mean, capacity)
+        per_s = max(mean, admitted_per_s)
+    if above:
+        least = PER_S_MIN if log > 1 else max(PER_S_MIN, CAPACITY_FRACTION_MIN * capacity)
+        # Of what was admitted, not what might have been: a rate far above the load would take long to come down.
+        per_s = max(least, min(per_s, max(mean, admitted_per_s)) * (1 - DECREASE))
+    elif quiet >= INTERVALS_AFTER:
+        return Shedding(mean_per_s=mean)
+    else:
+        per_s = per_s * (1 + INCREASE) + INCREASE_PER_S
+    return Shedding(per_s, above, quiet, mean, capacity)
