@@ -134,6 +134,15 @@ class Settings(BaseSettings):
     send_delay_ms_target: Annotated[int, Field(ge=1, le=60_000)] = 500
     """Or while purchases wait longer than this for the acknowledgement of their record."""
 
+    # Degradation.
+    degradation_enable: bool = False
+    """Whether an ingress near its limits degrades in stages: 1, synchronous purchases get a receipt; 2, products with
+    more than ten times as many purchases in the queue as units left take no new ones; 3, no purchase is accepted."""
+    degradation_threshold: Annotated[float, Field(gt=0, le=1)] = 0.8
+    """Of `max_concurrent_requests`, of `queue_size`, or of the delays at which the ingress is overloaded."""
+    degradation_stage: Literal["auto", "0", "1", "2", "3"] = "auto"
+    """A stage set by hand, whether or not degradation is enabled."""
+
     # Client limits: of one ingress each, not of all together.
     user_limit_requests_per_second: RequestsPerSecond = 0
     """Purchases of one user. Without tokens the user is whoever the client says it is."""

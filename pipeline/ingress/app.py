@@ -23,7 +23,9 @@ from pipeline.ingress.decisions.finder import DecisionFinder
 from pipeline.ingress.decisions.lookup import RUNS_BYTES_MAX, DecisionLookup
 from pipeline.ingress.decisions.waiters import Waiters
 from pipeline.ingress.final_refusals import SNAPSHOTS_MAX, FinalRefusals
+from pipeline.ingress.flow_control.announcer import Announcer
 from pipeline.ingress.flow_control.client_limits import ClientLimits
+from pipeline.ingress.flow_control.degradation import Degrader
 from pipeline.ingress.flow_control.queues import PurchaseQueues
 from pipeline.ingress.flow_control.saturation import Saturation
 from pipeline.ingress.http import administration
@@ -121,6 +123,10 @@ class Ingress:
         )
         self._saturation = Saturation(self.in_force, self._commits, self._backlog)
         self._queues = PurchaseQueues(self.in_force, self._commits, self._decisions, self._rates.by_partition)
+        self._announcer = Announcer(topics.control.name, self._producer, settings)
+        self._degrader = Degrader(
+            self.in_force, self._queues, self._saturation, on_sale, self._announcer.announce
+        )
         self._refusals = FinalRefusals(
             self._snapshots,
             self._ends,
@@ -165,6 +171,8 @@ class Ingress:
                     follow_control(settings, self._topics.control, self._breakers), name="control topic"
                 ),
                 asyncio.create_task(self._saturation.run(), name="saturation"),
+                asyncio.create_task(self._degrader.run(), name="degradation"),
+                asyncio.create_task(self._announcer.run(), name="announcements"),
             ]
             await self._listen_all()
         except (Unavailable, OperatorError, KafkaError, OSError) as error:
@@ -220,6 +228,7 @@ class Ingress:
             limits,
             self._saturation,
             self._queues,
+            self._degrader,
             self._commits,
             self._decisions,
             self._breakers,
@@ -233,7 +242,7 @@ class Ingress:
             self._waiters,
             self._rates,
             polling,
-            purchases,
+            self._degrader,
             admission,
             self._breakers,
             self._refusals,

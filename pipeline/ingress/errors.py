@@ -60,6 +60,15 @@ class TooManyConcurrent(RequestRefused):
         self.eta_ms = eta_ms
 
 
+class TooCrowded(RequestRefused):
+    """The process is degraded, and the product has `queued` purchases in its queue for the `stock` units left."""
+
+    def __init__(self, queued: int, stock: int = 0) -> None:
+        super().__init__(queued, stock)
+        self.queued = queued
+        self.stock = stock
+
+
 class Overloaded(RequestRefused):
     """This process has more purchases than it can handle."""
 

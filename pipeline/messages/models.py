@@ -26,6 +26,7 @@ from typing_extensions import TypeAliasType
 
 from pipeline.domain.breaker import BreakerState
 from pipeline.domain.codes import DECIDED_CODES
+from pipeline.domain.degradation import Stage
 from pipeline.domain.ids import ID
 from pipeline.domain.limiters import BURST_MAX, REQUESTS_PER_SECOND_MAX, Algorithm
 from pipeline.domain.product import PER_USER_LIMIT_MAX, QUANTITY_MAX, STOCK_MAX, Refusal, SaleState
@@ -291,6 +292,25 @@ class BreakerValue(_Value):
     """When it entered this state, by the decider's clock"""
     retry_at_ms: TimeMs
     """When an open breaker is tried again, by the decider's clock; 0 in any other state"""
+
+
+class DegradationValue(_Value):
+    """The degradation stage of one ingress"""
+
+    type: Literal["degradation"]
+    worker: str
+    stage: Annotated[int, Field(ge=min(Stage).value, le=max(Stage).value)]
+    at_ms: TimeMs
+    """When it entered this stage, by its own clock"""
+    load: Annotated[float, Field(ge=0)]
+    """What was nearest to its limit, 1 being the limit"""
+    cause: str
+    """The name of that limit, or `by hand`"""
+
+
+ControlValue = TypeAliasType(
+    "ControlValue", Annotated[BreakerValue | DegradationValue, Field(discriminator="type")]
+)
 
 
 DeadLetterValue = TypeAliasType(

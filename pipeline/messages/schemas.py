@@ -6,13 +6,13 @@ from typing import Any, Final
 import yaml
 
 from pipeline.messages.json_schema import Schema, json_schemas
-from pipeline.messages.models import BreakerValue, CommandValue, DeadLetterValue, DecisionValue, OrderValue
+from pipeline.messages.models import CommandValue, ControlValue, DeadLetterValue, DecisionValue, OrderValue
 
 VALUES: Final[dict[str, Any]] = {
     "requests": CommandValue,
     "results": DecisionValue,
     "orders": OrderValue,
-    "control": BreakerValue,
+    "control": ControlValue,
     "dead_letters": DeadLetterValue,
 }
 """The type of a record's value, by the topic's name in `topics.yaml`."""

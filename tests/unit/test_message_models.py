@@ -19,6 +19,7 @@ from pydantic import MISSING, TypeAdapter, ValidationError
 from records import bought, closed, malformed, opened
 
 from pipeline.domain.breaker import BreakerState
+from pipeline.domain.degradation import Stage
 from pipeline.domain.limiters import Algorithm, Rule
 from pipeline.domain.product import STOCK_MAX, Opening, Purchases, Refusal
 from pipeline.kafka.topics import load_topics
@@ -45,6 +46,7 @@ from pipeline.messages.decisions import (
     PurchaseDecision,
     decode_decision,
 )
+from pipeline.messages.degradation import DegradationChange, encode_degradation
 from pipeline.messages.fields import TIME_MS_MAX
 from pipeline.messages.models import (
     BreakerValue,
@@ -379,6 +381,16 @@ def test_breaker_changes_match_the_schema_of_their_topic(
 ) -> None:
     _, value = encode_breaker(BreakerChange(partition, state, at_ms, retry_at_ms))
     SCHEMAS["control"].validate(orjson.loads(value))
+
+
+@given(st.text(max_size=40), st.sampled_from(Stage), st.integers(0, TIME_MS_MAX), st.floats(0, 1e6))
+def test_degradation_changes_match_the_schema_of_their_topic(
+    worker: str, stage: Stage, at_ms: int, load: float
+) -> None:
+    key, value = encode_degradation(DegradationChange(worker, stage, at_ms, load, "queue_size"))
+    assert key == f"degradation:{worker}".encode()
+    SCHEMAS["control"].validate(orjson.loads(value))
+    assert decode_breaker(value) is None, "a reader of breakers skips it"
 
 
 # --- models and schemas -------------------------------------------------------------------------------------

@@ -62,7 +62,7 @@ def test_the_topics_are_those_of_the_api() -> None:
         "seckill.purchase-requests.v1": ("product_id", "delete"),
         "seckill.purchase-results.v1": ("product_id", "delete"),
         "seckill.orders.v1": ("product_id", "delete"),
-        "seckill.control.v1": ("breaker:{partition}", "compact"),
+        "seckill.control.v1": ("breaker:{partition} or degradation:{worker}", "compact"),
         "seckill.dead-letters.v1": ("key of the malformed command", "delete"),
     }
 

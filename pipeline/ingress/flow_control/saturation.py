@@ -69,6 +69,11 @@ class Saturation:
         """Whether some purchases may be refused now."""
         return self.refuses_all or self._rule is not None or self._commits.waiting >= self._waiting_max
 
+    @property
+    def load(self) -> float:
+        """The pressure; at least 1 while purchases are shed because of it."""
+        return self.pressure if self._rule is None else max(1.0, self.pressure)
+
     def admits(self, now_s: float) -> bool:
         """Whether a purchase that arrives at `now_s` is admitted; counts it. `now_s` must not run backwards."""
         if self.refuses_all or self._commits.waiting >= self._waiting_max:

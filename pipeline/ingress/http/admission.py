@@ -10,6 +10,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from pipeline.domain.codes import Code
+from pipeline.domain.degradation import CROWD_FACTOR
 from pipeline.errors import KafkaUnavailable, RedisUnavailable
 from pipeline.ingress.errors import (
     BreakerOpen,
@@ -20,6 +21,7 @@ from pipeline.ingress.errors import (
     Overloaded,
     QueueFull,
     RequestRefused,
+    TooCrowded,
     TooManyConcurrent,
     TooManyLookups,
     TooManyPurchases,
@@ -156,6 +158,14 @@ class Admission:
                 return self._queued_up(error.queue_size, error.eta_ms)
             case TooManyConcurrent():
                 return self._queued_up(error.limit, error.eta_ms)
+            case TooCrowded():
+                return Problem(
+                    Kind.BUSY,
+                    f"about {error.queued} purchases are ahead of this one, for the {error.stock} units left",
+                    code=Code.BUSY,
+                    limit=CROWD_FACTOR * error.stock,
+                    retry_after_s=settings.retry_after_s,
+                )
             case Overloaded():
                 return Problem(
                     Kind.BUSY, settings.busy_message, code=Code.BUSY, retry_after_s=settings.retry_after_s

@@ -281,6 +281,7 @@ class SystemStats(_Body):
     """By partition"""
     client_limits: dict[str, Any]
     """By client limit that is on"""
+    degradation: dict[str, Any]
     saturation: dict[str, Any]
     limiter_tokens: dict[str, int] | None
     """By product, for those with a rate limit among up to 200 products of each partition. Up to a second old; null

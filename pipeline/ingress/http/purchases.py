@@ -12,6 +12,7 @@ from aiohttp.typedefs import Handler
 
 from pipeline.breakers import BreakerBoard
 from pipeline.domain.codes import Code, http_status
+from pipeline.domain.degradation import Stage
 from pipeline.domain.ids import presented_id
 from pipeline.domain.product import Purchase
 from pipeline.domain.receipts import Receipt
@@ -21,6 +22,7 @@ from pipeline.ingress.decisions.finder import DecisionFinder
 from pipeline.ingress.errors import BreakerOpen, Overloaded, TooManyConcurrent
 from pipeline.ingress.final_refusals import FinalRefusals
 from pipeline.ingress.flow_control.client_limits import ClientLimits
+from pipeline.ingress.flow_control.degradation import Degrader
 from pipeline.ingress.flow_control.queues import PurchaseQueues
 from pipeline.ingress.flow_control.saturation import Saturation
 from pipeline.ingress.http.answers import decision_fields, decision_headers
@@ -42,6 +44,7 @@ class PurchaseRoutes:
         limits: ClientLimits,
         saturation: Saturation,
         queues: PurchaseQueues,
+        degrader: Degrader,
         commits: GroupCommit,
         decisions: DecisionFinder,
         breakers: BreakerBoard,
@@ -57,13 +60,12 @@ class PurchaseRoutes:
         self._limits = limits
         self._saturation = saturation
         self._queues = queues
+        self._degrader = degrader
         self._commits = commits
         self._decisions = decisions
         self._breakers = breakers
         self._refusals = refusals
         self._unknown = unknown
-        self.synchronous = 0
-        """Synchronous purchases in progress."""
 
     def calls(self) -> dict[str, Handler]:
         """The handlers by path; both are for POST."""
@@ -77,7 +79,7 @@ class PurchaseRoutes:
 
     async def purchase_async(self, request: web.Request) -> web.StreamResponse:
         purchase = await self._read_purchase(request)
-        self._queues.check(partition_of(purchase.product_id, self._commits.partitions))
+        self._check_queue(purchase.product_id, partition_of(purchase.product_id, self._commits.partitions))
         if (final := await self._refusals.answer(purchase)) is not None:
             return _final_answer(purchase, final)
         self._limit_unknown(purchase.product_id)
@@ -99,14 +101,14 @@ class PurchaseRoutes:
         purchase = await self._read_purchase(request)
         partition = partition_of(purchase.product_id, self._commits.partitions)
         concurrent_max = self._in_force.settings.max_concurrent_requests
-        if self.synchronous >= concurrent_max:
+        if self._degrader.synchronous >= concurrent_max:
             raise TooManyConcurrent(concurrent_max, self._queues.eta_ms(partition))
-        self._queues.check(partition)
-        self.synchronous += 1
+        self._check_queue(purchase.product_id, partition)
+        self._degrader.synchronous += 1
         try:
             return await self._decided(purchase)
         finally:
-            self.synchronous -= 1
+            self._degrader.synchronous -= 1
 
     async def _decided(self, purchase: Purchase) -> web.StreamResponse:
         if (final := await self._refusals.answer(purchase)) is not None:
@@ -115,8 +117,10 @@ class PurchaseRoutes:
         self._limit_unknown(purchase.product_id)
         receipt = await self._commits.submit(purchase)
         acknowledged_s = time.monotonic()
-        decided = await self._decisions.wait_for_own(receipt, self._wait_timeout_ms)
-        if receipt.index == 0:
+        decided = None
+        if self._degrader.stage is Stage.NORMAL:
+            decided = await self._decisions.wait_for_own(receipt, self._wait_timeout_ms)
+        if receipt.index == 0 and self._degrader.stage is Stage.NORMAL:
             # Once per record, not once per buyer.
             self._commits.note_decision(purchase.product_id, time.monotonic() - acknowledged_s)
         if decided is None:
@@ -136,6 +140,11 @@ class PurchaseRoutes:
         if not self._breakers.all_closed:
             self._refuse_while_open(partition_of(purchase.product_id, self._commits.partitions))
         return purchase
+
+    def _check_queue(self, product_id: str, partition: int) -> None:
+        """Raises QueueFull and TooCrowded."""
+        self._queues.check(partition)
+        self._degrader.check(product_id, partition)
 
     def _admit(self, connection: Connection) -> None:
         """Raises Overloaded."""

@@ -20,6 +20,7 @@ from pipeline.ingress.decisions.finder import DecisionFinder
 from pipeline.ingress.decisions.waiters import Waiters
 from pipeline.ingress.final_refusals import FinalRefusals
 from pipeline.ingress.flow_control.client_limits import ClientLimits
+from pipeline.ingress.flow_control.degradation import Degrader
 from pipeline.ingress.flow_control.queues import PurchaseQueues
 from pipeline.ingress.flow_control.saturation import Saturation
 from pipeline.ingress.http.admission import Admission
@@ -27,7 +28,6 @@ from pipeline.ingress.http.answers import json_answer, money
 from pipeline.ingress.http.connections import Gate
 from pipeline.ingress.http.polling import PollingRoutes
 from pipeline.ingress.http.problems import invalid, not_found
-from pipeline.ingress.http.purchases import PurchaseRoutes
 from pipeline.ingress.http.rate_limits import AddressGate
 from pipeline.ingress.http.shared_reads import SharedReads
 from pipeline.kafka.topics import partition_of
@@ -53,7 +53,7 @@ class StatsRoutes:
         waiters: Waiters,
         rates: RateSampler,
         polling: PollingRoutes,
-        purchases: PurchaseRoutes,
+        degrader: Degrader,
         admission: Admission,
         breakers: BreakerBoard,
         refusals: FinalRefusals,
@@ -69,7 +69,7 @@ class StatsRoutes:
         self._waiters = waiters
         self._rates = rates
         self._polling = polling
-        self._purchases = purchases
+        self._degrader = degrader
         self._admission = admission
         self._breakers = breakers
         self._refusals = refusals
@@ -147,7 +147,7 @@ class StatsRoutes:
                     "connections_refused": self._gate.refused,
                     "requests_in_flight": self._admission.in_flight,
                     "purchases_waiting": self._commits.waiting,
-                    "synchronous_purchases": self._purchases.synchronous,
+                    "synchronous_purchases": self._degrader.synchronous,
                     "refused_by_full_queue": self._purchase_queues.refused,
                     "waiters": self._waiters.count,
                     "event_streams": self._polling.streams,
@@ -159,6 +159,7 @@ class StatsRoutes:
                     str(partition): self._breakers.state(partition).value
                     for partition in range(self._partitions)
                 },
+                "degradation": self._degrader.figures(),
                 "saturation": self._saturation.figures(),
                 "client_limits": self._limits.figures(),
                 "limiter_tokens": await self._limiter_tokens(),
