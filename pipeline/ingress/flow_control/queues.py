@@ -17,6 +17,9 @@ from pipeline.ingress.decisions.decision_rate import DecisionRate
 from pipeline.ingress.errors import QueueFull
 from pipeline.settings import InForce
 
+DECIDED_MS = 100
+"""What the way through the log and back takes without any queue, generously."""
+
 
 class LogPositions(Protocol):
     """What DecisionFinder offers: the end of the command log and the last decided offset, without asking Kafka."""
@@ -69,4 +72,4 @@ class PurchaseQueues:
 
     def _eta_ms(self, partition: int, queued: int) -> int | None:
         per_s = self._rates[partition].purchases_per_s()
-        return None if per_s is None else int(queued / per_s * 1_000) + 1
+        return None if per_s is None else round(queued / per_s * 1_000) + DECIDED_MS

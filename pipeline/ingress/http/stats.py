@@ -166,7 +166,7 @@ class StatsRoutes:
             }
         )
 
-    def _queue(self, partition: int) -> dict[str, int]:
+    def _queue(self, partition: int) -> dict[str, int | None]:
         end = self._decisions.log_end(partition)
         decided = self._decisions.decided_offset(partition)
         return {
@@ -174,6 +174,7 @@ class StatsRoutes:
             "decided_offset": decided,
             "lag": max(0, end - decided - 1),
             "purchases_queued": self._purchase_queues.queued(partition),
+            "eta_ms": self._purchase_queues.eta_ms(partition),
         }
 
     async def _read_figures(self, product_id: str, questions: Sequence[None]) -> Sequence[_Figures]:
