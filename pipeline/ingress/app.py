@@ -38,7 +38,7 @@ from pipeline.ingress.http.openapi import OPENAPI_PATH, openapi_document
 from pipeline.ingress.http.polling import PollingRoutes
 from pipeline.ingress.http.purchases import PurchaseRoutes
 from pipeline.ingress.http.rate_limits import AddressGate
-from pipeline.ingress.http.shedding import Shedder
+from pipeline.ingress.http.shedding import Doorkeeper
 from pipeline.ingress.http.shortcut import shortcut
 from pipeline.ingress.http.stats import StatsRoutes
 from pipeline.ingress.on_sale import OnSale
@@ -216,8 +216,8 @@ class Ingress:
         self._waiters.release_all()
         self._commits.fail_all()
 
-    def _public_app(self) -> tuple[web.Application, Callable[[Handler], Handler]]:
-        """The application, and the function that puts the purchase shortcut in front of its handler."""
+    def _public_app(self) -> tuple[web.Application, Callable[[Handler], Handler], Doorkeeper]:
+        """The application, the function that puts the purchase shortcut in front of its handler, and the doorkeeper."""
         settings, limits = self._settings, ClientLimits(self.in_force)
         addresses = AddressGate(limits, self.in_force)
         admission = Admission(settings, addresses)
@@ -258,7 +258,10 @@ class Ingress:
         app.add_routes(self._health.routes())
         app.add_routes([web.get(OPENAPI_PATH, openapi_document(settings))])
         app.add_routes([web.route("*", administration.PATH + "{call}", administration.refuse)])
-        return app, partial(shortcut, purchases.calls(), admission)
+        doorkeeper = Doorkeeper(
+            limits, self._saturation, self._queues, addresses, admission, self._commits.partitions
+        )
+        return app, partial(shortcut, purchases.calls(), admission), doorkeeper
 
     def _admin_app(self) -> web.Application:
         settings, admission = self._settings, Admission(self._settings)
@@ -277,14 +280,14 @@ class Ingress:
     async def _listen_all(self) -> None:
         """Open the health listener last: when it answers, the others are open."""
         settings = self._settings
-        app, add_shortcut = self._public_app()
+        app, add_shortcut, doorkeeper = self._public_app()
         await self._listen(
             app,
             self._public_gate,
             settings.public_host,
             settings.public_port,
             add_shortcut,
-            shedder=Shedder(self.in_force, self._saturation),
+            doorkeeper=doorkeeper,
         )
         await self._listen(self._admin_app(), self._admin_gate, settings.admin_host, settings.admin_port)
         if settings.health_port is not None:
@@ -305,7 +308,7 @@ class Ingress:
         add_shortcut: Callable[[Handler], Handler] | None = None,
         *,
         shared: bool = True,
-        shedder: Shedder | None = None,
+        doorkeeper: Doorkeeper | None = None,
     ) -> None:
         settings = self._settings
         runner = web.AppRunner(
@@ -328,7 +331,7 @@ class Ingress:
                 port,
                 keep_alive_timeout_ms=settings.keep_alive_timeout_ms,
                 reuse_port=shared,
-                shedder=shedder,
+                doorkeeper=doorkeeper,
             )
         )
 

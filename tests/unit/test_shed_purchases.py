@@ -9,10 +9,13 @@ import pytest
 from aiohttp.base_protocol import BaseProtocol
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.http_parser import HttpRequestParserC
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.ingress.http.shedding import Shedder, Verdict, closes_after
+from pipeline.ingress.flow_control.client_limits import ClientLimits
+from pipeline.ingress.http.admission import Admission
+from pipeline.ingress.http.rate_limits import AddressGate
+from pipeline.ingress.http.shedding import Doorkeeper, Passed, purchase_in
 from pipeline.settings import InForce, Settings
 
 BODY = b'{"product_id":5,"user_id":"u"}'
@@ -56,7 +59,10 @@ def purchase(
     ],
 )
 def test_only_one_whole_purchase(data: bytes, closes: bool | None) -> None:
-    assert closes_after(data) is closes
+    found = purchase_in(data)
+    assert (None if found is None else found.closes) is closes
+    if found is not None:
+        assert data[found.body_at :] == BODY
 
 
 header_names = st.sampled_from(
@@ -76,14 +82,15 @@ header_values = st.sampled_from([b"close", b"keep-alive", b"30", b"0", b"chunked
 headers = st.lists(st.tuples(header_names, header_values), max_size=5)
 
 
+@settings(deadline=None)
 @given(headers, st.sampled_from([b"", BODY, BODY + b"\r\n", BODY + purchase()]), st.integers(0, 400))
 async def test_the_real_parser_reads_the_same_one_request(
     fields: list[tuple[bytes, bytes]], body: bytes, cut: int
 ) -> None:
     lines = [b"POST /api/v1/seckill/purchase HTTP/1.1", *(name + b": " + value for name, value in fields)]
     data = (b"\r\n".join(lines) + b"\r\n\r\n" + body)[: cut or None]
-    closes = closes_after(data)
-    if closes is None:
+    found = purchase_in(data)
+    if found is None:
         return
     loop = asyncio.get_running_loop()
     parser = HttpRequestParserC(BaseProtocol(loop), loop, 2**16, max_line_size=8_190, max_field_size=8_190)
@@ -93,25 +100,63 @@ async def test_the_real_parser_reads_the_same_one_request(
         return  # malformed in another way: 429 in place of 400
     ((message, payload),) = messages
     assert payload.is_eof()
-    assert message.should_close is closes
+    assert message.should_close is found.closes
+    assert await payload.read() == data[found.body_at :]
+
+
+def doorkeeper(**settings: Any) -> tuple[Doorkeeper, Mock]:
+    in_force = InForce(Settings(busy_message="busy", retry_after_s=3, **settings))
+    limits = ClientLimits(in_force, lambda: 1_000.0)
+    saturation = Mock(is_shedding=False, admits=Mock(return_value=True))
+    addresses = AddressGate(limits, in_force)
+    admission = Admission(in_force.settings, addresses)
+    return Doorkeeper(limits, saturation, Mock(refused=0), addresses, admission, 4), saturation
+
+
+def transport(unsent_bytes: int = 0) -> Mock:
+    return Mock(get_write_buffer_size=Mock(return_value=unsent_bytes))
 
 
 async def test_a_refusal_is_a_whole_response_and_is_not_written_behind_an_unsent_one() -> None:
-    saturation = Mock(is_shedding=True, admits=Mock(return_value=False))
-    shedder = Shedder(InForce(Settings(busy_message="busy", retry_after_s=3)), saturation)
-    transport = Mock(get_write_buffer_size=Mock(return_value=0))
-    assert shedder.refuses(transport, purchase(), 1.0) is Verdict.REFUSED
-    (written,) = transport.write.call_args.args
-    head, _, body = written.partition(b"\r\n\r\n")
-    assert head.startswith(b"HTTP/1.1 429 Too Many Requests\r\n")
+    keeper, saturation = doorkeeper()
+    saturation.is_shedding, saturation.admits.return_value = True, False
+    assert keeper.is_alert
+    wire = transport()
+    judged = keeper.answer(wire, purchase(), "192.0.2.1")
+    wire.write.assert_called_once_with(judged.response)
+    assert judged.response is not None
+    head, _, body = judged.response.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 429 Too Many Requests\r\nContent-Type: application/problem+json\r\n")
     assert b"\r\nRetry-After: 3\r\n" in head
     assert f"\r\nContent-Length: {len(body)}".encode() in head
+    assert b"Connection:" not in head
     assert orjson.loads(body)["detail"] == "busy"
-    transport.close.assert_not_called()
-    assert shedder.refuses(transport, purchase(b"Connection: close"), 1.0) is Verdict.REFUSED_AND_CLOSED
-    transport.close.assert_called_once()
-    transport.get_write_buffer_size.return_value = 1
-    assert shedder.refuses(transport, purchase(), 1.0) is Verdict.USUAL
+    wire.close.assert_not_called()
+    closed = keeper.answer(wire, purchase(b"Connection: close"), "192.0.2.1")
+    assert closed.closes
+    assert b"\r\nConnection: close\r\n" in (closed.response or b"")
+    wire.close.assert_called_once()
+    assert keeper.answer(transport(1), purchase(), "192.0.2.1") == (Passed.NOTHING, None, False)
     saturation.admits.return_value = True
-    transport.get_write_buffer_size.return_value = 0
-    assert shedder.refuses(transport, purchase(), 1.0) is Verdict.ADMITTED
+    assert keeper.answer(wire, purchase(), "192.0.2.1").passed is Passed.ALL
+
+
+@pytest.mark.parametrize("scope", ["user", "address", "process"])
+async def test_a_client_limit_refuses_here_once_it_has_refused_on_the_usual_way(scope: str) -> None:
+    keeper, _ = doorkeeper(**{f"{scope}_limit_requests_per_second": 1, f"{scope}_limit_burst": 2})
+    assert not keeper.is_alert
+    judged = [keeper.judge(purchase(), "192.0.2.1") for _ in range(3)]
+    assert [each.passed for each in judged[:2]] == [Passed.ALL] * 2
+    assert f'RateLimit: "{scope}";r=0;t=1'.encode() in (judged[2].response or b"")
+    assert keeper.is_alert
+
+
+async def test_what_the_usual_way_has_to_look_at_is_counted_by_shedding_only() -> None:
+    behind, _ = doorkeeper(address_limit_requests_per_second=1, trusted_proxies="192.0.2.1")
+    assert behind.judge(purchase(), "192.0.2.1").passed is Passed.SHEDDING
+    keeper, saturation = doorkeeper(process_limit_requests_per_second=1)
+    for body in (b'{"product_id":5}', b"[]", b"{", b'{"product_id":5.0,"user_id":"u"}'):
+        length = str(len(body)).encode()
+        assert keeper.judge(purchase(length=length, body=body), "x").passed is Passed.SHEDDING
+    assert keeper.judge(purchase(), "x").passed is Passed.ALL
+    assert saturation.admits.call_count == 5

@@ -19,9 +19,12 @@ from collections.abc import Callable, Mapping
 from enum import StrEnum
 
 from pipeline.domain import limiters
-from pipeline.domain.limiters import FRESH, Algorithm, LimiterState, Rule
+from pipeline.domain.limiters import Algorithm, LimiterState, Rule
 from pipeline.ingress.errors import LimitReached
 from pipeline.settings import InForce, Settings
+
+_UNUSED = (0, 0, 0)
+"""`limiters.FRESH` as a plain tuple."""
 
 
 class Scope(StrEnum):
@@ -64,6 +67,10 @@ class ClientLimits:
         """Whether there is a limit per address; without one, nobody needs to find out the address."""
         return self._current(self._addresses).rule is not None
 
+    @property
+    def refused(self) -> int:
+        return self._users.refused + self._addresses.refused + self._process.refused
+
     def figures(self) -> Mapping[str, object]:
         """By limit that is on: its rule, how many clients are remembered, how many requests were refused.
 
@@ -103,7 +110,7 @@ class _Limit:
         self.rule: Rule | None = None
         self.refused = 0
         self._clients_max = 1
-        self._states: OrderedDict[str, LimiterState] = OrderedDict()
+        self._states: OrderedDict[str, tuple[int, int, int]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._states)
@@ -124,15 +131,18 @@ class _Limit:
             states.move_to_end(client)
         elif len(states) >= self._clients_max:
             states.popitem(last=False)
-        allowed, state = limiters.admissible(rule, known or FRESH, now_ms)
-        if allowed <= 0:
-            states[client] = state
+        state = limiters.after_one(rule, known or _UNUSED, now_ms)
+        if state is None:
+            # Counted as use, although it changes nothing.
+            states[client] = known or _UNUSED
             self.refused += 1
-            raise LimitReached(self.scope.value, rule, limiters.retry_after_ms(rule, state, now_ms))
-        states[client] = limiters.count(rule, state, 1)
+            full = limiters.admissible(rule, LimiterState(*(known or _UNUSED)), now_ms).state
+            raise LimitReached(self.scope.value, rule, limiters.retry_after_ms(rule, full, now_ms))
+        states[client] = state
 
     def allowed(self, rule: Rule, client: str, now_ms: int) -> int:
-        return max(0, limiters.admissible(rule, self._states.get(client, FRESH), now_ms).allowed)
+        state = LimiterState(*self._states.get(client, _UNUSED))
+        return max(0, limiters.admissible(rule, state, now_ms).allowed)
 
 
 def _rule(settings: Settings, scope: Scope) -> Rule | None:

@@ -69,7 +69,7 @@ class Admission:
             return self._refuse(request, self.busy(in_flight_max))
         self.in_flight += 1
         try:
-            if is_limited and self._addresses is not None:
+            if is_limited and self._addresses is not None and not _has_passed(request):
                 self._addresses.check(request)
             response = await handler(request)
         except Exception as error:  # noqa: BLE001 -- the outermost layer: every error becomes a response
@@ -102,6 +102,13 @@ class Admission:
     def _refuse(self, request: web.Request, problem: Problem) -> web.StreamResponse:
         self.refused[problem.kind.status] += 1
         return problem.plain_response() if request.method == "POST" else problem.response()
+
+    def refused_unread(self, error: RequestRefused) -> Problem:
+        """The problem document for a purchase that is refused before it is read; counts it."""
+        problem = self._too_many(error)
+        assert problem is not None, error  # noqa: S101 -- only limits refuse at the door
+        self.refused[problem.kind.status] += 1
+        return problem
 
     def problem(self, request: web.Request, error: Exception) -> Problem:
         """The problem document for this error. An unexpected error is logged with its traceback."""
@@ -167,9 +174,7 @@ class Admission:
                     retry_after_s=settings.retry_after_s,
                 )
             case Overloaded():
-                return Problem(
-                    Kind.BUSY, settings.busy_message, code=Code.BUSY, retry_after_s=settings.retry_after_s
-                )
+                return Problem.overloaded(settings.busy_message, settings.retry_after_s)
             case LimitReached():
                 return _over_limit(error)
             case TooManyPurchases():
@@ -181,6 +186,11 @@ class Admission:
     def _internal(self, request: web.Request, error: Exception) -> Problem:
         logger.error("internal error in %s %s", request.method, request.path, exc_info=error)
         return Problem(Kind.INTERNAL, "an internal error; the log of this process has the details")
+
+
+def _has_passed(request: web.Request) -> bool:
+    """Whether this is a purchase that was counted before it was read (`shedding.py`)."""
+    return getattr(request.protocol, "has_passed_all", False)
 
 
 def _over_limit(reached: LimitReached) -> Problem:

@@ -24,7 +24,7 @@ from aiohttp.http import HttpProcessingError
 from pipeline.errors import OperatorError
 from pipeline.ingress.http.heads import READ_BYTES_MAX, REQUESTS_WAITING_MAX, RequestParser, malformed
 from pipeline.ingress.http.problems import CONTENT_TYPE, Kind, Problem
-from pipeline.ingress.http.shedding import REFUSALS, Shedder, Verdict
+from pipeline.ingress.http.shedding import Doorkeeper, Passed
 
 SEND_TIMEOUT_MS = 30_000
 REFUSALS_MAX = 256
@@ -113,13 +113,13 @@ class Connection(web.RequestHandler):
 
     __slots__ = (
         "_closing",
+        "_doorkeeper",
         "_first_request",
         "_gate",
         "_sending",
-        "_shedder",
         "_stream",
         "_unanswered",
-        "is_admitted",
+        "passed",
     )
 
     def __init__(
@@ -128,7 +128,7 @@ class Connection(web.RequestHandler):
         server: web.Server,
         loop: asyncio.AbstractEventLoop,
         keep_alive_timeout_s: float,
-        shedder: Shedder | None = None,
+        doorkeeper: Doorkeeper | None = None,
     ) -> None:
         super().__init__(
             server,
@@ -143,10 +143,10 @@ class Connection(web.RequestHandler):
         self._max_msg_queue_size = REQUESTS_WAITING_MAX - 1
         self._msg_queue_resume_size = self._max_msg_queue_size // 2
         self._gate = gate
-        self._shedder = shedder
+        self._doorkeeper = doorkeeper
         self._unanswered = 0
-        self.is_admitted = False
-        """Whether the purchase that was read last has been counted and admitted."""
+        self.passed = Passed.NOTHING
+        """What the purchase that was read last has passed before it was parsed."""
         # aiohttp drops the transport when it closes it, but until all is sent the transport can still be aborted.
         self._stream: asyncio.Transport | None = None
         self._first_request: asyncio.TimerHandle | None = None
@@ -177,18 +177,27 @@ class Connection(web.RequestHandler):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        shedder = self._shedder
-        if shedder is not None and shedder.is_shedding and not self.is_admitted and self._is_idle():
-            now_s = self._loop.time()
-            verdict = shedder.refuses(cast("asyncio.Transport", self.transport), data, now_s)
-            if verdict in REFUSALS:
+        keeper = self._doorkeeper
+        if keeper is not None and not self.passed and keeper.is_alert and self._is_idle():
+            judged = keeper.answer(cast("asyncio.Transport", self.transport), data, self.peer)
+            if judged.response is not None:
                 self._request_count += 1
-                self._next_keepalive_close_time = now_s + self._keepalive_timeout
+                self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
                 return
-            self.is_admitted = verdict is Verdict.ADMITTED
+            self.passed = judged.passed
         waiting = len(self._messages)
         super().data_received(data)
         self._unanswered += len(self._messages) - waiting
+
+    @property
+    def has_passed_all(self) -> bool:
+        """Whether the purchase that was read last has been counted by all client limits."""
+        return self.passed is Passed.ALL
+
+    @property
+    def peer(self) -> str:
+        """The address of the client; empty if it has none."""
+        return peer_of(self.transport)
 
     def log_access(
         self, request: web.BaseRequest, response: web.StreamResponse, request_start: float | None
@@ -265,6 +274,11 @@ class Connection(web.RequestHandler):
     def _abort(self) -> None:
         if self._stream is not None:
             self._stream.abort()
+
+
+def peer_of(transport: asyncio.BaseTransport | None) -> str:
+    name = None if transport is None else transport.get_extra_info("peername")
+    return str(name[0]) if isinstance(name, tuple) else ""
 
 
 class _Refused(asyncio.Protocol):

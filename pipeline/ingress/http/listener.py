@@ -18,8 +18,8 @@ from typing import cast
 
 from aiohttp import web
 
-from pipeline.ingress.http.connections import Connection, Gate
-from pipeline.ingress.http.shedding import PURCHASE_BYTES_MAX, REFUSALS, Shedder, Verdict, closes_after
+from pipeline.ingress.http.connections import Connection, Gate, peer_of
+from pipeline.ingress.http.shedding import PURCHASE_BYTES_MAX, Doorkeeper, Passed, purchase_in
 from pipeline.process.tasks import BackgroundTasks
 
 BACKLOG_CONNECTIONS_MAX = 4_096
@@ -37,17 +37,17 @@ class Lobby(asyncio.Protocol):
     It counts towards the limit like any other, and is closed after the same silence.
     """
 
-    __slots__ = ("_gate", "_loop", "_make", "_seen_s", "_shedder", "_timer", "_transport")
+    __slots__ = ("_doorkeeper", "_gate", "_loop", "_make", "_seen_s", "_timer", "_transport")
 
     def __init__(
         self,
-        shedder: Shedder,
+        doorkeeper: Doorkeeper,
         gate: Gate,
         loop: asyncio.AbstractEventLoop,
         make: Callable[[], Connection],
     ) -> None:
         """`make` makes the connection that takes over."""
-        self._shedder = shedder
+        self._doorkeeper = doorkeeper
         self._gate = gate
         self._loop = loop
         self._make = make
@@ -66,16 +66,17 @@ class Lobby(asyncio.Protocol):
         if transport is None or transport.is_closing():
             return
         self._seen_s = self._loop.time()
-        verdict = Verdict.USUAL
-        if self._shedder.is_shedding:
-            verdict = self._shedder.refuses(transport, data, self._seen_s)
-        if verdict in REFUSALS:
-            return
+        passed = Passed.NOTHING
+        if self._doorkeeper.is_alert:
+            judged = self._doorkeeper.answer(transport, data, peer_of(transport))
+            if judged.response is not None:
+                return
+            passed = judged.passed
         self._leave()
         connection = self._make()
         transport.set_protocol(connection)
         connection.connection_made(transport)
-        connection.is_admitted = verdict is Verdict.ADMITTED
+        connection.passed = passed
         connection.data_received(data)
 
     def connection_lost(self, _: Exception | None) -> None:
@@ -99,12 +100,12 @@ class Listener:
     """The listening sockets of one address and what is behind them."""
 
     def __init__(
-        self, server: web.Server, gate: Gate, keep_alive_timeout_ms: int, shedder: Shedder | None
+        self, server: web.Server, gate: Gate, keep_alive_timeout_ms: int, doorkeeper: Doorkeeper | None
     ) -> None:
         self._server = server
         self._gate = gate
         self._keep_alive_timeout_s = keep_alive_timeout_ms / 1_000
-        self._shedder = shedder
+        self._doorkeeper = doorkeeper
         self._loop = asyncio.get_running_loop()
         self._asyncio: asyncio.Server | None = None
         self._sockets: list[socket.socket] = []
@@ -121,7 +122,7 @@ class Listener:
             reuse_port=reuse_port,
             backlog=BACKLOG_CONNECTIONS_MAX,
         )
-        if self._shedder is not None:
+        if self._doorkeeper is not None:
             # The loop does not let its own sockets be used; these are the same under other numbers.
             self._sockets = [socket.socket(fileno=os.dup(each.fileno())) for each in self._asyncio.sockets]
 
@@ -145,58 +146,59 @@ class Listener:
         return sum(_BACKLOG_IN_TCP_INFO.unpack(info)[0] for info in infos)
 
     def _connection(self) -> Connection:
-        return Connection(self._gate, self._server, self._loop, self._keep_alive_timeout_s, self._shedder)
+        return Connection(self._gate, self._server, self._loop, self._keep_alive_timeout_s, self._doorkeeper)
 
     def _entrance(self) -> asyncio.Protocol:
         """The protocol of a connection that the loop has accepted."""
         self.accepted += 1
-        shedder = self._shedder
-        if shedder is None or not shedder.is_shedding:
+        keeper = self._doorkeeper
+        if keeper is None or not keeper.is_alert:
             return self._connection()
-        self._loop.call_soon(self._take_backlog, shedder)
-        return self._lobby(shedder)
+        self._loop.call_soon(self._take_backlog, keeper)
+        return self._lobby(keeper)
 
-    def _lobby(self, shedder: Shedder) -> asyncio.Protocol:
+    def _lobby(self, keeper: Doorkeeper) -> asyncio.Protocol:
         if self._gate.open >= self._gate.connections_max:
             return self._connection()
-        return Lobby(shedder, self._gate, self._loop, self._connection)
+        return Lobby(keeper, self._gate, self._loop, self._connection)
 
-    def _take_backlog(self, shedder: Shedder) -> None:
+    def _take_backlog(self, keeper: Doorkeeper) -> None:
         """Accept what waits, and refuse what can be refused at once."""
-        now_s = self._loop.time()
         for listening in self._sockets:
             for _ in range(TAKEN_MAX):
                 try:
-                    accepted, _ = listening.accept()
+                    accepted, address = listening.accept()
                 except OSError:
                     # None is left, or one was closed by its client, or there is no descriptor for it: the loop, which
                     # accepts the next one itself, deals with that.
                     break
                 self.accepted += 1
                 accepted.setblocking(False)
-                self._take(shedder, accepted, now_s)
+                self._take(keeper, accepted, str(address[0]))
 
-    def _take(self, shedder: Shedder, accepted: socket.socket, now_s: float) -> None:
-        verdict = Verdict.USUAL
+    def _take(self, keeper: Doorkeeper, accepted: socket.socket, peer: str) -> None:
+        passed = Passed.NOTHING
         try:
             # Only looked at, so that whoever takes over reads it again.
             data = accepted.recv(PURCHASE_BYTES_MAX + 1, socket.MSG_PEEK)
         except OSError:
             data = b""
-        if closes_after(data):
-            verdict = shedder.judge(data, now_s)
-        if verdict is Verdict.REFUSED_AND_CLOSED:
-            with accepted, suppress(OSError):
-                # Unread bytes would turn the close into a reset, and the client might lose the answer.
-                accepted.recv(PURCHASE_BYTES_MAX)
-                accepted.send(shedder.refusal(closes=True))
-            return
+        purchase = purchase_in(data)
+        if purchase is not None and purchase.closes:
+            judged = keeper.judge(data, peer)
+            if judged.response is not None:
+                with accepted, suppress(OSError):
+                    # Unread bytes would turn the close into a reset, and the client might lose the answer.
+                    accepted.recv(PURCHASE_BYTES_MAX)
+                    accepted.send(judged.response)
+                return
+            passed = judged.passed
 
         def entrance() -> asyncio.Protocol:
-            if verdict is not Verdict.ADMITTED:
-                return self._lobby(shedder)
+            if not passed:
+                return self._lobby(keeper)
             connection = self._connection()
-            connection.is_admitted = True
+            connection.passed = passed
             return connection
 
         self._tasks.start(self._hand_over(entrance, accepted), name="an accepted connection")
@@ -216,9 +218,9 @@ async def listen(
     *,
     keep_alive_timeout_ms: int,
     reuse_port: bool,
-    shedder: Shedder | None = None,
+    doorkeeper: Doorkeeper | None = None,
 ) -> Listener:
     """Accept connections for `server`. Raises OSError if the address is not available."""
-    listener = Listener(server, gate, keep_alive_timeout_ms, shedder)
+    listener = Listener(server, gate, keep_alive_timeout_ms, doorkeeper)
     await listener.open(host, port, reuse_port=reuse_port)
     return listener

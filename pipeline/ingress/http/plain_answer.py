@@ -46,18 +46,23 @@ class PlainAnswer(web.StreamResponse):
         if transport is None or transport.is_closing():
             raise ConnectionResetError
         self._keeps_alive = request.keep_alive
+        is_old = request.version < HttpVersion11
+        transport.write(self.encoded(closes=not self._keeps_alive, is_http_1_0=is_old))
+        # A client that keeps sending without reading must not fill our memory with responses.
+        await request.writer.drain()
+        return None
+
+    def encoded(self, *, closes: bool, is_http_1_0: bool = False) -> bytes:
+        """The whole response, for a connection that `closes` after it."""
         head = [_STATUS_LINES[self.status], _common_headers(int(time.time()), self._media_type)]
-        if not self._keeps_alive:
+        if closes:
             head.append("Connection: close\r\n")
-        elif request.version < HttpVersion11:
+        elif is_http_1_0:
             head.append("Connection: keep-alive\r\n")
         if self._own_headers is not None:
             head += [f"{name}: {value}\r\n" for name, value in self._own_headers.items()]
         head.append(f"Content-Length: {len(self._document)}\r\n\r\n")
-        transport.write("".join(head).encode() + self._document)
-        # A client that keeps sending without reading must not fill our memory with responses.
-        await request.writer.drain()
-        return None
+        return "".join(head).encode() + self._document
 
     async def write_eof(self, data: bytes = b"") -> None:
         """Nothing is left to write."""

@@ -5,7 +5,7 @@ A handler raises a `Problem` anywhere; `admission.py` turns it into the response
 
 from collections.abc import Mapping
 from enum import Enum
-from typing import Any
+from typing import Any, Self
 
 import orjson
 from aiohttp import web
@@ -68,6 +68,10 @@ class Problem(SeckillError):
         self.retry_after_s = retry_after_s
         self.headers = headers or {}
         self.members = members or {}
+
+    @classmethod
+    def overloaded(cls, message: str, retry_after_s: int) -> Self:
+        return cls(Kind.BUSY, message, code=Code.BUSY, retry_after_s=retry_after_s)
 
     def document(self) -> dict[str, Any]:
         name, title, status = self.kind.value

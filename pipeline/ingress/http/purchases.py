@@ -29,6 +29,7 @@ from pipeline.ingress.http.answers import decision_fields, decision_headers
 from pipeline.ingress.http.bodies import parse_purchase, read_body
 from pipeline.ingress.http.connections import Connection
 from pipeline.ingress.http.plain_answer import PlainAnswer
+from pipeline.ingress.http.shedding import Passed
 from pipeline.kafka.topics import partition_of
 from pipeline.messages.decisions import Answer
 from pipeline.settings import InForce
@@ -132,11 +133,16 @@ class PurchaseRoutes:
         return PlainAnswer(_purchase_fields(purchase, answer, receipt), http_status(answer.code), headers)
 
     async def _read_purchase(self, request: web.Request) -> Purchase:
-        self._admit(cast("Connection", request.protocol))
-        self._limits.check_process()
+        connection = cast("Connection", request.protocol)
+        passed, connection.passed = connection.passed, Passed.NOTHING
+        if passed < Passed.SHEDDING and not self._saturation.admits(asyncio.get_running_loop().time()):
+            raise Overloaded
+        if passed < Passed.ALL:
+            self._limits.check_process()
         body = await read_body(request, self._body_bytes_max)
         purchase = parse_purchase(body, self._depth_max, request.headers.get("Idempotency-Key"))
-        self._limits.check_user(purchase.user_id)
+        if passed < Passed.ALL:
+            self._limits.check_user(purchase.user_id)
         if not self._breakers.all_closed:
             self._refuse_while_open(partition_of(purchase.product_id, self._commits.partitions))
         return purchase
@@ -145,13 +151,6 @@ class PurchaseRoutes:
         """Raises QueueFull and TooCrowded."""
         self._queues.check(partition)
         self._degrader.check(product_id, partition)
-
-    def _admit(self, connection: Connection) -> None:
-        """Raises Overloaded."""
-        if connection.is_admitted:
-            connection.is_admitted = False
-        elif not self._saturation.admits(asyncio.get_running_loop().time()):
-            raise Overloaded
 
     def _limit_unknown(self, product_id: str) -> None:
         """Raises TooManyUnknownProducts. Nothing may be awaited between this and `submit`."""

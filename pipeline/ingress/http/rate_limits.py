@@ -33,6 +33,16 @@ class AddressGate:
         if self._limits.limits_addresses:
             self._limits.check_address(self._network(request))
 
+    @property
+    def needs_headers(self) -> bool:
+        """Whether the address depends on the head of a request."""
+        return self._limits.limits_addresses and bool(self._in_force.settings.trusted_proxies)
+
+    def check_peer(self, peer: str) -> None:
+        """Count a request from this address; not for use if `needs_headers`. Raises LimitReached."""
+        if self._limits.limits_addresses:
+            self._limits.check_address(_peer_network(peer))
+
     def _network(self, request: web.BaseRequest) -> str:
         peer = request.remote or ""
         trusted_proxies = self._in_force.settings.trusted_proxies

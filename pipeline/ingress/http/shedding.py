@@ -1,32 +1,39 @@
-"""Where an overloaded process refuses purchases: before aiohttp sees them, with bytes prepared once a second.
+"""Where purchases are refused before aiohttp sees them, while some are.
 
 Parsing a request, making a task and a response costs most of what an accepted purchase costs the ingress. So while
-purchases are shed (`flow_control/saturation.py`), a read that consists of exactly one whole purchase call is refused
-as it is. Anything else (another call, a part of one, two at once, headers that change how it is to be read) takes the
-usual way, and is refused there if need be.
+purchases are shed (`flow_control/saturation.py`), or have just been refused by a client limit or a full queue, a read
+that consists of exactly one whole purchase call is judged by its bytes, and answered if it is refused. Anything else
+(another call, a part of one, two at once, headers that change how it is to be read) takes the usual way, where the
+same checks apply. So does a purchase that is admitted; what was counted here is not counted again.
 
-A new connection that arrives meanwhile waits in the `Lobby` (`connections.py`), without aiohttp's parser, task and
-timers, until it sends something that is not refused.
+A new connection that arrives meanwhile waits in the `Lobby` (`listener.py`), without aiohttp's parser, task and timers,
+until it sends something that is not refused.
 """
 
 import asyncio
 import re
 import time
-from email.utils import formatdate
-from enum import Enum, auto
+from enum import IntEnum
 from functools import lru_cache
+from typing import NamedTuple
 
 import orjson
-from aiohttp.http import SERVER_SOFTWARE
 
-from pipeline.domain.codes import Code
+from pipeline.domain.ids import canonical_id
+from pipeline.ingress.errors import Overloaded, RequestRefused
+from pipeline.ingress.flow_control.client_limits import ClientLimits
+from pipeline.ingress.flow_control.queues import PurchaseQueues
 from pipeline.ingress.flow_control.saturation import Saturation
-from pipeline.ingress.http.problems import CONTENT_TYPE, Kind, Problem
-from pipeline.settings import InForce
+from pipeline.ingress.http.admission import Admission
+from pipeline.ingress.http.problems import Problem
+from pipeline.ingress.http.rate_limits import AddressGate
+from pipeline.kafka.topics import partition_of
 
 PURCHASE_BYTES_MAX = 4_096
 """A longer read takes the usual way."""
 HEADS_REMEMBERED_MAX = 1_000
+ALERT_S = 1.0
+"""After a refusal on the usual way, purchases are judged here for so long."""
 _POST = b"POST /api/v1/seckill/purchase"
 _HEAD = re.compile(
     rb"POST /api/v1/seckill/purchase(?:/async)? HTTP/1\.1\r\n((?:[!-9;-~]+:[^\r\n]*\r\n)+)\r\n", re.ASCII
@@ -35,64 +42,116 @@ _LENGTH = re.compile(rb"^content-length:[ \t]*([0-9]{1,5})[ \t]*\r$", re.MULTILI
 _CONNECTION = re.compile(rb"^connection:[ \t]*([^\r\n]*?)[ \t]*\r$", re.MULTILINE)
 
 
-class Verdict(Enum):
-    USUAL = auto()
-    """Not a whole purchase: the usual way."""
-    ADMITTED = auto()
-    """A purchase that was counted and admitted: the usual way, without being counted again."""
-    REFUSED = auto()
-    """To be answered with `refusal`, and nothing else."""
-    REFUSED_AND_CLOSED = auto()
-    """The same, and then the connection is to be closed."""
+class Passed(IntEnum):
+    """What a purchase that takes the usual way has passed here."""
+
+    NOTHING = 0
+    SHEDDING = 1
+    ALL = 2
+    """Shedding, and the limits per address, of the process and per user."""
 
 
-REFUSALS = (Verdict.REFUSED, Verdict.REFUSED_AND_CLOSED)
+class Judged(NamedTuple):
+    """`response` is all that is to be sent, None if the purchase takes the usual way; then what it has `passed`."""
+
+    passed: Passed
+    response: bytes | None = None
+    closes: bool = False
+    """Whether the connection is to be closed after the response."""
 
 
-class Shedder:
-    def __init__(self, in_force: InForce, saturation: Saturation) -> None:
-        self._in_force = in_force
+_UNREADABLE = Judged(Passed.NOTHING)
+
+
+class Doorkeeper:
+    def __init__(
+        self,
+        limits: ClientLimits,
+        saturation: Saturation,
+        queues: PurchaseQueues,
+        addresses: AddressGate,
+        admission: Admission,
+        partitions: int,
+    ) -> None:
+        self._limits = limits
         self._saturation = saturation
+        self._queues = queues
+        self._addresses = addresses
+        self._admission = admission
+        self._partitions = partitions
+        self._loop = asyncio.get_running_loop()
+        self._refused = 0
+        self._alert_until_s = 0.0
 
     @property
-    def is_shedding(self) -> bool:
-        return self._saturation.is_shedding
+    def is_alert(self) -> bool:
+        """Whether purchases are to be judged here; the usual way is cheaper for those that are admitted."""
+        if self._saturation.is_shedding:
+            return True
+        refused = self._limits.refused + self._queues.refused
+        if refused != self._refused:
+            self._refused = refused
+            self._alert_until_s = self._loop.time() + ALERT_S
+        return self._alert_until_s > self._loop.time()
 
-    def judge(self, data: bytes, now_s: float) -> Verdict:
-        """Judge a read at the beginning of a request. Only while shedding."""
-        closes = closes_after(data)
-        if closes is None:
-            return Verdict.USUAL
-        if self._saturation.admits(now_s):
-            return Verdict.ADMITTED
-        return Verdict.REFUSED_AND_CLOSED if closes else Verdict.REFUSED
+    def judge(self, data: bytes, peer: str) -> Judged:
+        """Judge a read at the beginning of a request from the address `peer`."""
+        purchase = purchase_in(data)
+        if purchase is None:
+            return _UNREADABLE
+        if not self._saturation.admits(self._loop.time()):
+            return self._refusal(Overloaded(), closes=purchase.closes)
+        if self._addresses.needs_headers:
+            return Judged(Passed.SHEDDING)
+        ids = _ids(data[purchase.body_at :])
+        if ids is None:
+            return Judged(Passed.SHEDDING)
+        product_id, user_id = ids
+        try:
+            self._addresses.check_peer(peer)
+            self._limits.check_process()
+            self._limits.check_user(user_id)
+            self._queues.check(partition_of(product_id, self._partitions))
+        except RequestRefused as error:
+            return self._refusal(error, closes=purchase.closes)
+        return Judged(Passed.ALL)
 
-    def refusal(self, *, closes: bool) -> bytes:
-        """The whole response to a shed purchase."""
-        settings = self._in_force.settings
-        return _refusal(int(time.time()), settings.busy_message, settings.retry_after_s, closes=closes)
-
-    def refuses(self, transport: asyncio.Transport, data: bytes, now_s: float) -> Verdict:
-        """Judge a read, and answer it if it is refused."""
+    def answer(self, transport: asyncio.Transport, data: bytes, peer: str) -> Judged:
+        """Judge a read, and answer it on this connection if it is refused."""
         if transport.get_write_buffer_size() > 0:
             # The client does not read its answers; the usual way waits for that.
-            return Verdict.USUAL
-        verdict = self.judge(data, now_s)
-        if verdict in REFUSALS:
-            closes = verdict is Verdict.REFUSED_AND_CLOSED
-            transport.write(self.refusal(closes=closes))
-            if closes:
+            return _UNREADABLE
+        judged = self.judge(data, peer)
+        if judged.response is not None:
+            transport.write(judged.response)
+            if judged.closes:
                 transport.close()
-        return verdict
+        return judged
+
+    def _refusal(self, error: RequestRefused, *, closes: bool) -> Judged:
+        problem = self._admission.refused_unread(error)
+        if isinstance(error, Overloaded):
+            # By far the most frequent, and the same for all.
+            response = _same(int(time.time()), problem.detail, problem.retry_after_s or 0, closes=closes)
+        else:
+            response = problem.plain_response().encoded(closes=closes)
+        return Judged(Passed.NOTHING, response, closes)
 
 
-def closes_after(data: bytes) -> bool | None:
-    """Whether the connection is to be closed after this purchase; None if these bytes are not exactly one purchase."""
+class PurchaseCall(NamedTuple):
+    """A purchase call in the bytes of a read: where its body begins, and whether it closes the connection."""
+
+    body_at: int
+    closes: bool
+
+
+def purchase_in(data: bytes) -> PurchaseCall | None:
+    """The purchase call that these bytes consist of; None if they are anything else."""
     end = data.find(b"\r\n\r\n") + 4
     if not data.startswith(_POST) or len(data) > PURCHASE_BYTES_MAX or end < 4:
         return None
     parsed = _parsed(data[:end])
-    return None if parsed is None or end + parsed[0] != len(data) else parsed[1]
+    return None if parsed is None or end + parsed[0] != len(data) else PurchaseCall(end, parsed[1])
 
 
 @lru_cache(maxsize=HEADS_REMEMBERED_MAX)
@@ -115,14 +174,20 @@ def _parsed(head: bytes) -> tuple[int, bool] | None:
     return int(lengths[0]), options == [b"close"]
 
 
+def _ids(body: bytes) -> tuple[str, str] | None:
+    """Product and user of a purchase; None if the usual way has to look closer, be it only to refuse it."""
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
+    if type(document) is not dict:
+        return None
+    product_id, user_id = canonical_id(document.get("product_id")), canonical_id(document.get("user_id"))
+    return None if product_id is None or user_id is None else (product_id, user_id)
+
+
 @lru_cache(maxsize=8)
-def _refusal(now_s: int, message: str, retry_after_s: int, *, closes: bool) -> bytes:
-    """The whole response, the same for all purchases shed in this second."""
-    problem = Problem(Kind.BUSY, message, code=Code.BUSY, retry_after_s=retry_after_s)
-    body = orjson.dumps(problem.document())
-    head = (
-        f"HTTP/1.1 {problem.kind.status} Too Many Requests\r\nContent-Type: {CONTENT_TYPE}\r\n"
-        f"Date: {formatdate(now_s, usegmt=True)}\r\nServer: {SERVER_SOFTWARE}\r\n"
-        f"Retry-After: {retry_after_s}\r\nContent-Length: {len(body)}\r\n"
-    )
-    return (head + ("Connection: close\r\n\r\n" if closes else "\r\n")).encode() + body
+def _same(now_s: int, message: str, retry_after_s: int, *, closes: bool) -> bytes:
+    """The response to all purchases that are shed in this second."""
+    problem = Problem.overloaded(message, retry_after_s)
+    return problem.plain_response().encoded(closes=closes)
