@@ -129,7 +129,7 @@ class Settings(BaseSettings):
     """Purchases of one partition that are accepted but not decided; further ones are refused."""
     shedding_enable: bool = True
     """Whether an overloaded ingress refuses purchases before it reads them."""
-    loop_delay_ms_target: Annotated[int, Field(ge=1, le=10_000)] = 20
+    loop_delay_ms_target: Annotated[int, Field(ge=1, le=10_000)] = 30
     """An ingress is overloaded while its event loop is later than this for a whole interval of 100 ms."""
     send_delay_ms_target: Annotated[int, Field(ge=1, le=60_000)] = 500
     """Or while purchases wait longer than this for the acknowledgement of their record."""

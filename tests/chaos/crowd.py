@@ -44,7 +44,7 @@ class Crowd:
     """Buyers of a product that soon sells out, and of one that never does.
 
     The second is in the same partition and gets a new buyer each time, so there is always something to decide.
-    `accepted` maps each receipt to its purchase; `refused` counts calls without an answer and those with a 503.
+    `accepted` maps each receipt to its purchase; `refused` counts calls that got no answer, a 429 or a 503.
     """
 
     public: Listener
@@ -105,8 +105,8 @@ class Crowd:
         return AttemptedPurchase(self.product_id, f"u{self.rng.randrange(3 * self.stock)}")
 
     def _take(self, wish: AttemptedPurchase, response: Response) -> bool:
-        """Record the answer; False for a 503."""
-        if response.status == 503:
+        """Record the answer; False for a 503, and for a 429: the crowd may be more than a limit allows."""
+        if response.status in (429, 503):
             return False
         document = orjson.loads(response.body)
         if response.status == 202:
@@ -153,7 +153,11 @@ class Crowd:
         """Sell the remaining stock to new buyers, so that `sold` must equal the initial stock."""
         for number in range(left):
             wish = AttemptedPurchase(self.product_id, f"late-{number}")
-            response = await self._ask(self.public, calls.purchase(self.public, *wish, waits=True))
+            while True:
+                response = await self._ask(self.public, calls.purchase(self.public, *wish, waits=True))
+                if response.status != 429:
+                    break
+                await asyncio.sleep(0.1)
             document = orjson.loads(response.body)
             self.answers[self._accept(wish, document)] = calls.final_answer(document)
 

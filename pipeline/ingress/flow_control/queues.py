@@ -19,6 +19,8 @@ from pipeline.settings import InForce
 
 DECIDED_MS = 100
 """What the way through the log and back takes without any queue, generously."""
+ETA_STEP_MS = 100
+"""No estimate is better than that; and refusals with the same one are written once."""
 
 
 class LogPositions(Protocol):
@@ -72,4 +74,6 @@ class PurchaseQueues:
 
     def _eta_ms(self, partition: int, queued: int) -> int | None:
         per_s = self._rates[partition].purchases_per_s()
-        return None if per_s is None else round(queued / per_s * 1_000) + DECIDED_MS
+        if per_s is None:
+            return None
+        return DECIDED_MS + ETA_STEP_MS * -(-round(queued / per_s * 1_000) // ETA_STEP_MS)

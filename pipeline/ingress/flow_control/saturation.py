@@ -22,6 +22,8 @@ TICKS = INTERVAL_MS // TICK_MS
 TURNS_PER_ACKNOWLEDGEMENT = 10
 """About so many turns of the event loop lie between a purchase and its acknowledgement. If they are late, that is not
 the log's fault."""
+BURST_MIN = 100
+"""Purchases that may come at once, however low the rate."""
 WAITING_MIN = 1_000
 """As many as fit in one record: so many purchases may always wait for their acknowledgement."""
 WAITING_S_MAX = 1.0
@@ -148,4 +150,4 @@ class Saturation:
         self._rule = None
         if per_s is not None:
             rate = min(round(per_s), limiters.REQUESTS_PER_SECOND_MAX)
-            self._rule = Rule(Algorithm.TOKEN_BUCKET, rate, max(1, rate * INTERVAL_MS // 1_000))
+            self._rule = Rule(Algorithm.TOKEN_BUCKET, rate, max(BURST_MIN, rate * INTERVAL_MS // 1_000))

@@ -51,7 +51,7 @@ class Admission:
         self._settings = settings
         self._addresses = addresses
         self.in_flight = 0
-        self.refused: Counter[int] = Counter()
+        self.refused_by_status: Counter[int] = Counter()
         """Responses with a status of 400 or above, by status: problems, and decisions against the buyer."""
 
     def middleware(self) -> Middleware:
@@ -77,7 +77,7 @@ class Admission:
         finally:
             self.in_flight -= 1
         if response.status >= 400:
-            self.refused[response.status] += 1
+            self.refused_by_status[response.status] += 1
         return response
 
     def busy(self, limit: int, wait_ms: int = 0) -> Problem:
@@ -100,14 +100,17 @@ class Admission:
         return Problem(Kind.UNAVAILABLE, detail, retry_after_s=self._settings.retry_after_s)
 
     def _refuse(self, request: web.Request, problem: Problem) -> web.StreamResponse:
-        self.refused[problem.kind.status] += 1
+        self.refused_by_status[problem.kind.status] += 1
         return problem.plain_response() if request.method == "POST" else problem.response()
 
-    def refused_unread(self, error: RequestRefused) -> Problem:
-        """The problem document for a purchase that is refused before it is read; counts it."""
+    def count_refused(self, kind: Kind) -> None:
+        """Count a refusal that did not pass through `admit`."""
+        self.refused_by_status[kind.status] += 1
+
+    def refused(self, error: RequestRefused) -> Problem:
+        """The problem document for a refusal at a limit, the status of which is 429."""
         problem = self._too_many(error)
-        assert problem is not None, error  # noqa: S101 -- only limits refuse at the door
-        self.refused[problem.kind.status] += 1
+        assert problem is not None, error  # noqa: S101 -- the callers know only such errors
         return problem
 
     def problem(self, request: web.Request, error: Exception) -> Problem:

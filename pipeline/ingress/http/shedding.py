@@ -20,18 +20,19 @@ from typing import NamedTuple
 import orjson
 
 from pipeline.domain.ids import canonical_id
-from pipeline.ingress.errors import Overloaded, RequestRefused
+from pipeline.ingress.errors import LimitReached, Overloaded, RequestRefused
 from pipeline.ingress.flow_control.client_limits import ClientLimits
 from pipeline.ingress.flow_control.queues import PurchaseQueues
 from pipeline.ingress.flow_control.saturation import Saturation
 from pipeline.ingress.http.admission import Admission
-from pipeline.ingress.http.problems import Problem
+from pipeline.ingress.http.problems import Kind
 from pipeline.ingress.http.rate_limits import AddressGate
 from pipeline.kafka.topics import partition_of
 
 PURCHASE_BYTES_MAX = 4_096
 """A longer read takes the usual way."""
 HEADS_REMEMBERED_MAX = 1_000
+RESPONSES_MAX = 200
 ALERT_S = 1.0
 """After a refusal on the usual way, purchases are judged here for so long."""
 _POST = b"POST /api/v1/seckill/purchase"
@@ -82,6 +83,9 @@ class Doorkeeper:
         self._loop = asyncio.get_running_loop()
         self._refused = 0
         self._alert_until_s = 0.0
+        self._responses: dict[tuple[object, ...], bytes] = {}
+        """Those to refusals of this second, which are often alike."""
+        self._responses_s = 0
 
     @property
     def is_alert(self) -> bool:
@@ -129,12 +133,17 @@ class Doorkeeper:
         return judged
 
     def _refusal(self, error: RequestRefused, *, closes: bool) -> Judged:
-        problem = self._admission.refused_unread(error)
-        if isinstance(error, Overloaded):
-            # By far the most frequent, and the same for all.
-            response = _same(int(time.time()), problem.detail, problem.retry_after_s or 0, closes=closes)
-        else:
-            response = problem.plain_response().encoded(closes=closes)
+        self._admission.count_refused(Kind.BUSY)
+        now_s = int(time.time())
+        if now_s != self._responses_s or len(self._responses) >= RESPONSES_MAX:
+            # The Date changes, and perhaps the settings.
+            self._responses.clear()
+            self._responses_s = now_s
+        alike = *_shown(error), closes
+        response = self._responses.get(alike)
+        if response is None:
+            response = self._admission.refused(error).plain_response().encoded(closes=closes)
+            self._responses[alike] = response
         return Judged(Passed.NOTHING, response, closes)
 
 
@@ -186,8 +195,8 @@ def _ids(body: bytes) -> tuple[str, str] | None:
     return None if product_id is None or user_id is None else (product_id, user_id)
 
 
-@lru_cache(maxsize=8)
-def _same(now_s: int, message: str, retry_after_s: int, *, closes: bool) -> bytes:
-    """The response to all purchases that are shed in this second."""
-    problem = Problem.overloaded(message, retry_after_s)
-    return problem.plain_response().encoded(closes=closes)
+def _shown(error: RequestRefused) -> tuple[object, ...]:
+    """What the response to a refusal depends on, besides the settings."""
+    if isinstance(error, LimitReached):
+        return error.scope, error.rule, -(-error.wait_ms // 1_000)
+    return type(error), *error.args

@@ -140,7 +140,8 @@ class StatsRoutes:
                         str(code.value): count for code, count in sorted(self._refusals.by_code.items())
                     },
                     "refused_by_status": {
-                        str(status): count for status, count in sorted(self._admission.refused.items())
+                        str(status): count
+                        for status, count in sorted(self._admission.refused_by_status.items())
                     },
                     "malformed_forwarded_for": self._addresses.malformed,
                     "connections": self._gate.open,
