@@ -25,6 +25,8 @@ INCREASE_PER_S = 20.0
 """Added to each increase, so that the rate recovers from its minimum within seconds."""
 PER_S_MIN = 200.0
 """Admitted however long the delay, because the machine may be busy with something else."""
+PER_S_MIN_BY_ARRIVAL = 500.0
+"""The same if only arrivals wait: so few purchases are not the cause, but perhaps a crowd that reads statistics."""
 CAPACITY_FRACTION_MIN = 0.85
 """Of the capacity: what is left is for refusing the others."""
 SMOOTHING = 0.1
@@ -61,7 +63,7 @@ def adjusted(shedding: Shedding, arrival: float, log: float, admitted_per_s: flo
             return Shedding(None, above, quiet, mean, capacity)
         per_s = max(mean, admitted_per_s)
     if above:
-        least = PER_S_MIN if log > 1 else max(PER_S_MIN, CAPACITY_FRACTION_MIN * capacity)
+        least = PER_S_MIN if log > 1 else max(PER_S_MIN_BY_ARRIVAL, CAPACITY_FRACTION_MIN * capacity)
         # Of what was admitted, not what might have been: a rate far above the load would take long to come down.
         per_s = max(least, min(per_s, max(mean, admitted_per_s)) * (1 - DECREASE))
     elif quiet >= INTERVALS_AFTER:

@@ -34,6 +34,7 @@ class Stage:
 
     def __init__(self, directory: Path, kafka: Any, redis: Any, settings: Mapping[str, Any]) -> None:
         self.kafka, self.redis = kafka, redis
+        self.has_limits = bool(settings)
         self.public, self.admin = Listener("127.0.0.1", free_port()), Listener("127.0.0.1", free_port())
         self.settings = Settings(
             **kafka.settings(),

@@ -9,6 +9,7 @@ from pipeline.domain.shedding import (
     INTERVALS_AFTER,
     INTERVALS_BEFORE,
     PER_S_MIN,
+    PER_S_MIN_BY_ARRIVAL,
     Shedding,
     adjusted,
 )
@@ -42,6 +43,8 @@ def test_the_rate_keeps_its_minimum_and_falls_only_above_the_target(
         if shedding.per_s is None:
             continue
         assert shedding.per_s >= PER_S_MIN
+        if max(arrival, log) > 1 >= log:
+            assert shedding.per_s >= PER_S_MIN_BY_ARRIVAL
         if log <= 1:
             assert shedding.per_s >= min(
                 CAPACITY_FRACTION_MIN * shedding.capacity_per_s, before.per_s or shedding.capacity_per_s
