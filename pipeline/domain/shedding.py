@@ -33,6 +33,21 @@ SMOOTHING = 0.1
 """The weight of an interval in the mean rate: records are acknowledged in bursts, so one interval says little."""
 
 
+HELD_RELEASED_MIN = 20
+HELD_RELEASED_MAX = 100_000
+
+
+def released(before: int, *, is_late: bool) -> int:
+    """How many of the clients that were refused are listened to again, by moment of an even clock.
+
+    If even to refuse takes all the time there is, refusals have to wait, so that the others do not: additive increase,
+    multiplicative decrease.
+    """
+    if is_late:
+        return max(HELD_RELEASED_MIN, before * 17 // 20)
+    return min(HELD_RELEASED_MAX, before + max(HELD_RELEASED_MIN, before // 10))
+
+
 class Shedding(NamedTuple):
     """`per_s` purchases are admitted per second, all if it is None.
 

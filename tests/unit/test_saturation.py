@@ -26,7 +26,7 @@ def overload(saturation: Saturation, arriving: int, intervals: int, now_s: float
 
 
 def test_a_late_event_loop_sheds_what_is_above_the_admitted_rate() -> None:
-    saturation, _, _ = saturation_of()
+    saturation, _, _ = saturation_of(loop_delay_ms_target=20)
     now_s = overload(saturation, 500, INTERVALS_BEFORE)
     assert saturation.is_shedding
     assert saturation.pressure == 5.0

@@ -12,10 +12,11 @@ from aiohttp.http_parser import HttpRequestParserC
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.domain.shedding import HELD_RELEASED_MIN
 from pipeline.ingress.flow_control.client_limits import ClientLimits
 from pipeline.ingress.http.admission import Admission
 from pipeline.ingress.http.rate_limits import AddressGate
-from pipeline.ingress.http.shedding import Doorkeeper, Passed, purchase_in
+from pipeline.ingress.http.shedding import ALERT_REFUSALS, Doorkeeper, Passed, purchase_in
 from pipeline.settings import InForce, Settings
 
 BODY = b'{"product_id":5,"user_id":"u"}'
@@ -107,7 +108,7 @@ async def test_the_real_parser_reads_the_same_one_request(
 def doorkeeper(**settings: Any) -> tuple[Doorkeeper, Mock]:
     in_force = InForce(Settings(busy_message="busy", retry_after_s=3, **settings))
     limits = ClientLimits(in_force, lambda: 1_000.0)
-    saturation = Mock(is_shedding=False, admits=Mock(return_value=True))
+    saturation = Mock(is_shedding=False, is_late=False, admits=Mock(return_value=True))
     addresses = AddressGate(limits, in_force)
     admission = Admission(in_force.settings, addresses)
     return Doorkeeper(limits, saturation, Mock(refused=0), addresses, admission, 4), saturation
@@ -148,7 +149,31 @@ async def test_a_client_limit_refuses_here_once_it_has_refused_on_the_usual_way(
     judged = [keeper.judge(purchase(), "192.0.2.1") for _ in range(3)]
     assert [each.passed for each in judged[:2]] == [Passed.ALL] * 2
     assert f'RateLimit: "{scope}";r=0;t=1'.encode() in (judged[2].response or b"")
+    assert not keeper.is_alert, "a few are cheaper on the usual way"
+    for _ in range(ALERT_REFUSALS):
+        keeper.judge(purchase(), "192.0.2.1")
     assert keeper.is_alert
+
+
+async def test_refused_clients_are_held_while_the_event_loop_is_late_and_released_in_turn() -> None:
+    keeper, saturation = doorkeeper()
+    saturation.is_shedding, saturation.admits.return_value, saturation.is_late = True, False, True
+    wires = [transport() for _ in range(HELD_RELEASED_MIN + 5)]
+    for wire in wires:
+        wire.is_closing.return_value = wire is wires[1]
+        assert keeper.answer(wire, purchase(), "192.0.2.1").response
+        wire.pause_reading.assert_called_once()
+    keeper.release()
+    released = [wire.resume_reading.called for wire in wires]
+    assert released == [True, False, *[True] * (HELD_RELEASED_MIN - 2), *[False] * 5]
+    # As long as some are held, so are the others: nobody overtakes.
+    saturation.is_late = False
+    assert keeper.answer(wires[0], purchase(), "192.0.2.1").response
+    assert wires[0].pause_reading.call_count == 2
+    keeper.release()
+    assert all(wire.resume_reading.called for wire in wires if wire is not wires[1])
+    keeper.answer(wires[2], purchase(), "192.0.2.1")
+    assert wires[2].pause_reading.call_count == 1
 
 
 async def test_what_the_usual_way_has_to_look_at_is_counted_by_shedding_only() -> None:

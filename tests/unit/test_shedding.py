@@ -5,6 +5,8 @@ from hypothesis import strategies as st
 
 from pipeline.domain.shedding import (
     CAPACITY_FRACTION_MIN,
+    HELD_RELEASED_MAX,
+    HELD_RELEASED_MIN,
     INTERVAL_MS,
     INTERVALS_AFTER,
     INTERVALS_BEFORE,
@@ -12,6 +14,7 @@ from pipeline.domain.shedding import (
     PER_S_MIN_BY_ARRIVAL,
     Shedding,
     adjusted,
+    released,
 )
 
 pressures = st.floats(0, 100)
@@ -61,6 +64,16 @@ def test_shedding_ends_after_a_quiet_time(seen: list[tuple[float, float, float, 
     for _ in range(INTERVALS_AFTER):
         shedding = adjusted(shedding, 0.0, 0.0, 100.0, 0)
     assert shedding.per_s is None
+
+
+@given(st.integers(0, 10**9), st.booleans())
+def test_fewer_are_released_while_the_event_loop_is_late_and_more_when_it_is_not(
+    before: int, is_late: bool
+) -> None:
+    now = released(before, is_late=is_late)
+    assert HELD_RELEASED_MIN <= now <= max(before, HELD_RELEASED_MAX)
+    if HELD_RELEASED_MIN < before < HELD_RELEASED_MAX:
+        assert (now < before) == is_late
 
 
 @given(st.floats(1_000, 20_000), st.floats(0.2, 6), st.floats(0.01, 0.08))

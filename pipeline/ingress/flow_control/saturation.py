@@ -65,6 +65,9 @@ class Saturation:
         self.accept_delay_ms = 0.0
         self.send_delay_ms = 0.0
         self.shed = 0
+        self.is_late = False
+        """Whether the event loop was late at the last tick."""
+        self.at_tick: Callable[[], None] | None = None
 
     @property
     def is_shedding(self) -> bool:
@@ -115,6 +118,9 @@ class Saturation:
                 before_s = loop.time()
                 await asyncio.sleep(TICK_MS / 1_000)
                 loop_delays.append((loop.time() - before_s) * 1_000 - TICK_MS)
+                self.is_late = loop_delays[-1] > self._in_force.settings.loop_delay_ms_target
+                if self.at_tick is not None:
+                    self.at_tick()
                 accept_delays.append(self._accept_delay_ms(loop.time() - before_s))
                 if self._commits.records != self._records:
                     self._records = self._commits.records

@@ -13,6 +13,7 @@ until it sends something that is not refused.
 import asyncio
 import re
 import time
+from collections import deque
 from enum import IntEnum
 from functools import lru_cache
 from typing import NamedTuple
@@ -20,6 +21,7 @@ from typing import NamedTuple
 import orjson
 
 from pipeline.domain.ids import canonical_id
+from pipeline.domain.shedding import HELD_RELEASED_MIN, released
 from pipeline.ingress.errors import LimitReached, Overloaded, RequestRefused
 from pipeline.ingress.flow_control.client_limits import ClientLimits
 from pipeline.ingress.flow_control.queues import PurchaseQueues
@@ -34,7 +36,9 @@ PURCHASE_BYTES_MAX = 4_096
 HEADS_REMEMBERED_MAX = 1_000
 RESPONSES_MAX = 200
 ALERT_S = 1.0
-"""After a refusal on the usual way, purchases are judged here for so long."""
+ALERT_REFUSALS = 50
+"""So many refusals by limits within `ALERT_S`, and purchases are judged here for so long: to do it for fewer would cost
+those that are admitted more than it saves."""
 _POST = b"POST /api/v1/seckill/purchase"
 _HEAD = re.compile(
     rb"POST /api/v1/seckill/purchase(?:/async)? HTTP/1\.1\r\n((?:[!-9;-~]+:[^\r\n]*\r\n)+)\r\n", re.ASCII
@@ -82,7 +86,15 @@ class Doorkeeper:
         self._partitions = partitions
         self._loop = asyncio.get_running_loop()
         self._refused = 0
+        self._counted_until_s = 0.0
         self._alert_until_s = 0.0
+        self._held: deque[asyncio.Transport] = deque()
+        """Connections that are not read until they are released, so that refusals leave time for the others.
+
+        At most as many as may be open; each is released in its turn, even if it is closed meanwhile.
+        """
+        self._released = HELD_RELEASED_MIN
+        saturation.at_tick = self.release
         self._responses: dict[tuple[object, ...], bytes] = {}
         """Those to refusals of this second, which are often alike."""
         self._responses_s = 0
@@ -92,11 +104,12 @@ class Doorkeeper:
         """Whether purchases are to be judged here; the usual way is cheaper for those that are admitted."""
         if self._saturation.is_shedding:
             return True
-        refused = self._limits.refused + self._queues.refused
-        if refused != self._refused:
-            self._refused = refused
-            self._alert_until_s = self._loop.time() + ALERT_S
-        return self._alert_until_s > self._loop.time()
+        refused, now_s = self._limits.refused + self._queues.refused, self._loop.time()
+        if refused - self._refused >= ALERT_REFUSALS:
+            self._refused, self._alert_until_s = refused, now_s + ALERT_S
+        elif now_s >= self._counted_until_s:
+            self._refused, self._counted_until_s = refused, now_s + ALERT_S
+        return self._alert_until_s > now_s
 
     def judge(self, data: bytes, peer: str) -> Judged:
         """Judge a read at the beginning of a request from the address `peer`."""
@@ -130,7 +143,18 @@ class Doorkeeper:
             transport.write(judged.response)
             if judged.closes:
                 transport.close()
+            elif self._saturation.is_late or self._held:
+                transport.pause_reading()
+                self._held.append(transport)
         return judged
+
+    def release(self) -> None:
+        """Listen again to some of the clients that were refused last while the event loop was late."""
+        self._released = released(self._released, is_late=self._saturation.is_late)
+        for _ in range(min(self._released, len(self._held))):
+            transport = self._held.popleft()
+            if not transport.is_closing():
+                transport.resume_reading()
 
     def _refusal(self, error: RequestRefused, *, closes: bool) -> Judged:
         self._admission.count_refused(Kind.BUSY)
