@@ -6,10 +6,9 @@ burst (CoDel: Nichols and Jacobson, "Controlling Queue Delay", ACM Queue 10(5), 
 falls by a fraction of what was admitted, otherwise it rises a little (DAGOR: Zhou et al., "Overload Control for Scaling
 WeChat Microservices", SoCC 2018).
 
-Two kinds of delay differ in what shedding can do about them. Purchases wait for the log because too many are admitted:
-fewer are the remedy. But arrivals may wait because even to refuse them all takes longer than the target; then admitting
-less and less would give up the whole sale for an answer that is late anyway. So for these the rate falls no lower than
-a fraction of what the process has shown that it can do.
+It falls no lower than a fraction of what the process has shown that it can do. Requests may wait because even to refuse
+them all takes longer than the target; to admit less and less would give up the whole sale for answers that are late
+anyway. What waits for the log needs no rate: how many may wait is limited, which admits as many as the log takes.
 """
 
 from typing import NamedTuple
@@ -23,12 +22,12 @@ DECREASE = 0.10
 INCREASE = 0.04
 INCREASE_PER_S = 20.0
 """Added to each increase, so that the rate recovers from its minimum within seconds."""
-PER_S_MIN = 200.0
-"""Admitted however long the delay, because the machine may be busy with something else."""
-PER_S_MIN_BY_ARRIVAL = 500.0
-"""The same if only arrivals wait: so few purchases are not the cause, but perhaps a crowd that reads statistics."""
+PER_S_MIN = 500.0
+"""So few purchases are not the cause of a delay, but perhaps a crowd that reads statistics, or another program."""
 CAPACITY_FRACTION_MIN = 0.85
 """Of the capacity: what is left is for refusing the others."""
+CAPACITY_DECAY = 0.02
+"""Per interval in which the log is slow: then the process can do less than it has shown."""
 SMOOTHING = 0.1
 """The weight of an interval in the mean rate: records are acknowledged in bursts, so one interval says little."""
 
@@ -44,7 +43,7 @@ def released(before: int, *, is_late: bool) -> int:
     multiplicative decrease.
     """
     if is_late:
-        return max(HELD_RELEASED_MIN, before * 17 // 20)
+        return max(HELD_RELEASED_MIN, before * 19 // 20)
     return min(HELD_RELEASED_MAX, before + max(HELD_RELEASED_MIN, before // 10))
 
 
@@ -52,7 +51,7 @@ class Shedding(NamedTuple):
     """`per_s` purchases are admitted per second, all if it is None.
 
     `above` counts the intervals in a row above the target, `quiet` those in which nothing was refused. `mean_per_s` is
-    the recent rate of admitted purchases, and `capacity_per_s` its highest value without a queue at the log.
+    the recent rate of admitted purchases, and `capacity_per_s` the highest that it was.
     """
 
     per_s: float | None = None
@@ -70,17 +69,17 @@ def adjusted(shedding: Shedding, arrival: float, log: float, admitted_per_s: flo
     """
     per_s, above, quiet, mean, capacity = shedding
     mean += SMOOTHING * (admitted_per_s - mean)
-    capacity = max(capacity, mean) if log <= 1 else min(capacity, mean)
-    above = above + 1 if max(arrival, log) > 1 else 0
+    capacity = max(mean, capacity if log <= 1 else capacity * (1 - CAPACITY_DECAY))
+    above = above + 1 if arrival > 1 else 0
     quiet = 0 if refused or above else quiet + 1
     if per_s is None:
         if above < INTERVALS_BEFORE:
             return Shedding(None, above, quiet, mean, capacity)
         per_s = max(mean, admitted_per_s)
     if above:
-        least = PER_S_MIN if log > 1 else max(PER_S_MIN_BY_ARRIVAL, CAPACITY_FRACTION_MIN * capacity)
         # Of what was admitted, not what might have been: a rate far above the load would take long to come down.
-        per_s = max(least, min(per_s, max(mean, admitted_per_s)) * (1 - DECREASE))
+        lower = min(per_s, max(mean, admitted_per_s)) * (1 - DECREASE)
+        per_s = max(PER_S_MIN, CAPACITY_FRACTION_MIN * capacity, lower)
     elif quiet >= INTERVALS_AFTER:
         return Shedding(mean_per_s=mean)
     else:

@@ -66,7 +66,7 @@ class Saturation:
         self.send_delay_ms = 0.0
         self.shed = 0
         self.is_late = False
-        """Whether the event loop was late at the last tick."""
+        """Whether the event loop was late in the whole last interval: once is enough to answer a record's buyers."""
         self.at_tick: Callable[[], None] | None = None
 
     @property
@@ -118,7 +118,6 @@ class Saturation:
                 before_s = loop.time()
                 await asyncio.sleep(TICK_MS / 1_000)
                 loop_delays.append((loop.time() - before_s) * 1_000 - TICK_MS)
-                self.is_late = loop_delays[-1] > self._in_force.settings.loop_delay_ms_target
                 if self.at_tick is not None:
                     self.at_tick()
                 accept_delays.append(self._accept_delay_ms(loop.time() - before_s))
@@ -143,6 +142,7 @@ class Saturation:
         settings = self._in_force.settings
         self.loop_delay_ms, self.accept_delay_ms = max(0.0, loop_delay_ms), accept_delay_ms
         self.send_delay_ms = send_delay_ms
+        self.is_late = self.loop_delay_ms > settings.loop_delay_ms_target
         arrival = max(self.loop_delay_ms, accept_delay_ms) / settings.loop_delay_ms_target
         log_delay_ms = max(0.0, send_delay_ms - TURNS_PER_ACKNOWLEDGEMENT * self.loop_delay_ms)
         log = log_delay_ms / settings.send_delay_ms_target

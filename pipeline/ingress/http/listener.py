@@ -164,6 +164,8 @@ class Listener:
 
     def _take_backlog(self, keeper: Doorkeeper) -> None:
         """Accept what waits, and refuse what can be refused at once."""
+        if keeper.is_late:
+            return
         for listening in self._sockets:
             for _ in range(TAKEN_MAX):
                 try:

@@ -111,6 +111,11 @@ class Doorkeeper:
             self._refused, self._counted_until_s = refused, now_s + ALERT_S
         return self._alert_until_s > now_s
 
+    @property
+    def is_late(self) -> bool:
+        """Whether refusals take so much time that the others wait for it."""
+        return self._saturation.is_late
+
     def judge(self, data: bytes, peer: str) -> Judged:
         """Judge a read at the beginning of a request from the address `peer`."""
         purchase = purchase_in(data)
