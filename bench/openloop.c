@@ -4,7 +4,7 @@
  *
  * kept: requests go out on up to CONNECTIONS connections that stay open. new: each request has its own connection, of
  * which up to CONNECTIONS are open at a time. A request that is due while none is free waits, and the wait counts: a
- * latency is the time from when the request was due to its whole answer. Only 127.0.0.1 is ever called, from several
+ * latency is the time from when the request was due to its whole answer. What is not sent by the end stays unsent. Only 127.0.0.1 is ever called, from several
  * addresses of 127.0.0.0/8, so that a port is never reused at once.
  *
  * Prints one line of JSON: what was offered, sent and answered by status, latencies of accepted and of refused requests
@@ -222,11 +222,11 @@ int main(int argc, char **argv) {
   struct epoll_event events[EVENTS];
   for (;;) {
     double at_s = now_s();
-    while (next < offered && idle_count && began_s + next / rate <= at_s) {
+    while (next < offered && idle_count && began_s + next / rate <= at_s && at_s < began_s + seconds) {
       start(began_s + next / rate);
       next++;
     }
-    if (next >= offered && idle_count == connections_max) break;
+    if ((next >= offered || at_s >= began_s + seconds) && idle_count == connections_max) break;
     if (at_s > began_s + seconds + GRACE_S) break;
     double until_s = next < offered && idle_count ? began_s + next / rate - now_s() : 0.1;
     int timeout_ms = until_s <= 0 ? 0 : until_s < 0.001 ? 1 : (int)(until_s * 1000);

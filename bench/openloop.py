@@ -21,6 +21,7 @@ class Offered:
 
     per_s: float
     seconds: int
+    sent: int
     broken: int
     statuses: dict[str, int]
     accepted_ms: dict[str, float]
@@ -29,8 +30,9 @@ class Offered:
     cpu_s: float
 
     @property
-    def accepted_per_s(self) -> float:
-        return self.statuses.get("202", 0) / self.seconds
+    def unsent(self) -> int:
+        """Requests that found no free connection until the end."""
+        return int(self.per_s * self.seconds) - self.sent
 
 
 def compiled(directory: Path) -> Path:

@@ -77,9 +77,9 @@ def test_a_late_acknowledgement_counts_only_beyond_the_lateness_of_the_event_loo
 
 def test_the_event_loop_is_late_only_if_it_was_late_in_the_whole_interval() -> None:
     saturation, _, _ = saturation_of(loop_delay_ms_target=20)
-    saturation.adjust(21.0, 0.0, 0.0, 0.1)
+    saturation.adjust(41.0, 0.0, 0.0, 0.1)
     assert saturation.is_late
-    saturation.adjust(20.0, 99.0, 99.0, 0.1)
+    saturation.adjust(40.0, 99.0, 99.0, 0.1)
     assert not saturation.is_late
 
 

@@ -22,6 +22,8 @@ TICKS = INTERVAL_MS // TICK_MS
 TURNS_PER_ACKNOWLEDGEMENT = 10
 """About so many turns of the event loop lie between a purchase and its acknowledgement. If they are late, that is not
 the log's fault."""
+LATE_FACTOR = 2
+"""At this multiple of its target the event loop has so much to refuse that refusals have to wait."""
 BURST_MIN = 100
 """Purchases that may come at once, however low the rate."""
 WAITING_MIN = 1_000
@@ -142,7 +144,7 @@ class Saturation:
         settings = self._in_force.settings
         self.loop_delay_ms, self.accept_delay_ms = max(0.0, loop_delay_ms), accept_delay_ms
         self.send_delay_ms = send_delay_ms
-        self.is_late = self.loop_delay_ms > settings.loop_delay_ms_target
+        self.is_late = self.loop_delay_ms > LATE_FACTOR * settings.loop_delay_ms_target
         arrival = max(self.loop_delay_ms, accept_delay_ms) / settings.loop_delay_ms_target
         log_delay_ms = max(0.0, send_delay_ms - TURNS_PER_ACKNOWLEDGEMENT * self.loop_delay_ms)
         log = log_delay_ms / settings.send_delay_ms_target
