@@ -2,13 +2,13 @@
 
 The process sheds load by the delay that requests meet in it, not by a fixed rate, which would depend on the machine. A
 delay counts if even its minimum over an interval is above the target: then there is a standing queue, and not just a
-burst (CoDel: Nichols and Jacobson, "Controlling Queue Delay", ACM Queue 10(5), 2012). While it is, the admitted rate
-falls by a fraction of what was admitted, otherwise it rises a little (DAGOR: Zhou et al., "Overload Control for Scaling
-WeChat Microservices", SoCC 2018).
+burst (CoDel: Nichols and Jacobson, "Controlling Queue Delay", ACM Queue 10(5), 2012). While it is, the process admits a
+little less than it has shown that it can do, otherwise gradually more (the increase is that of DAGOR: Zhou et al.,
+"Overload Control for Scaling WeChat Microservices", SoCC 2018).
 
-It falls no lower than a fraction of what the process has shown that it can do. Requests may wait because even to refuse
-them all takes longer than the target; to admit less and less would give up the whole sale for answers that are late
-anyway. What waits for the log needs no rate: how many may wait is limited, which admits as many as the log takes.
+It does not admit less and less, as DAGOR does: requests may wait because even to refuse them all takes longer than the
+target, and that would give up the whole sale for answers that are late anyway. What waits for the log needs no rate:
+how many may wait is limited, which admits as many as the log takes.
 """
 
 from typing import NamedTuple
@@ -18,13 +18,12 @@ INTERVALS_BEFORE = 3
 """So many intervals in a row have to be above the target before anything is shed: a stall of the machine passes."""
 INTERVALS_AFTER = 30
 """Shedding ends after so many intervals in a row in which nothing was refused."""
-DECREASE = 0.10
 INCREASE = 0.04
 INCREASE_PER_S = 20.0
 """Added to each increase, so that the rate recovers from its minimum within seconds."""
 PER_S_MIN = 500.0
 """So few purchases are not the cause of a delay, but perhaps a crowd that reads statistics, or another program."""
-CAPACITY_FRACTION_MIN = 0.85
+CAPACITY_FRACTION = 0.85
 """Of the capacity: what is left is for refusing the others."""
 CAPACITY_DECAY = 0.02
 """Per interval in which the log is slow: then the process can do less than it has shown."""
@@ -32,7 +31,8 @@ SMOOTHING = 0.1
 """The weight of an interval in the mean rate: records are acknowledged in bursts, so one interval says little."""
 
 
-HELD_RELEASED_MIN = 20
+HELD_RELEASED_MIN = 100
+"""Per tick of 20 ms; the refusals of so many take about a tenth of a core."""
 HELD_RELEASED_MAX = 100_000
 
 
@@ -72,14 +72,10 @@ def adjusted(shedding: Shedding, arrival: float, log: float, admitted_per_s: flo
     capacity = max(mean, capacity if log <= 1 else capacity * (1 - CAPACITY_DECAY))
     above = above + 1 if arrival > 1 else 0
     quiet = 0 if refused or above else quiet + 1
-    if per_s is None:
-        if above < INTERVALS_BEFORE:
-            return Shedding(None, above, quiet, mean, capacity)
-        per_s = max(mean, admitted_per_s)
-    if above:
-        # Of what was admitted, not what might have been: a rate far above the load would take long to come down.
-        lower = min(per_s, max(mean, admitted_per_s)) * (1 - DECREASE)
-        per_s = max(PER_S_MIN, CAPACITY_FRACTION_MIN * capacity, lower)
+    if per_s is None and above < INTERVALS_BEFORE:
+        return Shedding(None, above, quiet, mean, capacity)
+    if above or per_s is None:
+        per_s = max(PER_S_MIN, CAPACITY_FRACTION * capacity)
     elif quiet >= INTERVALS_AFTER:
         return Shedding(mean_per_s=mean)
     else:

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.domain.shedding import (
-    CAPACITY_FRACTION_MIN,
+    CAPACITY_FRACTION,
     HELD_RELEASED_MAX,
     HELD_RELEASED_MIN,
     INTERVAL_MS,
@@ -46,7 +46,7 @@ def test_the_rate_keeps_its_minimum_and_falls_only_above_the_target(
             continue
         assert shedding.per_s >= PER_S_MIN
         if arrival > 1:
-            assert shedding.per_s >= CAPACITY_FRACTION_MIN * shedding.capacity_per_s
+            assert shedding.per_s == max(PER_S_MIN, CAPACITY_FRACTION * shedding.capacity_per_s)
         elif before.per_s is not None:
             assert shedding.per_s > before.per_s
 

@@ -23,6 +23,7 @@ from pipeline.ingress.http.shedding import PURCHASE_BYTES_MAX, Doorkeeper, Passe
 from pipeline.process.tasks import BackgroundTasks
 
 BACKLOG_CONNECTIONS_MAX = 4_096
+TAKEN_IF_LATE_MAX = 32
 TAKEN_MAX = 128
 """Connections taken from the backlog in one turn, so that those that are open are not kept waiting."""
 _BACKLOG_IN_TCP_INFO = struct.Struct("24xI")
@@ -164,10 +165,8 @@ class Listener:
 
     def _take_backlog(self, keeper: Doorkeeper) -> None:
         """Accept what waits, and refuse what can be refused at once."""
-        if keeper.is_late:
-            return
         for listening in self._sockets:
-            for _ in range(TAKEN_MAX):
+            for _ in range(TAKEN_IF_LATE_MAX if keeper.is_late else TAKEN_MAX):
                 try:
                     accepted, address = listening.accept()
                 except OSError:
