@@ -1,6 +1,6 @@
 # `make` without a target lists the targets: every line here with `##`.
 .DEFAULT_GOAL := help
-.PHONY: help run test chaos storm soak fuzz simulate bench lint format schemas settings-doc lock clean demo
+.PHONY: help run test chaos storm soak fuzz simulate bench overload lint format schemas settings-doc lock clean demo
 
 BIN := .venv/bin
 IS_NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
@@ -38,6 +38,9 @@ fuzz: .venv/.dev-stamp ## Send requests generated from the specification to both
 
 bench: .venv/.dev-stamp ## Measure costs and floors in 16 minutes and write docs/benchmark.md (PARTS="sync --rounds 1" only prints some)
 	@$(BIN)/python bench/run.py $(PARTS)
+
+overload: .venv/.dev-stamp ## Offer up to five times what the system carries for SECONDS=60 and write docs/overload.md
+	@$(BIN)/python bench/overload.py --seconds $(or $(SECONDS),60)
 
 simulate: .venv/.dev-stamp ## Run the real decider through 20,000 random schedules (SCHEDULES=500 for fewer)
 	@PYTHONPATH=tests $(BIN)/python tests/model/simulation.py $(or $(SCHEDULES),20000)

@@ -74,6 +74,8 @@ def _value(schema: dict[str, Any], root: JsonSchemaValue) -> str:
 def _default(value: Any) -> str:
     if value is None:
         return "unset"
+    if value == "":
+        return "empty"
     if isinstance(value, bool):
         return str(value).lower()
     return _number(value) if isinstance(value, int | float) else f"`{value}`"

@@ -45,6 +45,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="requests per operation in tests/e2e/test_fuzz.py",
     )
     parser.addoption("--fuzz-seed", type=int, default=1, help="seed for schemathesis")
+    parser.addoption(
+        "--chaos-limits",
+        action="store_true",
+        help="tests/chaos with client limits and admission that its crowd runs into",
+    )
     parser.addoption("--chaos-report", help="file for the outcomes of tests/chaos, as JSON")
 
 

@@ -26,24 +26,27 @@ from pipeline.ingress.decisions.finder import DecisionFinder
 from pipeline.ingress.decisions.lookup import RUNS_BYTES_MAX, DecisionLookup
 from pipeline.ingress.decisions.waiters import Waiters
 from pipeline.ingress.final_refusals import SNAPSHOTS_MAX, FinalRefusals
+from pipeline.ingress.flow_control.announcer import Announcer
+from pipeline.ingress.flow_control.client_limits import ClientLimits
+from pipeline.ingress.flow_control.degradation import Degrader
+from pipeline.ingress.flow_control.queues import PurchaseQueues
+from pipeline.ingress.flow_control.saturation import Saturation
 from pipeline.ingress.http import administration
 from pipeline.ingress.http.access import Access
 from pipeline.ingress.http.administration import AdministrationRoutes
 from pipeline.ingress.http.admission import Admission
 from pipeline.ingress.http.buyers import Buyers
-from pipeline.ingress.http.connections import (
-    REFUSALS_MAX,
-    Gate,
-    listen,
-    raise_descriptor_limit,
-)
+from pipeline.ingress.http.connections import REFUSALS_MAX, Gate, raise_descriptor_limit
 from pipeline.ingress.http.control import ControlRoutes
 from pipeline.ingress.http.cors import Cors
 from pipeline.ingress.http.health import HealthRoutes
+from pipeline.ingress.http.listener import Listener, listen
 from pipeline.ingress.http.openapi import OPENAPI_PATH, openapi_document
 from pipeline.ingress.http.polling import PollingRoutes
 from pipeline.ingress.http.product_figures import ProductFigures
 from pipeline.ingress.http.purchases import PurchaseRoutes
+from pipeline.ingress.http.rate_limits import AddressGate
+from pipeline.ingress.http.shedding import Doorkeeper
 from pipeline.ingress.http.shortcut import shortcut
 from pipeline.ingress.http.stats import StatsRoutes
 from pipeline.ingress.http.tickets import TicketRoutes
@@ -91,7 +94,7 @@ class Ingress:
     def __init__(self, settings: Settings, topics: Topics) -> None:
         self._settings = settings
         self._topics = topics
-        in_force = self._in_force = InForce(settings)
+        in_force = self.in_force = InForce(settings)
         brokers, requests, partitions = settings.kafka(), topics.requests.name, topics.requests.partitions
         # Three connection pools: requests for statistics delay neither purchases nor health checks.
         self._store = StockStore.of(settings, settings.redis_connections_max)
@@ -105,7 +108,8 @@ class Ingress:
         self._control = ControlFollower(
             in_force, topics.control, [self._live.take, breaker_taker(self._breakers, in_force)]
         )
-        self._following: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        """End only if they fail; then the process must end."""
         self._waiters = Waiters(partitions, in_force, settings.results_cache_bytes_max)
         self._decision_log = DecisionFetcher(brokers, topics.results.name)
         on_sale = OnSale()
@@ -126,6 +130,10 @@ class Ingress:
         self._decisions = DecisionFinder(
             self._waiters, self._feed, self._lookup, self._commits, self._ends, self._rates
         )
+        self._saturation = Saturation(in_force, self._commits, self._backlog)
+        self._queues = PurchaseQueues(in_force, self._commits, self._decisions, self._rates.by_partition)
+        self._announcer = Announcer(topics.control.name, self._producer, settings)
+        self._degrader = Degrader(in_force, self._queues, self._saturation, on_sale, self._announcer.announce)
         self._refusals = FinalRefusals(
             self._snapshots,
             self._ends,
@@ -141,7 +149,7 @@ class Ingress:
             *(self._control, self._access, in_force),
         )
         self._runners: list[web.AppRunner] = []
-        self._listeners: list[asyncio.Server] = []
+        self._listeners: list[Listener] = []
         self._public_gate = self._gate("connections_max")
         self._admin_gate = self._gate("admin_connections_max")
         self._stopping = "nothing"
@@ -149,7 +157,7 @@ class Ingress:
     async def start(self) -> asyncio.Task[None]:
         """Start all parts, once Kafka answers, and listen. Raises StartFailed.
 
-        The returned task ends only if reading the decision log or the control topic fails; then the process must end.
+        The returned task ends only if what must run all the time fails; then the process must end.
         """
         settings = self._settings
         try:
@@ -170,12 +178,17 @@ class Ingress:
             self._refusals.begin(self._ends.ends)
             await self._rates.start()
             await retries.call(self._control.catch_up)
-            self._following = asyncio.create_task(self._control.run(), name="control topic")
+            self._tasks = [
+                asyncio.create_task(self._control.run(), name="control topic"),
+                asyncio.create_task(self._saturation.run(), name="saturation"),
+                asyncio.create_task(self._degrader.run(), name="degradation"),
+                asyncio.create_task(self._announcer.run(), name="announcements"),
+            ]
             await self._listen_all()
         except (Unavailable, OperatorError, NewerFormat, KafkaError, OSError) as error:
             await self.stop()
             raise StartFailed(str(error)) from error
-        return asyncio.create_task(_first_end(feed, self._following), name="what is followed")
+        return asyncio.create_task(_first_end(feed, *self._tasks), name="what must not end")
 
     async def stop(self) -> bool:
         """Accept no more requests and finish those in flight. False if that takes longer than `stop_deadline_ms`."""
@@ -199,9 +212,9 @@ class Ingress:
         for listener in self._listeners:
             listener.close()
         await asyncio.gather(*(runner.cleanup() for runner in self._runners))
-        if self._following is not None:
-            self._stopping = "control topic"
-            await cancel_and_wait(self._following)
+        for task in self._tasks:
+            self._stopping = task.get_name()
+            await cancel_and_wait(task)
         parts = (self._rates, self._feed, self._lookup, self._decision_log, self._ends, self._producer)
         for part in (*parts, self._access):
             self._stopping = type(part).__name__
@@ -214,13 +227,28 @@ class Ingress:
         self._waiters.release_all()
         self._commits.fail_all()
 
-    def _public_app(self) -> tuple[web.Application, Callable[[Handler], Handler]]:
-        """The application, and the function that puts the purchase shortcut and CORS in front of its handler."""
-        settings, in_force = self._settings, self._in_force
-        admission = Admission(in_force)
+    def _public_app(self) -> tuple[web.Application, Callable[[Handler], Handler], Doorkeeper]:
+        """The application, what puts the purchase shortcut and CORS in front of its handler, and the doorkeeper."""
+        settings, in_force = self._settings, self.in_force
+        tokens, tickets = self._access.tokens, self._access.tickets
+        limits = ClientLimits(in_force)
+        addresses = AddressGate(limits, in_force)
+        admission = Admission(in_force, addresses)
         app = self._application(admission)
         polling = PollingRoutes(in_force, self._decisions, admission)
-        figures = self._figures()
+        purchases = PurchaseRoutes(
+            in_force,
+            limits,
+            self._saturation,
+            self._queues,
+            self._degrader,
+            self._commits,
+            self._decisions,
+            self._breakers,
+            self._refusals,
+            UnknownProducts(in_force),
+            None if tokens is None and tickets is None else Buyers(tickets),
+        )
         stats = StatsRoutes(
             self._store,
             self._commits,
@@ -228,21 +256,16 @@ class Ingress:
             self._waiters,
             self._rates,
             polling,
+            self._degrader,
             admission,
             self._breakers,
             self._refusals,
             self._public_gate,
-            figures,
-        )
-        tokens, tickets = self._access.tokens, self._access.tickets
-        purchases = PurchaseRoutes(
-            in_force,
-            self._commits,
-            self._decisions,
-            self._breakers,
-            self._refusals,
-            UnknownProducts(in_force),
-            None if tokens is None and tickets is None else Buyers(tickets),
+            self._figures(),
+            limits,
+            self._queues,
+            self._saturation,
+            addresses,
         )
         app.add_routes(purchases.routes())
         app.add_routes(polling.routes())
@@ -260,14 +283,19 @@ class Ingress:
         if tokens is not None:
             calls = Access(tokens).guard(calls)
         in_front = partial(shortcut, calls, admission)
-        if not settings.cors_origins:
-            return app, in_front
-        cors = Cors(settings.accepted_origins(), admission)
+        cors = Cors(settings.accepted_origins(), admission) if settings.cors_origins else None
+        doorkeeper = Doorkeeper(
+            *(limits, self._saturation, self._queues, addresses, admission, self._commits.partitions),
+            knows_users=tokens is None,
+            cors=cors,
+        )
+        if cors is None:
+            return app, in_front, doorkeeper
         app.on_response_prepare.append(cors.before_stream)
-        return app, lambda handler: cors.in_front_of(in_front(handler))
+        return app, lambda handler: cors.in_front_of(in_front(handler)), doorkeeper
 
     def _admin_app(self) -> web.Application:
-        admission = Admission(self._in_force)
+        admission = Admission(self.in_force)
         app = self._application(admission)
         app.add_routes(self._administration(admission))
         return app
@@ -280,7 +308,7 @@ class Ingress:
         return web.Application(middlewares=middlewares, client_max_size=self._settings.body_bytes_max)
 
     def _administration(self, admission: Admission) -> list[web.RouteDef]:
-        in_force = self._in_force
+        in_force = self.in_force
         commands = OperatorCommands(
             in_force, self._producer, self._topics.requests.name, self._commits, self._decisions
         )
@@ -290,26 +318,33 @@ class Ingress:
 
     def _figures(self) -> ProductFigures:
         return ProductFigures(
-            self._store, self._decisions, self._rates, self._refusals, self._topics.requests.partitions
+            self._store, self._queues, self._rates, self._refusals, self._topics.requests.partitions
         )
 
     def _health_app(self) -> web.Application:
-        app = web.Application(middlewares=[Admission(self._in_force).middleware()])
+        app = web.Application(middlewares=[Admission(self.in_force).middleware()])
         app.add_routes(self._health.routes())
         return app
 
     async def _listen_all(self) -> None:
         """Open the health listener last: when it answers, the others are open."""
         settings = self._settings
-        app, add_shortcut = self._public_app()
-        await self._listen(app, self._public_gate, settings.public_host, settings.public_port, add_shortcut)
+        app, add_shortcut, doorkeeper = self._public_app()
+        await self._listen(
+            app,
+            self._public_gate,
+            settings.public_host,
+            settings.public_port,
+            add_shortcut,
+            doorkeeper=doorkeeper,
+        )
         await self._listen(self._admin_app(), self._admin_gate, settings.admin_host, settings.admin_port)
         if settings.health_port is not None:
             gate = Gate(
                 HEALTH_CONNECTIONS_MAX,
                 "HEALTH_CONNECTIONS_MAX",
                 settings.header_timeout_ms,
-                self._in_force,
+                self.in_force,
             )
             await self._listen(self._health_app(), gate, HEALTH_HOST, settings.health_port, shared=False)
 
@@ -322,6 +357,7 @@ class Ingress:
         add_shortcut: Callable[[Handler], Handler] | None = None,
         *,
         shared: bool = True,
+        doorkeeper: Doorkeeper | None = None,
     ) -> None:
         settings = self._settings
         runner = web.AppRunner(
@@ -344,8 +380,15 @@ class Ingress:
                 port,
                 keep_alive_timeout_ms=settings.keep_alive_timeout_ms,
                 reuse_port=shared,
+                doorkeeper=doorkeeper,
             )
         )
+
+    def _backlog(self) -> tuple[int, int]:
+        """Connections of the public listener: how many wait to be accepted, how many have been accepted so far."""
+        if not self._listeners:
+            return 0, 0
+        return self._listeners[0].backlog(), self._listeners[0].accepted
 
     def _gate(self, setting: str) -> Gate:
         settings = self._settings
@@ -353,7 +396,7 @@ class Ingress:
             getattr(settings, setting),
             f"SECKILL_{setting.upper()}",
             settings.header_timeout_ms,
-            self._in_force,
+            self.in_force,
         )
 
     def _raise_descriptor_limit(self) -> None:

@@ -1,6 +1,6 @@
 """Which products are known to be on sale or opened, from the decision log and from snapshots."""
 
-from pipeline.messages.decision_peeks import shows_opened, shows_stock
+from pipeline.messages.decision_peeks import shows_opened, stock_shown
 
 ON_SALE_MAX = 10_000
 """Products known to be on sale. The oldest is dropped first; its next purchase costs a snapshot."""
@@ -12,7 +12,7 @@ class OnSale:
     """The products known to be on sale, and those known to be opened. No I/O."""
 
     def __init__(self) -> None:
-        self._products: dict[str, None] = {}
+        self._products: dict[str, int | None] = {}
         self._opened: dict[str, None] = {}
 
     def __contains__(self, product_id: str) -> bool:
@@ -26,8 +26,8 @@ class OnSale:
         if key is None:
             return
         product_id = key.decode(errors="replace")
-        if shows_stock(value):
-            self.add(product_id)
+        if (stock := stock_shown(value)) is not None:
+            self.add(product_id, stock)
         else:
             self._products.pop(product_id, None)
             if shows_opened(value):
@@ -48,8 +48,12 @@ class OnSale:
         if len(self._opened) > OPENED_MAX:
             del self._opened[next(iter(self._opened))]
 
-    def add(self, product_id: str) -> None:
+    def stock(self, product_id: str) -> int | None:
+        """The stock left according to the latest decision; None if it is not known."""
+        return self._products.get(product_id)
+
+    def add(self, product_id: str, stock: int | None = None) -> None:
         self.note_opened(product_id)
-        self._products[product_id] = None
+        self._products[product_id] = stock
         if len(self._products) > ON_SALE_MAX:
             del self._products[next(iter(self._products))]

@@ -1,4 +1,4 @@
-"""The values of the control topic: states of breakers, changes of live settings. See `models.py`."""
+"""The values of the control topic: breakers, stages of degradation, changes of live settings. See `models.py`."""
 
 from typing import Annotated, Literal
 
@@ -6,6 +6,7 @@ from pydantic import Field, StrictBool, StrictFloat, StrictInt, StrictStr, WithJ
 from typing_extensions import TypeAliasType
 
 from pipeline.domain.breaker import BreakerState
+from pipeline.domain.degradation import Stage
 from pipeline.domain.receipts import PARTITIONS_MAX
 from pipeline.messages.settings import SETTING_NAME, VALUE_LENGTH_MAX
 from pipeline.messages.value_types import Author, Reason, TimeMs, Value, matching
@@ -21,6 +22,20 @@ class BreakerValue(Value):
     """When it entered this state, by the decider's clock"""
     retry_at_ms: TimeMs
     """When an open breaker is tried again, by the decider's clock; 0 in any other state"""
+
+
+class DegradationValue(Value):
+    """The degradation stage of one ingress"""
+
+    type: Literal["degradation"]
+    worker: str
+    stage: Annotated[int, Field(ge=min(Stage).value, le=max(Stage).value)]
+    at_ms: TimeMs
+    """When it entered this stage, by its own clock"""
+    load: Annotated[float, Field(ge=0)]
+    """What was nearest to its limit, 1 being the limit"""
+    cause: str
+    """The name of that limit, or `by hand`"""
 
 
 Scalar = TypeAliasType(
@@ -61,5 +76,6 @@ class UnsetValue(_SettingChangeValue):
 
 
 ControlValue = TypeAliasType(
-    "ControlValue", Annotated[BreakerValue | SettingValue | UnsetValue, Field(discriminator="type")]
+    "ControlValue",
+    Annotated[BreakerValue | DegradationValue | SettingValue | UnsetValue, Field(discriminator="type")],
 )

@@ -1,22 +1,26 @@
 """Single facts read from a decision record without parsing it, because the ingress needs them from every record."""
 
+import re
 
-def shows_stock(value: bytes) -> bool:
-    """Whether a decision record shows its product on sale with stock left.
+_STOCK = re.compile(rb',"stock":([0-9]+),')
+
+
+def stock_shown(value: bytes) -> int | None:
+    """The stock left according to a decision record that shows its product on sale; None if it is not, or none is left.
 
     Reads only what the decider wrote: the command, which comes last, may contain any text.
     """
     if not value.startswith(b'"type":"purchase"', value.index(b",") + 1):
-        return False
+        return None
     start = value.index(b"[") + 1
     if value.startswith((b"-5", b"-6"), start):
-        return False
-    after = _after_codes(value)
-    return value.startswith(b',"stock":', after) and not value.startswith(b',"stock":0,', after)
+        return None
+    stock = _STOCK.match(value, _after_codes(value))
+    return None if stock is None else int(stock[1]) or None
 
 
 def shows_opened(value: bytes) -> bool:
-    """Whether a decision record shows that its product has been opened. Like `shows_stock`, it ignores the command."""
+    """Whether a decision record shows that its product has been opened. Like `stock_shown`, it ignores the command."""
     kind = value.index(b",") + 1
     if value.startswith(b'"type":"purchase"', kind):
         return not value.startswith(b"-1", value.index(b"[") + 1)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from chaos.runner import Outcome
-from chaos.stage import Stage
+from chaos.stage import LIMITS, Stage
 from pipeline.kafka.topic_admin import create_topics
 from pipeline.kafka.topics import load_topics
 from pipeline.settings import Profile
@@ -24,7 +24,13 @@ def outcomes(pytestconfig: pytest.Config) -> Iterator[list[Outcome]]:
 
 
 @pytest.fixture(scope="module")
-def stage(module_kafka: Any, module_redis: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+def stage(
+    module_kafka: Any,
+    module_redis: Any,
+    tmp_path_factory: pytest.TempPathFactory,
+    pytestconfig: pytest.Config,
+) -> Iterator[Stage]:
+    limits = LIMITS if pytestconfig.getoption("--chaos-limits") else {}
     asyncio.run(create_topics(module_kafka.bootstrap, load_topics(Profile.LOCAL)))
-    with Stage(tmp_path_factory.mktemp("stage"), module_kafka, module_redis) as stage:
+    with Stage(tmp_path_factory.mktemp("stage"), module_kafka, module_redis, limits) as stage:
         yield stage

@@ -44,7 +44,8 @@ class Crowd:
     """Buyers of a product that soon sells out, and of one that never does.
 
     The second is in the same partition and gets a new buyer each time, so there is always something to decide.
-    `accepted` maps each receipt to its purchase; `refused` counts calls without an answer and those with a 503.
+    `accepted` maps each receipt to its purchase; `refused` counts calls without an answer and those with a 429 or 503,
+    `limited` those with a 429.
     """
 
     public: Listener
@@ -58,6 +59,7 @@ class Crowd:
     accepted: dict[Receipt, AttemptedPurchase] = field(default_factory=dict)
     at_once: list[AtOnce] = field(default_factory=list)
     refused: int = 0
+    limited: int = 0
     answers: dict[Receipt, ReceivedAnswer] = field(default_factory=dict)
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     ample_product_id: str = field(init=False)
@@ -105,7 +107,10 @@ class Crowd:
         return AttemptedPurchase(self.product_id, f"u{self.rng.randrange(3 * self.stock)}")
 
     def _take(self, wish: AttemptedPurchase, response: Response) -> bool:
-        """Record the answer; False for a 503."""
+        """Record the answer; False for a 503, and for a 429, which is counted apart: a limit may be on."""
+        if response.status == 429:
+            self.limited += 1
+            return False
         if response.status == 503:
             return False
         document = orjson.loads(response.body)
@@ -153,7 +158,11 @@ class Crowd:
         """Sell the remaining stock to new buyers, so that `sold` must equal the initial stock."""
         for number in range(left):
             wish = AttemptedPurchase(self.product_id, f"late-{number}")
-            response = await self._ask(self.public, calls.purchase(self.public, *wish, waits=True))
+            while True:
+                response = await self._ask(self.public, calls.purchase(self.public, *wish, waits=True))
+                if response.status != 429:
+                    break
+                await asyncio.sleep(0.1)
             document = orjson.loads(response.body)
             self.answers[self._accept(wish, document)] = calls.final_answer(document)
 

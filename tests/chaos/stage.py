@@ -14,13 +14,27 @@ from pipeline.local.recipe import environment, follower_part, ingress_part, work
 from pipeline.settings import Settings
 
 START_TIMEOUT_S = 90.0
+LIMITS: Mapping[str, Any] = {
+    "process_limit_requests_per_second": 150,
+    "process_limit_burst": 50,
+    "user_limit_requests_per_second": 2,
+    "address_limit_requests_per_second": 100_000,
+    "queue_size": 300,
+    "max_concurrent_requests": 5,
+    "degradation_enable": True,
+}
+"""Limits that the crowd runs into, above all during a fault."""
 
 
 class Stage:
-    """A context manager that runs the system. `kafka` and `redis` have kill(), start(), pause(), resume()."""
+    """A context manager that runs the system. `kafka` and `redis` have kill(), start(), pause(), resume().
 
-    def __init__(self, directory: Path, kafka: Any, redis: Any) -> None:
+    `settings` are for all processes, in addition to their own.
+    """
+
+    def __init__(self, directory: Path, kafka: Any, redis: Any, settings: Mapping[str, Any]) -> None:
         self.kafka, self.redis = kafka, redis
+        self.has_limits = bool(settings)
         self.public, self.admin = Listener("127.0.0.1", free_port()), Listener("127.0.0.1", free_port())
         self.settings = Settings(
             **kafka.settings(),
@@ -30,6 +44,7 @@ class Stage:
             admin_port=self.admin.port,
             # Without a pause, a stock that sells at once would be a single transaction.
             orders_pace_ms=20,
+            **settings,
         )
         self.ingress = self._process(ingress_part, "ingress-1", health_port=free_port())
         self.follower = self._process(follower_part, "follower-1", tables_port=free_port())

@@ -266,3 +266,22 @@ async def test_an_ingress_starts_with_what_is_in_force(service: Service, start_i
     values = {each["name"]: each["value"] for each in everything["settings"]}
     assert everything["version"] == undone.json()["offset"]
     assert (values["retry_after_s"], values["waiters_max"]) == (8, 20_000)
+
+
+async def test_a_stage_of_degradation_and_a_client_limit_are_set_in_a_running_ingress(
+    service: Service,
+) -> None:
+    await change(service, "degradation_stage", 3)
+    async with asyncio.timeout(10):
+        while (await service.buy_async(5, "u1")).status != 429:
+            await asyncio.sleep(0.02)
+    await change(service, "degradation_stage", "auto")
+    async with asyncio.timeout(10):
+        while (await service.buy_async(5, "u1")).status != 202:
+            await asyncio.sleep(0.02)
+    await change(service, "user_limit_burst", 1)
+    await change(service, "user_limit_requests_per_second", 1)
+    assert [(await service.buy_async(5, "u2")).status for _ in range(2)] == [202, 429]
+    reply = await set_to(service, "trusted_proxies", "10.0.0.1/8")
+    assert (reply.status, reply.json()["field"]) == (400, "value")
+    assert "host bits" in reply.json()["detail"]

@@ -16,7 +16,7 @@ from pipeline.decider.intake import prepare
 from pipeline.domain.finality import CLEANED_UP, SaleTerms
 from pipeline.domain.product import SaleState
 from pipeline.kafka.records import LogRecord
-from pipeline.messages.decision_peeks import shows_opened, shows_stock
+from pipeline.messages.decision_peeks import shows_opened, stock_shown
 from pipeline.messages.decisions import (
     Decision,
     MalformedDecision,
@@ -180,7 +180,7 @@ def test_lua_decides_as_python_does_and_a_replay_leaves_the_same_state(
         assert without_terms(decode_decision(decision)) == without_terms(expected)
         has_stock = isinstance(expected, PurchaseDecision) and bool(expected.stock)
         on_sale = isinstance(expected, PurchaseDecision) and expected.codes[0] not in (-5, -6)
-        assert shows_stock(decision) == (on_sale and has_stock)
+        assert (stock_shown(decision) is not None) == (on_sale and has_stock)
         key = (record[2] or b"").decode(errors="replace")
         assert shows_opened(decision) == (
             key in fold.products and not isinstance(expected, MalformedDecision)

@@ -20,7 +20,7 @@ OPEN = {("GET", "/health"), ("GET", "/health/live"), ("GET", "/health/ready"), (
 
 async def routes(settings: Settings) -> set[tuple[str, str]]:
     ingress = Ingress(settings, load_topics(Profile.LOCAL))
-    public, _ = ingress._public_app()
+    public, *_ = ingress._public_app()
     found = {listed(route) for app in (public, ingress._admin_app()) for route in app.router.routes()}
     await ingress.stop()
     return found

@@ -9,8 +9,10 @@ from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 from in_force import in_force
 
+from pipeline.domain.limiters import Algorithm, Rule
 from pipeline.ingress.errors import (
     DecisionDeleted,
+    LimitReached,
     NotAcknowledged,
     NotSent,
     RequestRefused,
@@ -27,7 +29,7 @@ async def problem_for(error: Exception) -> tuple[web.StreamResponse, dict[str, A
     async def fails(_: web.Request) -> web.StreamResponse:
         raise error
 
-    response = await Admission(in_force()).admit(make_mocked_request("POST", "/"), fails)
+    response = await Admission(in_force()).admit(make_mocked_request("GET", "/"), fails)
     assert isinstance(response, web.Response)
     assert isinstance(response.body, bytes)
     return response, orjson.loads(response.body)
@@ -61,7 +63,15 @@ def leaves(base: type[Exception]) -> list[type[Exception]]:
     return [leaf for each in base.__subclasses__() for leaf in leaves(each) or [each]]
 
 
+def limit_reached(wait_ms: int) -> LimitReached:
+    return LimitReached("user", Rule(Algorithm.TOKEN_BUCKET, 10, 25), wait_ms)
+
+
+MADE_BY: dict[type[Exception], Callable[[int], Exception]] = {LimitReached: limit_reached}
+
+
 @pytest.mark.parametrize("refusal", leaves(RequestRefused))
-def test_every_refusal_has_a_problem_document(refusal: Callable[[int], Exception]) -> None:
+def test_every_refusal_has_a_problem_document(refusal: type[Exception]) -> None:
     request = make_mocked_request("POST", "/")
-    assert Admission(in_force()).problem(request, refusal(1)).kind is not Kind.INTERNAL
+    error = MADE_BY.get(refusal, refusal)(1)
+    assert Admission(in_force()).problem(request, error).kind is not Kind.INTERNAL

@@ -20,7 +20,6 @@ from pipeline.ingress.http.connections import (
     Connection,
     Gate,
     TooFewDescriptors,
-    listen,
     raise_descriptor_limit,
 )
 from pipeline.ingress.http.heads import (
@@ -31,6 +30,7 @@ from pipeline.ingress.http.heads import (
     REQUEST_LINE_BYTES_MAX,
     REQUESTS_WAITING_MAX,
 )
+from pipeline.ingress.http.listener import listen
 
 CLOSED_S_MAX = 10
 ASK = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"

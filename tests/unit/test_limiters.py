@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.domain import limiters
-from pipeline.domain.limiters import FRESH, Algorithm, Rule
+from pipeline.domain.limiters import FRESH, Algorithm, LimiterState, Rule
 
 steps = st.lists(st.tuples(st.integers(0, 3_000), st.integers(1, 8)), max_size=40)
 starts = st.integers(0, 2_000_000_000_000)
@@ -88,6 +88,19 @@ def test_retry_after_is_the_earliest_time_at_which_one_more_passes(
     assert wait_ms >= 1
     assert limiters.admissible(rule, state, time_ms + wait_ms).allowed >= 1
     assert limiters.admissible(rule, state, time_ms + wait_ms - 1).allowed == 0
+
+
+@given(st.sampled_from(Algorithm), st.integers(1, 20), st.integers(1, 20), starts, steps)
+def test_one_request_at_a_time_is_the_same_in_one_step(
+    algorithm: Algorithm, rate: int, burst: int, start: int, steps: list[tuple[int, int]]
+) -> None:
+    rule, state, time_ms = Rule(algorithm, rate, burst), FRESH, start
+    for later, _ in steps:
+        time_ms += later
+        allowed, moved = limiters.admissible(rule, state, time_ms)
+        after = limiters.after_one(rule, state, time_ms)
+        assert after == (limiters.count(rule, moved, 1) if allowed > 0 else None)
+        state = moved if after is None else LimiterState(*after)
 
 
 @given(

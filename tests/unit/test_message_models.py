@@ -20,6 +20,7 @@ from records import bought, closed, controlled, malformed, opened
 
 from pipeline.domain.breaker import BreakerState
 from pipeline.domain.controls import Adjust, Cleanup, Close, Control, Extend, Limits, Pause, Resume
+from pipeline.domain.degradation import Stage
 from pipeline.domain.limiters import Algorithm, Rule
 from pipeline.domain.product import STOCK_MAX, Opening, Purchases, Refusal
 from pipeline.kafka.topics import load_topics
@@ -49,6 +50,7 @@ from pipeline.messages.decisions import (
     PurchaseDecision,
     decode_decision,
 )
+from pipeline.messages.degradation import DegradationChange, encode_degradation
 from pipeline.messages.fields import BY_LENGTH_MAX, LINE, REASON_LENGTH_MAX, TIME_MS_MAX
 from pipeline.messages.models import (
     AdjustCommandValue,
@@ -541,6 +543,16 @@ def test_changes_of_settings_round_trip_and_match_the_schema_of_their_topic(
         key, encoded = encode_setting(change)
         assert decode_setting(key, encoded) == change
         SCHEMAS["control"].validate(orjson.loads(encoded))
+
+
+@given(st.text(max_size=40), st.sampled_from(Stage), st.integers(0, TIME_MS_MAX), st.floats(0, 1e6))
+def test_degradation_changes_match_the_schema_of_their_topic(
+    worker: str, stage: Stage, at_ms: int, load: float
+) -> None:
+    key, value = encode_degradation(DegradationChange(worker, stage, at_ms, load, "queue_size"))
+    assert key == f"degradation:{worker}".encode()
+    SCHEMAS["control"].validate(orjson.loads(value))
+    assert decode_breaker(value) is None, "a reader of breakers skips it"
 
 
 # --- models and schemas -------------------------------------------------------------------------------------

@@ -2,14 +2,16 @@
 
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from pydantic import SecretStr, ValidationError
 
 from pipeline import settings_page
+from pipeline.domain.limiters import Algorithm
 from pipeline.process import configuration
 from pipeline.process.configuration import BadSettings, load_settings, source_of
-from pipeline.settings import CONFIG_VARIABLE, LIVE_SETTINGS, LogLevel, Settings, secrets_in
+from pipeline.settings import CONFIG_VARIABLE, LIVE_SETTINGS, LimiterAlgorithm, LogLevel, Settings, secrets_in
 
 ROOT = Path(__file__).parents[2]
 
@@ -342,3 +344,27 @@ def test_a_weak_secret_is_refused_without_being_shown(
 
 def test_secrets_are_read_one_per_line() -> None:
     assert secrets_in(f"\n {LONG}\r\n\n{'é' * 16}\n") == (LONG.encode(), "é".encode() * 16)
+
+
+@pytest.mark.parametrize(
+    ("proxies", "refusal"),
+    [
+        ("proxy.example", "'proxy.example'"),
+        ("10.0.0.1/8", "host bits"),
+        ("10.0.0.0/8,,::1", "''"),
+        ("::ffff:10.0.0.1", "IPv4 address"),
+        (",".join(["10.0.0.1"] * 101), "more than 100"),
+    ],
+)
+def test_invalid_trusted_proxies_are_named(
+    proxies: str, refusal: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SECKILL_TRUSTED_PROXIES", proxies)
+    with pytest.raises(BadSettings, match=f"^SECKILL_TRUSTED_PROXIES: .*{refusal}"):
+        load_settings()
+    monkeypatch.setenv("SECKILL_TRUSTED_PROXIES", "10.0.0.0/8, ::1")
+    assert load_settings().trusted_proxies == "10.0.0.0/8,::1"
+
+
+def test_the_algorithms_of_the_client_limits_are_those_of_the_limiters() -> None:
+    assert list(get_args(LimiterAlgorithm)) == list(Algorithm)

@@ -63,7 +63,10 @@ def test_the_topics_are_those_of_the_api() -> None:
         "seckill.purchase-requests.v1": ("product_id", "delete"),
         "seckill.purchase-results.v1": ("product_id", "delete"),
         "seckill.orders.v1": ("product_id", "delete"),
-        "seckill.control.v1": ("setting:{name} or breaker:{partition}", "compact"),
+        "seckill.control.v1": (
+            "setting:{name}, breaker:{partition} or degradation:{worker}",
+            "compact",
+        ),
         "seckill.dead-letters.v1": ("key of the malformed command", "delete"),
     }
 

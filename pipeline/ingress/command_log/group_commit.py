@@ -21,6 +21,7 @@ from itertools import islice
 from pipeline.domain.product import Purchase
 from pipeline.domain.receipts import Receipt
 from pipeline.ingress.command_log.gathering import Round, gathering
+from pipeline.ingress.command_log.undecided import UndecidedRecords
 from pipeline.ingress.errors import NotAcknowledged, NotSent, TooManyPurchases
 from pipeline.kafka.producer import Sender, SendFailed
 from pipeline.kafka.topics import partition_of
@@ -74,7 +75,12 @@ class GroupCommit:
         self.partitions = partitions
         self.ends = [0] * partitions
         """By partition, one more than the highest offset that Kafka acknowledged to this process."""
+        self.undecided = UndecidedRecords(partitions)
         self.waiting = 0
+        self.waiting_in = [0] * partitions
+        """`waiting` by partition."""
+        self.last_wait_ms = 0.0
+        """How long the first purchase of the last acknowledged record waited, from its arrival."""
         self.accepted = 0
         self.records = 0
 
@@ -95,6 +101,7 @@ class GroupCommit:
         if len(queue.gathered) == queue.awaited:
             queue.enough.set()
         self.waiting += 1
+        self.waiting_in[queue.partition] += 1
         try:
             return await future
         except asyncio.CancelledError:
@@ -102,6 +109,7 @@ class GroupCommit:
             raise
         finally:
             self.waiting -= 1
+            self.waiting_in[queue.partition] -= 1
 
     def note_decision(self, product_id: str, decision_s: float) -> None:
         """Note how long after its acknowledgement a purchase of this product was answered with its decision."""
@@ -139,10 +147,10 @@ class GroupCommit:
         try:
             while queue.gathered:
                 await self._gather(loop, queue)
-                deadline_s = queue.gathered_since_s + self._send_timeout_s
+                since_s = queue.gathered_since_s
                 queue.in_flight = self._take(queue)
                 if queue.in_flight:
-                    await self._send(loop, queue, deadline_s)
+                    await self._send(loop, queue, since_s)
         finally:
             # Also after an error: no purchase is left waiting, and the next one opens a new queue.
             del self._queues[queue.product_id]
@@ -183,8 +191,8 @@ class GroupCommit:
             del queue.gathered[future]
         return batch
 
-    async def _send(self, loop: asyncio.AbstractEventLoop, queue: _GatheringQueue, deadline_s: float) -> None:
-        """Send one record and answer its buyers.
+    async def _send(self, loop: asyncio.AbstractEventLoop, queue: _GatheringQueue, since_s: float) -> None:
+        """Send one record, whose first purchase arrived at `since_s`, and answer its buyers.
 
         The timeout fails the buyers but not the send, whose record cannot be recalled.
         """
@@ -204,7 +212,7 @@ class GroupCommit:
             )
             _give_up(queue)
 
-        timer = loop.call_at(deadline_s, give_up)
+        timer = loop.call_at(since_s + self._send_timeout_s, give_up)
         sent_s = loop.time()
         try:
             offset = await self._producer.send(
@@ -219,7 +227,10 @@ class GroupCommit:
             )
             _fail(buyers, NotAcknowledged)
         else:
-            self._remember(queue, sent_s, loop.time())
+            acknowledged_s = loop.time()
+            self._remember(queue, sent_s, acknowledged_s)
+            self.last_wait_ms = (acknowledged_s - since_s) * 1_000
+            self.undecided.add(partition, offset, len(buyers))
             self.records += 1
             self.accepted += len(buyers)
             self.note_end(partition, offset + 1)

@@ -10,6 +10,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from pipeline.domain.codes import Code
+from pipeline.domain.degradation import CROWD_FACTOR
 from pipeline.errors import KafkaUnavailable, RedisUnavailable
 from pipeline.ingress.errors import (
     BreakerOpen,
@@ -19,13 +20,18 @@ from pipeline.ingress.errors import (
     DecisionDeleted,
     InsufficientScope,
     KeyReused,
+    LimitReached,
     NotAcknowledged,
     NotAuthenticated,
     NotDecidedYet,
     NotSent,
     OtherUser,
+    Overloaded,
+    QueueFull,
     RequestRefused,
     TicketRefused,
+    TooCrowded,
+    TooManyConcurrent,
     TooManyLookups,
     TooManyPurchases,
     TooManyUnknownProducts,
@@ -35,6 +41,7 @@ from pipeline.ingress.errors import (
 from pipeline.ingress.http.access import challenge
 from pipeline.ingress.http.buyers import TICKET_HEADER
 from pipeline.ingress.http.problems import Kind, Problem, not_found
+from pipeline.ingress.http.rate_limits import AddressGate, rate_limit_fields
 from pipeline.settings import InForce
 from pipeline.stock.client import RedisFault
 from pipeline.stock.store import OtherLog
@@ -42,16 +49,20 @@ from pipeline.stock.store import OtherLog
 ALWAYS_SERVED = ("/health",)
 """Paths that are served even at the limit: supervisors use them to decide whether this process lives."""
 
+RETRY_AFTER_MS_MAX = 60_000
+"""A refused buyer is not sent away for longer, however long the queue: the deciders may catch up."""
+
 logger = logging.getLogger(__name__)
 
 
 class Admission:
     """Admits requests, as a method and as an aiohttp middleware, and counts them for `system/stats`."""
 
-    def __init__(self, in_force: InForce) -> None:
+    def __init__(self, in_force: InForce, addresses: AddressGate | None = None) -> None:
         self._in_force = in_force
+        self._addresses = addresses
         self.in_flight = 0
-        self.refused: Counter[int] = Counter()
+        self.refused_by_status: Counter[int] = Counter()
         """Responses with a status of 400 or above, by status: problems, and decisions against the buyer."""
 
     def middleware(self) -> Middleware:
@@ -62,19 +73,22 @@ class Admission:
         return admit
 
     async def admit(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """The response of `handler`, or the problem document for what it raised; a 429 at the limit."""
+        """The response of `handler`, or the problem document for what it raised; a 429 at a limit."""
         in_flight_max = self._in_force.settings.requests_in_flight_max
-        if self.in_flight >= in_flight_max and not request.path.startswith(ALWAYS_SERVED):
-            return self._refuse(self.busy(in_flight_max))
+        is_limited = not request.path.startswith(ALWAYS_SERVED)
+        if self.in_flight >= in_flight_max and is_limited:
+            return self._refuse(request, self.busy(in_flight_max))
         self.in_flight += 1
         try:
+            if is_limited and self._addresses is not None and not _has_passed(request):
+                self._addresses.check(request)
             response = await handler(request)
         except Exception as error:  # noqa: BLE001 -- the outermost layer: every error becomes a response
-            return self._refuse(self.problem(request, error))
+            return self._refuse(request, self.problem(request, error))
         finally:
             self.in_flight -= 1
         if response.status >= 400:
-            self.refused[response.status] += 1
+            self.refused_by_status[response.status] += 1
         return response
 
     def busy(self, limit: int, wait_ms: int = 0) -> Problem:
@@ -87,12 +101,28 @@ class Admission:
             retry_after_s=max(settings.retry_after_s, -(-wait_ms // 1_000)),
         )
 
+    def _queued_up(self, limit: int, eta_ms: int | None) -> Problem:
+        problem = self.busy(limit, min(eta_ms or 0, RETRY_AFTER_MS_MAX))
+        if eta_ms is not None:
+            problem.members = {"eta_ms": eta_ms}
+        return problem
+
     def unavailable(self, detail: str) -> Problem:
         return Problem(Kind.UNAVAILABLE, detail, retry_after_s=self._in_force.settings.retry_after_s)
 
-    def _refuse(self, problem: Problem) -> web.Response:
-        self.refused[problem.kind.status] += 1
-        return problem.response()
+    def _refuse(self, request: web.Request, problem: Problem) -> web.StreamResponse:
+        self.refused_by_status[problem.kind.status] += 1
+        return problem.plain_response() if request.method == "POST" else problem.response()
+
+    def count_refused(self, kind: Kind) -> None:
+        """Count a refusal that did not pass through `admit`."""
+        self.refused_by_status[kind.status] += 1
+
+    def refused(self, error: RequestRefused) -> Problem:
+        """The problem document for a refusal at a limit, the status of which is 429."""
+        problem = self._too_many(error)
+        assert problem is not None, error  # noqa: S101 -- the callers know only such errors
+        return problem
 
     def problem(self, request: web.Request, error: Exception) -> Problem:
         """The problem document for this error. An unexpected error is logged with its traceback."""
@@ -107,7 +137,9 @@ class Admission:
             case web.HTTPMethodNotAllowed():
                 methods = ", ".join(sorted(error.allowed_methods))
                 return Problem(
-                    Kind.METHOD_NOT_ALLOWED, f"{request.method} is not allowed, only {methods}", allow=methods
+                    Kind.METHOD_NOT_ALLOWED,
+                    f"{request.method} is not allowed, only {methods}",
+                    headers={"Allow": methods},
                 )
             case web.HTTPNotFound():
                 return not_found(f"there is no resource at {request.path[:200]}")
@@ -129,12 +161,6 @@ class Admission:
             case BreakerOpen(wait_ms=wait_ms):
                 retry_after_s = max(1, -(-wait_ms // 1_000))
                 return Problem(Kind.UNAVAILABLE, settings.busy_message, retry_after_s=retry_after_s)
-            case TooManyUnknownProducts(wait_ms=wait_ms):
-                return self.busy(settings.unknown_product_records_per_second_max, wait_ms)
-            case TooManyPurchases():
-                return self.busy(settings.purchases_waiting_max)
-            case TooManyWaiters():
-                return self.busy(settings.waiters_max)
             case TooManyLookups():
                 return self.unavailable("too many old decisions are being looked up at the moment")
             case CommandRefused():
@@ -145,7 +171,7 @@ class Admission:
                 return Problem(Kind.GONE, str(error))
             case NotAuthenticated() | InsufficientScope() | OtherUser() | TicketRefused():
                 return _access_problem(error)
-        return self._internal(request, error)
+        return self._too_many(error) or self._internal(request, error)
 
     def _command_refusal(self, request: web.Request, error: CommandRefused) -> Problem:
         match error:
@@ -172,6 +198,34 @@ class Admission:
                 )
         return self._internal(request, error)
 
+    def _too_many(self, error: RequestRefused) -> Problem | None:
+        """The 429 for this error; None if it is none."""
+        settings = self._in_force.settings
+        match error:
+            case TooManyUnknownProducts(wait_ms=wait_ms):
+                return self.busy(settings.unknown_product_records_per_second_max, wait_ms)
+            case QueueFull():
+                return self._queued_up(error.queue_size, error.eta_ms)
+            case TooManyConcurrent():
+                return self._queued_up(error.limit, error.eta_ms)
+            case TooCrowded():
+                return Problem(
+                    Kind.BUSY,
+                    f"about {error.queued} purchases are ahead of this one, for the {error.stock} units left",
+                    code=Code.BUSY,
+                    limit=CROWD_FACTOR * error.stock,
+                    retry_after_s=settings.retry_after_s,
+                )
+            case Overloaded():
+                return Problem.overloaded(settings.busy_message, settings.retry_after_s)
+            case LimitReached():
+                return _over_limit(error)
+            case TooManyPurchases():
+                return self.busy(settings.purchases_waiting_max)
+            case TooManyWaiters():
+                return self.busy(settings.waiters_max)
+        return None
+
     def _internal(self, request: web.Request, error: Exception) -> Problem:
         logger.error("internal error in %s %s", request.method, request.path, exc_info=error)
         return Problem(Kind.INTERNAL, "an internal error; the log of this process has the details")
@@ -182,12 +236,12 @@ def _access_problem(error: NotAuthenticated | InsufficientScope | OtherUser | Ti
         case NotAuthenticated(reason=reason):
             fault = "missing; must be Bearer and a token" if reason is None else reason
             detail = f"Authorization: {fault}"
-            return Problem(Kind.NOT_AUTHENTICATED, detail, field="Authorization", challenge=challenge(error))
+            return _challenged(Kind.NOT_AUTHENTICATED, detail, error)
         case InsufficientScope(scope=scope):
             detail = (
                 "this call is closed" if scope is None else f"this call needs a token with the scope {scope}"
             )
-            return Problem(Kind.INSUFFICIENT_SCOPE, detail, field="Authorization", challenge=challenge(error))
+            return _challenged(Kind.INSUFFICIENT_SCOPE, detail, error)
         case OtherUser():
             return Problem(
                 Kind.OTHER_USER,
@@ -196,3 +250,25 @@ def _access_problem(error: NotAuthenticated | InsufficientScope | OtherUser | Ti
             )
         case TicketRefused(reason=reason):
             return Problem(Kind.TICKET_REQUIRED, f"{TICKET_HEADER}: {reason}", field=TICKET_HEADER)
+
+
+def _challenged(kind: Kind, detail: str, error: NotAuthenticated | InsufficientScope) -> Problem:
+    return Problem(kind, detail, field="Authorization", headers={"WWW-Authenticate": challenge(error)})
+
+
+def _has_passed(request: web.Request) -> bool:
+    """Whether this is a purchase that its address was counted for before it was read (`shedding.py`)."""
+    return getattr(request.protocol, "has_passed_address", False)
+
+
+def _over_limit(reached: LimitReached) -> Problem:
+    scope, rule = reached.scope, reached.rule
+    return Problem(
+        Kind.BUSY,
+        f"the limit per {scope} is {rule.requests_per_second} requests per second, and it is used up",
+        code=Code.BUSY,
+        limit=rule.requests_per_second,
+        retry_after_s=max(1, -(-reached.wait_ms // 1_000)),
+        headers=rate_limit_fields(scope, rule, reached.wait_ms),
+        members={"violated-policies": [scope]},
+    )

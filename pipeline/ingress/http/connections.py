@@ -24,6 +24,7 @@ from aiohttp.http import HttpProcessingError
 from pipeline.errors import OperatorError
 from pipeline.ingress.http.heads import READ_BYTES_MAX, REQUESTS_WAITING_MAX, RequestParser, malformed
 from pipeline.ingress.http.problems import CONTENT_TYPE, Kind, Problem
+from pipeline.ingress.http.shedding import Doorkeeper, Passed
 from pipeline.settings import InForce
 
 SEND_TIMEOUT_MS = 30_000
@@ -34,7 +35,6 @@ FULL_LOG_INTERVAL_MS = 10_000
 """Minimum time between two log lines that say that a listener is full."""
 RECEIVE_BUFFER_BYTES = 32_768
 """Per connection, in the kernel, which doubles it. One read may return all of it, to be kept until it is parsed."""
-BACKLOG_CONNECTIONS_MAX = 4_096
 OTHER_DESCRIPTORS = 256
 """For everything except connections from clients and to Redis: Kafka, listeners, files."""
 
@@ -120,10 +120,24 @@ def _refusal(limit: int, setting: str, retry_after_s: int) -> bytes:
 class Connection(web.RequestHandler):
     """One connection. It counts towards the limit until it is lost."""
 
-    __slots__ = ("_closing", "_first_request", "_gate", "_sending", "_stream")
+    __slots__ = (
+        "_closing",
+        "_doorkeeper",
+        "_first_request",
+        "_gate",
+        "_sending",
+        "_stream",
+        "_unanswered",
+        "passed",
+    )
 
     def __init__(
-        self, gate: Gate, server: web.Server, loop: asyncio.AbstractEventLoop, keep_alive_timeout_s: float
+        self,
+        gate: Gate,
+        server: web.Server,
+        loop: asyncio.AbstractEventLoop,
+        keep_alive_timeout_s: float,
+        doorkeeper: Doorkeeper | None = None,
     ) -> None:
         super().__init__(
             server,
@@ -138,6 +152,10 @@ class Connection(web.RequestHandler):
         self._max_msg_queue_size = REQUESTS_WAITING_MAX - 1
         self._msg_queue_resume_size = self._max_msg_queue_size // 2
         self._gate = gate
+        self._doorkeeper = doorkeeper
+        self._unanswered = 0
+        self.passed = Passed.NOTHING
+        """What the purchase that was read last has passed before it was parsed."""
         # aiohttp drops the transport when it closes it, but until all is sent the transport can still be aborted.
         self._stream: asyncio.Transport | None = None
         self._first_request: asyncio.TimerHandle | None = None
@@ -166,6 +184,44 @@ class Connection(web.RequestHandler):
             if timer is not None:
                 timer.cancel()
         super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        keeper = self._doorkeeper
+        if keeper is not None and not self.passed and keeper.is_alert and self._is_idle():
+            judged = keeper.answer(cast("asyncio.Transport", self.transport), data, self.peer)
+            if judged.response is not None:
+                self._request_count += 1
+                self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+                return
+            self.passed = judged.passed
+        waiting = len(self._messages)
+        super().data_received(data)
+        self._unanswered += len(self._messages) - waiting
+
+    @property
+    def has_passed_address(self) -> bool:
+        """Whether the purchase that was read last has been counted for its address."""
+        return self.passed >= Passed.ADDRESS
+
+    @property
+    def peer(self) -> str:
+        """The address of the client; empty if it has none."""
+        return peer_of(self.transport)
+
+    def log_access(
+        self, request: web.BaseRequest, response: web.StreamResponse, request_start: float | None
+    ) -> None:
+        """Called by aiohttp when a response has been written."""
+        self._unanswered -= 1
+
+    def _is_idle(self) -> bool:
+        """Whether all requests are answered, so that the next byte begins one.
+
+        aiohttp's own sign of that, its waiter, comes some turns of the event loop later. Under load the next request is
+        here by then, and no connection would ever seem to be idle.
+        """
+        is_open = not (self._force_close or self._close)
+        return self._unanswered == 0 and is_open and cast("RequestParser", self._parser).is_at_boundary
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -229,6 +285,11 @@ class Connection(web.RequestHandler):
             self._stream.abort()
 
 
+def peer_of(transport: asyncio.BaseTransport | None) -> str:
+    name = None if transport is None else transport.get_extra_info("peername")
+    return str(name[0]) if isinstance(name, tuple) else ""
+
+
 class _Refused(asyncio.Protocol):
     """A connection above the limit: it gets a 503, then it is closed.
 
@@ -257,28 +318,3 @@ class _Refused(asyncio.Protocol):
         self._gate.refusing -= 1
         if self._timer is not None:
             self._timer.cancel()
-
-
-async def listen(
-    server: web.Server,
-    gate: Gate,
-    host: str,
-    port: int,
-    *,
-    keep_alive_timeout_ms: int,
-    reuse_port: bool,
-) -> asyncio.Server:
-    """Accept connections for `server`. Raises OSError if the address is not available."""
-    loop = asyncio.get_running_loop()
-
-    def connection() -> Connection:
-        return Connection(gate, server, loop, keep_alive_timeout_ms / 1_000)
-
-    return await loop.create_server(
-        connection,
-        host,
-        port,
-        family=socket.AF_UNSPEC,
-        reuse_port=reuse_port,
-        backlog=BACKLOG_CONNECTIONS_MAX,
-    )

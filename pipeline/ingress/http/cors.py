@@ -63,8 +63,12 @@ class Cors:
         }
         return web.Response(status=204, headers=headers)
 
+    def fields_for(self, origin: str) -> Mapping[str, str]:
+        """The fields of a response to a request from this origin, "" for one without."""
+        return self._fields.get(origin, _VARY)
+
     def _fields_for(self, request: web.Request) -> Mapping[str, str]:
-        return self._fields.get(request.headers.get(hdrs.ORIGIN, ""), _VARY)
+        return self.fields_for(request.headers.get(hdrs.ORIGIN, ""))
 
 
 def _is_preflight(request: web.Request) -> bool:

@@ -52,6 +52,8 @@ class RequestParser:
         self._body: StreamReader = EMPTY_PAYLOAD
         self._pending_bytes = 0
         """Bytes received since the last complete head, or since the last byte of its body."""
+        self.is_at_boundary = True
+        """Whether every read so far was exactly one whole request, so that the next one begins a request."""
         self.message_consumed = self._parser.message_consumed
         self.pause_reading = self._parser.pause_reading
         self.set_upgraded = self._parser.set_upgraded
@@ -60,6 +62,10 @@ class RequestParser:
         """Parse more bytes. Returns what aiohttp's parser returns. Raises HttpProcessingError."""
         body, body_bytes = self._body, self._body.total_bytes
         messages, upgraded, tail = self._parser.feed_data(data)
+        if data or messages:
+            # aiohttp also calls this without data, to go on after a pause.
+            is_whole = len(messages) == 1 and _is_all(data, messages[0][1])
+            self.is_at_boundary = self.is_at_boundary and is_whole
         if messages:
             if any(map(_is_too_large, messages)):
                 raise HeadTooLarge(code=400)
@@ -77,6 +83,11 @@ class RequestParser:
             raise HeadTooLarge(code=400)
         # Trailers of a chunked body: its handler would wait for the end of the body before it answers.
         self._protocol.force_close()
+
+
+def _is_all(data: bytes, body: StreamReader) -> bool:
+    """Whether these bytes are a head and this whole body, and nothing else. A chunked body never is."""
+    return body.is_eof() and data.find(b"\r\n\r\n") + 4 + body.total_bytes == len(data)
 
 
 def _is_too_large(message_and_body: Any) -> bool:

@@ -27,6 +27,7 @@ from pipeline.domain.codes import Code
 from pipeline.domain.finality import FINAL_CODES
 from pipeline.domain.limiters import BURST_MAX, REQUESTS_PER_SECOND_MAX, Algorithm
 from pipeline.domain.product import PER_USER_LIMIT_MAX, QUANTITY_MAX, STOCK_MAX, SaleState
+from pipeline.ingress.flow_control.client_limits import Scope
 from pipeline.ingress.http.fields import (
     ID_REQUIRED,
     PRICE_REQUIRED,
@@ -303,6 +304,10 @@ class ProblemDocument(_Body):
     limit: int | str | MISSING = MISSING
     reason: Annotated[str, Field(pattern="^[a-z_]+$")] | MISSING = MISSING
     """Why a decider refused the command"""
+    violated_policies: Annotated[list[Scope] | MISSING, Field(alias="violated-policies")] = MISSING
+    """The client limits that are used up, as named in `RateLimit-Policy`"""
+    eta_ms: Count | MISSING = MISSING
+    """If too many purchases wait for their decision: an estimate of when they will be decided"""
 
 
 class QueuedEvent(_Body):
@@ -372,6 +377,10 @@ class SystemStats(_Body):
     """By partition"""
     circuit_breaker_state: dict[str, BreakerState]
     """By partition"""
+    client_limits: dict[str, Any]
+    """By client limit that is on"""
+    degradation: dict[str, Any]
+    saturation: dict[str, Any]
     limiter_tokens: dict[str, int] | None
     """By product, for those with a rate limit among up to 200 products of each partition. Up to a second old; null
     while unavailable"""

@@ -23,11 +23,16 @@ class PlainAnswer(web.StreamResponse):
     """A JSON response to a POST (a HEAD would need one without a body). `headers` are sent without any check."""
 
     def __init__(
-        self, document: Mapping[str, Any], status: int, headers: Mapping[str, str] | None = None
+        self,
+        document: Mapping[str, Any],
+        status: int,
+        headers: Mapping[str, str] | None = None,
+        content_type: str = "application/json",
     ) -> None:
         super().__init__(status=status)
         self._document = orjson.dumps(document)
         self._own_headers = headers
+        self._media_type = content_type
         self._keeps_alive = True
 
     @property
@@ -44,28 +49,33 @@ class PlainAnswer(web.StreamResponse):
         if transport is None or transport.is_closing():
             raise ConnectionResetError
         self._keeps_alive = request.keep_alive
-        head = [_STATUS_LINES[self.status], _common_headers(int(time.time()))]
-        if not self._keeps_alive:
+        is_old = request.version < HttpVersion11
+        transport.write(self.encoded(closes=not self._keeps_alive, is_http_1_0=is_old))
+        # A client that keeps sending without reading must not fill our memory with responses.
+        await request.writer.drain()
+        return None
+
+    def encoded(self, *, closes: bool, is_http_1_0: bool = False) -> bytes:
+        """The whole response, for a connection that `closes` after it."""
+        head = [_STATUS_LINES[self.status], _common_headers(int(time.time()), self._media_type)]
+        if closes:
             head.append("Connection: close\r\n")
-        elif request.version < HttpVersion11:
+        elif is_http_1_0:
             head.append("Connection: keep-alive\r\n")
         if self._own_headers is not None:
             head += [f"{name}: {value}\r\n" for name, value in self._own_headers.items()]
         head.append(f"Content-Length: {len(self._document)}\r\n\r\n")
-        transport.write("".join(head).encode() + self._document)
-        # A client that keeps sending without reading must not fill our memory with responses.
-        await request.writer.drain()
-        return None
+        return "".join(head).encode() + self._document
 
     async def write_eof(self, data: bytes = b"") -> None:
         """Nothing is left to write."""
 
 
-@lru_cache(maxsize=1)
-def _common_headers(now_s: int) -> str:
-    """The headers that all responses of this second share."""
+@lru_cache(maxsize=4)
+def _common_headers(now_s: int, content_type: str) -> str:
+    """The headers that all responses of this second and type share."""
     return (
-        "Content-Type: application/json\r\n"
+        f"Content-Type: {content_type}\r\n"
         f"Date: {formatdate(now_s, usegmt=True)}\r\n"
         f"Server: {SERVER_SOFTWARE}\r\n"
     )

@@ -3,14 +3,16 @@
 A handler raises a `Problem` anywhere; `admission.py` turns it into the response.
 """
 
+from collections.abc import Mapping
 from enum import Enum
-from typing import Any
+from typing import Any, Self
 
 import orjson
 from aiohttp import web
 
 from pipeline.domain.codes import Code
 from pipeline.errors import SeckillError
+from pipeline.ingress.http.plain_answer import PlainAnswer
 
 CONTENT_TYPE = "application/problem+json"
 
@@ -50,7 +52,7 @@ class Problem(SeckillError):
 
     `field` names the invalid body field, query parameter or header, `limit` the limit that was exceeded. `reason` is
     why a decider refused a command, in one word.
-    `retry_after_s` becomes the Retry-After header, `allow` the Allow header of a 405, `challenge` WWW-Authenticate.
+    `retry_after_s` becomes the Retry-After header; `headers` are further headers, `members` further members.
     """
 
     def __init__(
@@ -63,8 +65,8 @@ class Problem(SeckillError):
         limit: int | str | None = None,
         reason: str | None = None,
         retry_after_s: int | None = None,
-        allow: str | None = None,
-        challenge: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        members: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(detail)
         self.kind = kind
@@ -74,8 +76,12 @@ class Problem(SeckillError):
         self.limit = limit
         self.reason = reason
         self.retry_after_s = retry_after_s
-        self.allow = allow
-        self.challenge = challenge
+        self.headers = headers or {}
+        self.members = members or {}
+
+    @classmethod
+    def overloaded(cls, message: str, retry_after_s: int) -> Self:
+        return cls(Kind.BUSY, message, code=Code.BUSY, retry_after_s=retry_after_s)
 
     def document(self) -> dict[str, Any]:
         name, title, status = self.kind.value
@@ -92,17 +98,20 @@ class Problem(SeckillError):
             document["limit"] = self.limit
         if self.reason is not None:
             document["reason"] = self.reason
-        return document
+        return {**document, **self.members}
 
     def response(self) -> web.Response:
-        headers = {"Content-Type": CONTENT_TYPE}
-        if self.retry_after_s is not None:
-            headers["Retry-After"] = str(self.retry_after_s)
-        if self.allow is not None:
-            headers["Allow"] = self.allow
-        if self.challenge is not None:
-            headers["WWW-Authenticate"] = self.challenge
+        headers = {"Content-Type": CONTENT_TYPE, **self._headers()}
         return web.Response(body=orjson.dumps(self.document()), status=self.kind.status, headers=headers)
+
+    def plain_response(self) -> PlainAnswer:
+        """The same response to a POST, for less than half the cost: under load, most answers are refusals."""
+        return PlainAnswer(self.document(), self.kind.status, self._headers(), CONTENT_TYPE)
+
+    def _headers(self) -> dict[str, str]:
+        if self.retry_after_s is None:
+            return {**self.headers}
+        return {"Retry-After": str(self.retry_after_s), **self.headers}
 
 
 def invalid(field: str | None, detail: str, limit: int | str | None = None) -> Problem:

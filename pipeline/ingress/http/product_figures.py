@@ -11,8 +11,8 @@ from pipeline.domain.ids import ID_FORM, canonical_id, presented_id
 from pipeline.domain.times import rfc3339
 from pipeline.errors import RedisUnavailable
 from pipeline.ingress.decisions.decision_rate import RateSampler
-from pipeline.ingress.decisions.finder import DecisionFinder
 from pipeline.ingress.final_refusals import FinalRefusals
+from pipeline.ingress.flow_control.queues import PurchaseQueues
 from pipeline.ingress.http.answers import json_answer, money
 from pipeline.ingress.http.problems import Kind, Problem, invalid, not_found
 from pipeline.ingress.http.shared_reads import SharedReads
@@ -28,13 +28,13 @@ class ProductFigures:
     def __init__(
         self,
         store: StockStore,
-        decisions: DecisionFinder,
+        queues: PurchaseQueues,
         rates: RateSampler,
         refusals: FinalRefusals,
         partitions: int,
     ) -> None:
         self._store = store
-        self._decisions = decisions
+        self._queues = queues
         self._rates = rates
         self._refusals = refusals
         self._partitions = partitions
@@ -71,11 +71,6 @@ class ProductFigures:
             "next": shown[-1] if len(following) > limit else None,
         }
 
-    def queued(self, partition: int) -> int:
-        """An estimate: the undecided records of a partition, times the recent average of purchases per record."""
-        end, decided = self._decisions.log_end(partition), self._decisions.decided_offset(partition)
-        return round(max(0, end - decided - 1) * self._rates.by_partition[partition].purchases_per_record())
-
     def _document(self, product_id: str, product: ProductStock, buyers: int) -> dict[str, Any]:
         return {
             "product_id": presented_id(product_id),
@@ -85,7 +80,7 @@ class ProductFigures:
             "sold": product.sold,
             "rejected": {str(code): count for code, count in product.by_code.items() if code != Code.SUCCESS},
             "decided": sum(product.by_code.values()),
-            "queued": self.queued(partition_of(product_id, self._partitions)),
+            "queued": self._queues.queued(partition_of(product_id, self._partitions)),
             "answered_without_log": self._refusals.answers_of(product_id),
         }
 

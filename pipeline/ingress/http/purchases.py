@@ -3,25 +3,34 @@
 Both answer a final refusal at once; such an answer has no request id.
 """
 
+import asyncio
 import time
+from typing import cast
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from pipeline.breakers import BreakerBoard
 from pipeline.domain.codes import Code, http_status
+from pipeline.domain.degradation import Stage
 from pipeline.domain.ids import presented_id
 from pipeline.domain.product import Purchase
 from pipeline.domain.receipts import Receipt
 from pipeline.ingress.command_log.group_commit import GroupCommit
 from pipeline.ingress.command_log.unknown_products import UnknownProducts
 from pipeline.ingress.decisions.finder import DecisionFinder
-from pipeline.ingress.errors import BreakerOpen
+from pipeline.ingress.errors import BreakerOpen, Overloaded, TooManyConcurrent
 from pipeline.ingress.final_refusals import FinalRefusals
+from pipeline.ingress.flow_control.client_limits import ClientLimits
+from pipeline.ingress.flow_control.degradation import Degrader
+from pipeline.ingress.flow_control.queues import PurchaseQueues
+from pipeline.ingress.flow_control.saturation import Saturation
 from pipeline.ingress.http.answers import decision_fields, decision_headers
 from pipeline.ingress.http.bodies import parse_purchase, read_body
 from pipeline.ingress.http.buyers import Buyers
+from pipeline.ingress.http.connections import Connection
 from pipeline.ingress.http.plain_answer import PlainAnswer
+from pipeline.ingress.http.shedding import Passed
 from pipeline.kafka.topics import partition_of
 from pipeline.messages.decisions import Answer
 from pipeline.settings import InForce
@@ -34,6 +43,10 @@ class PurchaseRoutes:
     def __init__(
         self,
         in_force: InForce,
+        limits: ClientLimits,
+        saturation: Saturation,
+        queues: PurchaseQueues,
+        degrader: Degrader,
         commits: GroupCommit,
         decisions: DecisionFinder,
         breakers: BreakerBoard,
@@ -45,6 +58,10 @@ class PurchaseRoutes:
         self._in_force = in_force
         self._body_bytes_max = in_force.base.body_bytes_max
         self._depth_max = in_force.base.json_depth_max
+        self._limits = limits
+        self._saturation = saturation
+        self._queues = queues
+        self._degrader = degrader
         self._commits = commits
         self._decisions = decisions
         self._breakers = breakers
@@ -64,6 +81,7 @@ class PurchaseRoutes:
 
     async def purchase_async(self, request: web.Request) -> web.StreamResponse:
         purchase = await self._read_purchase(request)
+        self._check_queue(purchase.product_id, partition_of(purchase.product_id, self._commits.partitions))
         if (final := await self._refusals.answer(purchase)) is not None:
             return _final_answer(purchase, final)
         self._limit_unknown(purchase.product_id)
@@ -83,14 +101,28 @@ class PurchaseRoutes:
 
     async def purchase(self, request: web.Request) -> web.StreamResponse:
         purchase = await self._read_purchase(request)
+        partition = partition_of(purchase.product_id, self._commits.partitions)
+        concurrent_max = self._in_force.settings.max_concurrent_requests
+        if self._degrader.synchronous >= concurrent_max:
+            raise TooManyConcurrent(concurrent_max, self._queues.eta_ms(partition))
+        self._check_queue(purchase.product_id, partition)
+        self._degrader.synchronous += 1
+        try:
+            return await self._decided(purchase)
+        finally:
+            self._degrader.synchronous -= 1
+
+    async def _decided(self, purchase: Purchase) -> web.StreamResponse:
         if (final := await self._refusals.answer(purchase)) is not None:
             return _final_answer(purchase, final)
         self._decisions.check_room()
         self._limit_unknown(purchase.product_id)
         receipt = await self._commits.submit(purchase)
         acknowledged_s = time.monotonic()
-        decided = await self._decisions.wait_for_own(receipt, self._in_force.settings.wait_timeout_ms)
-        if receipt.index == 0:
+        decided = None
+        if self._degrader.stage is Stage.NORMAL:
+            decided = await self._decisions.wait_for_own(receipt, self._in_force.settings.wait_timeout_ms)
+        if receipt.index == 0 and self._degrader.stage is Stage.NORMAL:
             # Once per record, not once per buyer.
             self._commits.note_decision(purchase.product_id, time.monotonic() - acknowledged_s)
         if decided is None:
@@ -102,15 +134,28 @@ class PurchaseRoutes:
         return PlainAnswer(_purchase_fields(purchase, answer, receipt), http_status(answer.code), headers)
 
     async def _read_purchase(self, request: web.Request) -> Purchase:
+        connection = cast("Connection", request.protocol)
+        passed, connection.passed = connection.passed, Passed.NOTHING
+        if passed < Passed.SHEDDING and not self._saturation.admits(asyncio.get_running_loop().time()):
+            raise Overloaded
+        if passed < Passed.ALL:
+            self._limits.check_process()
         body = await read_body(request, self._body_bytes_max)
         key = request.headers.get("Idempotency-Key")
         if self._buyers is None:
             purchase = parse_purchase(body, self._depth_max, key)
         else:
             purchase = self._buyers.purchase(request, body, self._depth_max, key)
+        if passed < Passed.ALL:
+            self._limits.check_user(purchase.user_id)
         if not self._breakers.all_closed:
             self._refuse_while_open(partition_of(purchase.product_id, self._commits.partitions))
         return purchase
+
+    def _check_queue(self, product_id: str, partition: int) -> None:
+        """Raises QueueFull and TooCrowded."""
+        self._queues.check(partition)
+        self._degrader.check(product_id, partition)
 
     def _limit_unknown(self, product_id: str) -> None:
         """Raises TooManyUnknownProducts. Nothing may be awaited between this and `submit`."""

@@ -22,12 +22,17 @@ from pipeline.ingress.decisions.finder import DecisionFinder
 from pipeline.ingress.decisions.waiters import Waiters
 from pipeline.ingress.errors import InsufficientScope
 from pipeline.ingress.final_refusals import FinalRefusals
+from pipeline.ingress.flow_control.client_limits import ClientLimits
+from pipeline.ingress.flow_control.degradation import Degrader
+from pipeline.ingress.flow_control.queues import PurchaseQueues
+from pipeline.ingress.flow_control.saturation import Saturation
 from pipeline.ingress.http.access import caller_of
 from pipeline.ingress.http.admission import Admission
 from pipeline.ingress.http.answers import json_answer
 from pipeline.ingress.http.connections import Gate
 from pipeline.ingress.http.polling import PollingRoutes
 from pipeline.ingress.http.product_figures import ProductFigures, cleaned_up, id_in_path
+from pipeline.ingress.http.rate_limits import AddressGate
 from pipeline.ingress.http.shared_reads import SharedReads
 from pipeline.kafka.topics import partition_of
 from pipeline.stock.store import OtherLog, StockStore
@@ -49,11 +54,16 @@ class StatsRoutes:
         waiters: Waiters,
         rates: RateSampler,
         polling: PollingRoutes,
+        degrader: Degrader,
         admission: Admission,
         breakers: BreakerBoard,
         refusals: FinalRefusals,
         gate: Gate,
         figures: ProductFigures,
+        limits: ClientLimits,
+        queues: PurchaseQueues,
+        saturation: Saturation,
+        addresses: AddressGate,
     ) -> None:
         self._store = store
         self._commits = commits
@@ -61,11 +71,16 @@ class StatsRoutes:
         self._waiters = waiters
         self._rates = rates
         self._polling = polling
+        self._degrader = degrader
         self._admission = admission
         self._breakers = breakers
         self._refusals = refusals
         self._gate = gate
         self._figures = figures
+        self._limits = limits
+        self._purchase_queues = queues
+        self._saturation = saturation
+        self._addresses = addresses
         self._partitions = commits.partitions
         self._wins: SharedReads[str, list[Win]] = SharedReads(self._read_wins)
         self._tokens: SharedReads[None, _Tokens] = SharedReads(self._read_tokens)
@@ -105,12 +120,16 @@ class StatsRoutes:
                         str(code.value): count for code, count in sorted(self._refusals.by_code.items())
                     },
                     "refused_by_status": {
-                        str(status): count for status, count in sorted(self._admission.refused.items())
+                        str(status): count
+                        for status, count in sorted(self._admission.refused_by_status.items())
                     },
+                    "malformed_forwarded_for": self._addresses.malformed,
                     "connections": self._gate.open,
                     "connections_refused": self._gate.refused,
                     "requests_in_flight": self._admission.in_flight,
                     "purchases_waiting": self._commits.waiting,
+                    "synchronous_purchases": self._degrader.synchronous,
+                    "refused_by_full_queue": self._purchase_queues.refused,
                     "waiters": self._waiters.count,
                     "event_streams": self._polling.streams,
                 },
@@ -121,18 +140,22 @@ class StatsRoutes:
                     str(partition): self._breakers.state(partition).value
                     for partition in range(self._partitions)
                 },
+                "degradation": self._degrader.figures(),
+                "saturation": self._saturation.figures(),
+                "client_limits": self._limits.figures(),
                 "limiter_tokens": await self._limiter_tokens(),
             }
         )
 
-    def _queue(self, partition: int) -> dict[str, int]:
+    def _queue(self, partition: int) -> dict[str, int | None]:
         end = self._decisions.log_end(partition)
         decided = self._decisions.decided_offset(partition)
         return {
             "end_offset": end,
             "decided_offset": decided,
             "lag": max(0, end - decided - 1),
-            "purchases_queued": self._figures.queued(partition),
+            "purchases_queued": self._purchase_queues.queued(partition),
+            "eta_ms": self._purchase_queues.eta_ms(partition),
         }
 
     async def _read_wins(self, product_id: str, users: Sequence[str]) -> Sequence[list[Win]]:

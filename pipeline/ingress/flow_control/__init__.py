@@ -1,0 +1,1 @@
+"""Decides which purchases may go into the log, so that what is accepted is decided soon."""

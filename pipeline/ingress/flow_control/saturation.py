@@ -1,0 +1,161 @@
+"""Whether this process is overloaded, and how many purchases it admits while it is.
+
+Three delays tell: how late the event loop runs what is due, which is how long a request waits until anything looks at
+it; how long a new connection waits until it is accepted; and how long purchases waited for the acknowledgement of their
+record. The rule is `pipeline/domain/shedding.py`.
+
+A shed purchase costs a tenth of an accepted one (`http/shedding.py`), so a process under five times its load still has
+most of its time for those it admits. Polls and statistics are not shed: buyers wait for them.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+from pipeline.domain import limiters
+from pipeline.domain.limiters import Algorithm, Rule
+from pipeline.domain.shedding import INTERVAL_MS, Shedding, adjusted
+from pipeline.settings import InForce
+
+TICK_MS = 20
+TICKS = INTERVAL_MS // TICK_MS
+TURNS_PER_ACKNOWLEDGEMENT = 10
+"""About so many turns of the event loop lie between a purchase and its acknowledgement. If they are late, that is not
+the log's fault."""
+LATE_FACTOR = 2
+"""At this multiple of its target the event loop has so much to refuse that refusals have to wait."""
+BURST_MIN = 100
+"""Purchases that may come at once, however low the rate."""
+WAITING_MIN = 1_000
+"""As many as fit in one record: so many purchases may always wait for their acknowledgement."""
+WAITING_S_MAX = 1.0
+"""Otherwise no more may wait than are acknowledged in this time, so that a burst does not wait until it times out."""
+
+
+class SendDelay(Protocol):
+    """What GroupCommit offers: records acknowledged so far, how long the last one's purchases waited, how many wait."""
+
+    @property
+    def records(self) -> int: ...
+
+    @property
+    def last_wait_ms(self) -> float: ...
+
+    @property
+    def waiting(self) -> int: ...
+
+
+class Saturation:
+    def __init__(self, in_force: InForce, commits: SendDelay, backlog: Callable[[], tuple[int, int]]) -> None:
+        """`backlog` tells how many connections wait to be accepted, and how many have been so far."""
+        self._in_force = in_force
+        self._commits = commits
+        self._backlog = backlog
+        self._accepted = 0
+        self._records = 0
+        self._shedding = Shedding()
+        self._rule: Rule | None = None
+        self._bucket = limiters.FRESH
+        self._admitted = 0
+        self._refused = 0
+        self._waiting_max = WAITING_MIN
+        self.refuses_all = False
+        """Whether no purchase is admitted, whatever the load."""
+        self.pressure = 0.0
+        """The delay in the last interval as a multiple of its target; above 1 the process is saturated."""
+        self.loop_delay_ms = 0.0
+        self.accept_delay_ms = 0.0
+        self.send_delay_ms = 0.0
+        self.shed = 0
+        self.is_late = False
+        """Whether the event loop was late in the whole last interval: once is enough to answer a record's buyers."""
+        self.at_tick: Callable[[], None] | None = None
+
+    @property
+    def is_shedding(self) -> bool:
+        """Whether some purchases may be refused now."""
+        return self.refuses_all or self._rule is not None or self._commits.waiting >= self._waiting_max
+
+    @property
+    def load(self) -> float:
+        """The pressure; at least 1 while purchases are shed because of it."""
+        return self.pressure if self._rule is None else max(1.0, self.pressure)
+
+    def admits(self, now_s: float) -> bool:
+        """Whether a purchase that arrives at `now_s` is admitted; counts it. `now_s` must not run backwards."""
+        if self.refuses_all or self._commits.waiting >= self._waiting_max:
+            self._refused += 1
+            self.shed += 1
+            return False
+        if self._rule is None:
+            self._admitted += 1
+            return True
+        allowed, self._bucket = limiters.admissible(self._rule, self._bucket, int(now_s * 1_000))
+        if allowed <= 0:
+            self._refused += 1
+            self.shed += 1
+            return False
+        self._bucket = limiters.count(self._rule, self._bucket, 1)
+        self._admitted += 1
+        return True
+
+    def figures(self) -> dict[str, object]:
+        per_s = self._shedding.per_s
+        return {
+            "pressure": round(self.pressure, 3),
+            "loop_delay_ms": round(self.loop_delay_ms, 1),
+            "accept_delay_ms": round(self.accept_delay_ms, 1),
+            "send_delay_ms": round(self.send_delay_ms, 1),
+            "admitted_per_second": None if per_s is None else round(per_s),
+            "shed": self.shed,
+        }
+
+    async def run(self) -> None:
+        """Measure and adjust until cancelled."""
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
+        while True:
+            loop_delays, send_delays, accept_delays = [], [], []
+            for _ in range(TICKS):
+                before_s = loop.time()
+                await asyncio.sleep(TICK_MS / 1_000)
+                loop_delays.append((loop.time() - before_s) * 1_000 - TICK_MS)
+                if self.at_tick is not None:
+                    self.at_tick()
+                accept_delays.append(self._accept_delay_ms(loop.time() - before_s))
+                if self._commits.records != self._records:
+                    self._records = self._commits.records
+                    send_delays.append(self._commits.last_wait_ms)
+            now_s = loop.time()
+            delays = min(loop_delays), min(accept_delays), min(send_delays, default=0.0)
+            self.adjust(*delays, now_s - began_s)
+            began_s = now_s
+
+    def _accept_delay_ms(self, elapsed_s: float) -> float:
+        """How long the connections in the backlog will wait at the rate of the last `elapsed_s`."""
+        waiting, accepted = self._backlog()
+        before, self._accepted = self._accepted, accepted
+        return 1_000 * elapsed_s * waiting / max(1, accepted - before)
+
+    def adjust(
+        self, loop_delay_ms: float, accept_delay_ms: float, send_delay_ms: float, elapsed_s: float
+    ) -> None:
+        """End an interval that lasted `elapsed_s`, with the least delays measured in it."""
+        settings = self._in_force.settings
+        self.loop_delay_ms, self.accept_delay_ms = max(0.0, loop_delay_ms), accept_delay_ms
+        self.send_delay_ms = send_delay_ms
+        self.is_late = self.loop_delay_ms > LATE_FACTOR * settings.loop_delay_ms_target
+        arrival = max(self.loop_delay_ms, accept_delay_ms) / settings.loop_delay_ms_target
+        log_delay_ms = max(0.0, send_delay_ms - TURNS_PER_ACKNOWLEDGEMENT * self.loop_delay_ms)
+        log = log_delay_ms / settings.send_delay_ms_target
+        self.pressure = max(arrival, log)
+        self._shedding = adjusted(self._shedding, arrival, log, self._admitted / elapsed_s, self._refused)
+        self._admitted = self._refused = 0
+        self._waiting_max = max(WAITING_MIN, round(WAITING_S_MAX * self._shedding.capacity_per_s))
+        per_s = self._shedding.per_s
+        if not settings.shedding_enable:
+            per_s, self._waiting_max = None, settings.purchases_waiting_max
+        self._rule = None
+        if per_s is not None:
+            rate = min(round(per_s), limiters.REQUESTS_PER_SECOND_MAX)
+            self._rule = Rule(Algorithm.TOKEN_BUCKET, rate, max(BURST_MIN, rate * INTERVAL_MS // 1_000))

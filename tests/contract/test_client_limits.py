@@ -1,0 +1,130 @@
+"""The client limits over HTTP: what is counted, what a refusal says, and that nothing reaches the log."""
+
+from typing import Any, cast
+
+import http_sf
+import pytest
+from in_force import change
+from tokens import WITH_SECRET, bearer, token
+
+from contract.serving import PURCHASE, PURCHASE_ASYNC, SYSTEM, Reply, Service, StartIngress, commands_in_log
+from pipeline.ingress.http.shedding import ALERT_REFUSALS
+
+BODY = {"product_id": 5, "user_id": "u1"}
+
+
+def check_refused(reply: Reply, scope: str, rate: int, quota: int, window_s: int) -> None:
+    assert (reply.status, reply.kind) == (429, "application/problem+json")
+    problem = reply.json()
+    assert (problem["code"], problem["limit"], problem["violated-policies"]) == (-9, rate, [scope])
+    assert f"per {scope}" in problem["detail"]
+    assert problem["type"] == "urn:seckill:problem:busy"
+    ((policy, stated),) = fields(reply, "RateLimit-Policy")
+    assert (policy, stated) == (scope, {"q": quota, "w": window_s})
+    ((policy, left),) = fields(reply, "RateLimit")
+    assert policy == scope
+    assert left["r"] == 0
+    assert int(reply.headers["Retry-After"]) == max(1, left["t"])
+
+
+def fields(reply: Reply, name: str) -> list[tuple[str, dict[str, Any]]]:
+    """The items of a structured field (RFC 9651), with their parameters."""
+    found = http_sf.parse(reply.headers[name].encode(), tltype="list")
+    return cast("list[tuple[str, dict[str, Any]]]", found)
+
+
+async def test_the_limit_per_user(start_ingress: StartIngress) -> None:
+    service = await start_ingress(user_limit_requests_per_second=1, user_limit_burst=2)
+    for _ in range(2):
+        assert (await service.buy_async(5, "u1")).status == 202
+    for path in (PURCHASE, PURCHASE_ASYNC):
+        check_refused(await service.call("POST", path, json=BODY), "user", 1, 2, 2)
+    assert (await service.buy_async(5, "u2")).status == 202
+    assert (await service.figures())["accepted"] == 3
+    assert len(await commands_in_log(service)) == 3
+
+
+@pytest.mark.parametrize("algorithm", ["sliding_window", "fixed_window"])
+async def test_the_limit_of_the_process_is_decided_before_the_body(
+    start_ingress: StartIngress, algorithm: str
+) -> None:
+    service = await start_ingress(process_limit_requests_per_second=5, process_limit_algorithm=algorithm)
+    # Ten bad bodies in a row: at least one refusal falls into a full window.
+    replies = [await service.call("POST", PURCHASE, data=b"{") for _ in range(30)]
+    refused = [each for each in replies if each.status == 429]
+    assert refused
+    check_refused(refused[0], "process", 5, 5, 1)
+    assert {each.status for each in replies} == {415, 429}
+    # Statistics and health are not purchases.
+    assert (await service.call("GET", SYSTEM)).status == 200
+
+
+async def test_every_call_of_an_address_counts_except_health(start_ingress: StartIngress) -> None:
+    service = await start_ingress(address_limit_requests_per_second=1, address_limit_burst=3)
+    receipt = (await service.buy_async(5, "u1")).json()["request_id"]
+    assert (await service.poll(receipt)).status == 200
+    assert (await service.stats(5)).status == 404
+    check_refused(await service.stats(5), "address", 1, 3, 3)
+    check_refused(await service.poll(receipt), "address", 1, 3, 3)
+    check_refused(await service.buy_async(5, "u2"), "address", 1, 3, 3)
+    assert (await service.call("GET", "/health/live")).status == 200
+    assert (await service.prewarm(7777)).status in (200, 504), "the administration listener has no such limit"
+
+
+async def test_the_client_behind_a_trusted_proxy_is_limited(start_ingress: StartIngress) -> None:
+    service = await start_ingress(
+        address_limit_requests_per_second=1, address_limit_burst=1, trusted_proxies="127.0.0.1"
+    )
+
+    async def status(forwarded_for: str) -> int:
+        headers = {"X-Forwarded-For": forwarded_for}
+        return (await service.call("POST", PURCHASE_ASYNC, json=BODY, headers=headers)).status
+
+    assert await status("198.51.100.1") == 202
+    assert await status("198.51.100.1") == 429
+    assert await status("192.0.2.1, 198.51.100.1") == 429, "the client cannot choose its address"
+    assert await status("198.51.100.2") == 202
+    assert await status("not an address") == 202, "it counts for the proxy"
+    assert await status("not an address") == 429
+    figures = (await service.call("GET", SYSTEM, headers={"X-Forwarded-For": "198.51.100.3"})).json()
+    assert figures["service_stats"]["malformed_forwarded_for"] == 2
+    assert figures["client_limits"]["address"]["clients"] == 4
+
+
+async def test_without_trusted_proxies_the_header_is_ignored(start_ingress: StartIngress) -> None:
+    service = await start_ingress(address_limit_requests_per_second=1, address_limit_burst=1)
+    headers = {"X-Forwarded-For": "198.51.100.1"}
+    statuses = [
+        (await service.call("POST", PURCHASE_ASYNC, json=BODY, headers=each)).status for each in ({}, headers)
+    ]
+    assert statuses == [202, 429]
+
+
+async def test_a_limit_changes_while_the_ingress_runs(service: Service) -> None:
+    assert [(await service.buy_async(5, "u1")).status for _ in range(3)] == [202] * 3
+    change(service.ingress.in_force, user_limit_requests_per_second=1, user_limit_burst=1)
+    assert [(await service.buy_async(5, "u1")).status for _ in range(2)] == [202, 429]
+
+
+async def test_with_tokens_the_user_of_the_token_is_limited(start_ingress: StartIngress) -> None:
+    service = await start_ingress(
+        **WITH_SECRET,
+        user_limit_requests_per_second=1,
+        user_limit_burst=1,
+        address_limit_requests_per_second=1,
+        address_limit_burst=ALERT_REFUSALS + 20,
+    )
+
+    async def buy(user: str, **more: object) -> Reply:
+        headers = bearer(token(user))
+        return await service.call("POST", PURCHASE_ASYNC, json={"product_id": 5, **more}, headers=headers)
+
+    replies = [await buy("alice") for _ in range(ALERT_REFUSALS + 1)]
+    assert {each.status for each in replies} == {202, 429}
+    assert {tuple(each.json()["violated-policies"]) for each in replies if each.status == 429} == {("user",)}
+    # From here on purchases are judged before they are parsed, and counted once.
+    assert (await buy("bob", user_id="alice")).status == 403
+    statuses = [(await buy(f"u{number}")).status for number in range(15)]
+    assert statuses == [202] * 15
+    unknown = await service.call("POST", PURCHASE_ASYNC, json=BODY)
+    assert unknown.status == 401, "and nobody without a token is told of limits"
