@@ -58,7 +58,7 @@ format: .venv/.dev-stamp ## Format the code and fix what the linter can fix
 schemas: .venv/.dev-stamp ## Write the JSON schemas of pipeline/messages/models.py into topics.yaml
 	@$(BIN)/python -m pipeline.messages.schemas
 
-settings-doc: .venv/.dev-stamp ## Write docs/settings.md from pipeline/settings.py
+settings-doc: .venv/.dev-stamp ## Write docs/settings.md from pipeline/settings
 	@$(BIN)/python -m pipeline.settings_page
 
 lock: ## Rewrite the lock files, with hashes (LOCK_OPTIONS=--upgrade for the newest versions); needs uv

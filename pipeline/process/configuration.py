@@ -14,6 +14,9 @@ from pipeline.errors import OperatorError
 from pipeline.settings import CONFIG_VARIABLE, Settings
 from pipeline.yaml_files import BadFile
 
+_RAISED = "Value error, "
+"""What pydantic puts before the message of a ValueError."""
+
 
 class BadSettings(OperatorError):
     """Invalid settings; the message has one line for each, with its source, its name and the reason."""
@@ -41,7 +44,7 @@ def source_of(settings: Settings, name: str) -> str:
 def reason_of(error: ErrorDetails) -> str:
     """What is wrong with a value, and the value, safe to print."""
     name = str(error["loc"][0]) if error["loc"] else ""
-    return f"{error['msg']} (got {_shown(name, error['input'])})"
+    return f"{error['msg'].removeprefix(_RAISED)} (got {_shown(name, error['input'])})"
 
 
 def unknown(name: str) -> str:
@@ -59,7 +62,7 @@ def is_secret(name: str) -> bool:
 def _mistake(error: ErrorDetails, overrides: Mapping[str, object]) -> str:
     if not error["loc"]:
         # A rule about several settings; its message names them, and its input is all of them.
-        return error["msg"].removeprefix("Value error, ")
+        return error["msg"].removeprefix(_RAISED)
     name = str(error["loc"][0])
     file = os.environ.get(CONFIG_VARIABLE)
     if name in overrides:

@@ -184,13 +184,25 @@ def test_an_unusable_file_is_refused(
     assert reason in line
 
 
-def test_a_secret_has_one_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["kafka_password", "redis_password", "token_secret", "ticket_secret"])
+def test_a_secret_has_one_source(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "secret"
+    path.write_text(SECRET * 2)
+    (line,) = refusal(monkeypatch, **{name: "other" * 9, f"{name}_file": path})
+    assert line.startswith(f"SECKILL_{name.upper()}_FILE: ")
+    assert f"SECKILL_{name.upper()} is set, too" in line
+    assert "other" not in line
+
+
+@pytest.mark.parametrize("name", ["token_secret", "ticket_secret"])
+def test_a_file_with_a_weak_secret_is_refused(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "secret"
     path.write_text(SECRET)
-    (line,) = refusal(monkeypatch, redis_password="other", redis_password_file=path)
-    assert line.startswith("SECKILL_REDIS_PASSWORD_FILE: ")
-    assert "SECKILL_REDIS_PASSWORD is set, too" in line
-    assert "other" not in line
+    (line,) = refusal(monkeypatch, **{f"{name}_file": path})
+    assert line.startswith(f"SECKILL_{name.upper()}_FILE: ")
+    assert "at least 32 bytes" in line
 
 
 def test_a_child_process_gets_a_secret_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,7 +229,9 @@ def test_no_secret_is_printed(tmp_path: Path, caplog: pytest.LogCaptureFixture) 
 
 
 def test_a_refusal_does_not_show_the_value_of_any_secret() -> None:
-    assert {name for name in Settings.model_fields if is_secret(name)} >= {"kafka_password", "redis_password"}
+    assert {name for name in Settings.model_fields if is_secret(name)} >= {
+        *("kafka_password", "redis_password", "token_secret", "ticket_secret"),
+    }
     assert not is_secret("kafka_password_file")
     assert not is_secret("")
     # A value of a wrong type is refused by the type itself.

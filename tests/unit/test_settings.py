@@ -260,7 +260,7 @@ def refusal(monkeypatch: pytest.MonkeyPatch, **settings: str) -> str:
         ({"tokens_required": "1"}, ["TOKENS_REQUIRED", "TOKEN_SECRET or SECKILL_TOKEN_SECRET_FILE"]),
         (
             {"tokens_required": "1", "token_secret": LONG, "token_secret_file": "x"},
-            ["TOKENS_REQUIRED", "not both"],
+            ["TOKEN_SECRET_FILE", "cannot be read"],
         ),
         (
             {"tokens_required": "1", "token_algorithms": "HS256,ES256", "token_secret": LONG},

@@ -54,7 +54,7 @@ async def test_a_printed_token_is_accepted(
             {"TOKEN_SECRET_FILE": "/nowhere"},
             ("--user", "a", "--scope", "admin"),
             2,
-            "SECKILL_TOKEN_SECRET_FILE: /",
+            "SECKILL_TOKEN_SECRET_FILE: cannot be read",
         ),
         ({"TOKEN_ALGORITHMS": "ES256"}, ("--user", "a", "--scope", "admin"), 2, "SECKILL_TOKEN_ALGORITHMS: "),
         ({"TOKEN_SECRET": SECRET}, ("--user", "a@b", "--scope", "purchase"), 2, "sub: not a user id"),

@@ -11,6 +11,7 @@ from typing import Any
 import jwt
 from jwt.utils import base64url_encode
 
+from pipeline.credentials import SecretFile
 from pipeline.process.watched_file import WatchedFile
 from pipeline.settings import KEY_ALGORITHMS, SECRET_ALGORITHM, Settings, secrets_in
 
@@ -70,7 +71,7 @@ class TokenKeys:
         self._secret_file: WatchedFile[tuple[bytes, ...]] | None = None
         self._jwks_file: WatchedFile[PublicKeys] | None = None
         if SECRET_ALGORITHM in accepted:
-            self._secret_file = secret_file("token_secret_file", settings)
+            self._secret_file = secret_file("token_secret_file", settings.token_secret_file)
             if settings.token_secret is not None:
                 self._fixed = _secret_keys(secrets_in(settings.token_secret.get_secret_value()))
         if settings.token_jwks_file is not None and set(accepted) & set(KEY_ALGORITHMS):
@@ -103,10 +104,9 @@ class TokenKeys:
             await self._jwks_file.look_again()
 
 
-def secret_file(name: str, settings: Settings) -> WatchedFile[tuple[bytes, ...]] | None:
-    """The file of secrets that this setting names; None if it is not set."""
-    path = getattr(settings, name)
-    return None if path is None else WatchedFile(f"SECKILL_{name.upper()}", path, parse_secrets)
+def secret_file(setting: str, file: SecretFile | None) -> WatchedFile[tuple[bytes, ...]] | None:
+    """The file of secrets behind this setting, for secrets that change; None if it is not set."""
+    return None if file is None else WatchedFile(f"SECKILL_{setting.upper()}", file.path, parse_secrets)
 
 
 def parse_secrets(data: bytes) -> tuple[bytes, ...]:

@@ -10,7 +10,7 @@ from pipeline.settings import Settings, secrets_in
 class Tickets:
     def __init__(self, settings: Settings) -> None:
         self._lifetime_ms = settings.ticket_lifetime_ms
-        self.file = secret_file("ticket_secret_file", settings)
+        self.file = secret_file("ticket_secret_file", settings.ticket_secret_file)
         self._fixed: tuple[bytes, ...] = ()
         if settings.ticket_secret is not None:
             self._fixed = secrets_in(settings.ticket_secret.get_secret_value())

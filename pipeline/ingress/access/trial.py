@@ -5,9 +5,9 @@ from typing import Any
 
 import jwt
 
+from pipeline.credentials import secret_of
 from pipeline.domain.claims import ClaimFault, ClaimRules, judge_claims
 from pipeline.errors import OperatorError
-from pipeline.ingress.access.keys import parse_secrets
 from pipeline.settings import SECRET_ALGORITHM, Settings, secrets_in
 
 
@@ -34,13 +34,7 @@ def trial_token(settings: Settings, user: str, scopes: Sequence[str], now_s: int
 
 
 def _signing_secret(settings: Settings) -> bytes:
-    if settings.token_secret is not None:
-        return secrets_in(settings.token_secret.get_secret_value())[0]
-    path = settings.token_secret_file
-    if path is None:
+    secret = secret_of(settings.token_secret, settings.token_secret_file)
+    if secret is None:
         raise NoTrialToken("SECKILL_TOKEN_SECRET or SECKILL_TOKEN_SECRET_FILE: not set")
-    try:
-        return parse_secrets(path.read_bytes())[0]
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise NoTrialToken(f"SECKILL_TOKEN_SECRET_FILE: {path}: {reason}") from None
+    return secrets_in(secret.get_secret_value())[0]
