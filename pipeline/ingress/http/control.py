@@ -14,7 +14,7 @@ from pipeline.ingress.http.access import author_of
 from pipeline.ingress.http.admission import Admission
 from pipeline.ingress.http.answers import json_answer
 from pipeline.ingress.http.bodies import parse_object, read_body
-from pipeline.ingress.http.models import SetSetting, UnknownField, UnsetSetting
+from pipeline.ingress.http.operator_requests import SetSetting, UnknownField, UnsetSetting
 from pipeline.ingress.http.problems import Kind, Problem, invalid, not_found
 from pipeline.kafka.producer import Sender, SendFailed
 from pipeline.kafka.topics import Topic

@@ -1,7 +1,7 @@
-"""The bodies of all HTTP requests and answers. `/openapi.json` is generated from these models.
+"""The bodies of the requests of buyers, and of all answers. `/openapi.json` is generated from these models.
 
-Administration calls parse their bodies with them. Purchases have a handwritten parser, because there are many, and
-answers are built by hand; tests check both against the models.
+Purchases have a handwritten parser, because there are many, and answers are built by hand; tests check both against
+the models. The requests of operators are in `operator_requests.py`.
 """
 
 from datetime import datetime
@@ -11,77 +11,38 @@ from pydantic import (
     MISSING,
     BaseModel,
     ConfigDict,
-    Discriminator,
     Field,
     Json,
-    Tag,
-    ValidationInfo,
-    field_validator,
-    model_validator,
 )
-from pydantic.json_schema import SkipJsonSchema
 from typing_extensions import TypeAliasType
 
 from pipeline.domain.breaker import BreakerState
 from pipeline.domain.codes import Code
 from pipeline.domain.finality import FINAL_CODES
 from pipeline.domain.limiters import BURST_MAX, REQUESTS_PER_SECOND_MAX, Algorithm
-from pipeline.domain.product import PER_USER_LIMIT_MAX, QUANTITY_MAX, STOCK_MAX, SaleState
+from pipeline.domain.product import QUANTITY_MAX, SaleState
 from pipeline.ingress.flow_control.client_limits import Scope
 from pipeline.ingress.http.fields import (
-    ID_REQUIRED,
-    PRICE_REQUIRED,
-    TIME_REQUIRED,
-    Form,
     Id,
-    PaymentTimeoutMs,
-    Price,
-    Rfc3339,
-    Text,
-    Waitlist,
     WholeNumber,
 )
-from pipeline.messages.commands import NAME_LENGTH_MAX
 from pipeline.messages.control_models import Scalar
-from pipeline.messages.fields import BY_LENGTH_MAX, REASON_LENGTH_MAX
 from pipeline.messages.json_schema import Among
-from pipeline.messages.value_types import Author, Reason
-
-STATUS_LENGTH_MAX = 32
-_BUCKET, _WINDOW = "(bucket)", "(window)"
-RATE_LIMIT_KINDS = (_BUCKET, _WINDOW)
-"""Tags of the union: one of them follows `rate_limit` in the location of a validation error."""
 
 RequestId = TypeAliasType("RequestId", Annotated[str, Field(pattern="^[0-9]+-[0-9]+-[0-9]+$")])
 Count = TypeAliasType("Count", Annotated[int, Field(ge=0)])
 AnswerCode = TypeAliasType("AnswerCode", Annotated[int, Among(tuple(Code))])
+RequestsPerSecond = Annotated[int, WholeNumber(1, REQUESTS_PER_SECOND_MAX)]
 
 
-class _Body(BaseModel):
+class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True)
 
 
 # --- requests ---------------------------------------------------------------------------------------------------
 
 
-class UnknownField(ValueError):
-    """A body has a field unknown to its call; `known` lists the known ones."""
-
-    def __init__(self, name: str, known: list[str]) -> None:
-        super().__init__(f"unknown field; the known fields are {', '.join(known)}")
-        self.name = name
-
-
-class _Administration(_Body):
-    @model_validator(mode="before")
-    @classmethod
-    def _refuse_unknown(cls, document: Any) -> Any:
-        if isinstance(document, dict) and (unknown := sorted(document.keys() - cls.model_fields.keys())):
-            raise UnknownField(unknown[0], sorted(cls.model_fields))
-        return document
-
-
-class PurchaseRequest(_Body):
+class PurchaseRequest(Body):
     model_config = ConfigDict(extra="allow")
 
     product_id: Id
@@ -95,7 +56,7 @@ class OwnPurchaseRequest(PurchaseRequest):
     user_id: Id | MISSING = MISSING  # type: ignore[assignment]
 
 
-class TicketRequest(_Body):
+class TicketRequest(Body):
     model_config = ConfigDict(extra="allow")
 
     product_id: Id
@@ -106,140 +67,10 @@ class OwnTicketRequest(TicketRequest):
     user_id: Id | MISSING = MISSING  # type: ignore[assignment]
 
 
-_ALGORITHMS = Form(f"one of {', '.join(Algorithm)}", ", ".join(Algorithm))
-_RequestsPerSecond = Annotated[int, WholeNumber(1, REQUESTS_PER_SECOND_MAX)]
-
-
-class TokenBucket(_Administration):
-    algorithm: Annotated[Literal[Algorithm.TOKEN_BUCKET], _ALGORITHMS] = Algorithm.TOKEN_BUCKET
-    requests_per_second: _RequestsPerSecond
-    burst: Annotated[int | MISSING, WholeNumber(1, BURST_MAX)] = MISSING
-    """By default equal to requests_per_second"""
-
-
-class Window(_Administration):
-    algorithm: Annotated[Literal[Algorithm.SLIDING_WINDOW, Algorithm.FIXED_WINDOW], _ALGORITHMS]
-    requests_per_second: _RequestsPerSecond
-    burst: SkipJsonSchema[Any] = MISSING
-
-    @field_validator("burst")
-    @classmethod
-    def _refuse_burst(cls, _: Any, info: ValidationInfo) -> Any:
-        raise ValueError(f"only for {Algorithm.TOKEN_BUCKET}, not {info.data['algorithm']}")
-
-
-def _kind_of_rate_limit(document: Any) -> str:
-    windows = [Algorithm.SLIDING_WINDOW, Algorithm.FIXED_WINDOW]
-    return _WINDOW if isinstance(document, dict) and document.get("algorithm") in windows else _BUCKET
-
-
-class Noted(_Administration):
-    reason: Annotated[str | MISSING, Text(1, REASON_LENGTH_MAX)] = MISSING
-    """Why; it goes into the log"""
-    by: Annotated[str | MISSING, Text(1, BY_LENGTH_MAX)] = MISSING
-    """Who; it goes into the log"""
-
-
-_RateLimitOrNone = (
-    Annotated[
-        Annotated[TokenBucket, Tag(_BUCKET)] | Annotated[Window, Tag(_WINDOW)],
-        Discriminator(_kind_of_rate_limit),
-    ]
-    | None
-)
-
-
-class Prewarm(Noted):
-    # The problem document names the first invalid field in this order.
-    product_id: Annotated[Id, ID_REQUIRED]
-    payment_timeout_ms: PaymentTimeoutMs = 0
-    waitlist: Waitlist = False
-    start_time: Annotated[Rfc3339, TIME_REQUIRED]
-    end_time: Annotated[Rfc3339, TIME_REQUIRED]
-    product_name: Annotated[str, Text(1, NAME_LENGTH_MAX)]
-    price: Annotated[Price, PRICE_REQUIRED]
-    """Exact, with up to 4 decimals"""
-    stock: Annotated[int, WholeNumber(0, STOCK_MAX)]
-    status: Annotated[str, Text(1, STATUS_LENGTH_MAX, "; any value other than 'active' means paused")] = (
-        "active"
-    )
-    per_user_limit: Annotated[int, WholeNumber(1, PER_USER_LIMIT_MAX)] = 1
-    rate_limit: Annotated[_RateLimitOrNone, Form("an object")] = None
-
-    @field_validator("end_time")
-    @classmethod
-    def _after_start(cls, end_ms: int, info: ValidationInfo) -> int:
-        if end_ms <= info.data.get("start_time", -1):
-            raise ValueError("must be after start_time")
-        return end_ms
-
-
-class ControlRequest(Noted):
-    product_id: Annotated[Id, ID_REQUIRED]
-
-
-class AdjustRequest(ControlRequest):
-    change: Annotated[int, WholeNumber(-STOCK_MAX, STOCK_MAX)]
-    """Units to add to the stock, or to take away if negative; not 0"""
-    reason: Annotated[str, Text(1, REASON_LENGTH_MAX)]
-
-    @field_validator("change")
-    @classmethod
-    def _not_zero(cls, change: int) -> int:
-        if change == 0:
-            raise ValueError("must not be 0, which changes nothing")
-        return change
-
-
-class PauseRequest(ControlRequest):
-    pass
-
-
-class ResumeRequest(ControlRequest):
-    pass
-
-
-class ExtendRequest(ControlRequest):
-    """One of the two times is required; each may be earlier or later than before"""
-
-    start_time: Annotated[Rfc3339 | MISSING, TIME_REQUIRED] = MISSING
-    end_time: Annotated[Rfc3339 | MISSING, TIME_REQUIRED] = MISSING
-
-
-class LimitsRequest(ControlRequest):
-    """One of the two limits is required"""
-
-    per_user_limit: Annotated[int | MISSING, WholeNumber(1, PER_USER_LIMIT_MAX)] = MISSING
-    rate_limit: Annotated[_RateLimitOrNone | MISSING, Form("an object, or null for no limit")] = MISSING
-
-
-class CloseRequest(ControlRequest):
-    pass
-
-
-class CleanupRequest(ControlRequest):
-    pass
-
-
-class SetSetting(_Administration):
-    value: Scalar
-    """As in the settings file"""
-    reason: Reason
-    by: Author | MISSING = MISSING
-    """Who; with tokens, the name in the token counts"""
-
-
-class UnsetSetting(_Administration):
-    """The query parameters of the call that unsets a setting"""
-
-    reason: Reason
-    by: Author | MISSING = MISSING
-
-
 # --- answers ----------------------------------------------------------------------------------------------------
 
 
-class _Decision(_Body):
+class _Decision(Body):
     code: AnswerCode
     message: str
     success: bool
@@ -264,7 +95,7 @@ class FinalAnswer(_Decision):
 PurchaseOrFinalAnswer = TypeAliasType("PurchaseOrFinalAnswer", PurchaseAnswer | FinalAnswer)
 
 
-class Accepted(_Body):
+class Accepted(Body):
     message: str
     request_id: RequestId
     product_id: Id
@@ -272,14 +103,14 @@ class Accepted(_Body):
     status_url: str
 
 
-class Ticket(_Body):
+class Ticket(Body):
     ticket: str
     product_id: Id
     user_id: Id
     expires_at: datetime
 
 
-class Queued(_Body):
+class Queued(Body):
     request_id: RequestId
     status: Literal["queued"]
     ahead: Count
@@ -294,7 +125,7 @@ class Decided(_Decision):
 RequestStatus = TypeAliasType("RequestStatus", Queued | Decided)
 
 
-class ProblemDocument(_Body):
+class ProblemDocument(Body):
     type: str
     title: str
     status: int
@@ -310,17 +141,17 @@ class ProblemDocument(_Body):
     """If too many purchases wait for their decision: an estimate of when they will be decided"""
 
 
-class QueuedEvent(_Body):
+class QueuedEvent(Body):
     event: Literal["queued"]
     data: Json[Queued]
 
 
-class DecidedEvent(_Body):
+class DecidedEvent(Body):
     event: Literal["decided"]
     data: Json[Decided]
 
 
-class ProblemEvent(_Body):
+class ProblemEvent(Body):
     event: Literal["problem"]
     data: Json[ProblemDocument]
 
@@ -328,13 +159,13 @@ class ProblemEvent(_Body):
 Event = TypeAliasType("Event", QueuedEvent | DecidedEvent | ProblemEvent)
 
 
-class RateLimit(_Body):
-    requests_per_second: _RequestsPerSecond
+class RateLimit(Body):
+    requests_per_second: RequestsPerSecond
     burst: Annotated[int, WholeNumber(1, BURST_MAX)]
     algorithm: Algorithm
 
 
-class Activity(_Body):
+class Activity(Body):
     product_name: str
     price: float
     initial_stock: Count
@@ -347,7 +178,7 @@ class Activity(_Body):
     rate_limit: RateLimit | None
 
 
-class ProductStats(_Body):
+class ProductStats(Body):
     product_id: Id
     current_stock: Count
     user_count: Count
@@ -363,7 +194,7 @@ class ProductStats(_Body):
     not counted in `decided`"""
 
 
-class Purchased(_Body):
+class Purchased(Body):
     product_id: Id
     user_id: Id
     purchased: bool
@@ -371,7 +202,7 @@ class Purchased(_Body):
     order_id: RequestId | MISSING = MISSING
 
 
-class SystemStats(_Body):
+class SystemStats(Body):
     service_stats: dict[str, Any]
     queue_stats: dict[str, Any]
     """By partition"""
@@ -386,19 +217,19 @@ class SystemStats(_Body):
     while unavailable"""
 
 
-class Service(_Body):
+class Service(Body):
     name: str
     version: str
 
 
-class Control(_Body):
+class Control(Body):
     version: Annotated[int, Field(ge=-1)]
     """Offset of the newest record of the control topic that changed a setting of this process; -1 for none"""
     refused: str | None
     """The newest record of the control topic that this process refused, and why"""
 
 
-class Health(_Body):
+class Health(Body):
     status: Literal["ok", "unavailable"]
     timestamp: datetime
     service: Service
@@ -409,7 +240,7 @@ class Health(_Body):
     """What to repair although this process can serve, such as a key file that became invalid"""
 
 
-class SettingChanged(_Body):
+class SettingChanged(Body):
     name: str
     value: Scalar
     """In force once a process has read the record at `offset`"""
@@ -417,14 +248,14 @@ class SettingChanged(_Body):
     offset: Count
 
 
-class LastChange(_Body):
+class LastChange(Body):
     by: str
     reason: str
     at: datetime
     offset: Count
 
 
-class Setting(_Body):
+class Setting(Body):
     name: str
     value: Scalar
     """In force in this process"""
@@ -439,13 +270,13 @@ class OneSetting(Setting):
     version: Annotated[int, Field(ge=-1)]
 
 
-class AllSettings(_Body):
+class AllSettings(Body):
     version: Annotated[int, Field(ge=-1)]
     """Offset of the newest record that changed a setting of this process; -1 for none"""
     settings: list[Setting]
 
 
-class Applied(_Body):
+class Applied(Body):
     """The command was applied at this offset of the command log: purchases before it are judged by the old state"""
 
     message: str
@@ -468,7 +299,7 @@ class Adjusted(Applied):
     sold: Count
 
 
-class Products(_Body):
+class Products(Body):
     products: list[ProductStats]
     next: str | None
     """The value of `after` for the next page, null on the last one"""

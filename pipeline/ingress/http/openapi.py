@@ -17,6 +17,18 @@ from pipeline.ingress.http.access import SCOPES
 from pipeline.ingress.http.administration import ACTIVITY_PATH, PATH, PRODUCTS_LISTED_MAX
 from pipeline.ingress.http.buyers import TICKET_HEADER
 from pipeline.ingress.http.control import PATH as PATH_OF_SETTINGS
+from pipeline.ingress.http.operator_requests import (
+    AdjustRequest,
+    CleanupRequest,
+    CloseRequest,
+    ExtendRequest,
+    LimitsRequest,
+    PauseRequest,
+    Prewarm,
+    ResumeRequest,
+    SetSetting,
+    UnsetSetting,
+)
 from pipeline.ingress.http.tickets import TICKET_PATH
 from pipeline.messages.commands import IDEMPOTENCY_KEY
 from pipeline.messages.json_schema import Schema, json_schemas
@@ -25,12 +37,12 @@ from pipeline.settings import LIVE_SETTINGS, Settings
 OPENAPI_PATH = "/openapi.json"
 
 _BODIES = (
-    *(models.Prewarm, models.AdjustRequest, models.PauseRequest, models.ResumeRequest),
-    *(models.ExtendRequest, models.LimitsRequest, models.CloseRequest, models.CleanupRequest),
+    *(Prewarm, AdjustRequest, PauseRequest, ResumeRequest),
+    *(ExtendRequest, LimitsRequest, CloseRequest, CleanupRequest),
     *(models.Accepted, models.PurchaseAnswer, models.FinalAnswer, models.PurchaseOrFinalAnswer),
     *(models.RequestStatus, models.Event, models.ProductStats, models.Purchased, models.SystemStats),
     *(models.Health, models.Applied, models.Opened, models.Adjusted, models.Products, models.ProblemDocument),
-    *(models.SetSetting, models.SettingChanged, models.OneSetting, models.AllSettings),
+    *(SetSetting, models.SettingChanged, models.OneSetting, models.AllSettings),
 )
 
 
@@ -279,7 +291,7 @@ def _control_paths(settings: Settings) -> Schema:
         "description": "A live setting. One that is read at the start only gets a 409.",
         "schema": {"enum": sorted(LIVE_SETTINGS)},
     }
-    unset = json_schemas({"query": models.UnsetSetting}, "")[1]["UnsetSetting"]
+    unset = json_schemas({"query": UnsetSetting}, "")[1]["UnsetSetting"]
     query = [
         {"name": field, "in": "query", "required": field in unset["required"], "schema": schema}
         for field, schema in unset["properties"].items()
@@ -302,7 +314,7 @@ def _control_paths(settings: Settings) -> Schema:
             },
             "put": {
                 "summary": "Set a live setting, in every process",
-                "requestBody": _body(models.SetSetting),
+                "requestBody": _body(SetSetting),
                 "responses": _answers(problems, {200: models.SettingChanged}),
             },
             "delete": {
@@ -342,14 +354,14 @@ def _admin_paths(settings: Settings) -> Schema:
 
 
 _COMMANDS: Final = {
-    "prewarm": ("Open a product", models.Prewarm, models.Opened),
-    "adjust": ("Add units to the stock, or take them away", models.AdjustRequest, models.Adjusted),
-    "pause": ("Pause a sale", models.PauseRequest, models.Applied),
-    "resume": ("Resume a paused sale", models.ResumeRequest, models.Applied),
-    "extend": ("Move the start or the end of a sale", models.ExtendRequest, models.Applied),
-    "limits": ("Change the limit per user or the rate limit", models.LimitsRequest, models.Applied),
-    "close": ("End a product's sale for good", models.CloseRequest, models.Applied),
-    "cleanup": ("Free what Redis holds of a closed product", models.CleanupRequest, models.Applied),
+    "prewarm": ("Open a product", Prewarm, models.Opened),
+    "adjust": ("Add units to the stock, or take them away", AdjustRequest, models.Adjusted),
+    "pause": ("Pause a sale", PauseRequest, models.Applied),
+    "resume": ("Resume a paused sale", ResumeRequest, models.Applied),
+    "extend": ("Move the start or the end of a sale", ExtendRequest, models.Applied),
+    "limits": ("Change the limit per user or the rate limit", LimitsRequest, models.Applied),
+    "close": ("End a product's sale for good", CloseRequest, models.Applied),
+    "cleanup": ("Free what Redis holds of a closed product", CleanupRequest, models.Applied),
 }
 """By call: its summary, its body and its answer."""
 

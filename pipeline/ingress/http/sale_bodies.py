@@ -22,7 +22,7 @@ from pipeline.domain.product import Opening, SaleState
 from pipeline.ingress.http.bodies import parse_object
 from pipeline.ingress.http.exact_numbers import parse_exactly
 from pipeline.ingress.http.fields import Form, NotSupportedYet
-from pipeline.ingress.http.models import (
+from pipeline.ingress.http.operator_requests import (
     RATE_LIMIT_KINDS,
     AdjustRequest,
     CleanupRequest,
