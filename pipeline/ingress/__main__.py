@@ -68,7 +68,7 @@ async def _serve(settings: Settings, topics: Topics) -> int:
     is_explained = isinstance(fault, NewerFormat)
     logger.critical(
         "%s; exiting",
-        fault if is_explained else "reading the decision log or the control topic failed",
+        fault if is_explained else "a part that must run all the time has failed",
         exc_info=None if is_explained else fault,
     )
     return await _end(ingress, 1)

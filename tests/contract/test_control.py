@@ -12,8 +12,9 @@ from contract.serving import REQUESTS, Reply, Service, StartIngress
 from pipeline.control.follower import CONTROL_PARTITION
 from pipeline.ingress.app import StartFailed
 from pipeline.kafka.connection import client_options
+from pipeline.kafka.log_reader import LogReader
 from pipeline.kafka.producer import LogProducer
-from pipeline.messages.settings import SettingChange, encode_setting
+from pipeline.messages.settings import SettingChange, decode_setting, encode_setting
 from pipeline.settings import LIVE_SETTINGS
 
 CONTROL = "/api/v1/control"
@@ -41,6 +42,17 @@ async def until_version(service: Service, offset: int) -> None:
             await asyncio.sleep(0.02)
 
 
+async def changes_in_log(service: Service) -> list[int]:
+    """The offsets of the changes of settings in the control topic; the ingress also writes its stage of degradation."""
+    log = LogReader(service.settings.kafka(), ends_are_exact=service.settings.kafka_idempotence)
+    return [
+        record.offset
+        async for batch in log.read(service.topics.control.name, CONTROL_PARTITION, 0)
+        for record in batch
+        if decode_setting(record.key, record.value) is not None
+    ]
+
+
 @pytest.fixture
 async def writer(service: Service) -> AsyncIterator[LogProducer]:
     producer = LogProducer(service.settings, "test", idempotent=service.settings.kafka_idempotence)
@@ -61,23 +73,31 @@ async def test_a_setting_is_set_shown_and_unset(start_ingress: StartIngress) -> 
         "version": -1,
     }
     done = await set_to(service, "retry_after_s", 9, by="ann")
+    offset = done.json()["offset"]
     assert (done.status, done.json()) == (
         200,
-        {"name": "retry_after_s", "value": 9, "before": 4, "offset": 0},
+        {"name": "retry_after_s", "value": 9, "before": 4, "offset": offset},
     )
-    await until_version(service, 0)
+    await until_version(service, offset)
     found = (await call(service, "GET", "retry_after_s")).json()
-    assert found.pop("change").items() >= {"by": "ann", "reason": "a crowd", "offset": 0}.items()
-    assert found == {"name": "retry_after_s", "value": 9, "base": 4, "source": "control", "version": 0}
+    assert found.pop("change").items() >= {"by": "ann", "reason": "a crowd", "offset": offset}.items()
+    assert found == {
+        "name": "retry_after_s",
+        "value": 9,
+        "base": 4,
+        "source": "control",
+        "version": offset,
+    }
 
     undone = await call(service, "DELETE", "retry_after_s", params={"reason": "it is over"})
+    offset = undone.json()["offset"]
     assert (undone.status, undone.json()) == (
         200,
-        {"name": "retry_after_s", "value": 4, "before": 9, "offset": 1},
+        {"name": "retry_after_s", "value": 4, "before": 9, "offset": offset},
     )
-    await until_version(service, 1)
+    await until_version(service, offset)
     everything = (await service.call("GET", CONTROL, admin=True)).json()
-    assert everything["version"] == 1
+    assert everything["version"] == offset
     assert [each["name"] for each in everything["settings"]] == sorted(LIVE_SETTINGS)
     (found,) = (each for each in everything["settings"] if each["name"] == "retry_after_s")
     assert (found["value"], found["source"], found["change"]["reason"]) == (4, "file", "it is over")
@@ -111,7 +131,8 @@ async def test_a_refusal_names_field_and_limit_and_writes_nothing(
     problem = reply.json()
     assert (reply.status, problem.get("field"), problem.get("limit")) == (status, field, limit), problem
     assert (field or name) in problem["detail"]
-    assert (await set_to(service, "retry_after_s", 1)).json()["offset"] == 0
+    offset = (await set_to(service, "retry_after_s", 1)).json()["offset"]
+    assert await changes_in_log(service) == [offset]
 
 
 async def test_unsetting_needs_a_reason_and_a_live_setting(service: Service) -> None:

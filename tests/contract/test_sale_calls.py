@@ -52,12 +52,9 @@ async def test_stats_count_the_decisions(service: Service, decider: Decider) -> 
     assert stats["service_stats"]["accepted"] == 4
     assert stats["service_stats"]["requests_in_flight"] == 1
     assert stats["service_stats"]["refused_by_status"] == {"409": 2}
-    assert stats["queue_stats"][partition] == {
-        "end_offset": 5,
-        "decided_offset": 4,
-        "lag": 0,
-        "purchases_queued": 0,
-    }
+    queue = stats["queue_stats"][partition]
+    assert (queue.pop("eta_ms") or 0) >= 0, "null until the rate of the partition is known"
+    assert queue == {"end_offset": 5, "decided_offset": 4, "lag": 0, "purchases_queued": 0}
     assert set(stats["circuit_breaker_state"].values()) == {"closed"}
     assert 0 < stats["limiter_tokens"]["p-1"] <= 1_000
 

@@ -20,8 +20,9 @@ OPEN = {("GET", "/health"), ("GET", "/health/live"), ("GET", "/health/ready"), (
 
 async def routes(settings: Settings) -> set[tuple[str, str]]:
     ingress = Ingress(settings, load_topics(Profile.LOCAL))
-    public, *_ = ingress._public_app()
-    found = {listed(route) for app in (public, ingress._admin_app()) for route in app.router.routes()}
+    applications = ingress._applications
+    apps = applications.public(ingress._public_gate).app, applications.administration()
+    found = {listed(route) for app in apps for route in app.router.routes()}
     await ingress.stop()
     return found
 
