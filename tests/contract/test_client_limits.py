@@ -8,7 +8,7 @@ from in_force import change
 from tokens import WITH_SECRET, bearer, token
 
 from contract.serving import PURCHASE, PURCHASE_ASYNC, SYSTEM, Reply, Service, StartIngress, commands_in_log
-from pipeline.ingress.http.shedding import ALERT_REFUSALS
+from pipeline.ingress.http.shedding import Doorkeeper
 
 BODY = {"product_id": 5, "user_id": "u1"}
 
@@ -106,25 +106,29 @@ async def test_a_limit_changes_while_the_ingress_runs(service: Service) -> None:
     assert [(await service.buy_async(5, "u1")).status for _ in range(2)] == [202, 429]
 
 
-async def test_with_tokens_the_user_of_the_token_is_limited(start_ingress: StartIngress) -> None:
+async def test_with_tokens_the_user_of_the_token_is_limited_and_each_purchase_counts_once(
+    start_ingress: StartIngress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As while purchases are refused: each is judged before it is parsed.
+    monkeypatch.setattr(Doorkeeper, "is_alert", True)
     service = await start_ingress(
         **WITH_SECRET,
         user_limit_requests_per_second=1,
-        user_limit_burst=1,
+        process_limit_requests_per_second=1,
+        process_limit_burst=30,
         address_limit_requests_per_second=1,
-        address_limit_burst=ALERT_REFUSALS + 20,
+        address_limit_burst=30,
     )
 
-    async def buy(user: str, **more: object) -> Reply:
-        headers = bearer(token(user))
+    async def buy(user: str | None, **more: object) -> Reply:
+        headers = {} if user is None else bearer(token(user))
         return await service.call("POST", PURCHASE_ASYNC, json={"product_id": 5, **more}, headers=headers)
 
-    replies = [await buy("alice") for _ in range(ALERT_REFUSALS + 1)]
-    assert {each.status for each in replies} == {202, 429}
-    assert {tuple(each.json()["violated-policies"]) for each in replies if each.status == 429} == {("user",)}
-    # From here on purchases are judged before they are parsed, and counted once.
+    for _ in range(3):
+        # Nobody without a token uses up, or is told of, the limits of others.
+        assert (await buy(None, user_id="alice")).status == 401
     assert (await buy("bob", user_id="alice")).status == 403
-    statuses = [(await buy(f"u{number}")).status for number in range(15)]
-    assert statuses == [202] * 15
-    unknown = await service.call("POST", PURCHASE_ASYNC, json=BODY)
-    assert unknown.status == 401, "and nobody without a token is told of limits"
+    assert [(await buy(f"u{number}")).status for number in range(20)] == [202] * 20
+    replies = [await buy("alice") for _ in range(6)]
+    assert replies[0].status == 202
+    assert {tuple(each.json()["violated-policies"]) for each in replies if each.status == 429} == {("user",)}

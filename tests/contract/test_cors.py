@@ -94,3 +94,17 @@ async def test_the_administration_listener_knows_no_origins(start_ingress: Start
     service = await start_ingress(**CORS)
     async with service.admin.get("/", headers={"Origin": SHOP}) as response:
         assert ALLOWED not in response.headers
+
+
+async def test_a_purchase_that_is_refused_before_it_is_parsed_names_the_origin(
+    start_ingress: StartIngress,
+) -> None:
+    service = await start_ingress(**CORS, degradation_stage="3")
+    async with asyncio.timeout(10):
+        while (response := await ask(service, "POST", PURCHASE_ASYNC, SHOP, **BUY)).status != 429:
+            await asyncio.sleep(0.02)
+    for origin, allowed in ((SHOP, [SHOP]), (OTHER, [OTHER]), ("https://evil.example", []), (None, [])):
+        for headers in ({}, {"Connection": "close"}, {"X-A": "1", "Upgrade": "x"}):
+            response = await ask(service, "POST", PURCHASE_ASYNC, origin, headers=headers, **BUY)
+            assert (response.status, response.headers.getall(ALLOWED, [])) == (429, allowed)
+            assert response.headers.getall("Vary") == ["Origin"]
