@@ -16,6 +16,7 @@ from pipeline.errors import OperatorError, Unavailable
 from pipeline.settings import Settings
 
 ACTIVITY_PATH = "/api/v1/seckill/activity"
+STATS_PATH = "/api/v1/seckill/stats"
 TRIES_MAX = 4
 """Per command: an ingress that restarts, or a log that acknowledges late, needs no operator."""
 TRY_TIMEOUT_MS = 15_000
@@ -51,7 +52,7 @@ class OperatorClient:
 
     async def product(self, product_id: str) -> dict[str, Any]:
         """The figures of a product."""
-        return await self._tried("GET", f"{ACTIVITY_PATH}/{product_id}")
+        return await self._tried("GET", f"{STATS_PATH}/{product_id}")
 
     async def products(self) -> list[dict[str, Any]]:
         """The figures of all products that are not cleaned up, in the order of their ids as text."""

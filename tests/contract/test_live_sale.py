@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from contract.serving import ACTIVITY, Decider, Service, StartIngress
+from contract.serving import ACTIVITY, STATS, Decider, Service, StartIngress
 from pipeline.domain.controls import COMMAND_KEYS_MAX
 
 LATER = "2091-01-01T00:00:00Z"
@@ -179,7 +179,7 @@ async def test_the_list_of_products(service: Service, decider: Decider) -> None:
     assert ([each["product_id"] for each in first["products"]], first["next"]) == ([5, "a"], "a")
     rest = (await service.call("GET", f"{ACTIVITY}?after=a", admin=True)).json()
     assert ([each["product_id"] for each in rest["products"]], rest["next"]) == (["c", "d"], None)
-    shown = await service.call("GET", f"{ACTIVITY}/a", admin=True, template=ACTIVITY + "/{product_id}")
+    shown = await service.call("GET", f"{STATS}a", admin=True, template=STATS + "{product_id}")
     assert shown.json() == first["products"][1]
     for limit in ("0", "1001", "x", "-1", ""):
         reply = await service.call("GET", f"{ACTIVITY}?limit={limit}", admin=True)

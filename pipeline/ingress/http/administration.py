@@ -15,7 +15,7 @@ from pipeline.ingress.http.access import ADMINISTRATION_PREFIXES, author_of
 from pipeline.ingress.http.answers import json_answer
 from pipeline.ingress.http.bodies import idempotency_key, read_body
 from pipeline.ingress.http.problems import Kind, Problem, invalid, not_found
-from pipeline.ingress.http.product_figures import ProductFigures
+from pipeline.ingress.http.product_figures import STATS_PATH, ProductFigures
 from pipeline.ingress.http.sale_bodies import PARSERS
 from pipeline.ingress.operator_commands import DecidedCommand, OperatorCommands
 from pipeline.messages.commands import ControlCommand, MalformedCommand, OpenCommand
@@ -66,7 +66,7 @@ class AdministrationRoutes:
         return [
             *(web.post(PATH + call, self._handler(call, parse)) for call, parse in PARSERS.items()),
             web.get(ACTIVITY_PATH, self.products),
-            web.get(PATH + "{product_id}", self._figures.product),
+            web.get(STATS_PATH, self._figures.product),
         ]
 
     def _handler(

@@ -316,7 +316,6 @@ def _control_paths(settings: Settings) -> Schema:
 
 def _admin_paths(settings: Settings) -> Schema:
     servers = _admin_servers(settings)
-    product_id = _path_parameter("product_id", fields.Id)
     page = {
         "summary": "Products that are not cleaned up, in the order of their ids",
         "parameters": [
@@ -329,14 +328,8 @@ def _admin_paths(settings: Settings) -> Schema:
         ],
         "responses": _answers((400, 429, 503), {200: models.Products}),
     }
-    figures = {
-        "summary": "Statistics of a product",
-        "parameters": [product_id],
-        "responses": _answers((400, 404, 410, 429, 503), {200: models.ProductStats}),
-    }
     return {
         ACTIVITY_PATH: {"servers": servers, "get": page},
-        PATH + "{product_id}": {"servers": servers, "get": figures},
         **{PATH + call: {"servers": servers, "post": _command(call)} for call in _COMMANDS},
     }
 

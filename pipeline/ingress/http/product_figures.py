@@ -20,6 +20,9 @@ from pipeline.kafka.topics import partition_of
 from pipeline.stock.store import StockStore
 from pipeline.stock.values import ProductStock
 
+STATS_PATH = "/api/v1/seckill/stats/{product_id}"
+"""On both listeners."""
+
 _Stored = tuple[ProductStock | None, int]
 """A product and its number of buyers."""
 
