@@ -38,9 +38,10 @@ def repair(product_id: str, apply: bool, as_json: bool) -> None:
     else:
         for line in (*report.differences, *report.notes):
             click.echo(str(line))
+        count = len(report.differences)
         click.echo(
             f"product {product_id}, partition {report.partition}, up to command {report.offset}: "
-            f"{len(report.differences):,} differences" + (", all mended" if report.is_mended else "")
+            f"{count:,} difference{'' if count == 1 else 's'}{', mended' if report.is_mended else ''}"
         )
     if report.differences and not report.is_mended:
         raise click.exceptions.Exit(1)

@@ -89,10 +89,15 @@ class _Repair:
         self._fold = self._history.fold
 
     async def run(self, *, apply: bool) -> RepairReport:
-        first = comparison = await self._compare()
-        if apply and comparison.differences:
+        first = await self._compare()
+        if not first.differences and self._history.stored() == StoredProduct(None, None):
+            raise CannotRepair(
+                f"the product {self._product_id} was never opened, and Redis has nothing of it "
+                f"(partition {self._partition}, up to command {first.offset})"
+            )
+        if apply and first.differences:
             try:
-                await self._mend_all(comparison)
+                await self._mend(first)
             except (Unavailable, OperatorError, Fatal) as error:
                 raise CannotRepair(f"{error}. Redis may be partly mended: run the repair again") from error
         notes = [] if self._history.note is None else [self._history.note]
@@ -103,7 +108,7 @@ class _Repair:
             self._product_id, self._partition, first.offset, first.differences, notes, is_mended
         )
 
-    async def _mend_all(self, comparison: _Comparison) -> None:
+    async def _mend(self, comparison: _Comparison) -> None:
         for _ in range(ROUNDS_MAX):
             for users in _parts(comparison.users):
                 await self._write(users)
@@ -143,11 +148,6 @@ class _Repair:
                 await self._catch_up()
             if (self._history.stored().fields is None) == (stored.fields is None):
                 break
-        if stored == StoredProduct(None, None) and not differences and not buyers:
-            raise CannotRepair(
-                f"the product {self._product_id} was never opened, and Redis has nothing of it "
-                f"(partition {self._partition}, up to command {found.offset})"
-            )
         return _Comparison(
             found.offset,
             differences + [self._buyer_difference(user, value) for user, value in buyers.items()],
