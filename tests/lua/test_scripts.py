@@ -28,7 +28,7 @@ from pipeline.messages.decisions import ControlDecision, decode_decision
 from pipeline.stock.client import RedisFault
 from pipeline.stock.scripts import script
 from pipeline.stock.store import MayEvict, OtherLog, Stale, StockStore
-from pipeline.stock.values import PreparedCommand, ProductSnapshot
+from pipeline.stock.values import PreparedCommand, ProductSnapshot, StoredProduct
 
 PARTITION = 1
 TERMS = Opening(name="n", price="9.90", stock=10_000, start_ms=0, end_ms=10**13, per_user_limit=1)
@@ -64,6 +64,8 @@ async def test_a_decider_that_is_not_at_the_cursor_changes_nothing(store: StockS
             await store.replay(PARTITION, after, 0, [])
         with pytest.raises(Stale, match="cursor is at 1"):
             await store.wipe(PARTITION, after)
+        with pytest.raises(Stale, match="cursor is at 1"):
+            await store.repair(PARTITION, after, "1001", StoredProduct(None, None), {"a": None})
     assert everything(redis_url) == before
 
 
@@ -155,6 +157,45 @@ async def test_a_writer_whose_lock_has_another_token_changes_nothing(
     await store.take_over(PARTITION)
     assert await store.cursor_offset(PARTITION) == 1
     assert everything(redis_url).keys() == {*before, Taken.token_key.encode(), b"seckill:{p1}:log"}
+
+
+async def test_a_repair_gives_one_product_these_values_and_no_other(
+    store: StockStore, redis_url: str
+) -> None:
+    await store.decide(PARTITION, -1, 0, [opening(), purchase(1, "a", "b"), opening(2, "p-2")])
+    product, buyers = (f"seckill:{{p{PARTITION}}}:{name}:1001" for name in ("product", "buyers"))
+    cleaned, log = (f"seckill:{{p{PARTITION}}}:{name}" for name in ("cleaned", "log"))
+    with Redis.from_url(redis_url, decode_responses=True) as client:
+        other = client.hgetall(f"seckill:{{p{PARTITION}}}:product:p-2")
+        cursor = client.hgetall(f"seckill:{{p{PARTITION}}}:cursor")
+        client.hset(cleaned, "1001", "")
+        client.set(log, "x", ex=100)
+        for _ in range(2):
+            await store.repair(
+                PARTITION,
+                2,
+                "1001",
+                StoredProduct({"stock": "7"}, None),
+                {"a": b"1:0:2", "b": None, "c": b"1:2"},
+            )
+            assert client.hgetall(product) == {"stock": "7"}
+            assert client.hgetall(buyers) == {"a": "1:0:2", "c": "1:2"}
+            assert (client.exists(cleaned), client.ttl(log)) == (0, -1)
+            assert await store.products(PARTITION) == ["1001", "p-2"]
+        await store.repair(PARTITION, 2, "1001", StoredProduct(None, "5:k"), {"z": None})
+        assert (client.exists(product, buyers), client.hgetall(cleaned)) == (0, {"1001": "5:k"})
+        assert await store.products(PARTITION) == ["p-2"]
+        await store.repair(PARTITION, 2, "1001", StoredProduct(None, None), {})
+        assert client.exists(product, buyers, cleaned) == 0
+        assert client.hgetall(f"seckill:{{p{PARTITION}}}:product:p-2") == other
+        assert client.hgetall(f"seckill:{{p{PARTITION}}}:cursor") == cursor
+
+
+async def test_a_repair_takes_1000_buyers(store: StockStore) -> None:
+    await store.decide(PARTITION, -1, 0, [opening()])
+    wins = {f"user-{number:059d}": b"0:%d" % number for number in range(1_000)}
+    await store.repair(PARTITION, 0, "1001", StoredProduct({"stock": "7"}, None), wins)
+    assert await store.buyer_count(PARTITION, "1001") == 1_000
 
 
 async def test_a_full_chunk_fits_one_call(store: StockStore) -> None:
@@ -337,7 +378,7 @@ def test_codes_and_limits_are_the_same_in_lua() -> None:
     }
 
 
-@pytest.mark.parametrize("name", ["decide", "snapshot", "replay", "wipe", "take_over", "lock"])
+@pytest.mark.parametrize("name", ["decide", "snapshot", "replay", "wipe", "take_over", "repair", "lock"])
 def test_every_script_documents_its_keys_arguments_reply_and_errors(name: str) -> None:
     source = script(name)
     assert all(f"-- {word}" in source for word in ("KEYS", "ARGV", "Reply", "Errors"))
