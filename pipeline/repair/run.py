@@ -1,25 +1,27 @@
 """`seckill repair --product`: compares one product in Redis with the decision log, and mends Redis from it.
 
 Never the other way round. It may run during a sale: each write is fenced by the cursor, like a decider's. If a decider
-was there first, the fold of the decisions advances to the new cursor, and the write is tried again.
+was there first, the fold of the decisions advances to the new cursor, and the write is tried again. A lock keeps a
+second repair out.
 
 Memory: the product's winners, some 300 bytes each, and the differences. Of other products nothing is kept.
 """
 
 from collections import deque
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from typing import NamedTuple
 
 from pipeline.audit import checks
 from pipeline.audit.partition import complete_bounds
 from pipeline.audit.reader import ProductInRedis, StockReader
-from pipeline.errors import Fatal, OperatorError, Unavailable
+from pipeline.errors import Fatal, LockLost, OperatorError, Unavailable
 from pipeline.kafka.log_identity import log_identity
 from pipeline.kafka.log_reader import LogReader
 from pipeline.kafka.records import LogRecord
 from pipeline.kafka.topic_admin import require_topics
 from pipeline.kafka.topics import Topics, partition_of
+from pipeline.lock import held
 from pipeline.messages.decisions import NotADecision, decision_at, peek_source_offset
 from pipeline.repair.differences import Difference, RepairReport, product_differences
 from pipeline.repair.history import CannotRepair, ProductHistory
@@ -27,6 +29,7 @@ from pipeline.settings import Settings
 from pipeline.stock.store import Stale, StockStore
 from pipeline.stock.values import StoredProduct
 
+LOCK_NAME = "repair"
 BROKER_TIMEOUT_MS = 10_000
 BUYERS_PER_CALL_MAX = 1_000
 WRITE_TRIES_MAX = 500
@@ -51,7 +54,10 @@ async def repair(settings: Settings, topics: Topics, product_id: str, *, apply: 
         await require_topics(settings.kafka(), topics, BROKER_TIMEOUT_MS)
         store.log_identity = await log_identity(settings.kafka(), topics)
         await complete_bounds(log, topics.results, partition)
-        async with aclosing(log.follow(topics.results.name, partition)) as decisions:
+        async with AsyncExitStack() as stack:
+            if apply:
+                store.lock = await stack.enter_async_context(held(settings, LOCK_NAME))
+            decisions = await stack.enter_async_context(aclosing(log.follow(topics.results.name, partition)))
             return await _Repair(partition, product_id, store, reader, decisions).run(apply=apply)
     except CannotRepair:
         raise
@@ -98,7 +104,7 @@ class _Repair:
         if apply and first.differences:
             try:
                 await self._mend(first)
-            except (Unavailable, OperatorError, Fatal) as error:
+            except (Unavailable, OperatorError, Fatal, LockLost) as error:
                 raise CannotRepair(f"{error}. Redis may be partly mended: run the repair again") from error
         notes = [] if self._history.note is None else [self._history.note]
         if not first.is_complete:

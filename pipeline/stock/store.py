@@ -181,7 +181,7 @@ class StockStore:
     ) -> None:
         """Give the product, and these of its buyers (at most 1,000), these values; None is a user without a win.
 
-        Raises Stale if the cursor is not at `at_offset`, or RedisUnavailable.
+        Raises Stale if the cursor is not at `at_offset`, LockLost or RedisUnavailable.
         """
         fields = stored.fields or {}
         state = "opened" if fields else "never_opened" if stored.cleaned is None else "cleaned_up"
@@ -191,7 +191,7 @@ class StockStore:
         for user, wins in buyers.items():
             argv += (user, wins or b"")
         keys = [*self._key_names(partition, [product_id]), self._keys.log(partition)]
-        _raise_if_stale(await reply_of(self._repair(keys=keys, args=argv)), partition, at_offset)
+        _raise_if_stale(await self._locked(self._repair, keys, argv), partition, at_offset)
 
     async def has_keys(self, partition: int, on_step: Callable[[], None] = lambda: None) -> bool:
         """Whether Redis contains any decided state of this partition.

@@ -1,7 +1,6 @@
 """`seckill repair` over real topics and a real Redis: it finds what is damaged, mends it, and changes nothing else."""
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator
 from typing import Any, cast
 
 import pytest
@@ -10,12 +9,21 @@ from kafka_admin import trim
 from audit.faults import ADJUSTED, GONE, HALTED, LIMITED, NEVER, PARTITION, PLAIN, commands
 from audit.redis_damages import CLEANED, CURSOR, DAMAGES, buyers_of, stock_of
 from audit.sale import Sale
-from audit.test_rebuild import seckill
 from pipeline.audit import Check, audit
+from pipeline.audit.reader import StockReader
 from pipeline.decider.replay import Replay
+from pipeline.domain.controls import Cleanup
 from pipeline.domain.product import Opening
 from pipeline.kafka.records import LogRecord
-from pipeline.messages.commands import OpenCommand, encode_open, encode_purchases
+from pipeline.lock import held
+from pipeline.messages.commands import (
+    ControlCommand,
+    Note,
+    OpenCommand,
+    encode_control,
+    encode_open,
+    encode_purchases,
+)
 from pipeline.repair import CannotRepair, repair, run
 from pipeline.stock.keys import Keys
 from pipeline.stock.store import StockStore
@@ -229,6 +237,44 @@ async def test_what_differs_again_after_it_was_mended_is_reported(
         await mended(sold)
 
 
+async def test_a_product_that_is_cleaned_up_during_the_comparison_is_compared_again(
+    sold: Sale, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, cleanup = StockReader.all_buyers, ControlCommand(PLAIN, Cleanup(), Note("why", None, None))
+
+    async def clean_up_first(self: StockReader, *arguments: Any) -> AsyncIterator[dict[str, bytes]]:
+        await sold.send([(PLAIN.encode(), encode_control(cleanup))])
+        await sold.decide()
+        async for part in read(self, *arguments):
+            yield part
+
+    monkeypatch.setattr(StockReader, "all_buyers", clean_up_first)
+    assert await found(sold) == []
+
+
+async def test_a_second_repair_is_refused_but_may_compare(sold: Sale) -> None:
+    sold.redis.hset(stock_of(PLAIN), "stock", 99)
+    async with held(sold.settings, "repair"):
+        with pytest.raises(CannotRepair, match="the lock repair is taken"):
+            await mended(sold)
+        assert len(await found(sold)) == 1
+    await mended(sold)
+
+
+async def test_a_repair_that_loses_its_lock_ends(sold: Sale, monkeypatch: pytest.MonkeyPatch) -> None:
+    sold.redis.hset(stock_of(PLAIN), "stock", 99)
+    write = StockStore.repair
+
+    async def lose_the_lock_first(self: StockStore, *arguments: Any) -> None:
+        sold.redis.incr(keys.lock_token("repair"))
+        await write(self, *arguments)
+
+    monkeypatch.setattr(StockStore, "repair", lose_the_lock_first)
+    with pytest.raises(CannotRepair, match=r"another took the lock\. Redis may be partly mended"):
+        await mended(sold)
+    assert sold.redis.hget(stock_of(PLAIN), "stock") == b"99"
+
+
 # --- what it refuses -------------------------------------------------------------------------------------------------
 
 
@@ -302,56 +348,3 @@ async def test_a_redis_that_goes_back_is_refused(sold: Sale, monkeypatch: pytest
     monkeypatch.setattr(StockStore, "repair", go_back_first)
     with pytest.raises(CannotRepair, match="went back from 39 to 3"):
         await mended(sold)
-
-
-# --- the command line ------------------------------------------------------------------------------------------------
-
-
-async def test_the_command_compares_and_mends(sold: Sale, monkeypatch: pytest.MonkeyPatch) -> None:
-    result = await seckill(sold, monkeypatch, "repair", "--product", PLAIN)
-    assert (result.exit_code, result.stdout) == (
-        0,
-        f"product {PLAIN}, partition 1, up to command 39: 0 differences\n",
-    )
-    sold.redis.hset(stock_of(PLAIN), "stock", 99)
-    line = f"seckill:{{p1}}:product:{PLAIN} stock: '99' instead of '0'"
-    summary = f"product {PLAIN}, partition 1, up to command 39: 1 difference"
-    result = await seckill(sold, monkeypatch, "repair", "--product", PLAIN)
-    assert (result.exit_code, result.stdout) == (1, f"{line}\n{summary}\n")
-    result = await seckill(sold, monkeypatch, "repair", "--product", PLAIN, "--apply")
-    assert (result.exit_code, result.stdout) == (0, f"{line}\n{summary}, mended\n")
-    result = await seckill(sold, monkeypatch, "repair", "--product", PLAIN, "--apply")
-    assert result.exit_code == 0
-
-
-async def test_the_command_prints_json(sold: Sale, monkeypatch: pytest.MonkeyPatch) -> None:
-    sold.redis.hdel(buyers_of(PLAIN), "b")
-    result = await seckill(sold, monkeypatch, "repair", "--product", PLAIN, "--json")
-    assert result.exit_code == 1
-    difference = {"key": buyers_of(PLAIN), "field": "b", "found": None, "expected": "1:1:2"}
-    expected = {"product_id": PLAIN, "partition": PARTITION, "offset": 39, "notes": []}
-    assert json.loads(result.stdout) == {**expected, "differences": [difference], "mended": False}
-    result = await seckill(sold, monkeypatch, "repair", "--product", PLAIN, "--json", "--apply")
-    assert result.exit_code == 0
-    assert json.loads(result.stdout)["mended"] is True
-
-
-@pytest.mark.parametrize(
-    ("arguments", "settings", "error"),
-    [
-        (("--product", NEVER), {}, "was never opened"),
-        (("--product", PLAIN), {"SECKILL_REDIS_URL": "redis://127.0.0.1:1/0"}, "Error: Redis"),
-        (("--product", "a b"), {}, "'a b' is not a positive integer up to"),
-        ((), {}, "Missing option '--product'"),
-    ],
-)
-async def test_the_command_cannot_run(
-    sold: Sale,
-    monkeypatch: pytest.MonkeyPatch,
-    arguments: Sequence[str],
-    settings: Mapping[str, str],
-    error: str,
-) -> None:
-    result = await seckill(sold, monkeypatch, "repair", *arguments, **settings)
-    assert (result.exit_code, result.stdout) == (2, "")
-    assert error in result.stderr

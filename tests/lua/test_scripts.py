@@ -145,6 +145,7 @@ async def test_a_writer_whose_lock_has_another_token_changes_nothing(
             store.wipe(PARTITION, 1),
             store.replay(PARTITION, 1, 2, [("1001", decided[1].replace(b'offset":1', b'offset":2'))]),
             store.take_over(PARTITION),
+            store.repair(PARTITION, 1, "1001", StoredProduct(None, None), {}),
         ):
             with pytest.raises(LockLost, match="seckill:lock:job:token"):
                 await call
@@ -155,6 +156,7 @@ async def test_a_writer_whose_lock_has_another_token_changes_nothing(
     await store.replay(PARTITION, -1, 2, [("1001", record) for record in decided])
     store.log_identity = "log"
     await store.take_over(PARTITION)
+    await store.repair(PARTITION, 1, "1001", StoredProduct({"stock": "7"}, None), {})
     assert await store.cursor_offset(PARTITION) == 1
     assert everything(redis_url).keys() == {*before, Taken.token_key.encode(), b"seckill:{p1}:log"}
 
