@@ -4,7 +4,7 @@ Never the other way round. It may run during a sale: each write is fenced by the
 was there first, the fold of the decisions advances to the new cursor, and the write is tried again. A lock keeps a
 second repair out.
 
-Memory: the product's winners, some 300 bytes each, and the differences. Of other products nothing is kept.
+Memory: the product's winners, some 200 bytes each, and the differences. Of other products nothing is kept.
 """
 
 from collections import deque
