@@ -22,7 +22,7 @@ from pipeline.kafka.records import LogRecord
 from pipeline.kafka.topic_admin import require_topics
 from pipeline.kafka.topics import Topics, partition_of
 from pipeline.lock import held
-from pipeline.messages.decisions import NotADecision, decision_at, peek_source_offset
+from pipeline.messages.decisions import Decision, NotADecision, decision_at, peek_source_offset
 from pipeline.repair.differences import Difference, RepairReport, product_differences
 from pipeline.repair.history import CannotRepair, ProductHistory
 from pipeline.settings import Settings
@@ -232,30 +232,27 @@ class _Repair:
         """Apply what was fetched, then the last answer, as far as the cursor."""
         while self._pending:
             record = self._pending[0]
-            offset = _source_offset(record.value)
-            if offset is not None and offset > found.offset:
+            decision = self._new_decision(record.offset, record.value)
+            if decision is not None and decision.source_offset > found.offset:
                 break
             self._pending.popleft()
-            if offset is None or offset > self._fold.offset:
-                self._apply(record.offset, record.value)
+            if decision is not None:
+                self._history.apply(decision)
         if self._fold.offset < found.settled:
             return
         for value in found.last_answer:
-            offset = _source_offset(value)
-            if offset is not None and self._fold.offset < offset <= found.offset:
-                self._apply(-1, value)
+            decision = self._new_decision(-1, value)
+            if decision is not None and decision.source_offset <= found.offset:
+                self._history.apply(decision)
 
-    def _apply(self, position: int, value: bytes | None) -> None:
-        decision = decision_at(self._partition, position, value)
-        if decision is not None:
-            self._history.apply(decision)
-
-
-def _source_offset(value: bytes | None) -> int | None:
-    try:
-        return peek_source_offset(value)
-    except NotADecision:
-        return None
+    def _new_decision(self, position: int, value: bytes | None) -> Decision | None:
+        """None for a repeat or a foreign record."""
+        try:
+            if peek_source_offset(value) <= self._fold.offset:
+                return None
+        except NotADecision:
+            pass  # reported below
+        return decision_at(self._partition, position, value)
 
 
 def _parts(users: Sequence[str]) -> Iterator[Sequence[str]]:

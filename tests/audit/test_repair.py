@@ -123,9 +123,17 @@ async def test_a_redis_behind_the_log_is_compared_at_its_cursor(sold: Sale) -> N
 
 
 async def test_a_foreign_record_in_the_decision_log_is_skipped(sold: Sale) -> None:
-    junk = [(b"x", b"{}"), (b"x", b"junk"), (b"x", b'{"source_offset":2,"type":"purchase"}')]
-    await sold.producer.send_all(sold.topics.results.name, PARTITION, junk)
-    assert await found(sold) == []
+    junk = [
+        b"{}",
+        b"junk",
+        b'{"source_offset":2,"type":"purchase"}',
+        b'{"source_offset":99,"type":"purchase"}',
+    ]
+    await sold.producer.send_all(sold.topics.results.name, PARTITION, [(b"x", each) for each in junk])
+    for user in ("x", "y"):
+        await sold.send([(ADJUSTED.encode(), encode_purchases(ADJUSTED, [user]))])
+        await sold.decide()
+    assert await found(sold, ADJUSTED) == []
 
 
 async def test_more_buyers_than_one_call_or_one_comparison_takes(
