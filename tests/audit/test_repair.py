@@ -155,6 +155,7 @@ async def test_more_buyers_than_one_call_or_one_comparison_takes(
     report = await repair(sold.settings, sold.topics, PLAIN, apply=True)
     assert everything(sold) == intact
     assert max(sizes) == 30
+    assert len(report.differences) < len(foreign)
     assert report.notes == [f"only the first {len(report.differences)} differences are listed"]
 
 
@@ -229,6 +230,7 @@ async def test_a_decider_that_is_always_faster_ends_the_repair(
     monkeypatch.setattr(StockStore, "repair", decide_first)
     with pytest.raises(CannotRepair, match=r"moved before each of 3 tries.*run the repair again"):
         await mended(sold, ADJUSTED)
+    assert sold.decided == 39 + 3, "another number of tries"
     assert sold.redis.hget(buyers_of(ADJUSTED), "a") is None
 
 
@@ -236,13 +238,15 @@ async def test_what_differs_again_after_it_was_mended_is_reported(
     sold: Sale, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sold.redis.hset(stock_of(PLAIN), "stock", 99)
+    calls: list[object] = []
 
-    async def write(*_: object) -> None:
-        return
+    async def write(*arguments: object) -> None:
+        calls.append(arguments)
 
     monkeypatch.setattr(StockStore, "repair", write)
     with pytest.raises(CannotRepair, match=r"differs again after it was mended: .*'99' instead of '0'"):
         await mended(sold)
+    assert len(calls) == 1
 
 
 async def test_a_product_that_is_cleaned_up_during_the_comparison_is_compared_again(
