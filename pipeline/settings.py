@@ -247,6 +247,10 @@ class Settings(BaseSettings):
     """How far the issuer's clock may be off: for `exp` and `nbf`."""
     tokens_cached_max: Annotated[int, Field(ge=1, le=1_000_000)] = 20_000
     """Verified tokens that an ingress remembers, of about 0.6 KB each; the least recently used is dropped first."""
+    operator_token: Secret | None = None
+    """The token with which `seckill sale` signs in to the administration listener."""
+    operator_token_file: SecretFileSetting | None = None
+    """A file with `operator_token`."""
     tickets_required: bool = False
     """If on, a purchase needs a ticket, which buyers get only while the sale is on."""
     ticket_secret: SecretStr | None = None
@@ -304,7 +308,7 @@ class Settings(BaseSettings):
         *("redis_user", "redis_password", "redis_password_file", "redis_ca_file", "redis_certificate_file"),
         *("redis_key_file", "health_port"),
         *("token_secret", "token_secret_file", "token_jwks_file", "token_issuer", "token_audience"),
-        *("ticket_secret", "ticket_secret_file", "cors_origins"),
+        *("operator_token", "operator_token_file", "ticket_secret", "ticket_secret_file", "cors_origins"),
         mode="before",
     )
     @classmethod

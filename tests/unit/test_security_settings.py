@@ -216,7 +216,7 @@ def test_a_refusal_does_not_show_the_value_of_any_secret(monkeypatch: pytest.Mon
     assert not is_secret("kafka_password_file")
     assert not is_secret("")
     # A value of a wrong type is refused by the type itself.
-    with pytest.raises(BadSettings, match="^redis_password: ") as refused:
+    with pytest.raises(BadSettings, match=r"^redis_password: ") as refused:
         load_settings(redis_password=[SECRET])
     assert SECRET not in str(refused.value)
 

@@ -33,6 +33,7 @@ from pipeline.ingress.http.fields import (
     TIME_REQUIRED,
     Form,
     Id,
+    Line,
     PaymentTimeoutMs,
     Price,
     Rfc3339,
@@ -133,9 +134,9 @@ def _kind_of_rate_limit(document: Any) -> str:
 
 
 class Noted(_Administration):
-    reason: Annotated[str | MISSING, Text(1, REASON_LENGTH_MAX)] = MISSING
+    reason: Annotated[str | MISSING, Line(REASON_LENGTH_MAX)] = MISSING
     """Why; it goes into the log"""
-    by: Annotated[str | MISSING, Text(1, BY_LENGTH_MAX)] = MISSING
+    by: Annotated[str | MISSING, Line(BY_LENGTH_MAX)] = MISSING
     """Who; it goes into the log"""
 
 
@@ -180,7 +181,7 @@ class ControlRequest(Noted):
 class AdjustRequest(ControlRequest):
     change: Annotated[int, WholeNumber(-STOCK_MAX, STOCK_MAX)]
     """Units to add to the stock, or to take away if negative; not 0"""
-    reason: Annotated[str, Text(1, REASON_LENGTH_MAX)]
+    reason: Annotated[str, Line(REASON_LENGTH_MAX)]
 
     @field_validator("change")
     @classmethod
@@ -253,7 +254,7 @@ class PurchaseAnswer(_Decision):
 
 
 class FinalAnswer(_Decision):
-    """An answer that can never change. It is given without the log, so it has no request id."""
+    """An answer that no purchase can change. It is given without the log, so it has no request id."""
 
     code: Annotated[int, Among(FINAL_CODES)]
     product_id: Id
@@ -354,8 +355,8 @@ class ProductStats(_Body):
     queued: Count
     """Purchases queued in the product's partition, an estimate"""
     answered_without_log: Count
-    """Purchases that this process answered at once because the answer could not change; they are not in the log and
-    not counted in `decided`"""
+    """Purchases that this process answered at once because no other could change the answer; they are not in the log
+    and not counted in `decided`"""
 
 
 class Purchased(_Body):
@@ -443,20 +444,20 @@ class Applied(_Body):
     product_id: Id
     partition: Count
     offset: Count
-    time: datetime
-    """Broker time"""
+    time: datetime | MISSING = MISSING
+    """Broker time. Like the stock, absent from a repeat if the first decision cannot be read at the moment"""
     repeated: bool
     """Whether this repeats a command with the same Idempotency-Key, whose decision this is"""
 
 
 class Opened(Applied):
-    stock: Count
+    stock: Count | MISSING = MISSING
 
 
 class Adjusted(Applied):
-    stock: Count
+    stock: Count | MISSING = MISSING
     """Units left"""
-    sold: Count
+    sold: Count | MISSING = MISSING
 
 
 class Products(_Body):

@@ -175,7 +175,7 @@ def _purchase_paths(settings: Settings) -> Schema:
         },
         "/api/v1/seckill/purchase/async": {
             "post": {
-                "summary": "Buy and get a receipt once the purchase is in the log, or an answer that cannot change",
+                "summary": "Buy: a receipt once the purchase is in the log, or an answer that no other can change",
                 "parameters": parameters,
                 "requestBody": _body(purchase),
                 "responses": _answers(refusals, {202: models.Accepted, **final}),

@@ -60,6 +60,8 @@ class ProductFigures:
 
         Raises RedisUnavailable or OtherLog.
         """
+        self._rates.assert_own_log()
+        await asyncio.gather(*map(self._require_all_decisions, range(self._partitions)))
         by_partition = await asyncio.gather(*map(self._store.products, range(self._partitions)))
         following = sorted(each for ids in by_partition for each in ids if each > after)
         shown = following[:limit]
@@ -73,6 +75,12 @@ class ProductFigures:
             ],
             "next": shown[-1] if len(following) > limit else None,
         }
+
+    async def _require_all_decisions(self, partition: int) -> None:
+        """Raises RedisUnavailable if Redis lacks decisions that this process has seen."""
+        seen = self._decisions.decided_offset(partition)
+        if await self._store.cursor_offset(partition) < seen:
+            raise RedisUnavailable(f"Redis: partition {partition} is behind the decision log, at {seen}")
 
     def queued(self, partition: int) -> int:
         """An estimate: the undecided records of a partition, times the recent average of purchases per record."""
