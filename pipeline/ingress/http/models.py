@@ -174,12 +174,16 @@ class Prewarm(Noted):
         return end_ms
 
 
+def _requires_one_of(*names: str) -> dict[str, Any]:
+    return {"anyOf": [{"required": [name]} for name in names]}
+
+
 class ControlRequest(Noted):
     product_id: Annotated[Id, ID_REQUIRED]
 
 
 class AdjustRequest(ControlRequest):
-    change: Annotated[int, WholeNumber(-STOCK_MAX, STOCK_MAX)]
+    change: Annotated[int, WholeNumber(-STOCK_MAX, STOCK_MAX), Field(json_schema_extra={"not": {"const": 0}})]
     """Units to add to the stock, or to take away if negative; not 0"""
     reason: Annotated[str, Line(REASON_LENGTH_MAX)]
 
@@ -202,12 +206,16 @@ class ResumeRequest(ControlRequest):
 class ExtendRequest(ControlRequest):
     """One of the two times is required; each may be earlier or later than before"""
 
+    model_config = ConfigDict(json_schema_extra=_requires_one_of("start_time", "end_time"))
+
     start_time: Annotated[Rfc3339 | MISSING, TIME_REQUIRED] = MISSING
     end_time: Annotated[Rfc3339 | MISSING, TIME_REQUIRED] = MISSING
 
 
 class LimitsRequest(ControlRequest):
     """One of the two limits is required"""
+
+    model_config = ConfigDict(json_schema_extra=_requires_one_of("per_user_limit", "rate_limit"))
 
     per_user_limit: Annotated[int | MISSING, WholeNumber(1, PER_USER_LIMIT_MAX)] = MISSING
     rate_limit: Annotated[_RateLimitOrNone | MISSING, Form("an object, or null for no limit")] = MISSING
