@@ -10,12 +10,15 @@ from typing import Any
 import aiohttp
 import orjson
 
+from pipeline.credentials import secret_of
 from pipeline.domain.addresses import authority, local_host
 from pipeline.domain.backoff import Backoff
 from pipeline.errors import OperatorError, Unavailable
+from pipeline.messages.commands import is_idempotency_key
 from pipeline.settings import Settings
 
 ACTIVITY_PATH = "/api/v1/seckill/activity"
+STATS_PATH = "/api/v1/seckill/stats"
 TRIES_MAX = 4
 """Per command: an ingress that restarts, or a log that acknowledges late, needs no operator."""
 TRY_TIMEOUT_MS = 15_000
@@ -32,18 +35,27 @@ class AdministrationUnavailable(Unavailable):
     """No ingress answered, or it could not finish the command in time. The message says how to repeat it."""
 
 
+class NothingSent(AdministrationUnavailable):
+    """The command certainly takes no effect."""
+
+
 class OperatorClient:
     """Raises CommandFailed and AdministrationUnavailable."""
 
-    def __init__(self, settings: Settings, token: str | None = None) -> None:
+    def __init__(self, settings: Settings) -> None:
         self.url = f"http://{authority(local_host(settings.admin_host), settings.admin_port)}"
-        self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        token = secret_of(settings.operator_token, settings.operator_token_file)
+        self._headers = {} if token is None else {"Authorization": f"Bearer {token.get_secret_value()}"}
 
     async def command(self, call: str, body: dict[str, Any], key: str | None = None) -> dict[str, Any]:
         """The answer to this administration call. Without a `key` it gets a random one."""
-        key = key or str(uuid.uuid4())
+        key = str(uuid.uuid4()) if key is None else key
+        if not is_idempotency_key(key):
+            raise CommandFailed("the key must be 1 to 128 visible ASCII characters")
         try:
             return await self._tried("POST", f"{ACTIVITY_PATH}/{call}", body, {"Idempotency-Key": key})
+        except NothingSent:
+            raise
         except AdministrationUnavailable as error:
             raise AdministrationUnavailable(
                 f"{error}; the command may still take effect: repeat it with --key {key}"
@@ -51,7 +63,7 @@ class OperatorClient:
 
     async def product(self, product_id: str) -> dict[str, Any]:
         """The figures of a product."""
-        return await self._tried("GET", f"{ACTIVITY_PATH}/{product_id}")
+        return await self._tried("GET", f"{STATS_PATH}/{product_id}")
 
     async def products(self) -> list[dict[str, Any]]:
         """The figures of all products that are not cleaned up, in the order of their ids as text."""
@@ -76,14 +88,17 @@ class OperatorClient:
         async with aiohttp.ClientSession(
             self.url, headers={**self._headers, **(headers or {})}, timeout=timeout
         ) as session:
-            for left in reversed(range(TRIES_MAX)):
+            last: AdministrationUnavailable | None = None
+            for _ in range(TRIES_MAX):
                 try:
                     return await _answer(session, method, path, body)
-                except AdministrationUnavailable:
-                    if left == 0:
-                        raise
+                except AdministrationUnavailable as error:
+                    # Once a try may have been sent, a later one that was not does not make it certain.
+                    if not isinstance(last, AdministrationUnavailable) or isinstance(last, NothingSent):
+                        last = error
                 await asyncio.sleep(backoff.pause_ms() / 1_000)
-        raise AssertionError("unreachable")
+        assert last is not None  # noqa: S101 -- there is at least one try
+        raise last
 
 
 async def _answer(
@@ -93,13 +108,17 @@ async def _answer(
         async with session.request(method, path, json=body) as response:
             text = await response.read()
             status = response.status
+    except aiohttp.ClientConnectorError as error:
+        raise NothingSent(
+            f"no administration listener at {error.host}:{error.port}: {error.strerror}"
+        ) from None
     except (aiohttp.ClientError, TimeoutError) as error:
         reason = str(error) or f"no answer within {TRY_TIMEOUT_MS} ms"
         raise AdministrationUnavailable(f"the administration listener: {reason}") from None
     try:
         document = orjson.loads(text)
     except orjson.JSONDecodeError:
-        raise CommandFailed(f"{session._base_url}{path} answered {status}, but not in JSON") from None
+        raise AdministrationUnavailable(f"{path} was answered with {status}, but not in JSON") from None
     if status == 200 and type(document) is dict:
         return document
     detail = document.get("detail", text) if type(document) is dict else text

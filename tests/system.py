@@ -30,14 +30,15 @@ class System:
     def __init__(self, data_dir: Path, *options: str, **settings: object) -> None:
         self.data_dir = data_dir
         self.options = options
-        self.public_port, self.kafka_port, self.redis_port = (free_port() for _ in range(3))
-        # The ports after it are the health ports of the ingresses.
-        self.admin_port = _first_of_free_ports(4)
+        # The ports after the first of each are the health ports of the ingresses, and the tables of the workers.
+        self.admin_port, tables_port = _first_of_free_ports(4), _first_of_free_ports(4)
+        taken = {first + step for first in (self.admin_port, tables_port) for step in range(4)}
+        self.public_port, self.kafka_port, self.redis_port = _other_ports(3, taken)
         own = {
             "data_dir": data_dir,
             "public_port": self.public_port,
             "admin_port": self.admin_port,
-            "tables_port": _first_of_free_ports(4),
+            "tables_port": tables_port,
             "kafka_port": self.kafka_port,
             "redis_port": self.redis_port,
             **settings,
@@ -169,6 +170,16 @@ def wait_until(
     while not condition():
         assert time.monotonic() < deadline, f"not within {timeout_s} s: {what}\n{details()}"
         time.sleep(0.1)
+
+
+def _other_ports(count: int, taken: set[int]) -> list[int]:
+    """Free ports that are not among those `taken`, which nobody listens on yet."""
+    ports: list[int] = []
+    while len(ports) < count:
+        port = free_port()
+        if port not in taken and port not in ports:
+            ports.append(port)
+    return ports
 
 
 def _first_of_free_ports(count: int) -> int:

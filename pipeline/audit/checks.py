@@ -208,12 +208,12 @@ def buyers_differ(
         wins = expected.get(user)
         if value == wins:
             continue
-        earlier = _wins_up_to(value, offset) if value is not None else None
+        earlier = wins_up_to(value, offset) if value is not None else None
         if earlier != wins:
             yield f"user {user}: {_text(value)} instead of {_text(wins)}"
 
 
-def _wins_up_to(value: bytes, offset: int) -> bytes | None:
+def wins_up_to(value: bytes, offset: int) -> bytes | None:
     """The lines of a buyer's value that are wins up to `offset`, or malformed; None if there are none."""
     lines = [
         line

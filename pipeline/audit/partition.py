@@ -37,6 +37,17 @@ class LogsTruncated(OperatorError):
     """The beginning of a log was deleted, so its results cannot be recomputed."""
 
 
+async def complete_bounds(log: Logs, topic: Topic, partition: int) -> Bounds:
+    """The bounds of a log that has its beginning. Raises KafkaUnavailable or LogsTruncated."""
+    bounds = await log.bounds(topic.name, partition)
+    if bounds.beginning > 0:
+        raise LogsTruncated(
+            f"{topic.name}/{partition} begins at {bounds.beginning}: retention has deleted earlier records, "
+            "and nothing can be recomputed without them"
+        )
+    return bounds
+
+
 class PartitionAudit:
     """Reads the logs of one partition once. Afterwards Redis can be compared with `stock`.
 
@@ -91,12 +102,12 @@ class PartitionAudit:
 
     async def read_logs(self) -> None:
         """Run every check that does not need Redis. Raises KafkaUnavailable or LogsTruncated."""
-        results = await self._complete_bounds(self._topics.results, self.partition)
+        results = await complete_bounds(self._log, self._topics.results, self.partition)
         await self._wait_for_orders(results.end)
         orders, letters, requests = await asyncio.gather(
-            self._complete_bounds(self._topics.orders, self.partition),
-            self._complete_bounds(self._topics.dead_letters, self._letter_partition),
-            self._complete_bounds(self._topics.requests, self.partition),
+            complete_bounds(self._log, self._topics.orders, self.partition),
+            complete_bounds(self._log, self._topics.dead_letters, self._letter_partition),
+            complete_bounds(self._log, self._topics.requests, self.partition),
         )
         self.results_end, self.commands_end = results.end, requests.end
         async with AsyncExitStack() as reads:
@@ -139,15 +150,6 @@ class PartitionAudit:
     def results_since(self, start: int) -> AsyncGenerator[list[LogRecord], None]:
         """The decision log from this position to its current end."""
         return self._log.read(self._topics.results.name, self.partition, start)
-
-    async def _complete_bounds(self, topic: Topic, partition: int) -> Bounds:
-        bounds = await self._log.bounds(topic.name, partition)
-        if bounds.beginning > 0:
-            raise LogsTruncated(
-                f"{topic.name}/{partition} begins at {bounds.beginning}: retention has deleted earlier records, "
-                "and nothing can be recomputed without them"
-            )
-        return bounds
 
     async def _open_stream(
         self, reads: AsyncExitStack, topic: Topic, bounds: Bounds

@@ -1,6 +1,6 @@
 """The audit's access to Kafka and Redis; read-only."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterable, Mapping, Sequence
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar, cast
 
 from redis.asyncio import Redis
@@ -82,8 +82,34 @@ class Snapshot(NamedTuple):
 
     @property
     def offset(self) -> int:
-        text = self.cursor.get("offset", "-1")
-        return int(text) if text.removeprefix("-").isdigit() else -1
+        return _number(self.cursor, "offset")
+
+
+class ProductInRedis(NamedTuple):
+    """One product in Redis, read atomically: everything matches the cursor."""
+
+    cursor: dict[str, str]
+    """Its fields without `last_answer`."""
+    last_answer: list[bytes]
+    is_member: bool
+    """Of the set of products."""
+    cleaned: str | None
+    fields: dict[str, str] | None
+    """Of the product's hash; None if the key is not a hash."""
+    buyer_count: int
+    """-1 if the key is not a hash."""
+    expiring: dict[str, int]
+    """By key of the product or its partition, in how many ms it expires; only those that do."""
+
+    @property
+    def offset(self) -> int:
+        """That of the cursor; -1 without one."""
+        return _number(self.cursor, "offset")
+
+    @property
+    def settled(self) -> int:
+        """The last answer contains the decisions on all commands after this one, up to the cursor."""
+        return _number(self.cursor, "settled")
 
 
 class StockReader:
@@ -129,6 +155,36 @@ class StockReader:
                 )
         raise RedisUnavailable(f"products of partition {partition} are added faster than they can be read")
 
+    async def product(self, partition: int, product_id: str) -> ProductInRedis:
+        """Cursor, product and the number of its buyers, read in one transaction."""
+        names = self.key_names
+        partitions = [each(partition) for each in (names.cursor, names.products, names.cleaned, names.log)]
+        own = [each(partition, product_id) for each in (names.product, names.buyers)]
+        pipe = self._redis.pipeline(transaction=True)
+        pipe.hgetall(names.cursor(partition))
+        pipe.sismember(names.products(partition), product_id)
+        pipe.hget(names.cleaned(partition), product_id)
+        pipe.hgetall(names.product(partition, product_id))
+        pipe.hlen(names.buyers(partition, product_id))
+        for name in [*partitions, *own]:
+            pipe.pttl(name)
+        found = await _answer(pipe.execute(raise_on_error=False))
+        # As in `snapshot`: these commands fail on a key of another type.
+        cursor, member, cleaned, fields, count = [
+            None if isinstance(each, Exception) else each for each in found[:5]
+        ]
+        ttls_ms = zip([*partitions, *own], found[5:], strict=True)
+        last_answer = (cursor or {}).pop(b"last_answer", b"")
+        return ProductInRedis(
+            _texts(cursor),
+            decode_last_answer(last_answer),
+            bool(member),
+            None if cleaned is None else _text(cleaned),
+            None if fields is None else _texts(fields),
+            -1 if count is None else count,
+            {name: ttl_ms for name, ttl_ms in ttls_ms if ttl_ms >= 0},
+        )
+
     async def cursor_offset(self, partition: int) -> int:
         return int(await _answer(self._redis.hget(self.key_names.cursor(partition), "offset")) or -1)
 
@@ -170,6 +226,11 @@ class StockReader:
             yield [_text(name) for name in found]
             if cursor == 0:
                 return
+
+
+def _number(fields: Mapping[str, str], name: str) -> int:
+    text = fields.get(name, "-1")
+    return int(text) if text.removeprefix("-").isdigit() else -1
 
 
 def _text(value: bytes) -> str:

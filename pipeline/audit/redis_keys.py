@@ -73,12 +73,19 @@ class KeyAudit:
             self._findings[Check.NO_TTL].examine(checks.expires(key.name, ttl_ms), location)
             is_gone = ttl_ms == NO_SUCH_KEY
             if key.rest is not None and not is_gone and await self._is_unexpected(key, key.rest):
-                self._findings[Check.REDIS].report(f"{key.name}: no such product was opened", location)
+                if await self._reader.ttls_ms([key.name]) == [NO_SUCH_KEY]:
+                    continue
+                was_cleaned = key.rest in self._audited[key.partition].stock.cleaned
+                what = "the product was cleaned up" if was_cleaned else "no such product was opened"
+                self._findings[Check.REDIS].report(f"{key.name}: {what}", location)
 
     async def _is_unexpected(self, key: _Key, product_id: str) -> bool:
         """Whether neither the decisions nor, possibly, decisions since the cut explain this product's key."""
         fold = self._audited[key.partition].stock
         if product_id in fold.products:
+            return False
+        if product_id in fold.cleaned and await self._reader.cursor_offset(key.partition) < fold.offset:
+            # A replay opens the product again, and cleans it up again.
             return False
         is_product = await self._reader.is_product(key.partition, product_id)
         return not is_product or await self._reader.cursor_offset(key.partition) <= fold.offset

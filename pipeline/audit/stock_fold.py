@@ -47,6 +47,7 @@ class StockedProduct:
     limiter: str = "0:0:0"
     by_code: Counter[int] = field(default_factory=Counter)
     buyers: dict[str, bytes] = field(default_factory=dict)
+    won: int = 0
 
     def fields(self) -> dict[str, str]:
         """Every field of the product's hash."""
@@ -105,7 +106,7 @@ class StockedProduct:
 
 @dataclass(slots=True)
 class StockFold:
-    """Takes the decisions of a partition, each once, in order."""
+    """Takes the decisions of a partition, each once, in order; with `only`, just counts those of other products."""
 
     products: dict[str, StockedProduct] = field(default_factory=dict)
     cleaned: dict[str, str] = field(default_factory=dict)
@@ -114,13 +115,16 @@ class StockFold:
     time_ms: int = 0
     purchases: int = 0
     records: int = 0
+    only: str | None = None
 
     def apply(self, result: Decision) -> None:
         self.offset, self.time_ms = result.source_offset, result.time_ms
         self.records += 1
         if isinstance(result, PurchaseDecision):
             self._purchases(result)
-        elif isinstance(result, MalformedDecision) or not result.is_applied:
+        elif (
+            isinstance(result, MalformedDecision) or not result.is_applied or self._ignores(result.product_id)
+        ):
             return
         elif isinstance(result, OpenDecision):
             product = StockedProduct(result.opening, result.opening.state, result.opening.stock)
@@ -130,6 +134,9 @@ class StockFold:
             self._control(result)
         else:
             assert_never(result)
+
+    def _ignores(self, product_id: str) -> bool:
+        return self.only is not None and self.only != product_id
 
     def _control(self, result: ControlDecision) -> None:
         product = self.products.get(result.product_id)
@@ -161,7 +168,9 @@ class StockFold:
         product.by_code.update(result.codes)
         users, buyers, keys = result.purchases.users, product.buyers, result.purchases.keys
         for index in result.winners():
-            win = _win(result.source_offset, index, result.purchases.quantity(index), keys.get(index))
+            quantity = result.purchases.quantity(index)
+            win = _win(result.source_offset, index, quantity, keys.get(index))
+            product.won += quantity
             earlier = buyers.get(users[index])
             buyers[users[index]] = win if earlier is None else earlier + b"\n" + win
         if result.stock is not None and result.sold is not None:

@@ -13,6 +13,7 @@ from pipeline.cli.demo import demo
 from pipeline.cli.local import status, up
 from pipeline.cli.orders import orders
 from pipeline.cli.rebuild import rebuild
+from pipeline.cli.repair import repair
 from pipeline.cli.sale import sale
 from pipeline.cli.token import token
 from pipeline.cli.topics import topics
@@ -27,5 +28,5 @@ def main() -> None:
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
 
 
-for command in (up, status, topics, orders, sale, control, demo, audit, rebuild, token):
+for command in (up, status, topics, orders, sale, control, demo, audit, repair, rebuild, token):
     main.add_command(command)

@@ -224,10 +224,10 @@ def _send(call: str, product_id: str, fields: dict[str, Any], noted: dict[str, A
         return
     stock = f", {answer['stock']} left" if "stock" in answer else ""
     sold = f", {answer['sold']} sold" if "sold" in answer else ""
-    repeated = " (by an earlier command with this key)" if answer["repeated"] else ""
+    time = f", {answer['time']}" if "time" in answer else ""
     click.echo(
         f"{answer['product_id']}: {answer['message']}{stock}{sold}; "
-        f"partition {answer['partition']}, offset {answer['offset']}, {answer['time']}{repeated}"
+        f"partition {answer['partition']}, offset {answer['offset']}{time}"
     )
 
 

@@ -117,7 +117,7 @@ def _refusal(product: Product, control: Control) -> Refusal | None:
         return Refusal.STOCK_ABOVE_MAX if product.stock + product.sold + control.change > STOCK_MAX else None
     if isinstance(control, Extend):
         start_ms, end_ms = _window(product, control)
-        return Refusal.END_BEFORE_START if end_ms < start_ms else None
+        return Refusal.END_BEFORE_START if end_ms <= start_ms else None
     return None
 
 

@@ -1,4 +1,4 @@
-"""Refusals that can never change, answered by the ingress itself: no log record, no decider, no receipt.
+"""Refusals that no purchase can change, answered by the ingress itself: no log record, no decider, no receipt.
 
 A product that shows stock in the decision log is *on sale*: its purchases go into the log at once. For any other
 product the ingress first takes a snapshot, one atomic read of Redis that all waiting purchases of the product share:
@@ -31,6 +31,7 @@ from pipeline.ingress.ports import Acknowledged, Ends, Feed, ProductReader, Seen
 from pipeline.kafka.topics import partition_of
 from pipeline.messages.decisions import Answer
 from pipeline.process.tasks import BackgroundTasks
+from pipeline.stock.client import RedisFault
 from pipeline.stock.store import OtherLog
 from pipeline.stock.values import ProductSnapshot
 
@@ -129,7 +130,7 @@ class FinalRefusals:
         self._reached = [end - 1 for end in ends]
 
     async def answer(self, purchase: Purchase) -> Answer | None:
-        """The answer to this purchase if it can never change, None if it has to go into the log. Never raises."""
+        """The answer to this purchase if no other can change it, None if it has to go into the log. Never raises."""
         product_id = purchase.product_id
         if product_id in self._on_sale:
             return None
@@ -244,7 +245,7 @@ class FinalRefusals:
                 return await self._store.snapshot(queue.partition, queue.product_id, users)
         except TimeoutError:
             raise _SnapshotFailed(f"Redis: no answer for {SNAPSHOT_TIMEOUT_MS} ms") from None
-        except (RedisUnavailable, OtherLog) as error:
+        except (RedisUnavailable, RedisFault, OtherLog) as error:
             raise _SnapshotFailed(str(error)) from error
 
     async def _settled(self, partition: int, snapshot: ProductSnapshot) -> int | None:

@@ -8,9 +8,16 @@ import logging
 from typing import NamedTuple
 
 from pipeline.domain.receipts import Receipt
+from pipeline.errors import KafkaUnavailable
 from pipeline.ingress.command_log.group_commit import GroupCommit
 from pipeline.ingress.decisions.finder import DecisionFinder
-from pipeline.ingress.errors import CommandNotAcknowledged, CommandNotSent, KeyReused, NotDecidedYet
+from pipeline.ingress.errors import (
+    CommandNotAcknowledged,
+    CommandNotSent,
+    KeyReused,
+    NotDecidedYet,
+    RequestRefused,
+)
 from pipeline.kafka.producer import Sender, SendFailed
 from pipeline.kafka.topics import partition_of
 from pipeline.messages.commands import (
@@ -30,10 +37,13 @@ logger = logging.getLogger(__name__)
 
 
 class DecidedCommand(NamedTuple):
-    """The decision on a command, or, if that repeats an earlier one under the same key, the decision on that one."""
+    """The decision on a command, or, if that repeats an earlier one under the same key, the decision on that one.
+
+    `decision` is None if the decision on the earlier one, which was applied, cannot be read at the moment.
+    """
 
     receipt: Receipt
-    decision: OpenDecision | ControlDecision
+    decision: OpenDecision | ControlDecision | None
     is_repeat: bool
 
 
@@ -56,8 +66,7 @@ class OperatorCommands:
     async def decided(self, command: OpenCommand | ControlCommand) -> DecidedCommand:
         """Write this command to the log and wait for the decision.
 
-        Raises MalformedCommand, CommandNotSent, CommandNotAcknowledged, NotDecidedYet, KeyReused, TooManyWaiters; and
-        what DecisionFinder.find raises, if the command repeats one whose decision cannot be read.
+        Raises MalformedCommand, CommandNotSent, CommandNotAcknowledged, NotDecidedYet, KeyReused or TooManyWaiters.
         """
         product_id = command.product_id
         value = encode_open(command) if isinstance(command, OpenCommand) else encode_control(command)
@@ -73,10 +82,14 @@ class OperatorCommands:
         return await self._repeated(command, Receipt(receipt.partition, decision.repeats, 0))
 
     async def _repeated(self, command: OpenCommand | ControlCommand, receipt: Receipt) -> DecidedCommand:
-        record = await self._decisions.find(receipt)
+        try:
+            record = await self._decisions.find(receipt)
+        except (RequestRefused, KafkaUnavailable) as error:
+            logger.warning("cannot read the decision on %s, which was repeated: %r", receipt, error)
+            record = None
         first = None if record is None else record.result()
         if not isinstance(first, OpenDecision | ControlDecision):
-            raise NotDecidedYet(receipt)
+            return DecidedCommand(receipt, None, is_repeat=True)
         if not _is_same(command, first):
             raise KeyReused(receipt)
         return DecidedCommand(receipt, first, is_repeat=True)

@@ -1,7 +1,7 @@
 """Reads a range of offsets of one partition, once and in order.
 
 Parts that follow a log indefinitely have their own consumers. This is for reading back: when a decider synchronises,
-when a stream leaves a gap, for the rebuild and for the audit.
+when a stream leaves a gap, for the rebuild, the audit and the repair.
 """
 
 from collections.abc import AsyncGenerator, Awaitable, Collection, Iterable
@@ -116,6 +116,23 @@ class LogReader:
         async with aclosing(self._fetched(topic, partition, start, end)) as batches:
             async for batch in batches:
                 yield [RecordWithHeaders(_record(each), dict(each.headers)) for each in batch]
+
+    async def follow(self, topic: str, partition: int) -> AsyncGenerator[list[LogRecord], None]:
+        """Batches of the records from offset 0 on, without end; an empty one if there is none for a moment.
+
+        Raises KafkaUnavailable, also if the record at 0 was deleted, and NewerFormat.
+        """
+        topic_partition = TopicPartition(topic, partition)
+        async with self._reader(topic) as consumer:
+            consumer.assign([topic_partition])
+            consumer.seek(topic_partition, 0)
+            while True:
+                batches = await _called(
+                    consumer.getmany(topic_partition, timeout_ms=_POLL_MS, max_records=_BATCH_RECORDS_MAX)
+                )
+                records = batches.get(topic_partition, [])
+                refuse_newer(topic, partition, records)
+                yield [_record(each) for each in records]
 
     async def _fetched(
         self, topic: str, partition: int, start: int, end: int | None

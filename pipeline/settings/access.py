@@ -47,6 +47,10 @@ class Access(Area):
     """How far the issuer's clock may be off: for `exp` and `nbf`."""
     tokens_cached_max: Annotated[int, Field(ge=1, le=1_000_000)] = 20_000
     """Verified tokens that an ingress remembers, of about 0.6 KB each; the least recently used is dropped first."""
+    operator_token: OrUnset[Secret] = None
+    """The token with which `seckill sale` signs in to the administration listener."""
+    operator_token_file: OrUnset[SecretFileSetting] = None
+    """A file with `operator_token`."""
     tickets_required: bool = False
     """If on, a purchase needs a ticket, which buyers get only while the sale is on."""
     ticket_secret: OrUnset[Secret] = None

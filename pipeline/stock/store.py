@@ -4,7 +4,7 @@ Redis contains only what can be rebuilt from the decision log. Writes of decided
 it expects the cursor, and if the cursor is elsewhere, nothing is written and `Stale` is raised.
 """
 
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, Self, cast
 
 from redis.asyncio import Redis
@@ -21,6 +21,7 @@ from pipeline.stock.values import (
     PreparedCommand,
     ProductSnapshot,
     ProductStock,
+    StoredProduct,
     decode_last_answer,
     decode_product,
     decode_wins,
@@ -81,6 +82,7 @@ class StockStore:
         self._replay = self._redis.register_script(script("replay"))
         self._wipe = self._redis.register_script(script("wipe"))
         self._take_over = self._redis.register_script(script("take_over"))
+        self._repair = self._redis.register_script(script("repair"))
         self._snapshot = self._redis.register_script(script("snapshot"))
 
     @classmethod
@@ -168,6 +170,28 @@ class StockStore:
         prefixes = [self._keys.product(partition, ""), self._keys.buyers(partition, "")]
         reply = await self._locked(self._wipe, [cursor, products, *strays], [at_offset, *prefixes])
         _raise_if_stale(reply, partition, at_offset)
+
+    async def repair(
+        self,
+        partition: int,
+        at_offset: int,
+        product_id: str,
+        stored: StoredProduct,
+        buyers: Mapping[str, bytes | None],
+    ) -> None:
+        """Give the product, and these of its buyers (at most 1,000), these values; None is a user without a win.
+
+        Raises Stale if the cursor is not at `at_offset`, LockLost or RedisUnavailable.
+        """
+        fields = stored.fields or {}
+        state = "opened" if fields else "never_opened" if stored.cleaned is None else "cleaned_up"
+        argv: list[Any] = [at_offset, product_id, state, stored.cleaned or "", len(fields)]
+        for name, value in fields.items():
+            argv += (name, value)
+        for user, wins in buyers.items():
+            argv += (user, wins or b"")
+        keys = [*self._key_names(partition, [product_id]), self._keys.log(partition)]
+        _raise_if_stale(await self._locked(self._repair, keys, argv), partition, at_offset)
 
     async def has_keys(self, partition: int, on_step: Callable[[], None] = lambda: None) -> bool:
         """Whether Redis contains any decided state of this partition.

@@ -1,6 +1,7 @@
 """The values that are written to Redis and read from it."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -73,6 +74,17 @@ class ProductStock:
     limiter: str
     rate_limit: limiters.Rule | None
     adjusted: int = 0
+
+
+class StoredProduct(NamedTuple):
+    """What Redis has of a product beside its buyers.
+
+    `fields` are those of its hash; None if it has none. `cleaned` is its value in the hash of the products that are
+    cleaned up; None if it is not one of them.
+    """
+
+    fields: Mapping[str, str] | None
+    cleaned: str | None
 
 
 def decode_last_answer(value: bytes) -> list[bytes]:

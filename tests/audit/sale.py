@@ -60,7 +60,9 @@ class Sale:
 
     async def decide(self, *, follow: bool = True) -> None:
         """Decide all undecided commands in one chunk, as a decider does, and write the derived records."""
-        requests = await self.requests()
+        await self.decide_these(await self.requests(), follow=follow)
+
+    async def decide_these(self, requests: Sequence[LogRecord], *, follow: bool = True) -> None:
         if prepared := await self.decide_in_redis(requests):
             decisions = [
                 (None if each.product_id is None else each.product_id.encode(), record)
@@ -90,6 +92,12 @@ class Sale:
         await self._follow(altered)
         await self.store.wipe(PARTITION, self.decided)
         await self.replay([request.key for request in requests])
+
+    async def follow_all(self) -> None:
+        """Write the derived records of all decisions; none may have been written before."""
+        batches = self.log.read(self.topics.requests.name, PARTITION, 0)
+        requests = [record async for batch in batches for record in batch]
+        await self._follow(written(self.topics, requests, self.records, Fault(None)))
 
     async def _follow(self, decided: Written) -> None:
         """Write the derived records and the progress."""

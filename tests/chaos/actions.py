@@ -18,6 +18,7 @@ from pipeline.local.process import PartFailed, Process
 
 DEATH_TIMEOUT_S = 30.0
 ACTION_TIMEOUT_S = 60.0
+SLOW_CALL_S = 0.2
 # Atomic, like a snapshot that Redis writes itself: the cursor must not be newer than the products.
 SNAPSHOT = """
 local all = {}
@@ -83,6 +84,18 @@ async def _hang_redis(stage: Stage, fault: Fault, crowd: Crowd) -> None:
     stage.redis.process.pause()
     await asyncio.sleep(fault.duration_s)
     stage.redis.process.resume()
+
+
+async def _wear_redis_down(stage: Stage, fault: Fault, crowd: Crowd) -> None:
+    redis, ends_at = stage.redis.process, time.monotonic() + fault.duration_s
+    while time.monotonic() < ends_at:
+        redis.pause()
+        await asyncio.sleep(SLOW_CALL_S)
+        redis.resume()
+        # Long enough for the calls that wait, too short for many more.
+        await asyncio.sleep(SLOW_CALL_S / 40)
+    await _hang_redis(stage, fault, crowd)
+    await _kill_redis(stage, fault, crowd)
 
 
 async def _roll_redis_back(stage: Stage, fault: Fault, crowd: Crowd) -> None:
@@ -209,6 +222,7 @@ ACTIONS: dict[Action, Callable[[Stage, Fault, Crowd], Awaitable[None]]] = {
     Action.RESTART_REDIS: _restart_redis,
     Action.KILL_REDIS: _kill_redis,
     Action.HANG_REDIS: _hang_redis,
+    Action.WEAR_REDIS_DOWN: _wear_redis_down,
     Action.ROLL_REDIS_BACK: _roll_redis_back,
     Action.KILL_BROKER: _kill_broker,
     Action.KILL_INGRESS: _kill_ingress,

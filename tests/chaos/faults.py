@@ -15,6 +15,7 @@ class Action(StrEnum):
     RESTART_REDIS = "Redis is stopped cleanly and restarted"
     KILL_REDIS = "kill -9 Redis, restart it"
     HANG_REDIS = "SIGSTOP Redis, SIGCONT"
+    WEAR_REDIS_DOWN = "Redis takes 200 ms per call, then hangs, then is killed and restarted"
     ROLL_REDIS_BACK = "Redis is restored from an older snapshot"
     KILL_BROKER = "kill -9 the broker, restart it"
     KILL_INGRESS = "kill -9 the ingress with requests in flight, restart it"
@@ -37,7 +38,9 @@ TRIES_IF_STABLE = 2
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """`duration_s` is how long the victim is down, or the second process up; `point` is for KILL_AT_POINT.
+    """`duration_s` is how long the victim is down, or the second process up; for WEAR_REDIS_DOWN, each of the three.
+
+    `point` is for KILL_AT_POINT.
 
     JOIN_WHILE_REDIS_HANGS waits for `accepted` purchases. `worker_settings` are additional settings of the workers.
     `beside` is another fault, injected at the same time. `tries` is the number of tries in `make test`.
@@ -116,6 +119,7 @@ SINGLE_FAULTS = (
     Fault("redis-refuses-writes-misconf", Action.FAIL_SNAPSHOTS, duration_s=15.0),
     Fault("redis-refuses-writes-noreplicas", Action.LOSE_REPLICAS, duration_s=15.0),
     Fault("redis-down-30-s", Action.KILL_REDIS, duration_s=30.0),
+    Fault("redis-slow-then-hung-then-down-30-s-each", Action.WEAR_REDIS_DOWN, duration_s=30.0, tries=1),
     Fault("connection-flood", Action.FLOOD_CONNECTIONS, duration_s=8.0),
     Fault(
         "two-followers-one-killed-one-leaving",

@@ -2,8 +2,13 @@
 
 from typing import Any
 
-from contract.serving import ACTIVITY, Decider, Service, StartIngress
+import pytest
+from redis import Redis
+
+from contract.serving import ACTIVITY, STATS, Decider, Service, StartIngress
 from pipeline.domain.controls import COMMAND_KEYS_MAX
+from pipeline.ingress.decisions.finder import DecisionFinder
+from pipeline.ingress.errors import DecisionDeleted
 
 LATER = "2091-01-01T00:00:00Z"
 PAST = "2020-06-01T00:00:00Z"
@@ -63,6 +68,8 @@ async def test_the_window_moves_in_both_directions(service: Service, decider: De
     assert await codes(service, "p", "b", "b") == [-5, -5]
     refused = await service.command("extend", "p", end_time="2088-01-01T00:00:00Z")
     assert (refused.status, refused.json()["reason"]) == (409, "end_before_start")
+    at_once = await service.command("extend", "p", start_time=LATER, end_time=LATER)
+    assert (at_once.status, at_once.json()["reason"]) == (409, "end_before_start")
     assert (
         await service.command("extend", "p", start_time=PAST, end_time="2020-07-01T00:00:00Z")
     ).status == 200
@@ -112,11 +119,12 @@ async def test_a_repeat_under_one_key_is_applied_once_and_gets_the_first_answer(
     first = (await service.command("adjust", "p", change=5, reason="more", key="k:1")).json()
     await service.buy("p", "a")
     again = (await service.command("adjust", "p", change=5, reason="another reason", key="k:1")).json()
-    assert again == {**first, "repeated": True}
+    assert again == {**first, "repeated": True, "message": again["message"]}
+    assert again["message"] == f"applied before, at offset {first['offset']}; nothing was changed now"
     assert first["repeated"] is False
     assert (await service.stats("p")).json()["current_stock"] == 14
     reopened = (await service.command("prewarm", **_opening("p"), key="open")).json()
-    assert reopened == {**opened, "repeated": True}
+    assert reopened == {**opened, "repeated": True, "message": reopened["message"]}
     for call in ("adjust", "pause"):
         reply = await service.command(call, "p", **FIELDS.get(call, {}), key="k:1")
         assert (reply.status, reply.json()["type"]) == (422, "urn:seckill:problem:key-reused")
@@ -125,6 +133,31 @@ async def test_a_repeat_under_one_key_is_applied_once_and_gets_the_first_answer(
     assert (await service.command("prewarm", **_opening("q"), key="k:1")).status == 200
     assert (await service.command("resume", "q", key="k:2")).status == 409
     assert (await service.command("pause", "q", key="k:2")).status == 200
+
+
+async def test_a_repeat_of_a_decision_that_cannot_be_read_was_applied_all_the_same(
+    service: Service, decider: Decider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await service.prewarm("p")
+    first = (await service.command("pause", "p", key="k")).json()
+
+    async def trimmed(*_: object) -> None:
+        raise DecisionDeleted("no longer in the log")
+
+    monkeypatch.setattr(DecisionFinder, "find", trimmed)
+    again = await service.command("pause", "p", key="k")
+    assert (again.status, again.json()["offset"]) == (200, first["offset"])
+    assert "time" not in again.json()
+
+
+async def test_the_list_says_that_redis_has_lost_products(
+    service: Service, decider: Decider, redis_url: str
+) -> None:
+    await service.prewarm("p")
+    await service.buy("p", "a")
+    with Redis.from_url(redis_url) as client:
+        client.flushall()
+    assert (await service.call("GET", ACTIVITY, admin=True)).status == 503
 
 
 async def test_an_old_key_is_forgotten(service: Service, decider: Decider) -> None:
@@ -179,9 +212,9 @@ async def test_the_list_of_products(service: Service, decider: Decider) -> None:
     assert ([each["product_id"] for each in first["products"]], first["next"]) == ([5, "a"], "a")
     rest = (await service.call("GET", f"{ACTIVITY}?after=a", admin=True)).json()
     assert ([each["product_id"] for each in rest["products"]], rest["next"]) == (["c", "d"], None)
-    shown = await service.call("GET", f"{ACTIVITY}/a", admin=True, template=ACTIVITY + "/{product_id}")
+    shown = await service.call("GET", f"{STATS}a", admin=True, template=STATS + "{product_id}")
     assert shown.json() == first["products"][1]
-    for limit in ("0", "1001", "x", "-1", ""):
+    for limit in ("0", "1001", "x", "-1", "", "000001000999999"):
         reply = await service.call("GET", f"{ACTIVITY}?limit={limit}", admin=True)
         assert (reply.status, reply.json()["field"]) == (400, "limit")
     public = await service.call("GET", ACTIVITY, template="/refused")

@@ -1,5 +1,5 @@
-"""The rules that no schema states: a sale ends after its start, within valid years; prices are exact; the value of a
-setting fits the setting.
+"""The rules that no schema states: a sale ends after its start, within valid years; prices are exact; each command of
+an operator has a key of its own; the value of a setting fits the setting.
 
 Schemathesis loads this module by name. It only changes requests that are meant to be valid.
 
@@ -7,6 +7,7 @@ It also turns off Hypothesis's targeting of accepted requests: that would spend 
 requests instead of new ones, and half of the requests are valid anyway.
 """
 
+import uuid
 from datetime import UTC, datetime
 from typing import Any
 
@@ -32,6 +33,11 @@ def before_call(_context: Any, case: Any, _kwargs: Any) -> None:
     if is_valid and case.operation.path.endswith("/prewarm") and isinstance(case.body, dict):
         body = {**case.body, "price": _exact(case.body.get("price"))}
         case.body = body if _is_sale(body) else {**body, **_SALE}
+    if is_valid and case.operation.path.endswith("/extend") and isinstance(case.body, dict):
+        case.body = {name: value for name, value in case.body.items() if name not in _SALE} | _SALE
+    if is_valid and "/activity/" in case.operation.path and case.headers is not None:
+        # A key that another command has used up is refused.
+        case.headers = {**case.headers, "Idempotency-Key": uuid.uuid4().hex}
     if is_valid and case.operation.label.startswith("PUT /api/v1/control/") and isinstance(case.body, dict):
         case.path_parameters = {"name": "busy_message"}
         case.body = {**case.body, "value": str(case.body["value"])[:MESSAGE_LENGTH_MAX]}

@@ -16,7 +16,7 @@ from system import System
 from pipeline.ingress.http.openapi import describe
 from pipeline.settings import Settings
 
-ADMINISTRATION = ("/api/v1/seckill/activity/", "/api/v1/control")
+ADMINISTRATION = ("/api/v1/seckill/activity", "/api/v1/control")
 PATHS = list(describe(Settings())["paths"])
 CASES_A_RUN_MAX = 2_000
 """Longer runs get slower and slower, because Hypothesis remembers all cases of a run."""

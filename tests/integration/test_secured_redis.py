@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import pytest
 from secured import Certificates, SecuredRedis, documented_redis_users, password, redis_settings
 
+from pipeline.audit.reader import StockReader
 from pipeline.domain.product import Opening
 from pipeline.errors import RedisUnavailable
 from pipeline.lock import held
@@ -15,7 +16,7 @@ from pipeline.settings import Settings
 from pipeline.stock.client import PackedSslConnection, RedisFault, RedisRefused, require_access
 from pipeline.stock.scripts import script
 from pipeline.stock.store import StockStore
-from pipeline.stock.values import PreparedCommand
+from pipeline.stock.values import PreparedCommand, StoredProduct
 
 
 def test_the_scripts_use_no_command_that_a_user_of_theirs_may_not_use() -> None:
@@ -24,6 +25,7 @@ def test_the_scripts_use_no_command_that_a_user_of_theirs_may_not_use() -> None:
         "ingress": ["snapshot"],
         "decider": ["decide", "replay", "wipe", "snapshot"],
         "rebuilder": ["replay", "wipe", "take_over", "lock"],
+        "repairer": ["repair", "lock"],
     }.items():
         for each in scripts:
             used = {f"+{name.lower()}" for name in re.findall(r"redis\.call\('(\w+)'", script(each))}
@@ -73,6 +75,29 @@ async def test_each_user_can_do_its_work_and_the_ingress_cannot_write(
             await rebuilder.take_over(1)
             await rebuilder.replay(1, -1, 1, [("1", decision)])
             lock.check()
+
+
+async def test_a_repair_has_the_rights_that_it_needs(
+    plain_redis: SecuredRedis, certificates: Certificates
+) -> None:
+    opening = PreparedCommand(0, 1_000, "1", encode_open(OpenCommand("1", Opening("n", "1", 5, 0, 10**13))))
+    settings = Settings(**redis_settings(plain_redis, certificates, "repairer"))
+    reader = StockReader(settings.redis(), settings.redis_timeout_ms)
+    async with AsyncExitStack() as stack:
+        decider, repairer = [
+            await stack.enter_async_context(closing(store_of(plain_redis, certificates, user)))
+            for user in ("decider", "repairer")
+        ]
+        await decider.decide(2, -1, 0, [opening])
+        repairer.lock = await stack.enter_async_context(held(settings, "repair"))
+        assert await repairer.progress(2) == (0, 0)
+        stored = StoredProduct({"stock": "7"}, None)
+        await repairer.repair(2, 0, "1", stored, {"a": b"0:0", "b": None})
+        found = await reader.product(2, "1")
+        assert (found.offset, found.fields, found.buyer_count) == (0, stored.fields, 1)
+        assert [part async for part in reader.all_buyers(2, "1")] == [{"a": b"0:0"}]
+        assert await reader.cursor_offset(2) == 0
+        await reader.close()
 
 
 async def test_redis_by_tls_needs_its_authority_and_packs_in_c(

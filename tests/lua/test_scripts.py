@@ -28,7 +28,7 @@ from pipeline.messages.decisions import ControlDecision, decode_decision
 from pipeline.stock.client import RedisFault
 from pipeline.stock.scripts import script
 from pipeline.stock.store import MayEvict, OtherLog, Stale, StockStore
-from pipeline.stock.values import PreparedCommand, ProductSnapshot
+from pipeline.stock.values import PreparedCommand, ProductSnapshot, StoredProduct
 
 PARTITION = 1
 TERMS = Opening(name="n", price="9.90", stock=10_000, start_ms=0, end_ms=10**13, per_user_limit=1)
@@ -40,6 +40,13 @@ def opening(offset: int = 0, product_id: str = "1001", terms: Opening = TERMS) -
 
 def purchase(offset: int, *users: str, product_id: str = "1001") -> PreparedCommand:
     return PreparedCommand(offset, 1_000, product_id, encode_purchases(product_id, list(users)))
+
+
+def control(
+    offset: int, control: Control, key: str | None = None, product_id: str = "1001"
+) -> PreparedCommand:
+    value = encode_control(ControlCommand(product_id, control, Note("why", None, key)))
+    return PreparedCommand(offset, 1_000, product_id, value)
 
 
 @pytest.fixture
@@ -64,12 +71,15 @@ async def test_a_decider_that_is_not_at_the_cursor_changes_nothing(store: StockS
             await store.replay(PARTITION, after, 0, [])
         with pytest.raises(Stale, match="cursor is at 1"):
             await store.wipe(PARTITION, after)
+        with pytest.raises(Stale, match="cursor is at 1"):
+            await store.repair(PARTITION, after, "1001", StoredProduct(None, None), {"a": None})
     assert everything(redis_url) == before
 
 
-@pytest.mark.parametrize("left", ["products", "product:1001", "buyers:1001"])
+@pytest.mark.parametrize("left", ["products", "product:1001", "buyers:1001", "cleaned"])
 async def test_a_lost_cursor_is_not_a_beginning(store: StockStore, redis_url: str, left: str) -> None:
-    decided = await store.decide(PARTITION, -1, 0, [opening(), purchase(1, "a")])
+    old = [opening(2, "old"), control(3, Close(), product_id="old"), control(4, Cleanup(), product_id="old")]
+    decided = await store.decide(PARTITION, -1, 0, [opening(), purchase(1, "a"), *old])
     with Redis.from_url(redis_url) as client:
         client.delete(*(name for name in client.scan_iter() if not name.endswith(left.encode())))
     before = everything(redis_url)
@@ -143,6 +153,7 @@ async def test_a_writer_whose_lock_has_another_token_changes_nothing(
             store.wipe(PARTITION, 1),
             store.replay(PARTITION, 1, 2, [("1001", decided[1].replace(b'offset":1', b'offset":2'))]),
             store.take_over(PARTITION),
+            store.repair(PARTITION, 1, "1001", StoredProduct(None, None), {}),
         ):
             with pytest.raises(LockLost, match="seckill:lock:job:token"):
                 await call
@@ -153,8 +164,48 @@ async def test_a_writer_whose_lock_has_another_token_changes_nothing(
     await store.replay(PARTITION, -1, 2, [("1001", record) for record in decided])
     store.log_identity = "log"
     await store.take_over(PARTITION)
+    await store.repair(PARTITION, 1, "1001", StoredProduct({"stock": "7"}, None), {})
     assert await store.cursor_offset(PARTITION) == 1
     assert everything(redis_url).keys() == {*before, Taken.token_key.encode(), b"seckill:{p1}:log"}
+
+
+async def test_a_repair_gives_one_product_these_values_and_no_other(
+    store: StockStore, redis_url: str
+) -> None:
+    await store.decide(PARTITION, -1, 0, [opening(), purchase(1, "a", "b"), opening(2, "p-2")])
+    product, buyers = (f"seckill:{{p{PARTITION}}}:{name}:1001" for name in ("product", "buyers"))
+    cleaned, log = (f"seckill:{{p{PARTITION}}}:{name}" for name in ("cleaned", "log"))
+    with Redis.from_url(redis_url, decode_responses=True) as client:
+        other = client.hgetall(f"seckill:{{p{PARTITION}}}:product:p-2")
+        cursor = client.hgetall(f"seckill:{{p{PARTITION}}}:cursor")
+        client.hset(cleaned, "1001", "")
+        client.set(log, "x", ex=100)
+        for _ in range(2):
+            await store.repair(
+                PARTITION,
+                2,
+                "1001",
+                StoredProduct({"stock": "7"}, None),
+                {"a": b"1:0:2", "b": None, "c": b"1:2"},
+            )
+            assert client.hgetall(product) == {"stock": "7"}
+            assert client.hgetall(buyers) == {"a": "1:0:2", "c": "1:2"}
+            assert (client.exists(cleaned), client.ttl(log)) == (0, -1)
+            assert await store.products(PARTITION) == ["1001", "p-2"]
+        await store.repair(PARTITION, 2, "1001", StoredProduct(None, "5:k"), {"z": None})
+        assert (client.exists(product, buyers), client.hgetall(cleaned)) == (0, {"1001": "5:k"})
+        assert await store.products(PARTITION) == ["p-2"]
+        await store.repair(PARTITION, 2, "1001", StoredProduct(None, None), {})
+        assert client.exists(product, buyers, cleaned) == 0
+        assert client.hgetall(f"seckill:{{p{PARTITION}}}:product:p-2") == other
+        assert client.hgetall(f"seckill:{{p{PARTITION}}}:cursor") == cursor
+
+
+async def test_a_repair_takes_1000_buyers(store: StockStore) -> None:
+    await store.decide(PARTITION, -1, 0, [opening()])
+    wins = {f"user-{number:059d}": b"0:%d" % number for number in range(1_000)}
+    await store.repair(PARTITION, 0, "1001", StoredProduct({"stock": "7"}, None), wins)
+    assert await store.buyer_count(PARTITION, "1001") == 1_000
 
 
 async def test_a_full_chunk_fits_one_call(store: StockStore) -> None:
@@ -238,9 +289,39 @@ async def test_closing_ends_the_sale(store: StockStore) -> None:
     assert (product.state, product.sold, product.by_code) == ("closed", 1, {1: 1, -6: 1})
 
 
-def control(offset: int, control: Control, key: str | None = None) -> PreparedCommand:
-    value = encode_control(ControlCommand("1001", control, Note("why", None, key)))
-    return PreparedCommand(offset, 1_000, "1001", value)
+async def test_a_user_of_redis_without_the_right_to_clean_up_writes_nothing(
+    store: StockStore, redis_url: str
+) -> None:
+    """Not even the purchases before it in the chunk."""
+    other = [opening(1, "other"), control(2, Close(), product_id="other")]
+    await store.decide(PARTITION, -1, 0, [opening(), *other])
+    with Redis.from_url(redis_url) as client:
+        client.execute_command("ACL", "SETUSER", "decider", "on", "nopass", "~*", "+@all", "-srem")
+        before = everything(redis_url)
+        limited = StockStore(redis_url.replace("redis://", "redis://decider:any@"), 5_000)
+        try:
+            with pytest.raises(RedisFault, match="srem"):
+                await limited.decide(
+                    PARTITION, 2, 0, [purchase(3, "a"), control(4, Cleanup(), product_id="other")]
+                )
+        finally:
+            await limited.close()
+            client.execute_command("ACL", "DELUSER", "decider")
+    assert everything(redis_url) == before
+
+
+async def test_a_zero_with_a_sign_is_a_zero(store: StockStore) -> None:
+    value = encode_open(OpenCommand("1001", replace(TERMS, stock=0)))
+    signed = value.replace(b'"stock":0', b'"stock":-0').replace(b'"start_ms":0', b'"start_ms":-0')
+    assert signed.count(b"-0") == 2
+    chunk = [PreparedCommand(0, 1_000, "1001", signed), purchase(1, "a")]
+    decided = await store.decide(PARTITION, -1, 0, chunk)
+    assert b'"stock":0,' in decided[1]
+    product = await store.product(PARTITION, "1001")
+    assert product is not None
+    assert (product.stock, product.start_ms) == (0, 0)
+    snapshot = await store.snapshot(PARTITION, "1001", ["a"])
+    assert snapshot.terms == SaleTerms(SaleState.ACTIVE, 0, 0, 10**13, 1)
 
 
 async def test_a_cleanup_forgets_the_buyers_at_once(store: StockStore, redis_url: str) -> None:
@@ -337,7 +418,7 @@ def test_codes_and_limits_are_the_same_in_lua() -> None:
     }
 
 
-@pytest.mark.parametrize("name", ["decide", "snapshot", "replay", "wipe", "take_over", "lock"])
+@pytest.mark.parametrize("name", ["decide", "snapshot", "replay", "wipe", "take_over", "repair", "lock"])
 def test_every_script_documents_its_keys_arguments_reply_and_errors(name: str) -> None:
     source = script(name)
     assert all(f"-- {word}" in source for word in ("KEYS", "ARGV", "Reply", "Errors"))

@@ -66,6 +66,7 @@ def test_an_adjustment_changes_the_stock_in_both_directions() -> None:
         (product(state=SaleState.PAUSED), Pause(), Refusal.ALREADY_PAUSED),
         (product(), Extend(201, None), Refusal.END_BEFORE_START),
         (product(), Extend(None, 99), Refusal.END_BEFORE_START),
+        (product(), Extend(200, None), Refusal.END_BEFORE_START),
         (product(), Cleanup(), Refusal.NOT_CLOSED),
         (product(state=SaleState.PAUSED), Cleanup(), Refusal.NOT_CLOSED),
     ],
@@ -74,6 +75,12 @@ def test_a_command_that_makes_no_sense_is_refused(on: Product, control: Control,
     before = repr(on)
     assert control_product(on, control, 1, "k") == ControlOutcome(refusal)
     assert repr(on) == before
+
+
+def test_what_is_just_possible_is_applied() -> None:
+    assert applied(product(), Adjust(-5)).stock == 0
+    assert applied(product(), Adjust(STOCK_MAX - 5)).stock == STOCK_MAX
+    assert applied(product(), Extend(199, None)).terms.start_ms == 199
 
 
 @pytest.mark.parametrize("control", [Adjust(1), Pause(), Resume(), Extend(0, 1), Limits(1, None), Close()])

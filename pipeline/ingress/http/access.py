@@ -34,7 +34,6 @@ SCOPES: Final[Mapping[tuple[str, str], Scope | None]] = {
     ("GET", "/api/v1/seckill/stats/{product_id}"): Scope.SALE_READ,
     ("GET", "/api/v1/system/stats"): Scope.SALE_READ,
     ("GET", _ACTIVITY): Scope.SALE_READ,
-    ("GET", f"{_ACTIVITY}/{{product_id}}"): Scope.SALE_READ,
     **{
         ("POST", f"{_ACTIVITY}/{command}"): Scope.SALE_WRITE
         for command in ("prewarm", "adjust", "pause", "resume", "extend", "limits", "close", "cleanup")

@@ -15,7 +15,7 @@ from pipeline.ingress.http.access import ADMINISTRATION_PREFIXES, author_of
 from pipeline.ingress.http.answers import json_answer
 from pipeline.ingress.http.bodies import idempotency_key, read_body
 from pipeline.ingress.http.problems import Kind, Problem, invalid, not_found
-from pipeline.ingress.http.product_figures import ProductFigures
+from pipeline.ingress.http.product_figures import STATS_PATH, ProductFigures
 from pipeline.ingress.http.sale_bodies import PARSERS
 from pipeline.ingress.operator_commands import DecidedCommand, OperatorCommands
 from pipeline.messages.commands import ControlCommand, MalformedCommand, OpenCommand
@@ -50,8 +50,8 @@ _REFUSED: Final = {
     Refusal.ALREADY_PAUSED: "is already paused",
     Refusal.NOT_PAUSED: "is not paused",
     Refusal.STOCK_BELOW_ZERO: "has less stock than the change would take away; nothing was changed",
-    Refusal.STOCK_ABOVE_MAX: f"would have more than {STOCK_MAX} units, left and sold; nothing was changed",
-    Refusal.END_BEFORE_START: "would end before it starts; nothing was changed",
+    Refusal.STOCK_ABOVE_MAX: f"would have more than {STOCK_MAX:,} units, left and sold; nothing was changed",
+    Refusal.END_BEFORE_START: "would have a sale that ends before it starts, or at once; nothing was changed",
 }
 """What follows the product's id in the problem document."""
 
@@ -66,7 +66,7 @@ class AdministrationRoutes:
         return [
             *(web.post(PATH + call, self._handler(call, parse)) for call, parse in PARSERS.items()),
             web.get(ACTIVITY_PATH, self.products),
-            web.get(PATH + "{product_id}", self._figures.product),
+            web.get(STATS_PATH, self._figures.product),
         ]
 
     def _handler(
@@ -90,7 +90,9 @@ class AdministrationRoutes:
     async def products(self, request: web.Request) -> web.Response:
         """A page of the products that are in Redis, in the order of their ids."""
         after, limit = request.query.get("after", ""), request.query.get("limit", str(PRODUCTS_LISTED))
-        if not (limit.isascii() and limit.isdigit() and 1 <= int(limit[:9]) <= PRODUCTS_LISTED_MAX):
+        if not (
+            limit.isascii() and limit.isdigit() and len(limit) <= 4 and 1 <= int(limit) <= PRODUCTS_LISTED_MAX
+        ):
             raise invalid(
                 "limit", f"limit: must be a whole number from 1 to {PRODUCTS_LISTED_MAX}", PRODUCTS_LISTED_MAX
             )
@@ -100,16 +102,20 @@ class AdministrationRoutes:
 def _applied(call: str, product_id: str, decided: DecidedCommand) -> dict[str, Any]:
     """The answer to a command that was applied. Raises Problem for one that was refused."""
     receipt, decision, is_repeat = decided
-    if decision.refusal is not None:
+    if decision is not None and decision.refusal is not None:
         raise _refused(product_id, decision.refusal)
     answer: dict[str, Any] = {
-        "message": DONE[call],
+        "message": f"applied before, at offset {receipt.offset}; nothing was changed now"
+        if is_repeat
+        else DONE[call],
         "product_id": presented_id(product_id),
         "partition": receipt.partition,
         "offset": receipt.offset,
-        "time": rfc3339(decision.time_ms),
         "repeated": is_repeat,
     }
+    if decision is None:
+        return answer
+    answer["time"] = rfc3339(decision.time_ms)
     if isinstance(decision, OpenDecision):
         answer["stock"] = decision.opening.stock
     elif decision.stock is not None:

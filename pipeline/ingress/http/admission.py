@@ -185,8 +185,8 @@ class Admission:
             case NotDecidedYet(receipt=receipt):
                 return Problem(
                     Kind.NOT_DECIDED_YET,
-                    f"the command is in the log as {receipt} and will be decided; check the product's stats for the"
-                    " outcome",
+                    f"the command is in the log as {receipt} and will be decided; repeat it with the same"
+                    " Idempotency-Key for the decision",
                     code=Code.TIMED_OUT,
                     retry_after_s=self._in_force.settings.retry_after_s,
                 )

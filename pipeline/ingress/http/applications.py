@@ -143,5 +143,6 @@ class Applications:
     def _figures(self) -> ProductFigures:
         parts = self._parts
         return ProductFigures(
-            parts.store, parts.queues, parts.rates, parts.refusals, parts.topics.requests.partitions
+            *(parts.store, parts.decisions, parts.queues, parts.rates, parts.refusals),
+            parts.topics.requests.partitions,
         )

@@ -15,7 +15,7 @@ from typing_extensions import TypeAliasType
 from pipeline.domain.ids import ID, ID_FORM, INTEGER_ID_MAX, canonical_id
 from pipeline.ingress.http.exact_numbers import as_integer
 from pipeline.messages.commands import PRICE
-from pipeline.messages.fields import TIME_MS_MAX
+from pipeline.messages.fields import LINE, TIME_MS_MAX
 
 PRICE_WHOLE_DIGITS_MAX = 12
 PRICE_DECIMALS_MAX = 4
@@ -69,6 +69,17 @@ class Text(Form):
 
     def __get_pydantic_core_schema__(self, _source: Any, _handler: GetCoreSchemaHandler) -> CoreSchema:
         return self._text
+
+
+class Line(Form):
+    """Annotates a str of 1 to `high` characters without line breaks and control characters."""
+
+    def __init__(self, high: int) -> None:
+        super().__init__(f"a line of 1 to {high} characters", high)
+        self._line = core_schema.str_schema(strict=True, max_length=high, pattern=f"^{LINE.pattern}$")
+
+    def __get_pydantic_core_schema__(self, _source: Any, _handler: GetCoreSchemaHandler) -> CoreSchema:
+        return self._line
 
 
 def _id(value: object) -> str:

@@ -85,7 +85,7 @@ class PurchaseAnswer(_Decision):
 
 
 class FinalAnswer(_Decision):
-    """An answer that can never change. It is given without the log, so it has no request id."""
+    """An answer that no purchase can change. It is given without the log, so it has no request id."""
 
     code: Annotated[int, Among(FINAL_CODES)]
     product_id: Id
@@ -190,8 +190,8 @@ class ProductStats(Body):
     queued: Count
     """Purchases queued in the product's partition, an estimate"""
     answered_without_log: Count
-    """Purchases that this process answered at once because the answer could not change; they are not in the log and
-    not counted in `decided`"""
+    """Purchases that this process answered at once because no other could change the answer; they are not in the log
+    and not counted in `decided`"""
 
 
 class Purchased(Body):
@@ -283,20 +283,20 @@ class Applied(Body):
     product_id: Id
     partition: Count
     offset: Count
-    time: datetime
-    """Broker time"""
+    time: datetime | MISSING = MISSING
+    """Broker time. Like the stock, absent from a repeat if the first decision cannot be read at the moment"""
     repeated: bool
     """Whether this repeats a command with the same Idempotency-Key, whose decision this is"""
 
 
 class Opened(Applied):
-    stock: Count
+    stock: Count | MISSING = MISSING
 
 
 class Adjusted(Applied):
-    stock: Count
+    stock: Count | MISSING = MISSING
     """Units left"""
-    sold: Count
+    sold: Count | MISSING = MISSING
 
 
 class Products(Body):

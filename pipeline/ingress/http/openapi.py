@@ -187,7 +187,7 @@ def _purchase_paths(settings: Settings) -> Schema:
         },
         "/api/v1/seckill/purchase/async": {
             "post": {
-                "summary": "Buy and get a receipt once the purchase is in the log, or an answer that cannot change",
+                "summary": "Buy: a receipt once the purchase is in the log, or an answer that no other can change",
                 "parameters": parameters,
                 "requestBody": _body(purchase),
                 "responses": _answers(refusals, {202: models.Accepted, **final}),
@@ -328,7 +328,6 @@ def _control_paths(settings: Settings) -> Schema:
 
 def _admin_paths(settings: Settings) -> Schema:
     servers = _admin_servers(settings)
-    product_id = _path_parameter("product_id", fields.Id)
     page = {
         "summary": "Products that are not cleaned up, in the order of their ids",
         "parameters": [
@@ -341,14 +340,8 @@ def _admin_paths(settings: Settings) -> Schema:
         ],
         "responses": _answers((400, 429, 503), {200: models.Products}),
     }
-    figures = {
-        "summary": "Statistics of a product",
-        "parameters": [product_id],
-        "responses": _answers((400, 404, 410, 429, 503), {200: models.ProductStats}),
-    }
     return {
         ACTIVITY_PATH: {"servers": servers, "get": page},
-        PATH + "{product_id}": {"servers": servers, "get": figures},
         **{PATH + call: {"servers": servers, "post": _command(call)} for call in _COMMANDS},
     }
 

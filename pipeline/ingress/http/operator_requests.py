@@ -4,7 +4,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     MISSING,
+    ConfigDict,
     Discriminator,
+    Field,
     Tag,
     ValidationInfo,
     field_validator,
@@ -20,6 +22,7 @@ from pipeline.ingress.http.fields import (
     TIME_REQUIRED,
     Form,
     Id,
+    Line,
     PaymentTimeoutMs,
     Price,
     Rfc3339,
@@ -85,9 +88,9 @@ def _kind_of_rate_limit(document: Any) -> str:
 
 
 class Noted(OperatorRequest):
-    reason: Annotated[str | MISSING, Text(1, REASON_LENGTH_MAX)] = MISSING
+    reason: Annotated[str | MISSING, Line(REASON_LENGTH_MAX)] = MISSING
     """Why; it goes into the log"""
-    by: Annotated[str | MISSING, Text(1, BY_LENGTH_MAX)] = MISSING
+    by: Annotated[str | MISSING, Line(BY_LENGTH_MAX)] = MISSING
     """Who; it goes into the log"""
 
 
@@ -125,14 +128,18 @@ class Prewarm(Noted):
         return end_ms
 
 
+def _requires_one_of(*names: str) -> dict[str, Any]:
+    return {"anyOf": [{"required": [name]} for name in names]}
+
+
 class ControlRequest(Noted):
     product_id: Annotated[Id, ID_REQUIRED]
 
 
 class AdjustRequest(ControlRequest):
-    change: Annotated[int, WholeNumber(-STOCK_MAX, STOCK_MAX)]
+    change: Annotated[int, WholeNumber(-STOCK_MAX, STOCK_MAX), Field(json_schema_extra={"not": {"const": 0}})]
     """Units to add to the stock, or to take away if negative; not 0"""
-    reason: Annotated[str, Text(1, REASON_LENGTH_MAX)]
+    reason: Annotated[str, Line(REASON_LENGTH_MAX)]
 
     @field_validator("change")
     @classmethod
@@ -153,12 +160,16 @@ class ResumeRequest(ControlRequest):
 class ExtendRequest(ControlRequest):
     """One of the two times is required; each may be earlier or later than before"""
 
+    model_config = ConfigDict(json_schema_extra=_requires_one_of("start_time", "end_time"))
+
     start_time: Annotated[Rfc3339 | MISSING, TIME_REQUIRED] = MISSING
     end_time: Annotated[Rfc3339 | MISSING, TIME_REQUIRED] = MISSING
 
 
 class LimitsRequest(ControlRequest):
     """One of the two limits is required"""
+
+    model_config = ConfigDict(json_schema_extra=_requires_one_of("per_user_limit", "rate_limit"))
 
     per_user_limit: Annotated[int | MISSING, WholeNumber(1, PER_USER_LIMIT_MAX)] = MISSING
     rate_limit: Annotated[_RateLimitOrNone | MISSING, Form("an object, or null for no limit")] = MISSING

@@ -11,6 +11,7 @@ from pipeline.domain.ids import ID_FORM, canonical_id, presented_id
 from pipeline.domain.times import rfc3339
 from pipeline.errors import RedisUnavailable
 from pipeline.ingress.decisions.decision_rate import RateSampler
+from pipeline.ingress.decisions.finder import DecisionFinder
 from pipeline.ingress.final_refusals import FinalRefusals
 from pipeline.ingress.flow_control.queues import PurchaseQueues
 from pipeline.ingress.http.answers import json_answer, money
@@ -20,6 +21,9 @@ from pipeline.kafka.topics import partition_of
 from pipeline.stock.store import StockStore
 from pipeline.stock.values import ProductStock
 
+STATS_PATH = "/api/v1/seckill/stats/{product_id}"
+"""On both listeners."""
+
 _Stored = tuple[ProductStock | None, int]
 """A product and its number of buyers."""
 
@@ -28,12 +32,14 @@ class ProductFigures:
     def __init__(
         self,
         store: StockStore,
+        decisions: DecisionFinder,
         queues: PurchaseQueues,
         rates: RateSampler,
         refusals: FinalRefusals,
         partitions: int,
     ) -> None:
         self._store = store
+        self._decisions = decisions
         self._queues = queues
         self._rates = rates
         self._refusals = refusals
@@ -57,6 +63,8 @@ class ProductFigures:
 
         Raises RedisUnavailable or OtherLog.
         """
+        self._rates.assert_own_log()
+        await asyncio.gather(*map(self._require_all_decisions, range(self._partitions)))
         by_partition = await asyncio.gather(*map(self._store.products, range(self._partitions)))
         following = sorted(each for ids in by_partition for each in ids if each > after)
         shown = following[:limit]
@@ -70,6 +78,12 @@ class ProductFigures:
             ],
             "next": shown[-1] if len(following) > limit else None,
         }
+
+    async def _require_all_decisions(self, partition: int) -> None:
+        """Raises RedisUnavailable if Redis lacks decisions that this process has seen."""
+        seen = self._decisions.decided_offset(partition)
+        if await self._store.cursor_offset(partition) < seen:
+            raise RedisUnavailable(f"Redis: partition {partition} is behind the decision log, at {seen}")
 
     def _document(self, product_id: str, product: ProductStock, buyers: int) -> dict[str, Any]:
         return {

@@ -31,7 +31,7 @@ from pipeline.ingress.http.admission import Admission
 from pipeline.ingress.http.answers import json_answer
 from pipeline.ingress.http.connections import Gate
 from pipeline.ingress.http.polling import PollingRoutes
-from pipeline.ingress.http.product_figures import ProductFigures, cleaned_up, id_in_path
+from pipeline.ingress.http.product_figures import STATS_PATH, ProductFigures, cleaned_up, id_in_path
 from pipeline.ingress.http.rate_limits import AddressGate
 from pipeline.ingress.http.shared_reads import SharedReads
 from pipeline.kafka.topics import partition_of
@@ -89,7 +89,7 @@ class StatsRoutes:
 
     def routes(self) -> list[web.RouteDef]:
         return [
-            web.get("/api/v1/seckill/stats/{product_id}", self._figures.product),
+            web.get(STATS_PATH, self._figures.product),
             web.get("/api/v1/seckill/purchased/{product_id}/{user_id}", self.purchased),
             web.get("/api/v1/system/stats", self.system),
         ]

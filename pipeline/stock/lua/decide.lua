@@ -187,7 +187,7 @@ for i = 5 + product_count, #ARGV, 4 do
   last_offset = offset
 end
 
-for i = 1, product_count do product_write(products[i], KEYS[2], KEYS[3]) end
+products_write(products, KEYS[2], KEYS[3])
 redis.call('HSET', KEYS[1],
   'offset', last_offset, 'time_ms', time_ms, 'purchases', purchases, 'records', records + #decisions,
   'settled', ARGV[1], 'results_position', ARGV[2], 'last_answer', table.concat(lengthened))

@@ -1,7 +1,8 @@
 -- The controls of a live sale: pipeline/domain/controls.py in Lua (a test compares them). Needs `product` and `limits`.
 
 local function control_window(product, command)
-  return command.start_ms or product.start_ms, command.end_ms or product.end_ms
+  -- In JSON, -0 is a number: adding 0 makes it 0.
+  return (command.start_ms or product.start_ms) + 0, (command.end_ms or product.end_ms) + 0
 end
 
 -- control_refusal(product, command) -> why the command makes no sense in the product's state, or nil
@@ -18,7 +19,7 @@ local function control_refusal(product, command)
   end
   if kind == 'extend' then
     local start_ms, end_ms = control_window(product, command)
-    return end_ms < start_ms and 'end_before_start' or nil
+    return end_ms <= start_ms and 'end_before_start' or nil
   end
   return nil
 end

@@ -49,9 +49,10 @@ end
 -- product_open(product, command): applies a decoded open command
 local function product_open(product, command)
   product.opened, product.is_new, product.has_new_terms = true, true, true
-  product.stock, product.sold, product.initial = command.stock, 0, command.stock
+  product.stock, product.sold, product.initial = command.stock + 0, 0, command.stock + 0
   product.per_user_limit = command.per_user_limit
-  product.start_ms, product.end_ms = command.start_ms, command.end_ms
+  -- In JSON, -0 is a number: adding 0 makes it 0.
+  product.start_ms, product.end_ms = command.start_ms + 0, command.end_ms + 0
   product.state, product.price, product.name = command.state, command.price, command.name
   product_limit_rate(product, command.rate_limit or 'none')
 end
@@ -62,17 +63,13 @@ local function product_clean_up(product)
   product.rule, product.counts, product.fresh, product.order = nil, {}, {}, {}
 end
 
--- product_write(product, products_key, cleaned_key): writes all that changed
-local function product_write(product, products_key, cleaned_key)
-  if not product.opened then return end
-  if product.state == 'cleaned_up' then
-    if product.is_newly_cleaned then
-      redis.call('SREM', products_key, product.id)
-      redis.call('UNLINK', product.key, product.buyers_key)
-      redis.call('HSET', cleaned_key, product.id, product.command_keys or '')
-    end
-    return
-  end
+local function product_write_cleanup(product, products_key, cleaned_key)
+  redis.call('SREM', products_key, product.id)
+  redis.call('UNLINK', product.key, product.buyers_key)
+  redis.call('HSET', cleaned_key, product.id, product.command_keys or '')
+end
+
+local function product_write(product, products_key)
   if product.is_new then
     redis.call('SADD', products_key, product.id)
     redis.call('HSET', product.key, 'initial', product.initial, 'price', product.price, 'name', product.name)
@@ -88,4 +85,15 @@ local function product_write(product, products_key, cleaned_key)
     'stock', product.stock, 'sold', product.sold, 'state', product.state, 'limiter', product.limiter)
   for code, count in pairs(product.counts) do redis.call('HINCRBY', product.key, 'code:' .. code, count) end
   wins_write(product.buyers_key, product.order, product.fresh)
+end
+
+-- products_write(products, products_key, cleaned_key): writes all that changed
+-- Cleanups first: a user of Redis who may not use SREM fails here, before anything is written.
+local function products_write(products, products_key, cleaned_key)
+  for _, product in ipairs(products) do
+    if product.is_newly_cleaned then product_write_cleanup(product, products_key, cleaned_key) end
+  end
+  for _, product in ipairs(products) do
+    if product.opened and product.state ~= 'cleaned_up' then product_write(product, products_key) end
+  end
 end
