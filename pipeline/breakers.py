@@ -5,62 +5,37 @@ be what is unavailable), but in the end the newest one is, and a decider that ta
 breaker.
 """
 
-import asyncio
-import logging
 import time
 from collections.abc import Callable
 
-from pipeline.control.follower import CONTROL_PARTITION
-from pipeline.domain.backoff import Backoff
+from pipeline.control.publisher import StatePublisher
 from pipeline.domain.breaker import Breaker, BreakerState
-from pipeline.kafka.producer import Sender, SendFailed
+from pipeline.kafka.producer import Sender
 from pipeline.kafka.records import LogRecord
 from pipeline.kafka.topics import Topic
 from pipeline.messages.breakers import BreakerChange, decode_breaker, encode_breaker
 from pipeline.messages.fields import TIME_MS_MAX
 from pipeline.settings import InForce
 
-logger = logging.getLogger(__name__)
-
 
 class BreakerReporter:
     """Writes the newest state of each partition's breaker to the control topic, until it is acknowledged."""
 
     def __init__(self, topic: Topic, producer: Sender, in_force: InForce) -> None:
-        self._topic = topic.name
-        self._producer = producer
+        self._publisher = StatePublisher(topic, producer, in_force.base)
         self._in_force = in_force
-        self._unsent: dict[int, BreakerChange] = {}
-        self._arrived = asyncio.Event()
 
     def report(self, partition: int, breaker: Breaker) -> None:
         """Note a breaker's state; `run` writes it."""
         now_ms = int(time.time() * 1_000)
         retry_at_ms = now_ms + self._in_force.settings.breaker_recovery_timeout_ms
         is_open = breaker.state is BreakerState.OPEN
-        self._unsent[partition] = BreakerChange(
-            partition, breaker.state, now_ms, retry_at_ms if is_open else 0
-        )
-        self._arrived.set()
+        change = BreakerChange(partition, breaker.state, now_ms, retry_at_ms if is_open else 0)
+        self._publisher.publish(f"the state of breaker {partition}", *encode_breaker(change))
 
     async def run(self) -> None:
         """Write until cancelled."""
-        settings = self._in_force.base
-        backoff = Backoff(settings.backoff_ms_min, settings.backoff_ms_max)
-        while True:
-            await self._arrived.wait()
-            self._arrived.clear()
-            for partition, change in list(self._unsent.items()):
-                try:
-                    await self._producer.send(self._topic, CONTROL_PARTITION, *encode_breaker(change))
-                except SendFailed as fault:
-                    logger.warning("the state of breaker %d is not published yet: %s", partition, fault)
-                    self._arrived.set()
-                    await asyncio.sleep(backoff.pause_ms() / 1_000)
-                else:
-                    backoff.reset()
-                    if self._unsent.get(partition) is change:
-                        del self._unsent[partition]
+        await self._publisher.run()
 
 
 class BreakerBoard:

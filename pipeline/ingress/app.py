@@ -95,7 +95,7 @@ class Ingress:
                 asyncio.create_task(parts.control.run(), name="control topic"),
                 asyncio.create_task(parts.saturation.run(), name="saturation"),
                 asyncio.create_task(parts.degrader.run(), name="degradation"),
-                asyncio.create_task(parts.announcer.run(), name="announcements"),
+                asyncio.create_task(parts.publisher.run(), name="published states"),
             ]
             await self._listen_all()
         except (Unavailable, OperatorError, NewerFormat, KafkaError, OSError) as error:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pipeline.breakers import BreakerBoard, breaker_taker
 from pipeline.control.follower import ControlFollower
 from pipeline.control.live_settings import LiveSettings
+from pipeline.control.publisher import StatePublisher
 from pipeline.ingress.access.control import AccessControl
 from pipeline.ingress.command_log.group_commit import GroupCommit
 from pipeline.ingress.command_log.log_ends import LogEnds
@@ -15,13 +16,13 @@ from pipeline.ingress.decisions.finder import DecisionFinder
 from pipeline.ingress.decisions.lookup import RUNS_BYTES_MAX, DecisionLookup
 from pipeline.ingress.decisions.waiters import Waiters
 from pipeline.ingress.final_refusals import SNAPSHOTS_MAX, FinalRefusals
-from pipeline.ingress.flow_control.announcer import Announcer
 from pipeline.ingress.flow_control.degradation import Degrader
 from pipeline.ingress.flow_control.queues import PurchaseQueues
 from pipeline.ingress.flow_control.saturation import Saturation
 from pipeline.ingress.on_sale import OnSale
 from pipeline.kafka.producer import LogProducer
 from pipeline.kafka.topics import Topics
+from pipeline.messages.degradation import DegradationChange, encode_degradation
 from pipeline.process.logs import set_log_level
 from pipeline.settings import InForce, Settings
 from pipeline.stock.store import StockStore
@@ -70,10 +71,13 @@ class Parts:
         )
         self.saturation = Saturation(in_force, self.commits, backlog)
         self.queues = PurchaseQueues(in_force, self.commits, self.decisions, self.rates.by_partition)
-        self.announcer = Announcer(topics.control.name, self.producer, settings)
-        self.degrader = Degrader(in_force, self.queues, self.saturation, on_sale, self.announcer.announce)
+        self.publisher = StatePublisher(topics.control, self.producer, settings)
+        self.degrader = Degrader(in_force, self.queues, self.saturation, on_sale, self._publish_stage)
         self.refusals = FinalRefusals(
             *(self.snapshots, self.ends, self.commits, self.waiters, self.feed, on_sale),
             settings.window_margin_ms,
         )
         self.access = AccessControl(settings)
+
+    def _publish_stage(self, change: DegradationChange) -> None:
+        self.publisher.publish(f"degradation stage {change.stage:d}", *encode_degradation(change))
