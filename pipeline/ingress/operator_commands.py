@@ -3,7 +3,6 @@
 Free of HTTP, like `errors.py`.
 """
 
-import asyncio
 import logging
 from typing import NamedTuple
 
@@ -12,13 +11,13 @@ from pipeline.errors import KafkaUnavailable
 from pipeline.ingress.command_log.group_commit import GroupCommit
 from pipeline.ingress.decisions.finder import DecisionFinder
 from pipeline.ingress.errors import (
-    CommandNotAcknowledged,
     CommandNotSent,
     KeyReused,
     NotDecidedYet,
     RequestRefused,
 )
-from pipeline.kafka.producer import Sender, SendFailed
+from pipeline.ingress.operator_sends import OperatorSends
+from pipeline.kafka.producer import Sender
 from pipeline.kafka.topics import partition_of
 from pipeline.messages.commands import (
     ControlCommand,
@@ -29,9 +28,6 @@ from pipeline.messages.commands import (
 )
 from pipeline.messages.decisions import ControlDecision, OpenDecision
 from pipeline.settings import InForce
-
-UNSENT_MAX = 16
-"""Limit on commands that are not acknowledged yet, so that an operator's retries do not pile up."""
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +57,7 @@ class OperatorCommands:
         self._topic = topic
         self._commits = commits
         self._decisions = decisions
-        self._sending: set[asyncio.Task[int]] = set()
+        self._sends = OperatorSends("a command")
 
     async def decided(self, command: OpenCommand | ControlCommand) -> DecidedCommand:
         """Write this command to the log and wait for the decision.
@@ -96,26 +92,14 @@ class OperatorCommands:
 
     async def _send(self, product_id: str, value: bytes) -> Receipt:
         partition = partition_of(product_id, self._commits.partitions)
-        if self._commits.is_overdue(partition) or len(self._sending) >= UNSENT_MAX:
+        if self._commits.is_overdue(partition):
             raise CommandNotSent
-        # In its own task, because neither a client that disconnects nor the timeout may cancel the sending.
-        sending = asyncio.create_task(self._producer.send(self._topic, partition, product_id.encode(), value))
-        self._sending.add(sending)
-        sending.add_done_callback(self._sent)
-        await asyncio.wait({sending}, timeout=self._in_force.settings.send_timeout_ms / 1_000)
-        if not sending.done() or sending.exception() is not None:
-            raise CommandNotAcknowledged
-        self._commits.note_end(partition, sending.result() + 1)
-        return Receipt(partition, sending.result(), 0)
-
-    def _sent(self, sending: asyncio.Task[int]) -> None:
-        self._sending.discard(sending)
-        if not sending.cancelled() and (error := sending.exception()):
-            logger.error(
-                "sending a command failed: %s",
-                error,
-                exc_info=None if isinstance(error, SendFailed) else error,
-            )
+        offset = await self._sends.send(
+            self._producer.send(self._topic, partition, product_id.encode(), value),
+            self._in_force.settings.send_timeout_ms,
+        )
+        self._commits.note_end(partition, offset + 1)
+        return Receipt(partition, offset, 0)
 
 
 def _is_same(command: OpenCommand | ControlCommand, first: OpenDecision | ControlDecision) -> bool:

@@ -1,7 +1,5 @@
 """The administration calls for live settings: what is in force, and changes, which are records of the control topic."""
 
-import asyncio
-import logging
 import time
 from typing import Any, TypeVar
 
@@ -10,26 +8,25 @@ from pydantic import MISSING, BaseModel, ValidationError
 
 from pipeline.control.live_settings import InvalidValue, LiveSettings, NotLive, SettingRefused, UnknownSetting
 from pipeline.control.operator import write_setting
+from pipeline.ingress.errors import CommandNotAcknowledged, CommandNotSent
 from pipeline.ingress.http.access import author_of
 from pipeline.ingress.http.admission import Admission
 from pipeline.ingress.http.answers import json_answer
 from pipeline.ingress.http.bodies import parse_object, read_body
 from pipeline.ingress.http.operator_requests import SetSetting, UnknownField, UnsetSetting
 from pipeline.ingress.http.problems import Kind, Problem, invalid, not_found
-from pipeline.kafka.producer import Sender, SendFailed
+from pipeline.ingress.operator_sends import OperatorSends
+from pipeline.kafka.producer import Sender
 from pipeline.kafka.topics import Topic
 from pipeline.messages.settings import SettingChange
 from pipeline.settings import InForce
 
 PATH = "/api/v1/control"
-CHANGES_UNSENT_MAX = 16
-"""Limit on changes that are not acknowledged yet, so that an operator's retries do not pile up."""
 ANONYMOUS = "an administrator"
 """Who made a change if nobody says so."""
 NAME_LENGTH_MAX = 100
 """Limit for an unknown name in a problem document."""
 
-logger = logging.getLogger(__name__)
 _BodyT = TypeVar("_BodyT", bound=BaseModel)
 
 
@@ -47,7 +44,7 @@ class ControlRoutes:
         self._producer = producer
         self._topic = topic
         self._admission = admission
-        self._sending: set[asyncio.Task[int]] = set()
+        self._sends = OperatorSends("a change of a setting")
 
     def routes(self) -> list[web.RouteDef]:
         return [
@@ -97,32 +94,19 @@ class ControlRoutes:
 
     async def _written(self, change: SettingChange, value: object, before: dict[str, Any]) -> web.Response:
         """The answer, once the log has acknowledged the change. Raises Problem."""
-        if len(self._sending) >= CHANGES_UNSENT_MAX:
+        sending = write_setting(self._producer, self._topic, change)
+        try:
+            offset = await self._sends.send(sending, self._in_force.base.send_timeout_ms)
+        except CommandNotSent:
             raise self._admission.unavailable(
                 "the log accepts no changes at the moment; this one was not sent"
-            )
-        # In its own task, because neither a client that disconnects nor the timeout may cancel the sending.
-        sending = asyncio.create_task(write_setting(self._producer, self._topic, change))
-        self._sending.add(sending)
-        sending.add_done_callback(self._sent)
-        await asyncio.wait({sending}, timeout=self._in_force.base.send_timeout_ms / 1_000)
-        if not sending.done() or sending.exception() is not None:
+            ) from None
+        except CommandNotAcknowledged:
             raise self._admission.unavailable(
                 "the log did not acknowledge the change in time, so it may still take effect; look at the setting"
                 " before you repeat it"
-            )
-        return json_answer(
-            {"name": change.name, "value": value, "before": before["value"], "offset": sending.result()}
-        )
-
-    def _sent(self, sending: asyncio.Task[int]) -> None:
-        self._sending.discard(sending)
-        if not sending.cancelled() and (error := sending.exception()):
-            logger.error(
-                "sending a change of a setting failed: %s",
-                error,
-                exc_info=None if isinstance(error, SendFailed) else error,
-            )
+            ) from None
+        return json_answer({"name": change.name, "value": value, "before": before["value"], "offset": offset})
 
 
 def _problem(refusal: SettingRefused) -> Problem:

@@ -1,0 +1,45 @@
+"""Sends records of operators: a limited number at a time, and to the end, whatever becomes of the client."""
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from typing import Any
+
+from pipeline.ingress.errors import CommandNotAcknowledged, CommandNotSent
+from pipeline.kafka.producer import SendFailed
+
+UNSENT_MAX = 16
+"""Limit on records that are not acknowledged yet, so that an operator's retries do not pile up."""
+
+logger = logging.getLogger(__name__)
+
+
+class OperatorSends:
+    def __init__(self, what: str) -> None:
+        """`what` names the records in the log."""
+        self._what = what
+        self._sending: set[asyncio.Task[int]] = set()
+
+    async def send(self, sending: Coroutine[Any, Any, int], timeout_ms: int) -> int:
+        """The offset that `sending` returns. Raises CommandNotSent and CommandNotAcknowledged."""
+        if len(self._sending) >= UNSENT_MAX:
+            sending.close()
+            raise CommandNotSent
+        # In its own task, because neither a client that disconnects nor the timeout may cancel the sending.
+        task = asyncio.create_task(sending)
+        self._sending.add(task)
+        task.add_done_callback(self._sent)
+        await asyncio.wait({task}, timeout=timeout_ms / 1_000)
+        if not task.done() or task.exception() is not None:
+            raise CommandNotAcknowledged
+        return task.result()
+
+    def _sent(self, task: asyncio.Task[int]) -> None:
+        self._sending.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            logger.error(
+                "sending %s failed: %s",
+                self._what,
+                error,
+                exc_info=None if isinstance(error, SendFailed) else error,
+            )
