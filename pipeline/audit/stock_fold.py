@@ -5,12 +5,11 @@ not kept.
 """
 
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import assert_never
 
 from pipeline.domain.controls import (
     COMMAND_KEYS_MAX,
-    NO_RATE_LIMIT,
     Adjust,
     Cleanup,
     Close,
@@ -19,6 +18,8 @@ from pipeline.domain.controls import (
     Limits,
     Pause,
     Resume,
+    extended,
+    limited,
 )
 from pipeline.domain.product import Opening, SaleState
 from pipeline.messages.decisions import (
@@ -86,17 +87,12 @@ class StockedProduct:
                 self.state = SaleState.ACTIVE
             case Close():
                 self.state = SaleState.CLOSED
-            case Extend(start_ms, end_ms):
-                if start_ms is not None:
-                    self.terms = replace(self.terms, start_ms=start_ms)
-                if end_ms is not None:
-                    self.terms = replace(self.terms, end_ms=end_ms)
-            case Limits(per_user_limit, rate_limit):
-                if per_user_limit is not None:
-                    self.terms = replace(self.terms, per_user_limit=per_user_limit)
+            case Extend():
+                self.terms = extended(self.terms, control)
+            case Limits(_, rate_limit):
+                self.terms = limited(self.terms, control)
                 if rate_limit is not None:
-                    rule = None if rate_limit == NO_RATE_LIMIT else rate_limit
-                    self.terms, self.limiter = replace(self.terms, rate_limit=rule), "0:0:0"
+                    self.limiter = "0:0:0"
 
     def remember(self, key: str | None, offset: int) -> None:
         if key is not None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal, NamedTuple, assert_never
 
 from pipeline.domain import limiters
-from pipeline.domain.product import STOCK_MAX, Product, Refusal, SaleState
+from pipeline.domain.product import STOCK_MAX, Opening, Product, Refusal, SaleState
 
 COMMAND_KEYS_MAX = 100
 """A product remembers the idempotency keys of this many commands. They are one value in Redis."""
@@ -116,8 +116,8 @@ def _refusal(product: Product, control: Control) -> Refusal | None:
             return Refusal.STOCK_BELOW_ZERO
         return Refusal.STOCK_ABOVE_MAX if product.stock + product.sold + control.change > STOCK_MAX else None
     if isinstance(control, Extend):
-        start_ms, end_ms = _window(product, control)
-        return Refusal.END_BEFORE_START if end_ms <= start_ms else None
+        terms = extended(product.terms, control)
+        return Refusal.END_BEFORE_START if terms.end_ms <= terms.start_ms else None
     return None
 
 
@@ -131,14 +131,10 @@ def _apply(product: Product, control: Control) -> None:
         case Resume():
             product.state = SaleState.ACTIVE
         case Extend():
-            start_ms, end_ms = _window(product, control)
-            product.terms = replace(product.terms, start_ms=start_ms, end_ms=end_ms)
-        case Limits(per_user_limit, rate_limit):
-            if per_user_limit is not None:
-                product.terms = replace(product.terms, per_user_limit=per_user_limit)
+            product.terms = extended(product.terms, control)
+        case Limits(_, rate_limit):
+            product.terms = limited(product.terms, control)
             if rate_limit is not None:
-                rule = None if rate_limit == NO_RATE_LIMIT else rate_limit
-                product.terms = replace(product.terms, rate_limit=rule)
                 product.limiter = limiters.FRESH
         case Close():
             product.state = SaleState.CLOSED
@@ -150,10 +146,19 @@ def _apply(product: Product, control: Control) -> None:
             assert_never(control)
 
 
-def _window(product: Product, extension: Extend) -> tuple[int, int]:
-    """The product's window after this extension, [start_ms, end_ms)."""
-    terms = product.terms
-    return (
-        terms.start_ms if extension.start_ms is None else extension.start_ms,
-        terms.end_ms if extension.end_ms is None else extension.end_ms,
+def extended(terms: Opening, extension: Extend) -> Opening:
+    """The terms with the window of this extension."""
+    return replace(
+        terms,
+        start_ms=terms.start_ms if extension.start_ms is None else extension.start_ms,
+        end_ms=terms.end_ms if extension.end_ms is None else extension.end_ms,
     )
+
+
+def limited(terms: Opening, limits: Limits) -> Opening:
+    """The terms with these limits."""
+    if limits.per_user_limit is not None:
+        terms = replace(terms, per_user_limit=limits.per_user_limit)
+    if limits.rate_limit is not None:
+        terms = replace(terms, rate_limit=None if limits.rate_limit == NO_RATE_LIMIT else limits.rate_limit)
+    return terms

@@ -221,6 +221,10 @@ class PurchaseDecisionValue(_DecisionValue):
         return self
 
 
+_NotForSale = Literal[Refusal.NEVER_OPENED, Refusal.CLOSED, Refusal.CLEANED_UP]
+"""What refuses every control but a cleanup."""
+
+
 class _ChangeDecisionValue(_DecisionValue):
     repeats: Offset | MISSING = MISSING
     """Nothing changed: the offset of the command that was applied under the same idempotency key"""
@@ -246,9 +250,7 @@ class AdjustDecisionValue(_ChangeDecisionValue):
     type: Literal["adjust"]
     refusal: (
         Literal[
-            Refusal.NEVER_OPENED,
-            Refusal.CLOSED,
-            Refusal.CLEANED_UP,
+            _NotForSale,
             Refusal.STOCK_BELOW_ZERO,
             Refusal.STOCK_ABOVE_MAX,
         ]
@@ -273,41 +275,35 @@ class AdjustDecisionValue(_ChangeDecisionValue):
 
 class PauseDecisionValue(_ChangeDecisionValue):
     type: Literal["pause"]
-    refusal: (
-        Literal[Refusal.NEVER_OPENED, Refusal.CLOSED, Refusal.CLEANED_UP, Refusal.ALREADY_PAUSED] | MISSING
-    ) = MISSING
+    refusal: Literal[_NotForSale, Refusal.ALREADY_PAUSED] | MISSING = MISSING
     """Why nothing changed"""
     command: PauseCommandValue
 
 
 class ResumeDecisionValue(_ChangeDecisionValue):
     type: Literal["resume"]
-    refusal: (
-        Literal[Refusal.NEVER_OPENED, Refusal.CLOSED, Refusal.CLEANED_UP, Refusal.NOT_PAUSED] | MISSING
-    ) = MISSING
+    refusal: Literal[_NotForSale, Refusal.NOT_PAUSED] | MISSING = MISSING
     """Why nothing changed"""
     command: ResumeCommandValue
 
 
 class ExtendDecisionValue(_ChangeDecisionValue):
     type: Literal["extend"]
-    refusal: (
-        Literal[Refusal.NEVER_OPENED, Refusal.CLOSED, Refusal.CLEANED_UP, Refusal.END_BEFORE_START] | MISSING
-    ) = MISSING
+    refusal: Literal[_NotForSale, Refusal.END_BEFORE_START] | MISSING = MISSING
     """Why nothing changed"""
     command: ExtendCommandValue
 
 
 class LimitsDecisionValue(_ChangeDecisionValue):
     type: Literal["limits"]
-    refusal: Literal[Refusal.NEVER_OPENED, Refusal.CLOSED, Refusal.CLEANED_UP] | MISSING = MISSING
+    refusal: _NotForSale | MISSING = MISSING
     """Why nothing changed"""
     command: LimitsCommandValue
 
 
 class CloseDecisionValue(_ChangeDecisionValue):
     type: Literal["close"]
-    refusal: Literal[Refusal.NEVER_OPENED, Refusal.CLOSED, Refusal.CLEANED_UP] | MISSING = MISSING
+    refusal: _NotForSale | MISSING = MISSING
     """Why nothing changed"""
     command: CloseCommandValue
 

@@ -42,7 +42,6 @@ def _products(count: int) -> list[str]:
 
 
 PLAIN, LIMITED, PAUSED, LATER, NEVER, ADJUSTED, MOVED, HALTED, GONE = _products(9)
-COMMANDS = 40
 JUNK, JUNK_ERROR = b'{"type":"sell"}', "product_id: not an id"
 
 
@@ -106,6 +105,9 @@ def commands() -> list[Keyed]:
         buying(GONE, ["a"], None, {0: "k"}),  # 38: -6, even though it repeats a win
         opening(GONE, stock=7),  # 39: refused
     ]
+
+
+COMMANDS = len(commands())
 
 
 class Letter(NamedTuple):
