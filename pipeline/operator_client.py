@@ -88,17 +88,17 @@ class OperatorClient:
         async with aiohttp.ClientSession(
             self.url, headers={**self._headers, **(headers or {})}, timeout=timeout
         ) as session:
-            last: AdministrationUnavailable | None = None
-            for _ in range(TRIES_MAX):
+            worst: AdministrationUnavailable = NothingSent()
+            for left in reversed(range(TRIES_MAX)):
                 try:
                     return await _answer(session, method, path, body)
                 except AdministrationUnavailable as error:
                     # Once a try may have been sent, a later one that was not does not make it certain.
-                    if not isinstance(last, AdministrationUnavailable) or isinstance(last, NothingSent):
-                        last = error
-                await asyncio.sleep(backoff.pause_ms() / 1_000)
-        assert last is not None  # noqa: S101 -- there is at least one try
-        raise last
+                    if isinstance(worst, NothingSent):
+                        worst = error
+                if left:
+                    await asyncio.sleep(backoff.pause_ms() / 1_000)
+        raise worst
 
 
 async def _answer(

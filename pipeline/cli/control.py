@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.cli.invocation import load_system, operator_name, report_errors
+from pipeline.cli.invocation import load_system, operator_name, print_json, report_errors
 
 if TYPE_CHECKING:
     from pipeline.control.live_settings import LiveSettings
@@ -65,7 +65,7 @@ def get(name: str | None, as_json: bool) -> None:
         live = asyncio.run(read_settings(settings, topics.control))
         document = live.describe_all() if name is None else live.describe(name)
     if as_json:
-        _print_json(document)
+        print_json(document)
         return
     click.echo(_ROW.format("NAME", "SOURCE", "VALUE"))
     for each in document["settings"] if name is None else [document]:
@@ -154,14 +154,14 @@ def _change(name: str, as_json: bool, make: "Callable[[LiveSettings], SettingCha
 
     change, before, offset = asyncio.run(write())
     if as_json:
-        _print_json({**Entry(offset, change).document(), "before": before})
+        print_json({**Entry(offset, change).document(), "before": before})
         return
     click.echo(f"{name} {_done(change)} from offset {offset} on; before: {_shown(before)}")
 
 
 def _print_entry(entry: "Entry", as_json: bool) -> None:
     if as_json:
-        _print_json(entry.document())
+        print_json(entry.document())
     elif entry.change is None:
         click.echo(f"offset {entry.offset}  refused: {entry.refusal}")
     else:
@@ -175,12 +175,6 @@ def _row(setting: dict[str, Any]) -> str:
     change = setting["change"]
     row = _ROW.format(setting["name"], setting["source"], _shown(setting["value"]))
     return row if change is None else f"{row}  ({change['by']}, {change['at']}: {change['reason']})"
-
-
-def _print_json(document: dict[str, Any]) -> None:
-    import orjson
-
-    click.echo(orjson.dumps(document).decode())
 
 
 def _done(change: "SettingChange") -> str:

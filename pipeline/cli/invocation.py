@@ -3,7 +3,7 @@
 import getpass
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -42,3 +42,9 @@ def load_system() -> "tuple[Settings, Topics]":
 
     settings = load_settings()
     return settings, load_topics(settings.kafka_profile, settings.topics_file)
+
+
+def print_json(document: Any) -> None:
+    import orjson
+
+    click.echo(orjson.dumps(document).decode())

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from pipeline.cli.invocation import operator_name, report_errors
+from pipeline.cli.invocation import operator_name, print_json, report_errors
 
 if TYPE_CHECKING:
     from pipeline.operator_client import OperatorClient
@@ -103,7 +103,7 @@ def show(product_id: str | None, as_json: bool) -> None:
 
     found = _ask(read)
     if as_json:
-        _print_json(found)
+        print_json(found)
         return
     products = found if isinstance(found, list) else [found]
     click.echo(_ROW.format("PRODUCT", "STATE", "LEFT", "SOLD", "BUYERS", "QUEUED", "WINDOW"))
@@ -220,7 +220,7 @@ def _send(call: str, product_id: str, fields: dict[str, Any], noted: dict[str, A
     body = {"product_id": product_id, **fields, **{name: text for name, text in noted.items() if text}}
     answer = _ask(lambda client: client.command(call, body, key))
     if as_json:
-        _print_json(answer)
+        print_json(answer)
         return
     stock = f", {answer['stock']} left" if "stock" in answer else ""
     sold = f", {answer['sold']} sold" if "sold" in answer else ""
@@ -237,9 +237,3 @@ def _ask(ask: "Callable[[OperatorClient], Any]") -> Any:
 
     with report_errors():
         return asyncio.run(ask(OperatorClient(load_settings())))
-
-
-def _print_json(document: Any) -> None:
-    import orjson
-
-    click.echo(orjson.dumps(document).decode())
