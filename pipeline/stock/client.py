@@ -1,5 +1,7 @@
 """Connections to Redis, and the meaning of its errors."""
 
+import asyncio
+import logging
 import re
 import ssl
 from typing import Any, cast
@@ -21,6 +23,8 @@ from redis.maint_notifications import MaintNotificationsConfig
 
 from pipeline.errors import Fatal, OperatorError, RedisUnavailable
 
+logger = logging.getLogger(__name__)
+
 _UNAVAILABLE = (
     exceptions.ConnectionError,
     exceptions.TimeoutError,
@@ -35,10 +39,6 @@ _UNAVAILABLE_CODE = re.compile(
     r"(?:^|: ?)-?(?:LOADING|MASTERDOWN|MISCONF|NOREPLICAS|OOM|READONLY|BUSY|UNBLOCKED|CLUSTERDOWN|TRYAGAIN"
     r"|NOAUTH)(?: |$)"
 )
-
-
-ACCESS_TRIES_MAX = 5
-"""A server that wants a certificate says so and closes the connection. One time in four we only see the latter."""
 
 
 class RedisFault(Fatal):
@@ -99,13 +99,16 @@ async def require_access(url: str, timeout_ms: int) -> None:
 
     A Redis that is down counts as neither: the processes start without it and wait.
     """
-    client = Redis.from_pool(connection_pool(url, timeout_ms / 1_000, None))
+    pool = connection_pool(url, timeout_ms / 1_000, None)
+    client = Redis.from_pool(pool)
     try:
-        for _ in range(ACCESS_TRIES_MAX):
-            if not isinstance(await _failure(client), ConnectionResetError):
-                break
+        cause = await _failure(client)
     finally:
         await client.aclose()
+    connection = pool.connection_class(**pool.connection_kwargs)
+    # A server that wants a certificate says so and closes. If our command is unread by then, all we see is a reset.
+    if isinstance(cause, ConnectionResetError) and isinstance(connection, SSLConnection):
+        await _listen(connection, timeout_ms / 1_000)
 
 
 async def _failure(client: Redis) -> BaseException | None:
@@ -127,12 +130,32 @@ async def _failure(client: Redis) -> BaseException | None:
             why = cause.verify_message
             raise RedisRefused(f"SECKILL_REDIS_CA_FILE: Redis is not trusted: {why}") from None
         if isinstance(cause, ssl.SSLError):
-            why = cause.reason
-            raise RedisRefused(
-                f"SECKILL_REDIS_URL, SECKILL_REDIS_CERTIFICATE_FILE: no TLS with Redis: {why}"
-            ) from None
+            raise _no_tls(cause) from None
         return cause
     return None
+
+
+async def _listen(connection: SSLConnection, timeout_s: float) -> None:
+    """Raises RedisRefused if Redis refuses a connection on which nothing is sent."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            reader, writer = await asyncio.open_connection(
+                connection.host, connection.port, ssl=connection.ssl_context.get()
+            )
+            try:
+                await reader.read(1)
+            finally:
+                writer.close()
+    except ssl.SSLError as error:
+        raise _no_tls(error) from None
+    except OSError as error:
+        logger.info("Redis reset the first connection, and the second ended with %r", error)
+
+
+def _no_tls(error: ssl.SSLError) -> RedisRefused:
+    return RedisRefused(
+        f"SECKILL_REDIS_URL, SECKILL_REDIS_CERTIFICATE_FILE: no TLS with Redis: {error.reason}"
+    )
 
 
 async def reply_of(call: Any) -> Any:
