@@ -5,6 +5,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+import protection
 from polls import CONNECTIONS, POLLS_PER_S
 
 Row = dict[str, Any]
@@ -39,6 +40,15 @@ ENGINE = """\
 
 One worker drains a backlog of commands. The floor is one consumer, the same Lua and one producer.
 """
+
+PROTECTION = """\
+## Flow control and tokens
+
+CPU time of the ingress per answer to an asynchronous purchase over {connections} connections, and as a multiple of one
+without protection, measured right before. The limits per user, per address and of the process are on but not reached; a
+*new* token is one that the ingress verifies (HS256), a *known* one is in its cache. The other rows are refusals.
+"""
+PROTECTION_HEAD = ("protection", "ingress µs", "ratio")
 
 POLLS = f"""\
 ## Polls of old receipts
@@ -91,6 +101,11 @@ def text(results: Row, *, with_picture: bool = False) -> str:
     if engine := results.get("engine"):
         sections += [ENGINE, _table(ENGINE_HEAD, map(_drain, engine))]
     sections += _guards(results)
+    if costs := results.get("protection"):
+        sections += [
+            PROTECTION.format(connections=protection.CONNECTIONS),
+            _table(PROTECTION_HEAD, map(_protected, costs)),
+        ]
     if polls := results.get("polls"):
         sections += [POLLS, _table(POLLS_HEAD, map(_polls, polls))]
     if pauses := results.get("pauses"):
@@ -222,6 +237,10 @@ def _guards(results: Row) -> Iterator[str]:
     if rebuild := results.get("rebuild"):
         head = ("purchases", "winners", "seconds", "bytes per winner (10-byte ids)")
         yield f"## Rebuild of Redis\n\n{_table(head, map(_rebuilt, rebuild))}"
+
+
+def _protected(each: Row) -> tuple[str, ...]:
+    return each["name"], f"{each['cpu_us']:.0f}", f"{each['ratio']:.2f}"
 
 
 def _polls(each: Row) -> tuple[str, ...]:

@@ -26,6 +26,7 @@ import page
 import parts
 import pauses
 import polls
+import protection
 import web
 from stage import stage
 
@@ -35,7 +36,7 @@ from pipeline.settings import LogLevel
 ROOT = Path(__file__).parents[1]
 LIBRARIES = Path(os.environ.get("SECKILL_KAFKA_LIBS_DIR", str(ROOT / "data" / "kafka" / "libs")))
 MODES = {mode.name: mode for mode in web.MODES}
-REST = ("two-ingresses", "polls", "engine", "guards", "workers", "rebuild", "pauses", "crowd")
+REST = ("two-ingresses", "polls", "engine", "guards", "protection", "workers", "rebuild", "pauses", "crowd")
 SHORTHANDS = {"calls": ("hops", *MODES)}
 
 
@@ -92,6 +93,10 @@ class Run:
             with _announced("limiter and breaker"), self._on() as here:
                 guards = parts.measure_guards(here)
                 results["guards"] = _printed(asdict(guards) | {"cost": guards.cost})
+        if "protection" in self._wanted:
+            with _announced("protection"), self._on() as here:
+                costs = protection.measure(here, self._arguments.rounds)
+                results["protection"] = [_printed(asdict(each)) for each in costs]
         if "workers" in self._wanted:
             with _announced("workers"):
                 results["workers"] = [_printed(asdict(self._workers(count))) for count in (1, 2)]

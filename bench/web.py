@@ -217,7 +217,9 @@ def _all(processes: Sequence[Process]) -> Iterator[None]:
         yield
 
 
-def open_product(admin_url: str, product_id: str, stock: int, *, is_paused: bool = False) -> None:
+def open_product(
+    admin_url: str, product_id: str, stock: int, *, is_paused: bool = False, per_user_limit: int = 1
+) -> None:
     opening = {
         "product_id": product_id,
         "product_name": "bench",
@@ -226,6 +228,7 @@ def open_product(admin_url: str, product_id: str, stock: int, *, is_paused: bool
         "start_time": "2026-01-01T00:00:00Z",
         "end_time": "2099-01-01T00:00:00Z",
         "status": "paused" if is_paused else "active",
+        "per_user_limit": per_user_limit,
     }
     _post(f"{admin_url}/api/v1/seckill/activity/prewarm", opening)
 

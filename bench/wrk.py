@@ -31,12 +31,16 @@ class Answered:
         return sum(self.statuses.values())
 
 
-def wrk(url: str, product_id: str, mode: str, connections: int, seconds: int) -> Answered:
-    """Purchases by new users; each connection sends the next one as soon as it has its answer. Raises WrkFailed."""
+def wrk(
+    url: str, product_id: str, mode: str, connections: int, seconds: int, tokens: Path | None = None
+) -> Answered:
+    """Purchases by new users, or by those of the file of tokens; each connection sends the next one as soon as it has
+    its answer. Raises WrkFailed."""
     threads = min(connections, 2)
     command = [
         *("wrk", f"-t{threads}", f"-c{connections}", f"-d{seconds}s", "--timeout", "30s", "--latency"),
         *("-s", str(SCRIPT), url, "--", product_id, mode, str(USERS)),
+        *([] if tokens is None else [str(tokens)]),
     ]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds + SLACK_S)

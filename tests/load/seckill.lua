@@ -1,6 +1,6 @@
 -- Load on the purchase calls, with wrk (https://github.com/wg/wrk).
 --
---   wrk -t2 -c64 -d10s --latency -s tests/load/seckill.lua http://127.0.0.1:8083 -- [PRODUCT] [async|sync] [USERS]
+--   wrk -t2 -c64 -d10s --latency -s tests/load/seckill.lua http://127.0.0.1:8083 -- [PRODUCT] [async|sync] [USERS] [TOKENS]
 --
 --   PRODUCT  id of an open product; default: the environment variable SECKILL_PRODUCT, or 1001
 --   async    (default) 202 once the purchase is in the log;  sync  waits for the decision;
@@ -29,13 +29,27 @@ function init(args)
   path = PATHS[mode] or error('the second argument is async or sync, not ' .. mode)
   product = args[1] or os.getenv('SECKILL_PRODUCT') or '1001'
   users = tonumber(args[3] or 1e9) or error('the third argument is a number of users, not ' .. args[3])
+  tokens = args[4] and read_tokens(args[4])
   statuses, codes, without_log = {}, {}, {}
   math.randomseed(os.time() * 1000 + thread_number)
   wrk.method = 'POST'
   wrk.headers['Content-Type'] = 'application/json'
 end
 
+function read_tokens(path)
+  local found = {}
+  for line in io.lines(path) do found[#found + 1] = 'Bearer ' .. line end
+  -- Each thread begins elsewhere, so that they do not use the same token at the same time.
+  next_token = math.floor(#found / 2) * thread_number
+  return found
+end
+
 function request()
+  if tokens then
+    next_token = next_token % #tokens + 1
+    wrk.headers['Authorization'] = tokens[next_token]
+    return wrk.format(nil, path, nil, string.format('{"product_id":"%s"}', product))
+  end
   local body = string.format('{"product_id":"%s","user_id":"%.0f"}', product, math.random(1, users))
   return wrk.format(nil, path, nil, body)
 end
