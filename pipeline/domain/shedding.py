@@ -23,6 +23,8 @@ INCREASE_PER_S = 20.0
 """Added to each increase, so that the rate recovers from its minimum within seconds."""
 PER_S_MIN = 500.0
 """So few purchases are not the cause of a delay, but perhaps a crowd that reads statistics, or another program."""
+PER_S_MAX = 10_000_000.0
+"""More than any process admits. Without it, the rate would overflow after half an hour of increases."""
 CAPACITY_FRACTION = 0.85
 """Of the capacity: what is left is for refusing the others."""
 CAPACITY_DECAY = 0.02
@@ -79,5 +81,5 @@ def adjusted(shedding: Shedding, arrival: float, log: float, admitted_per_s: flo
     elif quiet >= INTERVALS_AFTER:
         return Shedding(mean_per_s=mean)
     else:
-        per_s = per_s * (1 + INCREASE) + INCREASE_PER_S
+        per_s = min(PER_S_MAX, per_s * (1 + INCREASE) + INCREASE_PER_S)
     return Shedding(per_s, above, quiet, mean, capacity)

@@ -98,3 +98,15 @@ def test_it_refuses_all_if_told_so() -> None:
     saturation.refuses_all = True
     assert saturation.is_shedding
     assert not saturation.admits(1.0)
+
+
+def test_what_is_refused_because_all_are_does_not_keep_shedding_alive() -> None:
+    saturation, _, _ = saturation_of()
+    now_s = overload(saturation, 500, 10)
+    saturation.refuses_all = True
+    for _ in range(1 + INTERVALS_AFTER):
+        assert admitted(saturation, 10, now_s) == 0
+        now_s += 0.1
+        saturation.adjust(0.0, 0.0, 0.0, 0.1)
+    assert saturation.load == 0.0
+    assert saturation.shed >= 10 * INTERVALS_AFTER

@@ -10,6 +10,7 @@ from pipeline.domain.shedding import (
     INTERVAL_MS,
     INTERVALS_AFTER,
     INTERVALS_BEFORE,
+    PER_S_MAX,
     PER_S_MIN,
     Shedding,
     adjusted,
@@ -49,6 +50,13 @@ def test_the_rate_keeps_its_minimum_and_falls_only_above_the_target(
             assert shedding.per_s == max(PER_S_MIN, CAPACITY_FRACTION * shedding.capacity_per_s)
         elif before.per_s is not None:
             assert shedding.per_s > before.per_s
+
+
+def test_the_rate_does_not_grow_for_ever() -> None:
+    shedding = Shedding(per_s=1_000.0)
+    for _ in range(20_000):
+        shedding = adjusted(shedding, 0.0, 2.0, 0.0, 1)
+    assert shedding.per_s == PER_S_MAX
 
 
 @given(intervals)

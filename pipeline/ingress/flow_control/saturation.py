@@ -83,7 +83,12 @@ class Saturation:
 
     def admits(self, now_s: float) -> bool:
         """Whether a purchase that arrives at `now_s` is admitted; counts it. `now_s` must not run backwards."""
-        if self.refuses_all or self._commits.waiting >= self._waiting_max:
+        if self.refuses_all:
+            # Not counted as refused for the rate: otherwise shedding, and with it the load that closed the sale, would
+            # go on for as long as anybody asks.
+            self.shed += 1
+            return False
+        if self._commits.waiting >= self._waiting_max:
             self._refused += 1
             self.shed += 1
             return False
