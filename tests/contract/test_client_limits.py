@@ -132,3 +132,15 @@ async def test_with_tokens_the_user_of_the_token_is_limited_and_each_purchase_co
     replies = [await buy("alice") for _ in range(6)]
     assert replies[0].status == 202
     assert {tuple(each.json()["violated-policies"]) for each in replies if each.status == 429} == {("user",)}
+
+
+async def test_only_a_purchase_that_was_counted_before_it_was_parsed_is_not_counted_again(
+    start_ingress: StartIngress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Doorkeeper, "is_alert", True)
+    service = await start_ingress(**WITH_SECRET, address_limit_requests_per_second=1, address_limit_burst=3)
+    # The same connection for all: what the first has passed must not count for the next one.
+    statuses = [(await service.call("POST", PURCHASE_ASYNC, json=BODY)).status]
+    statuses += [(await service.call("GET", SYSTEM)).status for _ in range(2)]
+    assert statuses == [401] * 3
+    check_refused(await service.call("GET", SYSTEM), "address", 1, 3, 3)

@@ -155,7 +155,7 @@ class Connection(web.RequestHandler):
         self._doorkeeper = doorkeeper
         self._unanswered = 0
         self.passed = Passed.NOTHING
-        """What the purchase that was read last has passed before it was parsed."""
+        """What the purchase that is being answered has passed before it was parsed."""
         # aiohttp drops the transport when it closes it, but until all is sent the transport can still be aborted.
         self._stream: asyncio.Transport | None = None
         self._first_request: asyncio.TimerHandle | None = None
@@ -200,7 +200,7 @@ class Connection(web.RequestHandler):
 
     @property
     def has_passed_address(self) -> bool:
-        """Whether the purchase that was read last has been counted for its address."""
+        """Whether the purchase that is being answered has been counted for its address."""
         return self.passed >= Passed.ADDRESS
 
     @property
@@ -213,6 +213,8 @@ class Connection(web.RequestHandler):
     ) -> None:
         """Called by aiohttp when a response has been written."""
         self._unanswered -= 1
+        # Here and not where it is read: a refusal in between must not leave it to the next request.
+        self.passed = Passed.NOTHING
 
     def _is_idle(self) -> bool:
         """Whether all requests are answered, so that the next byte begins one.

@@ -134,8 +134,7 @@ class PurchaseRoutes:
         return PlainAnswer(_purchase_fields(purchase, answer, receipt), http_status(answer.code), headers)
 
     async def _read_purchase(self, request: web.Request) -> Purchase:
-        connection = cast("Connection", request.protocol)
-        passed, connection.passed = connection.passed, Passed.NOTHING
+        passed = cast("Connection", request.protocol).passed
         if passed < Passed.SHEDDING and not self._saturation.admits(asyncio.get_running_loop().time()):
             raise Overloaded
         if passed < Passed.ALL:
