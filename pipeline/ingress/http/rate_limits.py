@@ -1,8 +1,8 @@
 """Client limits in HTTP: which address a request counts for, and the header fields of a refusal.
 
-The fields are those of draft-ietf-httpapi-ratelimit-headers-11 (May 2026), in structured fields (RFC 9651):
+The fields are those of draft-ietf-httpapi-ratelimit-headers-11 (May 2026), as structured fields (RFC 9651):
 `RateLimit-Policy: "user";q=10;w=2` (10 requests in 2 seconds) and `RateLimit: "user";r=0;t=1` (none left for 1 second).
-Answers to admitted requests do not carry them: hardly any client would read them, and they cost a hundredth of a call.
+Admitted requests are answered without them: hardly any client reads them, and they cost 1 % of a call.
 """
 
 from functools import lru_cache
@@ -16,7 +16,9 @@ from pipeline.settings import InForce
 
 FORWARDED_FOR = "X-Forwarded-For"
 ADDRESSES_REMEMBERED_MAX = 10_000
-"""Parsed addresses, so that an address of many requests is parsed once."""
+"""Parsed addresses: the address of a client that sends many requests is parsed once."""
+REMEMBERED_CHARS_MAX = 256
+"""A longer X-Forwarded-For is parsed each time: clients write most of it, and could fill our memory with it."""
 
 
 class AddressGate:
@@ -26,7 +28,7 @@ class AddressGate:
         self._limits = limits
         self._in_force = in_force
         self.malformed = 0
-        """Requests from trusted proxies with an unreadable X-Forwarded-For; they count for the proxy."""
+        """Requests from trusted proxies with a malformed X-Forwarded-For; they count for the proxy."""
 
     def check(self, request: web.BaseRequest) -> None:
         """Raises LimitReached."""
@@ -35,11 +37,11 @@ class AddressGate:
 
     @property
     def needs_headers(self) -> bool:
-        """Whether the address depends on the head of a request."""
+        """Whether the address depends on the headers of a request."""
         return self._limits.limits_addresses and bool(self._in_force.settings.trusted_proxies)
 
     def check_peer(self, peer: str) -> None:
-        """Count a request from this address; not for use if `needs_headers`. Raises LimitReached."""
+        """Count a request from this address; call this only if not `needs_headers`. Raises LimitReached."""
         if self._limits.limits_addresses:
             self._limits.check_address(_peer_network(peer))
 
@@ -48,7 +50,9 @@ class AddressGate:
         trusted_proxies = self._in_force.settings.trusted_proxies
         if trusted_proxies and (fields := request.headers.getall(FORWARDED_FOR, None)) is not None:
             try:
-                return _client_network(peer, ",".join(fields), trusted_proxies)
+                forwarded_for = ",".join(fields)
+                find = _client_network if len(forwarded_for) <= REMEMBERED_CHARS_MAX else client_address
+                return find(peer, forwarded_for, trusted_proxies)
             except MalformedForwardedFor:
                 self.malformed += 1
         return _peer_network(peer)
