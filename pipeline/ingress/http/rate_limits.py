@@ -64,9 +64,11 @@ _client_network = lru_cache(maxsize=ADDRESSES_REMEMBERED_MAX)(client_address)
 
 def rate_limit_fields(policy: str, rule: Rule, wait_ms: int) -> dict[str, str]:
     """The header fields of a refusal by this rule, with room again in `wait_ms`."""
-    quota, window_s = rule.requests_per_second, 1
+    quota = rule.requests_per_second
     if rule.algorithm is Algorithm.TOKEN_BUCKET:
-        quota, window_s = rule.burst, -(-rule.burst // rule.requests_per_second)
+        # Windows are whole seconds, and in one second a small burst refills many times.
+        quota = max(quota, rule.burst)
+    window_s = -(-quota // rule.requests_per_second)
     return {
         "RateLimit-Policy": f'"{policy}";q={quota};w={window_s}',
         "RateLimit": f'"{policy}";r=0;t={-(-wait_ms // 1_000)}',
