@@ -81,7 +81,7 @@ def count(rule: Rule, state: LimiterState, passed: int) -> LimiterState:
 def after_one(rule: Rule, state: tuple[int, int, int], time_ms: int) -> tuple[int, int, int] | None:
     """The state after one request at `time_ms`, None if it may not pass: `admissible` and `count` in one.
 
-    For limits on every call of every client: it makes one plain tuple, which the garbage collector need not visit.
+    For limits that every call is checked against: a plain tuple of integers costs the garbage collector nothing.
     """
     level, before, at = state
     if rule.algorithm is Algorithm.TOKEN_BUCKET:
@@ -92,8 +92,15 @@ def after_one(rule: Rule, state: tuple[int, int, int], time_ms: int) -> tuple[in
     return None if allowed == 0 else (level + 1, before, at)
 
 
+def without_one(rule: Rule, state: tuple[int, int, int]) -> tuple[int, int, int]:
+    """The state after `after_one` as if that request had not come."""
+    level, before, at = state
+    unit = 1_000 if rule.algorithm is Algorithm.TOKEN_BUCKET else 1
+    return max(0, level - unit), before, at
+
+
 def retry_after_ms(rule: Rule, state: LimiterState, time_ms: int) -> int:
-    """Milliseconds until one more request may pass if no other comes first; `state` is full, and as of `time_ms`."""
+    """Milliseconds until one more request may pass if no other comes first; `state` is full, and that of `time_ms`."""
     if rule.algorithm is Algorithm.TOKEN_BUCKET:
         excess = state.level + 1_000 - rule.burst * 1_000
         return max(1, -(-excess // rule.requests_per_second))

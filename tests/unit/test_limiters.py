@@ -103,6 +103,23 @@ def test_one_request_at_a_time_is_the_same_in_one_step(
         state = moved if after is None else LimiterState(*after)
 
 
+@given(st.sampled_from(Algorithm), st.integers(1, 20), st.integers(1, 20), starts, steps)
+def test_a_request_that_is_taken_back_leaves_as_much_as_before(
+    algorithm: Algorithm, rate: int, burst: int, start: int, steps: list[tuple[int, int]]
+) -> None:
+    rule, state, time_ms = Rule(algorithm, rate, burst), FRESH, start
+    for later, _ in steps:
+        time_ms += later
+        allowed, moved = limiters.admissible(rule, state, time_ms)
+        after = limiters.after_one(rule, state, time_ms)
+        if after is not None:
+            back = LimiterState(*limiters.without_one(rule, after))
+            assert limiters.admissible(rule, back, time_ms).allowed == allowed
+            moved = LimiterState(*after)
+        state = moved
+    assert limiters.without_one(rule, FRESH) == FRESH
+
+
 @given(
     st.sampled_from(Algorithm), st.integers(1, 10**6), st.integers(1, 10**6), starts, st.integers(0, 10**10)
 )

@@ -23,9 +23,9 @@ from pipeline.ingress.http.rate_limits import (
 PROXY = "10.0.0.1"
 
 
-def test_a_long_header_counts_for_its_client_and_is_not_remembered() -> None:
+async def test_a_long_header_counts_for_its_client_and_is_not_remembered() -> None:
     settings = in_force(address_limit_requests_per_second=1, address_limit_burst=1, trusted_proxies=PROXY)
-    gate = AddressGate(ClientLimits(settings, lambda: 1_000.0), settings)
+    gate = AddressGate(ClientLimits(settings), settings)
     remembered = rate_limits._client_network.cache_info().currsize
     first, second = (
         make_mocked_request("GET", "/", {FORWARDED_FOR: letter * REMEMBERED_CHARS_MAX + ",198.51.100.9"})

@@ -113,7 +113,7 @@ def doorkeeper(
     *, knows_users: bool = True, origins: Sequence[str] = (), **settings: Any
 ) -> tuple[Doorkeeper, Mock]:
     in_force = InForce(Settings(busy_message="busy", retry_after_s=3, **settings))
-    limits = ClientLimits(in_force, lambda: 1_000.0)
+    limits = ClientLimits(in_force)
     saturation = Mock(is_shedding=False, is_late=False, admits=Mock(return_value=True))
     addresses = AddressGate(limits, in_force)
     admission = Admission(in_force, addresses)
@@ -122,6 +122,7 @@ def doorkeeper(
         knows_users=knows_users,
         cors=Cors(origins, admission) if origins else None,
     )
+    keeper._clock = lambda: 1_000.0
     return keeper, saturation
 
 

@@ -1,21 +1,20 @@
-"""The limits on what clients may send: per user, per address, for this process. HTTP-free, no I/O.
+"""The limits on what clients may send: per user, per address, for this process. HTTP-free, no I/O, no clock.
 
-Their arithmetic is `pipeline/domain/limiters.py`. Each limit is off unless its setting says otherwise, and a change of
-the setting takes effect with the next request; one of another algorithm starts over.
+Their arithmetic is `pipeline/domain/limiters.py`. A limit is off unless its setting says otherwise. A change of a
+setting takes effect with the next request; another algorithm or a smaller burst starts over.
 
-At most `limited_clients_max` users, and as many addresses, are remembered; the least recently used one is forgotten,
-and starts with a fresh allowance if it comes back. That is no cheap way around a limit: a request counts as use even if
-it is refused, so a client that keeps asking is never forgotten, and for anybody else `limited_clients_max` other
-clients have to send a request first. Whoever has so many addresses has as many allowances anyway. No limit per address
-or user stops them; that is what the process limit and the admission are for. (Letting newcomers take over the state of
-the forgotten would be stricter, but then these many clients could use up the allowance of every newcomer.)
+At most `limited_clients_max` users, and as many addresses, are remembered. The least recently used one is forgotten,
+and gets a fresh allowance if it returns. This does not weaken a limit: refused requests count as use, so a client that
+keeps asking is never forgotten, and to be forgotten it must wait until `limited_clients_max` others have sent a
+request. A client with that many addresses or user ids has as many allowances anyway; the process limit and admission
+stop it, limits per address and user do not. (If newcomers inherited the state of the forgotten, such a client could use
+up every newcomer's allowance.)
 
-Without tokens, a client can make up user ids, so the limit per user only stops those who do not.
+Without tokens, clients can make up user ids, so the limit per user stops only those that do not.
 """
 
-import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from enum import StrEnum
 
 from pipeline.domain import limiters
@@ -36,49 +35,64 @@ class Scope(StrEnum):
 
 
 class ClientLimits:
-    def __init__(self, in_force: InForce, clock: Callable[[], float] = time.monotonic) -> None:
+    """Each `now_s` is the time of one clock, which must not run backwards: that of the event loop."""
+
+    def __init__(self, in_force: InForce) -> None:
         self._in_force = in_force
-        self._clock = clock
         self._users = _Limit(Scope.USER)
         self._addresses = _Limit(Scope.ADDRESS)
         self._process = _Limit(Scope.PROCESS)
-        self._settings: Settings | None = None
+        self._applied: Settings | None = None
 
-    def check_address(self, network: str) -> None:
+    def check_address(self, network: str, now_s: float) -> None:
         """Count a request of this address or network. Raises LimitReached."""
-        limit = self._current(self._addresses)
-        if limit.rule is not None:
-            limit.take(limit.rule, network, self._now_ms())
+        if self._in_force.settings is not self._applied:
+            self._apply_settings()
+        if (rule := self._addresses.rule) is not None:
+            self._addresses.take(rule, network, now_s)
 
-    def check_process(self) -> None:
+    def check_process(self, now_s: float) -> None:
         """Count a purchase. Raises LimitReached."""
-        limit = self._current(self._process)
-        if limit.rule is not None:
-            limit.take(limit.rule, "", self._now_ms())
+        if self._in_force.settings is not self._applied:
+            self._apply_settings()
+        if (rule := self._process.rule) is not None:
+            self._process.take(rule, "", now_s)
 
-    def check_user(self, user_id: str) -> None:
-        """Count a purchase of this user. Raises LimitReached."""
-        limit = self._current(self._users)
-        if limit.rule is not None:
-            limit.take(limit.rule, user_id, self._now_ms())
+    def check_user(self, user_id: str, now_s: float) -> None:
+        """Count a purchase of this user that `check_process` has counted. Raises LimitReached.
+
+        A refused one then no longer counts for the process, or a single user could use up the allowance of all.
+        """
+        if self._in_force.settings is not self._applied:
+            self._apply_settings()
+        if (rule := self._users.rule) is not None:
+            try:
+                self._users.take(rule, user_id, now_s)
+            except LimitReached:
+                self._process.give_back("")
+                raise
 
     @property
     def limits_addresses(self) -> bool:
-        """Whether there is a limit per address; without one, nobody needs to find out the address."""
-        return self._current(self._addresses).rule is not None
+        """Whether there is a limit per address; without one, the address is not needed."""
+        if self._in_force.settings is not self._applied:
+            self._apply_settings()
+        return self._addresses.rule is not None
 
     @property
     def refused(self) -> int:
         return self._users.refused + self._addresses.refused + self._process.refused
 
-    def figures(self) -> Mapping[str, object]:
+    def figures(self, now_s: float) -> Mapping[str, object]:
         """By limit that is on: its rule, how many clients are remembered, how many requests were refused.
 
         For the process also how many purchases would be admitted now.
         """
+        if self._in_force.settings is not self._applied:
+            self._apply_settings()
         found: dict[str, dict[str, object]] = {}
         for limit in (self._users, self._addresses, self._process):
-            if (rule := self._current(limit).rule) is not None:
+            if (rule := limit.rule) is not None:
                 found[limit.scope.value] = {
                     "algorithm": rule.algorithm.value,
                     "requests_per_second": rule.requests_per_second,
@@ -87,19 +101,13 @@ class ClientLimits:
                     "refused": limit.refused,
                 }
                 if limit is self._process:
-                    found[limit.scope.value]["tokens"] = limit.allowed(rule, "", self._now_ms())
+                    found[limit.scope.value]["tokens"] = limit.allowed(rule, "", now_s)
         return found
 
-    def _current(self, limit: "_Limit") -> "_Limit":
-        settings = self._in_force.settings
-        if settings is not self._settings:
-            self._settings = settings
-            for each in (self._users, self._addresses, self._process):
-                each.apply(settings)
-        return limit
-
-    def _now_ms(self) -> int:
-        return int(self._clock() * 1_000)
+    def _apply_settings(self) -> None:
+        self._applied = self._in_force.settings
+        for limit in (self._users, self._addresses, self._process):
+            limit.apply(self._applied)
 
 
 class _Limit:
@@ -116,16 +124,19 @@ class _Limit:
         return len(self._states)
 
     def apply(self, settings: Settings) -> None:
-        rule = _rule(settings, self.scope)
-        if rule is None or self.rule is None or rule.algorithm is not self.rule.algorithm:
+        before, rule = self.rule, _rule(settings, self.scope)
+        # What came under a larger burst might take days to drain at the new rate.
+        is_similar = rule and before and rule.algorithm is before.algorithm and rule.burst >= before.burst
+        if not is_similar:
             self._states.clear()
         self.rule = rule
         self._clients_max = settings.limited_clients_max
         while len(self._states) > self._clients_max:
             self._states.popitem(last=False)
 
-    def take(self, rule: Rule, client: str, now_ms: int) -> None:
+    def take(self, rule: Rule, client: str, now_s: float) -> None:
         """Raises LimitReached."""
+        now_ms = int(now_s * 1_000)
         states = self._states
         if (known := states.get(client)) is not None:
             states.move_to_end(client)
@@ -133,16 +144,21 @@ class _Limit:
             states.popitem(last=False)
         state = limiters.after_one(rule, known or _UNUSED, now_ms)
         if state is None:
-            # Counted as use, although it changes nothing.
+            # Kept, because a refusal counts as use.
             states[client] = known or _UNUSED
             self.refused += 1
             full = limiters.admissible(rule, LimiterState(*(known or _UNUSED)), now_ms).state
             raise LimitReached(self.scope.value, rule, limiters.retry_after_ms(rule, full, now_ms))
         states[client] = state
 
-    def allowed(self, rule: Rule, client: str, now_ms: int) -> int:
+    def give_back(self, client: str) -> None:
+        """Undo a `take` of this client."""
+        if self.rule is not None and (state := self._states.get(client)) is not None:
+            self._states[client] = limiters.without_one(self.rule, state)
+
+    def allowed(self, rule: Rule, client: str, now_s: float) -> int:
         state = LimiterState(*self._states.get(client, _UNUSED))
-        return max(0, limiters.admissible(rule, state, now_ms).allowed)
+        return max(0, limiters.admissible(rule, state, int(now_s * 1_000)).allowed)
 
 
 def _rule(settings: Settings, scope: Scope) -> Rule | None:

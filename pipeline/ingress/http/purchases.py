@@ -135,10 +135,12 @@ class PurchaseRoutes:
 
     async def _read_purchase(self, request: web.Request) -> Purchase:
         passed = cast("Connection", request.protocol).passed
-        if passed < Passed.SHEDDING and not self._saturation.admits(asyncio.get_running_loop().time()):
+        clock = asyncio.get_running_loop().time
+        now_s = clock()
+        if passed < Passed.SHEDDING and not self._saturation.admits(now_s):
             raise Overloaded
         if passed < Passed.ALL:
-            self._limits.check_process()
+            self._limits.check_process(now_s)
         body = await read_body(request, self._body_bytes_max)
         key = request.headers.get("Idempotency-Key")
         if self._buyers is None:
@@ -146,7 +148,7 @@ class PurchaseRoutes:
         else:
             purchase = self._buyers.purchase(request, body, self._depth_max, key)
         if passed < Passed.ALL:
-            self._limits.check_user(purchase.user_id)
+            self._limits.check_user(purchase.user_id, clock())
         if not self._breakers.all_closed:
             self._refuse_while_open(partition_of(purchase.product_id, self._commits.partitions))
         return purchase

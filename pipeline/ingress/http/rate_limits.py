@@ -5,6 +5,7 @@ The fields are those of draft-ietf-httpapi-ratelimit-headers-11 (May 2026), as s
 Admitted requests are answered without them: hardly any client reads them, and they cost 1 % of a call.
 """
 
+import asyncio
 from functools import lru_cache
 
 from aiohttp import web
@@ -33,17 +34,17 @@ class AddressGate:
     def check(self, request: web.BaseRequest) -> None:
         """Raises LimitReached."""
         if self._limits.limits_addresses:
-            self._limits.check_address(self._network(request))
+            self._limits.check_address(self._network(request), asyncio.get_running_loop().time())
 
     @property
     def needs_headers(self) -> bool:
         """Whether the address depends on the headers of a request."""
         return self._limits.limits_addresses and bool(self._in_force.settings.trusted_proxies)
 
-    def check_peer(self, peer: str) -> None:
+    def check_peer(self, peer: str, now_s: float) -> None:
         """Count a request from this address; call this only if not `needs_headers`. Raises LimitReached."""
         if self._limits.limits_addresses:
-            self._limits.check_address(_peer_network(peer))
+            self._limits.check_address(_peer_network(peer), now_s)
 
     def _network(self, request: web.BaseRequest) -> str:
         peer = request.remote or ""

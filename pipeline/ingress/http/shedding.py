@@ -97,7 +97,7 @@ class Doorkeeper:
         self._addresses = addresses
         self._admission = admission
         self._partitions = partitions
-        self._loop = asyncio.get_running_loop()
+        self._clock = asyncio.get_running_loop().time
         self._refused = 0
         self._counted_until_s = 0.0
         self._alert_until_s = 0.0
@@ -117,7 +117,7 @@ class Doorkeeper:
         """Whether purchases are to be judged here; the usual way is cheaper for those that are admitted."""
         if self._saturation.is_shedding:
             return True
-        refused, now_s = self._limits.refused + self._queues.refused, self._loop.time()
+        refused, now_s = self._limits.refused + self._queues.refused, self._clock()
         if refused - self._refused >= ALERT_REFUSALS:
             self._refused, self._alert_until_s = refused, now_s + ALERT_S
         elif now_s >= self._counted_until_s:
@@ -134,7 +134,8 @@ class Doorkeeper:
         purchase = purchase_in(data)
         if purchase is None:
             return _UNREADABLE
-        if not self._saturation.admits(self._loop.time()):
+        now_s = self._clock()
+        if not self._saturation.admits(now_s):
             return self._refusal(Overloaded(), purchase)
         if self._addresses.needs_headers:
             return Judged(Passed.SHEDDING)
@@ -142,10 +143,10 @@ class Doorkeeper:
         if product_id is None or (user_id is None and self._knows_users):
             return Judged(Passed.SHEDDING)
         try:
-            self._addresses.check_peer(peer)
+            self._addresses.check_peer(peer, now_s)
             if self._knows_users and user_id is not None:
-                self._limits.check_process()
-                self._limits.check_user(user_id)
+                self._limits.check_process(now_s)
+                self._limits.check_user(user_id, now_s)
             self._queues.check(partition_of(product_id, self._partitions))
         except RequestRefused as error:
             return self._refusal(error, purchase)

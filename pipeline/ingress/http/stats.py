@@ -142,7 +142,7 @@ class StatsRoutes:
                 },
                 "degradation": self._degrader.figures(),
                 "saturation": self._saturation.figures(),
-                "client_limits": self._limits.figures(),
+                "client_limits": self._limits.figures(asyncio.get_running_loop().time()),
                 "limiter_tokens": await self._limiter_tokens(),
             }
         )
