@@ -2,8 +2,8 @@
 
 from types import SimpleNamespace
 
-from pipeline.domain.shedding import INTERVALS_AFTER, INTERVALS_BEFORE
-from pipeline.ingress.flow_control.saturation import WAITING_MIN, Saturation
+from pipeline.domain.shedding import INTERVALS_AFTER, INTERVALS_BEFORE, PER_S_MIN
+from pipeline.ingress.flow_control.saturation import BURST_MIN, WAITING_MIN, Saturation
 from pipeline.settings import InForce, Settings
 
 
@@ -110,3 +110,19 @@ def test_what_is_refused_because_all_are_does_not_keep_shedding_alive() -> None:
         saturation.adjust(0.0, 0.0, 0.0, 0.1)
     assert saturation.load == 0.0
     assert saturation.shed >= 10 * INTERVALS_AFTER
+
+
+def test_what_is_taken_back_neither_shows_a_capacity_nor_uses_up_the_admitted_rate() -> None:
+    saturation, _, _ = saturation_of()
+    now_s = 100.0
+    for _ in range(INTERVALS_BEFORE):
+        for _ in range(10_000):
+            assert saturation.admits(now_s)
+            saturation.take_back()
+        now_s += 0.1
+        saturation.adjust(100.0, 0.0, 0.0, 0.1)
+    assert saturation.figures()["admitted_per_second"] == PER_S_MIN
+    for _ in range(10_000):
+        assert saturation.admits(now_s)
+        saturation.take_back()
+    assert BURST_MIN <= admitted(saturation, 10_000, now_s) < 1_000

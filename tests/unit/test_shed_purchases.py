@@ -157,10 +157,11 @@ async def test_a_refusal_is_a_whole_response_and_is_not_written_behind_an_unsent
 @pytest.mark.parametrize("scope", ["user", "address", "process"])
 async def test_a_client_limit_refuses_here_once_it_has_refused_on_the_usual_way(scope: str) -> None:
     limits: dict[str, Any] = {f"{scope}_limit_requests_per_second": 1, f"{scope}_limit_burst": 2}
-    keeper, _ = doorkeeper(**limits)
+    keeper, saturation = doorkeeper(**limits)
     assert not keeper.is_alert
     judged = [keeper.judge(purchase(), "192.0.2.1") for _ in range(3)]
     assert [each.passed for each in judged[:2]] == [Passed.ALL] * 2
+    saturation.take_back.assert_called_once_with()
     assert f'RateLimit: "{scope}";r=0;t=1'.encode() in (judged[2].response or b"")
     assert not keeper.is_alert, "a few are cheaper on the usual way"
     for _ in range(ALERT_REFUSALS):

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from pipeline.domain import limiters
-from pipeline.domain.limiters import Algorithm, Rule
+from pipeline.domain.limiters import Algorithm, LimiterState, Rule
 from pipeline.domain.shedding import INTERVAL_MS, Shedding, adjusted
 from pipeline.settings import InForce
 
@@ -103,6 +103,12 @@ class Saturation:
         self._bucket = limiters.count(self._rule, self._bucket, 1)
         self._admitted += 1
         return True
+
+    def take_back(self) -> None:
+        """Undo the last `admits`: another limit refused the purchase so cheaply that it shows no capacity."""
+        self._admitted -= 1
+        if self._rule is not None:
+            self._bucket = LimiterState(*limiters.without_one(self._rule, self._bucket))
 
     def figures(self) -> dict[str, object]:
         per_s = self._shedding.per_s

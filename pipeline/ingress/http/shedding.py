@@ -149,6 +149,7 @@ class Doorkeeper:
                 self._limits.check_user(user_id, now_s)
             self._queues.check(partition_of(product_id, self._partitions))
         except RequestRefused as error:
+            self._saturation.take_back()
             return self._refusal(error, purchase)
         return Judged(Passed.ALL if self._knows_users else Passed.ADDRESS)
 
