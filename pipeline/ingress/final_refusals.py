@@ -274,7 +274,7 @@ class FinalRefusals:
         if terms.state is SaleState.ACTIVE and snapshot.time_ms < terms.start_ms:
             await self._mark(queue.partition, snapshot)
         else:
-            self._on_sale.add(queue.product_id)
+            self._on_sale.add(queue.product_id, terms.stock or None)
 
     # --- the broker's time -------------------------------------------------------------------------------------------
 

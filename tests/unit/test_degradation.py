@@ -1,5 +1,6 @@
 """Degradation against an obvious model: stages go up after a time at the threshold, down after a time below half."""
 
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -11,6 +12,8 @@ from pipeline.domain.degradation import (
     CROWD_FACTOR,
     FALL_FRACTION,
     FALL_MS,
+    POLLING_FALL_MS_MAX,
+    RELAPSE_MS,
     RISE_MS,
     Degradation,
     Stage,
@@ -30,6 +33,7 @@ seen = st.lists(st.tuples(st.integers(0, 4_000), st.floats(0, 2)), max_size=60)
 @given(seen)
 def test_a_stage_follows_only_after_its_time(steps: list[tuple[int, float]]) -> None:
     state, now_ms, history, changed_ms = Degradation(), 0, list[tuple[int, float]](), 0
+    changes: list[tuple[int, Stage]] = []
     for later_ms, load in steps:
         now_ms += later_ms
         history.append((now_ms, load))
@@ -37,12 +41,26 @@ def test_a_stage_follows_only_after_its_time(steps: list[tuple[int, float]]) -> 
         expected = before
         if before < Stage.CLOSED and lasted(history, changed_ms, lambda x: x >= THRESHOLD) >= RISE_MS[before]:
             expected = Stage(before + 1)
-        elif before and lasted(history, changed_ms, lambda x: x < THRESHOLD * FALL_FRACTION) >= FALL_MS:
+        elif before and lasted(history, changed_ms, lambda x: x < THRESHOLD * FALL_FRACTION) >= (
+            polling_fall_ms(changes) if before is Stage.POLLING else FALL_MS
+        ):
             expected = Stage(before - 1)
         assert state.stage is expected
         if state.stage is not before:
             assert abs(state.stage - before) == 1
             changed_ms = now_ms
+            changes.append((now_ms, state.stage))
+
+
+def polling_fall_ms(changes: list[tuple[int, Stage]]) -> int:
+    """It doubles with each of the latest relapses in a row."""
+    relapses = [
+        began_ms - ended_ms < RELAPSE_MS
+        for (ended_ms, ended), (began_ms, _) in pairwise(changes)
+        if ended is Stage.NORMAL
+    ]
+    in_a_row = next((n for n, each in enumerate(reversed(relapses)) if not each), len(relapses))
+    return min(POLLING_FALL_MS_MAX, FALL_MS << in_a_row)
 
 
 def lasted(history: list[tuple[int, float]], changed_ms: int, holds: Any) -> int:
@@ -60,6 +78,31 @@ def test_a_load_that_stays_between_the_thresholds_changes_nothing() -> None:
     for now_ms in range(0, 600_000, 500):
         state = adjusted(state, 0.6, THRESHOLD, now_ms)
     assert state.stage is Stage.NO_CROWDS
+
+
+def test_a_stage_that_takes_away_its_own_cause_does_not_flap() -> None:
+    state, changes = Degradation(), 0
+    for now_ms in range(0, 600_000, 200):
+        before, load = state.stage, 1.0 if state.stage is Stage.NORMAL else 0.0
+        state = adjusted(state, load, THRESHOLD, now_ms)
+        changes += state.stage is not before
+    assert changes <= 30
+    # Once the cause is gone, it begins anew.
+    for now_ms in range(600_000, 700_000, 200):
+        state = adjusted(state, 0.0, THRESHOLD, now_ms)
+    for now_ms in range(700_000, 702_000, 200):
+        state = adjusted(state, 1.0, THRESHOLD, now_ms)
+    assert (state.stage, state.polling_fall_ms) == (Stage.POLLING, FALL_MS)
+
+
+def test_only_the_first_stage_stays_longer_and_only_for_its_own_relapses() -> None:
+    state = Degradation(Stage.CLOSED, None, 0, POLLING_FALL_MS_MAX, 0)
+    for number, stage in enumerate((Stage.NO_CROWDS, Stage.POLLING, Stage.POLLING), 1):
+        state = adjusted(state, 0.0, THRESHOLD, number * FALL_MS)
+        assert state.stage is stage
+    assert adjusted(state, 0.0, THRESHOLD, 2 * FALL_MS + POLLING_FALL_MS_MAX).stage is Stage.NORMAL
+    state = adjusted(Degradation(Stage.POLLING, 0, None, FALL_MS, 0), 1.0, THRESHOLD, RISE_MS[Stage.POLLING])
+    assert (state.stage, state.polling_fall_ms) == (Stage.NO_CROWDS, FALL_MS)
 
 
 def test_it_goes_all_the_way_up_and_down() -> None:
@@ -146,6 +189,20 @@ def test_a_stage_set_by_hand_applies_at_once_and_whatever_the_load() -> None:
     world.fill = 2.0
     world.run(200, 60_000)
     assert world.stage() is Stage.NORMAL
+
+
+def test_back_to_automatic_the_stages_go_on_from_the_one_set_by_hand() -> None:
+    world = World(degradation_stage="2", degradation_enable=True)
+    world.fill = 0.9
+    world.degrader.update(0)
+    world.in_force.settings = Settings(degradation_enable=True)
+    world.degrader.update(200)
+    assert world.stage() is Stage.NO_CROWDS
+    world.fill = 0.0
+    world.run(400, 400 + FALL_MS)
+    assert world.stage() is Stage.NO_CROWDS
+    world.degrader.update(400 + FALL_MS)
+    assert world.stage() is Stage.POLLING
 
 
 def test_a_crowded_product_is_refused_in_the_second_stage_only() -> None:

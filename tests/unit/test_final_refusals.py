@@ -65,6 +65,7 @@ async def test_a_product_on_sale_needs_no_snapshot_and_a_paused_one_only_one() -
     assert await ingress.buy("paused", "bob") is None
     assert await ingress.buy("paused", "bob") is None
     assert len(ingress.snapshots) == 1
+    assert ingress.on_sale.stock("paused") is None
 
 
 async def test_a_process_without_a_decision_on_a_product_learns_from_the_first_snapshot() -> None:
@@ -74,6 +75,7 @@ async def test_a_process_without_a_decision_on_a_product_learns_from_the_first_s
     assert await ingress.buy("p", "bob") is None
     assert await ingress.buy("p", "bob") is None
     assert (len(ingress.snapshots), ingress.refreshes) == (1, 0)
+    assert ingress.on_sale.stock("p") == 5
 
 
 async def test_stock_that_comes_back_is_sold_before_the_feed_delivers_it(sold_out: Ingress) -> None:

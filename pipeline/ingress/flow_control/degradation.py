@@ -1,6 +1,7 @@
-"""Degrades this process in stages while it is near its limits, or as told by hand. The rule is in `pipeline/domain`.
+"""Degrades this process in stages while it is near its limits, or by hand (rule: `pipeline/domain/degradation.py`).
 
-Off by default: `degradation_enable`. A stage set by hand (`degradation_stage`) applies in any case.
+Off by default: `degradation_enable`. A stage set by hand (`degradation_stage`) always applies; when it is back to
+`auto`, the automatic stages go on from there.
 """
 
 import asyncio
@@ -32,7 +33,7 @@ class Degrader:
         on_sale: OnSale,
         publish: Callable[[DegradationChange], None],
     ) -> None:
-        """`publish` must not block; it gets the stage at the start and each change."""
+        """`publish` gets the stage at the start and each change; it must not block."""
         self._in_force = in_force
         self._queues = queues
         self._saturation = saturation
@@ -41,12 +42,12 @@ class Degrader:
         self._automatic = degradation.Degradation()
         self.stage = Stage.NORMAL
         self.synchronous = 0
-        """Synchronous purchases in progress, for the load; kept by the calls."""
+        """Synchronous purchases in progress; their handler counts them."""
         self.changes = 0
         self.refused = 0
 
     def check(self, product_id: str, partition: int) -> None:
-        """Raises TooCrowded if the product takes no new buyers in this stage."""
+        """Raises TooCrowded if the product takes no new purchases in this stage."""
         if self.stage < Stage.NO_CROWDS:
             return
         stock = self._on_sale.stock(product_id)
@@ -55,7 +56,7 @@ class Degrader:
             raise TooCrowded(queued, stock)
 
     def loads(self) -> Mapping[str, float]:
-        """What the stages depend on, as fractions of their limits."""
+        """The loads that the stages follow, as fractions of their limits."""
         limit = self._in_force.settings.max_concurrent_requests
         return {
             "max_concurrent_requests": self.synchronous / limit,
@@ -74,7 +75,7 @@ class Degrader:
         }
 
     async def run(self) -> None:
-        """Publish the stage, and adjust it until cancelled."""
+        """Publish the stage, then adjust it until cancelled."""
         self._announce(self.stage, 0.0, "start")
         while True:
             self.update(int(time.monotonic() * 1_000))
@@ -85,8 +86,8 @@ class Degrader:
         cause = max(loads, key=lambda name: loads[name])
         load, stage = loads[cause], Stage.NORMAL
         if settings.degradation_stage != "auto":
-            self._automatic = degradation.Degradation()
             stage, cause = Stage(int(settings.degradation_stage)), BY_HAND
+            self._automatic = degradation.Degradation(stage)
         elif settings.degradation_enable:
             self._automatic = adjusted(self._automatic, load, settings.degradation_threshold, now_ms)
             stage = self._automatic.stage
