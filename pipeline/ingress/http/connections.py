@@ -192,6 +192,8 @@ class Connection(web.RequestHandler):
             if judged.response is not None:
                 self._request_count += 1
                 self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+                if judged.closes:
+                    self._abort_unless_sent()
                 return
             self.passed = judged.passed
         waiting = len(self._messages)

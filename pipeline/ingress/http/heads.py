@@ -53,7 +53,10 @@ class RequestParser:
         self._pending_bytes = 0
         """Bytes received since the last complete head, or since the last byte of its body."""
         self.is_at_boundary = True
-        """Whether every read so far was exactly one whole request, so that the next one begins a request."""
+        """Whether every read so far was exactly one whole request, so that the next one begins a request.
+
+        Not after an upgrade request: aiohttp holds back what follows until it has answered.
+        """
         self.message_consumed = self._parser.message_consumed
         self.pause_reading = self._parser.pause_reading
         self.set_upgraded = self._parser.set_upgraded
@@ -64,7 +67,7 @@ class RequestParser:
         messages, upgraded, tail = self._parser.feed_data(data)
         if data or messages:
             # aiohttp also calls this without data, to go on after a pause.
-            is_whole = len(messages) == 1 and _is_all(data, messages[0][1])
+            is_whole = len(messages) == 1 and not upgraded and _is_all(data, messages[0][1])
             self.is_at_boundary = self.is_at_boundary and is_whole
         if messages:
             if any(map(_is_too_large, messages)):
