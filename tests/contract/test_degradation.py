@@ -1,6 +1,7 @@
 """The stages of degradation on a running ingress, and the control topic that tells of them."""
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 
 import aiohttp
@@ -44,6 +45,20 @@ async def test_synchronous_purchases_get_a_receipt_in_the_first_stage(service: S
         assert reply.headers["Location"].endswith(reply.json()["request_id"])
         decider.gate.set()
         assert (await service.poll(reply.json()["request_id"], 10_000)).json()["code"] == 1
+
+
+async def test_a_purchase_that_gets_a_receipt_needs_no_room_to_wait(start_ingress: StartIngress) -> None:
+    service = await start_ingress(waiters_max=1)
+    await degrade(service, degradation_stage="1")
+    receipt = (await service.buy_async(5, "u1")).json()["request_id"]
+    poll = asyncio.create_task(service.poll(receipt, 20_000))
+    async with asyncio.timeout(10):
+        while (await service.figures())["waiters"] == 0:
+            await asyncio.sleep(0.02)
+    assert (await service.buy(5, "u2")).status == 202
+    poll.cancel()
+    with suppress(asyncio.CancelledError):
+        await poll
 
 
 async def test_a_crowded_product_takes_no_new_buyers_in_the_second_stage(service: Service) -> None:

@@ -208,12 +208,13 @@ def test_a_connection_that_stays_silent_is_closed_and_those_above_the_limit_are_
             assert b" 429 " in await answer(silent[1])
             while made.gate.open < 2:
                 await asyncio.sleep(0.001)
-            refused = made.connect(GET)
-            assert (await answer(refused)).startswith(b"HTTP/1.1 503 ")
+            for words in (GET, b""):
+                refused = made.connect(words)
+                assert (await answer(refused)).startswith(b"HTTP/1.1 503 ")
+                refused.close()
             for each in silent:
                 assert await asyncio.get_running_loop().sock_recv(each, 1) == b""
                 each.close()
-            refused.close()
             while made.gate.open or made.gate.refusing:
                 await asyncio.sleep(0.001)
 
