@@ -37,7 +37,7 @@ class Parts:
     """Creates all of them, and starts none."""
 
     def __init__(self, settings: Settings, topics: Topics, backlog: Callable[[], tuple[int, int]]) -> None:
-        """`backlog` tells how many connections wait to be accepted, and how many have been so far."""
+        """`backlog` returns how many connections wait to be accepted, and how many have been accepted so far."""
         self.settings = settings
         self.topics = topics
         in_force = self.in_force = InForce(settings)

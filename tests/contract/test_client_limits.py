@@ -125,7 +125,7 @@ async def test_with_tokens_the_user_of_the_token_is_limited_and_each_purchase_co
         return await service.call("POST", PURCHASE_ASYNC, json={"product_id": 5, **more}, headers=headers)
 
     for _ in range(3):
-        # Nobody without a token uses up, or is told of, the limits of others.
+        # A call without a token neither uses up nor reveals the limits of others.
         assert (await buy(None, user_id="alice")).status == 401
     assert (await buy("bob", user_id="alice")).status == 403
     assert [(await buy(f"u{number}")).status for number in range(20)] == [202] * 20

@@ -1,4 +1,4 @@
-"""The stages of degradation on a running ingress, and the control topic that tells of them."""
+"""The stages of degradation on a running ingress, and their publication in the control topic."""
 
 import asyncio
 from contextlib import suppress

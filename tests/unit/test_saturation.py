@@ -93,7 +93,7 @@ def test_shedding_can_be_switched_off_while_it_runs() -> None:
     assert saturation.admits(200.0)
 
 
-def test_it_refuses_all_if_told_so() -> None:
+def test_it_can_refuse_all() -> None:
     saturation, _, _ = saturation_of()
     saturation.refuses_all = True
     assert saturation.is_shedding

@@ -3,10 +3,10 @@
 This process knows its own purchases exactly: those waiting for their acknowledgement, and those of each record that is
 acknowledged and not decided yet. Of the other processes it knows the number of records: all offsets between the last
 decision and the end of the log are assigned. Their purchases are estimated by the recent average per record of the
-partition (half a minute). So with one ingress the count is exact, except that a decision is noticed when the results
-feed delivers it. With several, the error is that of the average, plus what the others wrote since this process's last
-acknowledgement in the partition (tens of milliseconds under load, a second at the most): each of k ingresses may
-exceed `queue_size` by what the k - 1 others send in that time.
+partition (half a minute). So with one ingress the count is exact, apart from decisions that the results feed has not
+delivered yet. With several, it is off by the error of the average, plus what the others wrote since this process's last
+acknowledgement in the partition (tens of milliseconds ago under load, at most a second): each of k ingresses may exceed
+`queue_size` by what the k - 1 others send in that time.
 """
 
 from collections.abc import Sequence
@@ -18,9 +18,9 @@ from pipeline.ingress.errors import QueueFull
 from pipeline.settings import InForce
 
 DECIDED_MS = 100
-"""What the way through the log and back takes without any queue, generously."""
+"""An upper estimate of the time from a purchase to its decision with an empty queue."""
 ETA_STEP_MS = 100
-"""No estimate is better than that; and refusals with the same one are written once."""
+"""Estimates are no more precise than this, and refusals with the same one share a response."""
 
 
 class LogPositions(Protocol):

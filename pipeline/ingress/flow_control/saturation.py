@@ -1,10 +1,10 @@
 """Whether this process is overloaded, and how many purchases it admits while it is.
 
-Three delays tell: how late the event loop runs what is due, which is how long a request waits until anything looks at
-it; how long a new connection waits until it is accepted; and how long purchases waited for the acknowledgement of their
-record. The rule is `pipeline/domain/shedding.py`.
+It measures three delays: how late the event loop is, which delays every request; how long a new connection waits to be
+accepted; and how long purchases waited for the acknowledgement of their record. The rule is
+`pipeline/domain/shedding.py`.
 
-A shed purchase costs a tenth of an accepted one (`http/shedding.py`), so a process under five times its load still has
+A shed purchase costs a tenth of an accepted one (`http/shedding.py`), so at five times its capacity a process still has
 most of its time for those it admits. Polls and statistics are not shed: buyers wait for them.
 """
 
@@ -20,20 +20,20 @@ from pipeline.settings import InForce
 TICK_MS = 20
 TICKS = INTERVAL_MS // TICK_MS
 TURNS_PER_ACKNOWLEDGEMENT = 10
-"""About so many turns of the event loop lie between a purchase and its acknowledgement. If they are late, that is not
-the log's fault."""
+"""Turns of the event loop between a purchase and its acknowledgement, roughly; their lateness is not the log's."""
 LATE_FACTOR = 2
-"""At this multiple of its target the event loop has so much to refuse that refusals have to wait."""
+"""Above this multiple of its target, the event loop is so busy with refusals that they have to wait."""
 BURST_MIN = 100
-"""Purchases that may come at once, however low the rate."""
+"""Purchases admitted at once, however low the rate."""
 WAITING_MIN = 1_000
-"""As many as fit in one record: so many purchases may always wait for their acknowledgement."""
+"""Purchases that may always wait for their acknowledgement: as many as fit in one record."""
 WAITING_S_MAX = 1.0
-"""Otherwise no more may wait than are acknowledged in this time, so that a burst does not wait until it times out."""
+"""Above that, no more may wait than are acknowledged in this time, or the last of a burst would time out."""
 
 
 class SendDelay(Protocol):
-    """What GroupCommit offers: records acknowledged so far, how long the last one's purchases waited, how many wait."""
+    """What GroupCommit offers: records acknowledged so far, how long the first purchase of the last one waited, and how
+    many purchases wait now."""
 
     @property
     def records(self) -> int: ...
@@ -47,7 +47,7 @@ class SendDelay(Protocol):
 
 class Saturation:
     def __init__(self, in_force: InForce, commits: SendDelay, backlog: Callable[[], tuple[int, int]]) -> None:
-        """`backlog` tells how many connections wait to be accepted, and how many have been so far."""
+        """`backlog` returns how many connections wait to be accepted, and how many have been accepted so far."""
         self._in_force = in_force
         self._commits = commits
         self._backlog = backlog
@@ -60,7 +60,7 @@ class Saturation:
         self._refused = 0
         self._waiting_max = WAITING_MIN
         self.refuses_all = False
-        """Whether no purchase is admitted, whatever the load."""
+        """Whether every purchase is refused, whatever the load."""
         self.pressure = 0.0
         """The delay in the last interval as a multiple of its target; above 1 the process is saturated."""
         self.loop_delay_ms = 0.0
@@ -68,7 +68,7 @@ class Saturation:
         self.send_delay_ms = 0.0
         self.shed = 0
         self.is_late = False
-        """Whether the event loop was late in the whole last interval: once is enough to answer a record's buyers."""
+        """Whether the event loop was late throughout the last interval. Once is normal: answering a record's buyers."""
         self.at_tick: Callable[[], None] | None = None
 
     @property
@@ -151,7 +151,7 @@ class Saturation:
     def adjust(
         self, loop_delay_ms: float, accept_delay_ms: float, send_delay_ms: float, elapsed_s: float
     ) -> None:
-        """End an interval that lasted `elapsed_s`, with the least delays measured in it."""
+        """End an interval that lasted `elapsed_s`; the delays are the least ones measured in it."""
         settings = self._in_force.settings
         self.loop_delay_ms, self.accept_delay_ms = max(0.0, loop_delay_ms), accept_delay_ms
         self.send_delay_ms = send_delay_ms

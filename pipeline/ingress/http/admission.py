@@ -50,7 +50,7 @@ ALWAYS_SERVED = ("/health",)
 """Paths that are served even at the limit: supervisors use them to decide whether this process lives."""
 
 RETRY_AFTER_MS_MAX = 60_000
-"""A refused buyer is not sent away for longer, however long the queue: the deciders may catch up."""
+"""The longest wait that a full queue asks for: the deciders may catch up sooner than estimated."""
 
 logger = logging.getLogger(__name__)
 
@@ -121,7 +121,7 @@ class Admission:
     def refused(self, error: RequestRefused) -> Problem:
         """The problem document for a refusal at a limit, the status of which is 429."""
         problem = self._too_many(error)
-        assert problem is not None, error  # noqa: S101 -- the callers know only such errors
+        assert problem is not None, error  # noqa: S101 -- callers pass only such errors
         return problem
 
     def problem(self, request: web.Request, error: Exception) -> Problem:
@@ -199,7 +199,7 @@ class Admission:
         return self._internal(request, error)
 
     def _too_many(self, error: RequestRefused) -> Problem | None:
-        """The 429 for this error; None if it is none."""
+        """The 429 for this error; None if it has another status."""
         settings = self._in_force.settings
         match error:
             case TooManyUnknownProducts(wait_ms=wait_ms):
@@ -257,7 +257,7 @@ def _challenged(kind: Kind, detail: str, error: NotAuthenticated | InsufficientS
 
 
 def _has_passed(request: web.Request) -> bool:
-    """Whether this is a purchase that its address was counted for before it was read (`shedding.py`)."""
+    """Whether this is a purchase that was counted for its address before it was parsed (`shedding.py`)."""
     return getattr(request.protocol, "has_passed_address", False)
 
 

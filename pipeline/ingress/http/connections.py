@@ -221,8 +221,8 @@ class Connection(web.RequestHandler):
     def _is_idle(self) -> bool:
         """Whether all requests are answered, so that the next byte begins one.
 
-        aiohttp's own sign of that, its waiter, comes some turns of the event loop later. Under load the next request is
-        here by then, and no connection would ever seem to be idle.
+        aiohttp's own sign of that, its waiter, comes some turns of the event loop later. Under load the next request
+        has arrived by then, so no connection would ever seem idle.
         """
         is_open = not (self._force_close or self._close)
         return self._unanswered == 0 and is_open and cast("RequestParser", self._parser).is_at_boundary

@@ -1,9 +1,9 @@
-"""Listens for connections, and while purchases are shed, refuses new ones before they cost anything.
+"""Listens for connections; while purchases are shed, refuses those on new connections cheaply.
 
-The event loop accepts one connection per turn, and each costs it a transport and a task. Under overload with new
-connections that alone would be more than the refusals. So while purchases are shed, each accepted connection takes the
-rest of the backlog with it: a connection whose first bytes are one purchase that is shed gets its refusal right away
-and is closed; any other goes on as usual, with a `Lobby` in front.
+uvloop accepts one connection per turn of the event loop, and each costs a transport and a task. Under overload with new
+connections, that would cost more than the refusals. So while purchases are shed, the rest of the backlog is accepted
+together with each connection: one that has sent a purchase that is refused, with `Connection: close`, gets its response
+at once and is closed; any other goes on as usual, with a `Lobby` in front.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ from pipeline.process.tasks import BackgroundTasks
 BACKLOG_CONNECTIONS_MAX = 4_096
 TAKEN_IF_LATE_MAX = 32
 TAKEN_MAX = 128
-"""Connections taken from the backlog in one turn, so that those that are open are not kept waiting."""
+"""Connections taken from the backlog per turn; more would keep the open ones waiting."""
 _BACKLOG_IN_TCP_INFO = struct.Struct("24xI")
 """Linux: of a listening socket, tcpi_unacked is the number of connections that wait to be accepted."""
 
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 
 class Lobby(asyncio.Protocol):
-    """A connection made while purchases are shed, as long as it has sent nothing else than shed purchases.
+    """A connection that was made while purchases are shed, and has sent nothing but purchases that were refused.
 
     It counts towards the limit like any other, and is closed after the same silence.
     """
@@ -124,7 +124,7 @@ class Listener:
             backlog=BACKLOG_CONNECTIONS_MAX,
         )
         if self._doorkeeper is not None:
-            # The loop does not let its own sockets be used; these are the same under other numbers.
+            # The loop does not allow the use of its own sockets; these are duplicates.
             self._sockets = [socket.socket(fileno=os.dup(each.fileno())) for each in self._asyncio.sockets]
 
     @property
@@ -139,7 +139,7 @@ class Listener:
         self._sockets = []
 
     def backlog(self) -> int:
-        """How many connections wait to be accepted; 0 where the system does not tell."""
+        """How many connections wait to be accepted; 0 on a system that does not report it."""
         if sys.platform != "linux":
             return 0
         size = _BACKLOG_IN_TCP_INFO.size
@@ -164,14 +164,14 @@ class Listener:
         return Lobby(keeper, self._gate, self._loop, self._connection)
 
     def _take_backlog(self, keeper: Doorkeeper) -> None:
-        """Accept what waits, and refuse what can be refused at once."""
+        """Accept the connections that wait, and refuse those that can be refused at once."""
         for listening in self._sockets:
             for _ in range(TAKEN_IF_LATE_MAX if keeper.is_late else TAKEN_MAX):
                 try:
                     accepted, address = listening.accept()
                 except OSError:
-                    # None is left, or one was closed by its client, or there is no descriptor for it: the loop, which
-                    # accepts the next one itself, deals with that.
+                    # None is left, its client has closed it, or there is no descriptor for it. The loop accepts the
+                    # next one itself, and handles that.
                     break
                 self.accepted += 1
                 accepted.setblocking(False)
@@ -180,7 +180,7 @@ class Listener:
     def _take(self, keeper: Doorkeeper, accepted: socket.socket, peer: str) -> None:
         passed = Passed.NOTHING
         try:
-            # Only looked at, so that whoever takes over reads it again.
+            # Only peeked at: the protocol that takes over reads it again.
             data = accepted.recv(PURCHASE_BYTES_MAX + 1, socket.MSG_PEEK)
         except OSError:
             data = b""

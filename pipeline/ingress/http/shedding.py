@@ -1,13 +1,13 @@
-"""Where purchases are refused before aiohttp sees them, while some are.
+"""Refuses purchases before aiohttp parses them, in times when purchases are refused.
 
-Parsing a request, making a task and a response costs most of what an accepted purchase costs the ingress. So while
-purchases are shed (`flow_control/saturation.py`), or have just been refused by a client limit or a full queue, a read
-that consists of exactly one whole purchase call is judged by its bytes, and answered if it is refused. Anything else
-(another call, a part of one, two at once, headers that change how it is to be read) takes the usual way, where the
-same checks apply. So does a purchase that is admitted; what was counted here is not counted again.
+Parsing a request and making a task and a response is most of what an accepted purchase costs the ingress. So while
+purchases are shed (`flow_control/saturation.py`), or many have just been refused by a client limit or a full queue, a
+read that is exactly one whole purchase is judged by its bytes, and answered if it is refused. Anything else (another
+call, part of one, two at once, headers that change how it has to be read) takes the usual way, where the same checks
+apply. So does a purchase that is admitted; what was counted here is not counted again.
 
-Nobody has verified a token here. So if tokens are required, the limits of the process and per user are left to the
-usual way: the user is that of the token, and a call without a valid one uses up no allowance but that of its address.
+Tokens are not verified here. So if tokens are required, the limits of the process and per user are left to the usual
+way: the user is that of the token, and a call without a valid one uses up no allowance but that of its address.
 
 A new connection that arrives meanwhile waits in the `Lobby` (`listener.py`), without aiohttp's parser, task and timers,
 until it sends something that is not refused.
@@ -41,8 +41,8 @@ HEADS_REMEMBERED_MAX = 1_000
 RESPONSES_MAX = 200
 ALERT_S = 1.0
 ALERT_REFUSALS = 50
-"""So many refusals by limits within `ALERT_S`, and purchases are judged here for so long: to do it for fewer would cost
-those that are admitted more than it saves."""
+"""After this many refusals by limits within `ALERT_S`, purchases are judged here for `ALERT_S`. For fewer, that would
+cost the admitted purchases more than it saves."""
 _POST = b"POST /api/v1/seckill/purchase"
 _HEAD = re.compile(
     rb"POST /api/v1/seckill/purchase(?:/async)? HTTP/1\.1\r\n((?:[!-9;-~]+:[^\r\n]*\r\n)+)\r\n", re.ASCII
@@ -53,7 +53,7 @@ _ORIGIN = re.compile(rb"^origin:[ \t]*([^\r\n]*?)[ \t]*\r$", re.MULTILINE | re.I
 
 
 class Passed(IntEnum):
-    """What a purchase that takes the usual way has passed here."""
+    """The checks that a purchase has passed here before it takes the usual way."""
 
     NOTHING = 0
     SHEDDING = 1
@@ -64,12 +64,12 @@ class Passed(IntEnum):
 
 
 class Judged(NamedTuple):
-    """`response` is all that is to be sent, None if the purchase takes the usual way; then what it has `passed`."""
+    """`response` is the whole response; None if the purchase takes the usual way, where `passed` says what is done."""
 
     passed: Passed
     response: bytes | None = None
     closes: bool = False
-    """Whether the connection is to be closed after the response."""
+    """Whether the connection is closed after the response."""
 
 
 _UNREADABLE = Judged(Passed.NOTHING)
@@ -88,7 +88,7 @@ class Doorkeeper:
         knows_users: bool = True,
         cors: Cors | None = None,
     ) -> None:
-        """`knows_users` is whether the user in the body counts; False if tokens are required."""
+        """`knows_users`: whether the user in the body is the buyer; False if tokens are required."""
         self._knows_users = knows_users
         self._cors = cors
         self._limits = limits
@@ -102,19 +102,19 @@ class Doorkeeper:
         self._counted_until_s = 0.0
         self._alert_until_s = 0.0
         self._held: deque[asyncio.Transport] = deque()
-        """Connections that are not read until they are released, so that refusals leave time for the others.
+        """Refused connections that are not read until they are released, so that other requests need not wait.
 
-        At most as many as may be open; each is released in its turn, even if it is closed meanwhile.
+        At most as many as may be open: each leaves in its turn, even if it has been closed.
         """
         self._released = HELD_RELEASED_MIN
         saturation.at_tick = self.release
         self._responses: dict[tuple[object, ...], bytes] = {}
-        """Those to refusals of this second, which are often alike."""
+        """The responses of this second, by what they depend on: refusals are often alike."""
         self._responses_s = 0
 
     @property
     def is_alert(self) -> bool:
-        """Whether purchases are to be judged here; the usual way is cheaper for those that are admitted."""
+        """Whether purchases are judged here. The usual way alone is cheaper for those that are admitted."""
         if self._saturation.is_shedding:
             return True
         refused, now_s = self._limits.refused + self._queues.refused, self._clock()
@@ -126,11 +126,11 @@ class Doorkeeper:
 
     @property
     def is_late(self) -> bool:
-        """Whether refusals take so much time that the others wait for it."""
+        """Whether refusals take so much time that other requests have to wait."""
         return self._saturation.is_late
 
     def judge(self, data: bytes, peer: str) -> Judged:
-        """Judge a read at the beginning of a request from the address `peer`."""
+        """Judge a read that begins with a request from the address `peer`."""
         purchase = purchase_in(data)
         if purchase is None:
             return _UNREADABLE
@@ -156,7 +156,7 @@ class Doorkeeper:
     def answer(self, transport: asyncio.Transport, data: bytes, peer: str) -> Judged:
         """Judge a read, and answer it on this connection if it is refused."""
         if transport.get_write_buffer_size() > 0:
-            # The client does not read its answers; the usual way waits for that.
+            # The client does not read its answers; the usual way waits until it does.
             return _UNREADABLE
         judged = self.judge(data, peer)
         if judged.response is not None:
@@ -169,7 +169,7 @@ class Doorkeeper:
         return judged
 
     def release(self) -> None:
-        """Listen again to some of the clients that were refused last while the event loop was late."""
+        """Read again from some of the clients that were refused while the event loop was late."""
         self._released = released(self._released, is_late=self._saturation.is_late)
         for _ in range(min(self._released, len(self._held))):
             transport = self._held.popleft()
@@ -180,7 +180,7 @@ class Doorkeeper:
         self._admission.count_refused(Kind.BUSY)
         now_s = int(time.time())
         if now_s != self._responses_s or len(self._responses) >= RESPONSES_MAX:
-            # The Date changes, and perhaps the settings.
+            # The Date has changed, and perhaps the settings.
             self._responses.clear()
             self._responses_s = now_s
         cross_origin = {} if self._cors is None else self._cors.fields_for(purchase.origin)
@@ -221,9 +221,9 @@ class _Head(NamedTuple):
 
 @lru_cache(maxsize=HEADS_REMEMBERED_MAX)
 def _parsed(head: bytes) -> _Head | None:
-    """What the head of a plain purchase says; None if this is none.
+    """What the head of a plain purchase says; None if it is not one.
 
-    A client sends the same head again and again, but for the length of the body.
+    Cached, because clients repeat their heads, apart from the length of the body.
     """
     if (found := _HEAD.fullmatch(head)) is None:
         return None
@@ -244,7 +244,7 @@ def _parsed(head: bytes) -> _Head | None:
 
 
 def _ids(body: bytes) -> tuple[str | None, str | None]:
-    """Product and user of a purchase, each None if the usual way has to look closer, be it only to refuse it."""
+    """Product and user of a purchase; None if only the usual way can read it, or say what is wrong with it."""
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError:
