@@ -221,6 +221,22 @@ def test_a_connection_that_stays_silent_is_closed_and_those_above_the_limit_are_
     run(test())
 
 
+def test_a_connection_that_aiohttp_does_not_know_is_closed_with_the_listener(
+    run: Callable[[Any], None],
+) -> None:
+    async def test() -> None:
+        async with world() as made:
+            refused = made.connect(BUY)
+            assert b" 429 " in await answer(refused)
+            made.listener.close()
+            assert await asyncio.get_running_loop().sock_recv(refused, 1) == b""
+            refused.close()
+            while made.gate.open:
+                await asyncio.sleep(0.001)
+
+    run(test())
+
+
 def test_a_refusal_does_not_overtake_the_answer_to_an_earlier_request(run: Callable[[Any], None]) -> None:
     async def test() -> None:
         async with world() as made:

@@ -38,7 +38,7 @@ class Lobby(asyncio.Protocol):
     It counts towards the limit like any other, and is closed after the same silence.
     """
 
-    __slots__ = ("_doorkeeper", "_gate", "_loop", "_make", "_seen_s", "_timer", "_transport")
+    __slots__ = ("_doorkeeper", "_gate", "_lobbies", "_loop", "_make", "_seen_s", "_timer", "_transport")
 
     def __init__(
         self,
@@ -46,9 +46,11 @@ class Lobby(asyncio.Protocol):
         gate: Gate,
         loop: asyncio.AbstractEventLoop,
         make: Callable[[], Connection],
+        lobbies: "set[Lobby]",
     ) -> None:
-        """`make` makes the connection that takes over."""
+        """`make` makes the connection that takes over. This is one of `lobbies` while it is open."""
         self._doorkeeper = doorkeeper
+        self._lobbies = lobbies
         self._gate = gate
         self._loop = loop
         self._make = make
@@ -58,6 +60,7 @@ class Lobby(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._gate.open += 1
+        self._lobbies.add(self)
         self._transport = cast("asyncio.Transport", transport)
         self._seen_s = self._loop.time()
         self._timer = self._loop.call_later(self._gate.header_timeout_s, self._close_if_silent)
@@ -83,8 +86,13 @@ class Lobby(asyncio.Protocol):
     def connection_lost(self, _: Exception | None) -> None:
         self._leave()
 
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+
     def _leave(self) -> None:
         self._gate.open -= 1
+        self._lobbies.discard(self)
         self._transport = None
         if self._timer is not None:
             self._timer.cancel()
@@ -110,6 +118,7 @@ class Listener:
         self._loop = asyncio.get_running_loop()
         self._asyncio: asyncio.Server | None = None
         self._sockets: list[socket.socket] = []
+        self._lobbies: set[Lobby] = set()
         self._tasks = BackgroundTasks(logger)
         self.accepted = 0
 
@@ -132,8 +141,11 @@ class Listener:
         return () if self._asyncio is None else self._asyncio.sockets
 
     def close(self) -> None:
+        """Accept no more connections, and close those that aiohttp does not know."""
         if self._asyncio is not None:
             self._asyncio.close()
+        for lobby in list(self._lobbies):
+            lobby.close()
         for each in self._sockets:
             each.close()
         self._sockets = []
@@ -161,7 +173,7 @@ class Listener:
     def _lobby(self, keeper: Doorkeeper) -> asyncio.Protocol:
         if self._gate.open >= self._gate.connections_max:
             return self._connection()
-        return Lobby(keeper, self._gate, self._loop, self._connection)
+        return Lobby(keeper, self._gate, self._loop, self._connection, self._lobbies)
 
     def _take_backlog(self, keeper: Doorkeeper) -> None:
         """Accept the connections that wait, and refuse those that can be refused at once."""
