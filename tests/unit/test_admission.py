@@ -15,6 +15,7 @@ from pipeline.ingress.errors import (
     LimitReached,
     NotAcknowledged,
     NotSent,
+    QueueFull,
     RequestRefused,
     TooManyUnknownProducts,
     UnknownRequest,
@@ -49,6 +50,16 @@ async def test_a_refusal_of_unknown_products_says_when_to_retry() -> None:
     response, problem = await problem_for(TooManyUnknownProducts(2_500))
     assert (response.status, problem["code"], problem["limit"]) == (429, -9, 200)
     assert response.headers["Retry-After"] == "3"
+
+
+async def test_a_full_queue_states_its_wait_and_asks_for_a_minute_of_it_at_most() -> None:
+    for eta_ms, retry_after in ((2_100, "3"), (600_000, "60")):
+        response, problem = await problem_for(QueueFull(5, eta_ms))
+        assert (response.status, problem["limit"], problem["eta_ms"]) == (429, 5, eta_ms)
+        assert response.headers["Retry-After"] == retry_after
+    response, problem = await problem_for(QueueFull(5))
+    assert "eta_ms" not in problem
+    assert response.headers["Retry-After"] == "1"
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,12 @@ from pipeline.ingress.flow_control.saturation import BURST_MIN, WAITING_MIN, Sat
 from pipeline.settings import InForce, Settings
 
 
-def saturation_of(waiting: int = 0, **settings: object) -> tuple[Saturation, SimpleNamespace, InForce]:
+def saturation_of(
+    waiting: int = 0, backlog: tuple[int, int] = (0, 0), **settings: object
+) -> tuple[Saturation, SimpleNamespace, InForce]:
     commits = SimpleNamespace(records=0, last_wait_ms=0.0, waiting=waiting)
     in_force = InForce(Settings(**settings))  # type: ignore[arg-type]
-    return Saturation(in_force, commits, lambda: (0, 0)), commits, in_force
+    return Saturation(in_force, commits, lambda: backlog), commits, in_force
 
 
 def admitted(saturation: Saturation, arriving: int, now_s: float, spread_s: float = 0.1) -> int:
@@ -126,3 +128,16 @@ def test_what_is_taken_back_neither_shows_a_capacity_nor_uses_up_the_admitted_ra
         assert saturation.admits(now_s)
         saturation.take_back()
     assert BURST_MIN <= admitted(saturation, 10_000, now_s) < 1_000
+
+
+def test_the_load_is_at_its_limit_while_purchases_are_shed() -> None:
+    saturation, _, _ = saturation_of()
+    overload(saturation, 500, INTERVALS_BEFORE)
+    saturation.adjust(0.0, 0.0, 0.0, 0.1)
+    assert (saturation.pressure, saturation.load) == (0.0, 1.0)
+
+
+def test_a_connection_waits_as_long_as_the_backlog_takes_at_the_recent_rate() -> None:
+    saturation, _, _ = saturation_of(backlog=(50, 100))
+    assert saturation._accept_delay_ms(0.02) == 10.0
+    assert saturation._accept_delay_ms(0.02) == 1_000.0, "none was accepted"

@@ -12,13 +12,23 @@ from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.http_parser import HttpRequestParserC
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from in_force import change
 
 from pipeline.domain.shedding import HELD_RELEASED_MIN
+from pipeline.ingress.errors import QueueFull
 from pipeline.ingress.flow_control.client_limits import ClientLimits
+from pipeline.ingress.http import shedding
 from pipeline.ingress.http.admission import Admission
 from pipeline.ingress.http.cors import Cors
 from pipeline.ingress.http.rate_limits import AddressGate
-from pipeline.ingress.http.shedding import ALERT_REFUSALS, Doorkeeper, Passed, purchase_in
+from pipeline.ingress.http.shedding import (
+    ALERT_REFUSALS,
+    ALERT_S,
+    RESPONSES_MAX,
+    Doorkeeper,
+    Passed,
+    purchase_in,
+)
 from pipeline.settings import InForce, Settings
 
 BODY = b'{"product_id":5,"user_id":"u"}'
@@ -49,6 +59,8 @@ def purchase(
         (purchase(b"Transfer-Encoding: chunked"), None),
         (purchase(b"Expect: 100-continue"), None),
         (purchase(b"Connection: upgrade", b"Upgrade: h2c"), None),
+        (purchase(b"Upgrade: websocket"), None),
+        (purchase(b"X: content-length"), None),
         (purchase(b"Connection: keep-alive, close"), None),
         (purchase(b"Connection: close", b"Connection: keep-alive"), None),
         (purchase(b"Origin: https://shop.example"), False),
@@ -228,3 +240,46 @@ async def test_what_the_usual_way_has_to_look_at_is_counted_by_shedding_only() -
         assert keeper.judge(purchase(length=length, body=body), "x").passed is Passed.SHEDDING
     assert keeper.judge(purchase(), "x").passed is Passed.ALL
     assert saturation.admits.call_count == 5
+
+
+async def test_responses_are_kept_for_their_second_and_a_limited_number_of_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    keeper, saturation = doorkeeper()
+    now_s = 1_000.0
+    monkeypatch.setattr(shedding, "time", Mock(time=lambda: now_s))
+    saturation.admits.return_value = False
+    first = keeper.judge(purchase(), "x").response
+    change(keeper._admission._in_force, busy_message="later")
+    assert keeper.judge(purchase(), "x").response is first
+    now_s += 1
+    assert b"later" in (keeper.judge(purchase(), "x").response or b"")
+    saturation.admits.return_value = True
+    for eta_ms in range(2 * RESPONSES_MAX):
+        keeper._queues.check.side_effect = QueueFull(9, eta_ms)  # type: ignore[attr-defined]
+        response = keeper.judge(purchase(), "x").response or b""
+        assert orjson.loads(response.partition(b"\r\n\r\n")[2])["eta_ms"] == eta_ms
+        assert len(keeper._responses) <= RESPONSES_MAX
+
+
+async def test_a_refusal_states_the_limit_in_force() -> None:
+    keeper, _ = doorkeeper(user_limit_requests_per_second=1, user_limit_burst=1)
+    keeper.judge(purchase(), "x")
+    assert b'"user";q=1;w=1' in (keeper.judge(purchase(), "x").response or b"")
+    change(keeper._admission._in_force, user_limit_requests_per_second=2, user_limit_burst=2)
+    keeper.judge(purchase(), "x")
+    assert b'"user";q=2;w=1' in (keeper.judge(purchase(), "x").response or b"")
+
+
+async def test_refusals_that_are_spread_over_a_long_time_are_no_reason_to_judge_here() -> None:
+    keeper, _ = doorkeeper()
+    now_s = 1_000.0
+    keeper._clock = lambda: now_s
+    for number in range(10):
+        keeper._queues.refused = number * (ALERT_REFUSALS - 1)
+        assert not keeper.is_alert
+        now_s += ALERT_S
+    keeper._queues.refused += ALERT_REFUSALS
+    assert keeper.is_alert
+    now_s += ALERT_S
+    assert not keeper.is_alert
