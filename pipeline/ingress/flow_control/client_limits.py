@@ -125,7 +125,7 @@ class _Limit:
 
     def apply(self, settings: Settings) -> None:
         before, rule = self.rule, _rule(settings, self.scope)
-        # What came under a larger burst might take days to drain at the new rate.
+        # What passed under a larger burst could take days to drain at the new rate.
         is_similar = rule and before and rule.algorithm is before.algorithm and rule.burst >= before.burst
         if not is_similar:
             self._states.clear()

@@ -64,7 +64,7 @@ class Passed(IntEnum):
 
 
 class Judged(NamedTuple):
-    """`response` is the whole response; None if the purchase takes the usual way, where `passed` says what is done."""
+    """`response` is the whole response, None if the purchase takes the usual way except the checks it has `passed`."""
 
     passed: Passed
     response: bytes | None = None
