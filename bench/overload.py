@@ -214,14 +214,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seconds", type=int, default=60, help="seconds of overload (default: %(default)s)")
     parser.add_argument("--step-seconds", type=int, default=5, help="seconds per point of the curve")
+    parser.add_argument("--ingresses", type=int, default=1, help="processes that share the port")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--print", action="store_true", dest="is_printed_only", help="write no page")
     arguments = parser.parse_args()
     configure_logging("overload", LogLevel.WARNING)
-    results = [_measure(kind, arguments.seconds, arguments.step_seconds) for kind in arguments.kinds]
+    results = [
+        _measure(kind, arguments.ingresses, arguments.seconds, arguments.step_seconds)
+        for kind in arguments.kinds
+    ]
     document = {
         "machine": {"cpus": os.cpu_count(), "python": platform.python_version()},
         "seconds": arguments.seconds,
+        "ingresses": arguments.ingresses,
         "kinds": results,
     }
     print(overload_page.text(document))
@@ -230,8 +235,8 @@ def main() -> int:
     return 0 if all(holds for each in results for _, holds, _ in each["checks"]) else 1
 
 
-def _measure(kind: str, seconds: int, step_s: int) -> dict[str, Any]:
-    with _bench() as bench:
+def _measure(kind: str, ingresses: int, seconds: int, step_s: int) -> dict[str, Any]:
+    with _bench(ingresses) as bench:
         # The first load also warms everything up.
         base = max(bench.run(kind, PROBE_PER_S[kind], step_s).decided_per_s for _ in range(PROBES))
         curve = [_printed(bench.run(kind, factor * base, step_s)) for factor in FACTORS]
@@ -259,8 +264,8 @@ def _printed(run: Run) -> Run:
 
 
 @contextmanager
-def _bench() -> Iterator[Bench]:
-    with stage(LIBRARIES) as here, system(here, 1) as ours:
+def _bench(ingresses: int) -> Iterator[Bench]:
+    with stage(LIBRARIES) as here, system(here, ingresses) as ours:
         yield Bench(ours, compiled(here.directory))
 
 

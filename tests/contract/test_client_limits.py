@@ -1,5 +1,6 @@
 """The client limits over HTTP: what is counted, what a refusal says, and that nothing reaches the log."""
 
+from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 import http_sf
@@ -33,15 +34,29 @@ def fields(reply: Reply, name: str) -> list[tuple[str, dict[str, Any]]]:
     return cast("list[tuple[str, dict[str, Any]]]", found)
 
 
+TRIES_MAX = 20
+"""On a slow machine, an allowance of one per second grows while a test uses it up."""
+
+
+async def until_refused(call: Callable[[], Awaitable[Reply]]) -> list[Reply]:
+    """The replies to this call, repeated until it is refused."""
+    replies = [await call()]
+    while replies[-1].status != 429:
+        assert len(replies) < TRIES_MAX, replies[-1]
+        replies.append(await call())
+    return replies
+
+
 async def test_the_limit_per_user(start_ingress: StartIngress) -> None:
     service = await start_ingress(user_limit_requests_per_second=1, user_limit_burst=2)
     for _ in range(2):
         assert (await service.buy_async(5, "u1")).status == 202
-    for path in (PURCHASE, PURCHASE_ASYNC):
-        check_refused(await service.call("POST", path, json=BODY), "user", 1, 2, 2)
+    (*accepted, refused) = await until_refused(lambda: service.call("POST", PURCHASE_ASYNC, json=BODY))
+    check_refused(refused, "user", 1, 2, 2)
+    check_refused((await until_refused(lambda: service.buy(5, "u1")))[-1], "user", 1, 2, 2)
     assert (await service.buy_async(5, "u2")).status == 202
-    assert (await service.figures())["accepted"] == 3
-    assert len(await commands_in_log(service)) == 3
+    assert (await service.figures())["accepted"] >= 3 + len(accepted)
+    assert len(await commands_in_log(service)) == (await service.figures())["accepted"]
 
 
 @pytest.mark.parametrize("algorithm", ["sliding_window", "fixed_window"])
@@ -64,9 +79,12 @@ async def test_every_call_of_an_address_counts_except_health(start_ingress: Star
     receipt = (await service.buy_async(5, "u1")).json()["request_id"]
     assert (await service.poll(receipt)).status == 200
     assert (await service.stats(5)).status == 404
-    check_refused(await service.stats(5), "address", 1, 3, 3)
-    check_refused(await service.poll(receipt), "address", 1, 3, 3)
-    check_refused(await service.buy_async(5, "u2"), "address", 1, 3, 3)
+    for call in (
+        lambda: service.stats(5),
+        lambda: service.poll(receipt),
+        lambda: service.buy_async(5, "u2"),
+    ):
+        check_refused((await until_refused(call))[-1], "address", 1, 3, 3)
     assert (await service.call("GET", "/health/live")).status == 200
     assert (await service.prewarm(7777)).status in (200, 504), "the administration listener has no such limit"
 
@@ -76,34 +94,38 @@ async def test_the_client_behind_a_trusted_proxy_is_limited(start_ingress: Start
         address_limit_requests_per_second=1, address_limit_burst=1, trusted_proxies="127.0.0.1"
     )
 
-    async def status(forwarded_for: str) -> int:
+    def buy(forwarded_for: str) -> Awaitable[Reply]:
         headers = {"X-Forwarded-For": forwarded_for}
-        return (await service.call("POST", PURCHASE_ASYNC, json=BODY, headers=headers)).status
+        return service.call("POST", PURCHASE_ASYNC, json=BODY, headers=headers)
 
-    assert await status("198.51.100.1") == 202
-    assert await status("198.51.100.1") == 429
-    assert await status("192.0.2.1, 198.51.100.1") == 429, "the client cannot choose its address"
-    assert await status("198.51.100.2") == 202
-    assert await status("not an address") == 202, "it counts for the proxy"
-    assert await status("not an address") == 429
+    await until_refused(lambda: buy("198.51.100.1"))
+    for number in range(TRIES_MAX):
+        # The client cannot choose its address: if it could, none of these would be refused.
+        reply = await buy(f"192.0.2.{number}, 198.51.100.1")
+        if reply.status == 429:
+            break
+    assert reply.status == 429
+    assert (await buy("198.51.100.2")).status == 202
+    malformed = await until_refused(lambda: buy("not an address"))
+    assert malformed[0].status == 202, "it counts for the proxy"
     figures = (await service.call("GET", SYSTEM, headers={"X-Forwarded-For": "198.51.100.3"})).json()
-    assert figures["service_stats"]["malformed_forwarded_for"] == 2
+    assert figures["service_stats"]["malformed_forwarded_for"] == len(malformed)
     assert figures["client_limits"]["address"]["clients"] == 4
 
 
 async def test_without_trusted_proxies_the_header_is_ignored(start_ingress: StartIngress) -> None:
     service = await start_ingress(address_limit_requests_per_second=1, address_limit_burst=1)
-    headers = {"X-Forwarded-For": "198.51.100.1"}
-    statuses = [
-        (await service.call("POST", PURCHASE_ASYNC, json=BODY, headers=each)).status for each in ({}, headers)
-    ]
-    assert statuses == [202, 429]
+    addresses = (f"198.51.100.{number}" for number in range(TRIES_MAX))
+    replies = await until_refused(
+        lambda: service.call("POST", PURCHASE_ASYNC, json=BODY, headers={"X-Forwarded-For": next(addresses)})
+    )
+    assert replies[0].status == 202
 
 
 async def test_a_limit_changes_while_the_ingress_runs(service: Service) -> None:
     assert [(await service.buy_async(5, "u1")).status for _ in range(3)] == [202] * 3
     change(service.ingress.in_force, user_limit_requests_per_second=1, user_limit_burst=1)
-    assert [(await service.buy_async(5, "u1")).status for _ in range(2)] == [202, 429]
+    assert (await until_refused(lambda: service.buy_async(5, "u1")))[0].status == 202
 
 
 async def test_with_tokens_the_user_of_the_token_is_limited_and_each_purchase_counts_once(
