@@ -125,7 +125,9 @@ class OrderBook:
             return f"is a repeat or out of order: orders up to {self._last} precede it"
         document = _document(order.value)
         product_id, user = str(document.get("product_id")), str(document.get("user_id"))
-        product = self._stock.products.get(product_id)
+        # Orders are read after their decisions, so the product may be cleaned up by now.
+        kept = self._stock.before_cleanup or {}
+        product = self._stock.products.get(product_id) or kept.get(product_id)
         wins = (
             decode_wins(self._partition, product.buyers[user]) if product and user in product.buyers else []
         )

@@ -67,7 +67,8 @@ class PartitionAudit:
         repeats_allowed: bool = False,
     ) -> None:
         self.partition = partition
-        self.stock = StockFold()
+        # A repeated order is recomputed from its win, also after a cleanup.
+        self.stock = StockFold(before_cleanup={} if repeats_allowed else None)
         self.first_decisions = FirstDecisions()
         self.cut = -1
         self.commands_end = 0
@@ -97,6 +98,7 @@ class PartitionAudit:
     def forget_buyers(self) -> None:
         """Free memory after the comparison with Redis; only the product ids are still needed."""
         self._commands.products.clear()
+        self.stock.before_cleanup = None
         for product in self.stock.products.values():
             product.buyers.clear()
 

@@ -107,6 +107,8 @@ class StockFold:
     products: dict[str, StockedProduct] = field(default_factory=dict)
     cleaned: dict[str, str] = field(default_factory=dict)
     """By id of a product that is cleaned up, its value in Redis."""
+    before_cleanup: dict[str, StockedProduct] | None = None
+    """If not None, keeps each product that is cleaned up as it was before, with its buyers."""
     offset: int = -1
     time_ms: int = 0
     purchases: int = 0
@@ -140,6 +142,8 @@ class StockFold:
             return
         if isinstance(result.control, Cleanup):
             del self.products[result.product_id]
+            if self.before_cleanup is not None:
+                self.before_cleanup[result.product_id] = product
             self.cleaned[result.product_id] = _command_key(result.note.key, result.source_offset)
             return
         product.change(result.control)

@@ -9,6 +9,7 @@ from audit.faults import (
     ALL_REPEATED,
     COMMANDS,
     FAULTS,
+    GONE,
     NONE,
     PARTITION,
     PLAIN,
@@ -146,6 +147,18 @@ async def test_a_repeated_order_must_be_identical() -> None:
     change = replaced(b'"amount":"19.80"', b'"amount":"19.81"')
     fault = Fault(None, orders=lambda records: records + change(records)[1:2])
     found = failed(await audited(decided(commands(), fault), repeats_allowed=True))
+    assert list(found) == [Check.ORDERS]
+    assert "a repeat that differs" in str(found[Check.ORDERS].first)
+
+
+async def test_an_order_may_be_repeated_after_its_product_is_cleaned_up() -> None:
+    repeated = Fault(None, orders=lambda records: records + records[-1:])
+    logs = decided(commands(), repeated)
+    assert GONE.encode() in (logs.topics[TOPICS.orders.name][-1].record.value or b"")
+    assert not failed(await audited(logs, repeats_allowed=True))
+    change = replaced(b'"amount":"9.90"', b'"amount":"9.91"')
+    altered = Fault(None, orders=lambda records: records + change(records[-1:]))
+    found = failed(await audited(decided(commands(), altered), repeats_allowed=True))
     assert list(found) == [Check.ORDERS]
     assert "a repeat that differs" in str(found[Check.ORDERS].first)
 
