@@ -1,21 +1,22 @@
-"""A lock for jobs that must run once in a cluster: a rebuild, a clean-up, a repair, a sweep.
+"""A lock for jobs of which only one may run in the whole system: a rebuild, a repair.
 
-It is redis-py's lock, which expires unless its holder renews it, so the lock of a dead process does not stay. An
-expiring lock alone protects nothing: its holder may be paused for longer than it lasts, wake up and write beside the
-next holder. Therefore:
+It is redis-py's lock, which expires unless its holder renews it, so a dead process does not keep it. An expiring lock
+alone protects nothing: its holder may be paused until the lock has expired, wake up, and write beside the next holder.
+Therefore:
 
 - `HeldLock.check` raises LockLost as soon as this process knows, or must assume, that it no longer holds the lock.
-  A job calls it before each effect.
-- Each holder gets a *fencing token*, higher than every earlier one. Scripts that write to Redis compare it with the
-  newest one in the same call (`lock_fence` in pipeline/stock/lua/includes), which also refuses the write of a holder
-  that was paused after its `check`. A StockStore does both once its `lock` is set.
+  A job calls it before each write.
+- Each holder gets a *fencing token*, higher than every earlier one. Each script that writes to Redis compares it with
+  the newest one in the same call (`lock_fence` in pipeline/stock/lua/includes). So a holder that was paused after its
+  `check` writes nothing either. A StockStore does both once its `lock` is set.
 
-A decider has no lock: its fence is the cursor (docs/protocol.md), which no pause and no clock can deceive.
+A decider has no lock. Its fence is the cursor (docs/protocol.md), which depends on no clock.
 """
 
 import asyncio
 import logging
 import os
+import secrets
 import socket
 import time
 import uuid
@@ -36,21 +37,23 @@ from pipeline.stock.keys import Keys
 from pipeline.stock.scripts import script
 
 LOCK_MS = 10_000
-"""After a crash of its holder, a lock is free again after this time."""
+"""How long a lock outlives a holder that crashed."""
 RENEWALS_PER_LOCK = 5
-"""So a lock survives a Redis that does not answer for most of its time."""
+"""More than one, so that a lock survives renewals that fail."""
+TOKEN_STEP_MAX = 1_000_000
+"""A failover may lose the last token. Random steps keep the next holder from getting the same one."""
 MARGIN_MS = 1_000
-"""A holder stops writing this long before its lock can expire: its last write takes time to arrive, too."""
+"""A holder stops writing this long before its lock can expire, because its last write needs time to arrive."""
 
 logger = logging.getLogger(__name__)
 
 
 class LockTaken(OperatorError):
-    """Another process holds the lock; the message says which, and since when."""
+    """Another process holds the lock; the message says which, since when, and when it expires."""
 
 
 class HeldLock:
-    """A lock that this process holds, or held. `held` makes it."""
+    """A lock that this process holds, or has lost. Get one from `held`."""
 
     def __init__(self, name: str, token_key: str, lock: "_TokenLock", valid_until_s: float) -> None:
         self.name = name
@@ -61,13 +64,13 @@ class HeldLock:
         self._lost: str | None = None
 
     def check(self) -> None:
-        """Raises LockLost unless this process certainly holds the lock. Call it before each effect."""
+        """Raises LockLost unless this process certainly holds the lock. Call it before each write."""
         self._notice_expiry(time.monotonic())
         if self._lost is not None:
             raise LockLost(f"lost the lock {self.name}: {self._lost}")
 
     async def renew_until_lost(self) -> None:
-        """Returns once the lock is lost; a lock that may have expired is not renewed."""
+        """Returns once the lock is lost. A lock that may have expired is not renewed."""
         while self._lost is None:
             await asyncio.sleep(LOCK_MS / RENEWALS_PER_LOCK / 1_000)
             self._notice_expiry(time.monotonic())
@@ -87,12 +90,12 @@ class HeldLock:
             self._lost = "it expired, or Redis lost it"
 
     def _notice_expiry(self, now_s: float) -> None:
-        # Final, even if a renewal that is under way succeeds: the job may have been told so already.
+        # Final, even if a renewal still succeeds: `check` may have raised already.
         if self._lost is None and now_s >= self._valid_until_s:
             self._lost = "it was not renewed in time"
 
     def on_renewal_ended(self, task: "asyncio.Task[None]") -> None:
-        """Nothing renews the lock any more; unless it was released or lost, that is a fault."""
+        """Nothing renews the lock any more. Unless it was released or lost, that is a fault."""
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("renewing the lock %s failed", self.name, exc_info=error)
             self._lost = f"its renewal failed: {error}"
@@ -100,14 +103,17 @@ class HeldLock:
 
 @asynccontextmanager
 async def held(settings: Settings, name: str) -> AsyncIterator[HeldLock]:
-    """Hold the lock `name` inside the block. Raises LockTaken, or RedisUnavailable."""
+    """Hold the lock `name` inside the block. Raises LockTaken or RedisUnavailable."""
     keys = Keys(settings.key_prefix)
     pool = connection_pool(settings.redis(), settings.redis_timeout_ms / 1_000, None)
     async with Redis.from_pool(pool) as redis:
         lock = _TokenLock(redis, keys.lock(name), keys.lock_token(name))
         began_s = time.monotonic()
         if not await reply_of(lock.acquire(blocking=False, token=_content())):
-            raise LockTaken(f"the lock {name} is taken: {_holder(lock.found)}")
+            raise LockTaken(
+                f"the lock {name} is taken: {_holder(lock.found)}; if that process is dead, the lock is free within "
+                f"{LOCK_MS // 1_000} s"
+            )
         taken = HeldLock(name, keys.lock_token(name), lock, _until_s(began_s))
         renewal = asyncio.create_task(taken.renew_until_lost(), name=f"renewal of the lock {name}")
         renewal.add_done_callback(taken.on_renewal_ended)
@@ -119,7 +125,7 @@ async def held(settings: Settings, name: str) -> AsyncIterator[HeldLock]:
 
 
 class _TokenLock(Lock):
-    """redis-py's lock, which also issues a token when it is taken."""
+    """redis-py's lock, plus a fencing token that is issued when the lock is taken."""
 
     def __init__(self, redis: Redis, name: str, token_key: str) -> None:
         super().__init__(redis, name, timeout=LOCK_MS / 1_000, thread_local=False)
@@ -127,11 +133,13 @@ class _TokenLock(Lock):
         self._take = redis.register_script(script("lock"))
         self.fencing_token = ""
         self.found = b""
-        """What the lock contained when another held it."""
+        """What the lock contains while another process holds it."""
 
     async def do_acquire(self, token: str | bytes) -> bool:
-        now_us = time.time_ns() // 1_000
-        taken, answer = await self._take(keys=[self.name, self._token_key], args=[token, LOCK_MS, now_us])
+        now_us, step = time.time_ns() // 1_000, 1 + secrets.randbelow(TOKEN_STEP_MAX)
+        taken, answer = await self._take(
+            keys=[self.name, self._token_key], args=[token, LOCK_MS, now_us, step]
+        )
         if not taken:
             self.found = answer
             return False
@@ -140,16 +148,16 @@ class _TokenLock(Lock):
 
 
 async def _release(lock: _TokenLock, name: str) -> None:
-    """Give the lock back; nothing happens to a lock that another holds. A failure only means that it expires."""
+    """Release the lock unless another process holds it by now. If this fails, the lock expires."""
     try:
         if not await reply_of(_if_owned(lock.release())):
             logger.warning("the lock %s was lost before its release", name)
     except RedisUnavailable as error:
-        logger.warning("the lock %s was not released and expires in %d ms at most: %s", name, LOCK_MS, error)
+        logger.warning("the lock %s was not released; it expires within %d ms: %s", name, LOCK_MS, error)
 
 
 async def _if_owned(call: Awaitable[object]) -> bool:
-    """Whether the lock was still ours, and the call did what it does."""
+    """Make a call that fails unless we hold the lock; whether we did."""
     try:
         await call
     except LockNotOwnedError:
@@ -158,12 +166,12 @@ async def _if_owned(call: Awaitable[object]) -> bool:
 
 
 def _until_s(sent_at_s: float) -> float:
-    """Redis counts from the arrival of the request, which is later than `sent_at_s`."""
+    """When a holder must stop writing. Redis counts from the arrival of the request, which is after `sent_at_s`."""
     return sent_at_s + (LOCK_MS - MARGIN_MS) / 1_000
 
 
 def _content() -> bytes:
-    """What the lock contains while we hold it: unique, and readable with GET."""
+    """What the lock contains while we hold it: unique, and readable for people."""
     since = datetime.now(UTC).isoformat(timespec="seconds")
     who = f"process {os.getpid()} on {socket.gethostname()}"
     return orjson.dumps({"holder": who, "since": since, "id": uuid.uuid4().hex})
@@ -174,4 +182,4 @@ def _holder(content: bytes) -> str:
         found = orjson.loads(content)
         return f"{found['holder']} holds it since {found['since']}"
     except (orjson.JSONDecodeError, KeyError, TypeError):
-        return "by something that does not say who it is"
+        return "by an unknown holder"
