@@ -1,21 +1,14 @@
 """Commands of operators: each is a record of its own in the product's partition, answered once it is decided.
 
-Free of HTTP, like `errors.py`.
+Like `errors.py`, this module knows nothing of HTTP.
 """
 
-import logging
 from typing import NamedTuple
 
 from pipeline.domain.receipts import Receipt
-from pipeline.errors import KafkaUnavailable
 from pipeline.ingress.command_log.group_commit import GroupCommit
 from pipeline.ingress.decisions.finder import DecisionFinder
-from pipeline.ingress.errors import (
-    CommandNotSent,
-    KeyReused,
-    NotDecidedYet,
-    RequestRefused,
-)
+from pipeline.ingress.errors import CommandNotSent, DecisionDeleted, KeyReused, NotDecidedYet
 from pipeline.ingress.operator_sends import OperatorSends
 from pipeline.kafka.producer import Sender
 from pipeline.kafka.topics import partition_of
@@ -29,13 +22,11 @@ from pipeline.messages.commands import (
 from pipeline.messages.decisions import ControlDecision, OpenDecision
 from pipeline.settings import InForce
 
-logger = logging.getLogger(__name__)
-
 
 class DecidedCommand(NamedTuple):
-    """The decision on a command, or, if that repeats an earlier one under the same key, the decision on that one.
+    """The decision on a command. If the command repeats an earlier one under the same key, the decision on that one.
 
-    `decision` is None if the decision on the earlier one, which was applied, cannot be read at the moment.
+    `decision` is None if the earlier command was applied, but retention has deleted the decision on it.
     """
 
     receipt: Receipt
@@ -62,7 +53,8 @@ class OperatorCommands:
     async def decided(self, command: OpenCommand | ControlCommand) -> DecidedCommand:
         """Write this command to the log and wait for the decision.
 
-        Raises MalformedCommand, CommandNotSent, CommandNotAcknowledged, NotDecidedYet, KeyReused or TooManyWaiters.
+        Raises MalformedCommand, CommandNotSent, CommandNotAcknowledged, NotDecidedYet, KeyReused, TooManyWaiters,
+        TooManyLookups or KafkaUnavailable. After the last two, only the decision on an earlier command is unknown.
         """
         product_id = command.product_id
         value = encode_open(command) if isinstance(command, OpenCommand) else encode_control(command)
@@ -75,20 +67,22 @@ class OperatorCommands:
             raise NotDecidedYet(receipt)
         if decision.repeats is None:
             return DecidedCommand(receipt, decision, is_repeat=False)
-        return await self._repeated(command, Receipt(receipt.partition, decision.repeats, 0))
+        return await self._repeated(command, receipt, Receipt(receipt.partition, decision.repeats, 0))
 
-    async def _repeated(self, command: OpenCommand | ControlCommand, receipt: Receipt) -> DecidedCommand:
+    async def _repeated(
+        self, command: OpenCommand | ControlCommand, receipt: Receipt, earlier: Receipt
+    ) -> DecidedCommand:
+        """The decision on the command at `earlier`, which has the key of the one at `receipt`."""
         try:
-            record = await self._decisions.find(receipt)
-        except (RequestRefused, KafkaUnavailable) as error:
-            logger.warning("cannot read the decision on %s, which was repeated: %r", receipt, error)
-            record = None
+            record = await self._decisions.find(earlier)
+        except DecisionDeleted:
+            return DecidedCommand(earlier, None, is_repeat=True)
         first = None if record is None else record.result()
         if not isinstance(first, OpenDecision | ControlDecision):
-            return DecidedCommand(receipt, None, is_repeat=True)
+            raise NotDecidedYet(receipt)
         if not _is_same(command, first):
-            raise KeyReused(receipt)
-        return DecidedCommand(receipt, first, is_repeat=True)
+            raise KeyReused(earlier)
+        return DecidedCommand(earlier, first, is_repeat=True)
 
     async def _send(self, product_id: str, value: bytes) -> Receipt:
         partition = partition_of(product_id, self._commits.partitions)
@@ -103,7 +97,7 @@ class OperatorCommands:
 
 
 def _is_same(command: OpenCommand | ControlCommand, first: OpenDecision | ControlDecision) -> bool:
-    """Whether these two do the same. Their reasons and authors may differ."""
+    """Whether both change the same. Their reasons and authors may differ."""
     if isinstance(command, OpenCommand):
         return isinstance(first, OpenDecision) and command.opening == first.opening
     return isinstance(first, ControlDecision) and command.control == first.control

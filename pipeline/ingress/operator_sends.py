@@ -1,4 +1,4 @@
-"""Sends records of operators: a limited number at a time, and to the end, whatever becomes of the client."""
+"""Sends records of operators: a limited number at a time. A send that has begun finishes, even if its client leaves."""
 
 import asyncio
 import logging
@@ -9,7 +9,7 @@ from pipeline.ingress.errors import CommandNotAcknowledged, CommandNotSent
 from pipeline.kafka.producer import SendFailed
 
 UNSENT_MAX = 16
-"""Limit on records that are not acknowledged yet, so that an operator's retries do not pile up."""
+"""Limit on unacknowledged records: an operator's retries must not pile up while Kafka does not answer."""
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ class OperatorSends:
         if len(self._sending) >= UNSENT_MAX:
             sending.close()
             raise CommandNotSent
-        # In its own task, because neither a client that disconnects nor the timeout may cancel the sending.
+        # In a task of its own: neither a client that disconnects nor the timeout may cancel the send.
         task = asyncio.create_task(sending)
         self._sending.add(task)
         task.add_done_callback(self._sent)

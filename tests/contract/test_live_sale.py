@@ -7,8 +7,9 @@ from redis import Redis
 
 from contract.serving import ACTIVITY, STATS, Decider, Service, StartIngress
 from pipeline.domain.controls import COMMAND_KEYS_MAX
+from pipeline.errors import KafkaUnavailable
 from pipeline.ingress.decisions.finder import DecisionFinder
-from pipeline.ingress.errors import DecisionDeleted
+from pipeline.ingress.errors import DecisionDeleted, TooManyLookups
 
 LATER = "2091-01-01T00:00:00Z"
 PAST = "2020-06-01T00:00:00Z"
@@ -135,7 +136,7 @@ async def test_a_repeat_under_one_key_is_applied_once_and_gets_the_first_answer(
     assert (await service.command("pause", "q", key="k:2")).status == 200
 
 
-async def test_a_repeat_of_a_decision_that_cannot_be_read_was_applied_all_the_same(
+async def test_a_repeat_of_a_decision_that_is_deleted_was_applied_all_the_same(
     service: Service, decider: Decider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await service.prewarm("p")
@@ -148,6 +149,27 @@ async def test_a_repeat_of_a_decision_that_cannot_be_read_was_applied_all_the_sa
     again = await service.command("pause", "p", key="k")
     assert (again.status, again.json()["offset"]) == (200, first["offset"])
     assert "time" not in again.json()
+    assert again.json()["message"].startswith(
+        "a command with this Idempotency-Key was applied before, at offset"
+    )
+
+
+@pytest.mark.parametrize("fault", [TooManyLookups(), KafkaUnavailable("down"), None])
+async def test_a_repeat_of_a_decision_that_cannot_be_read_now_is_not_answered_as_applied(
+    service: Service, decider: Decider, monkeypatch: pytest.MonkeyPatch, fault: Exception | None
+) -> None:
+    """The earlier command may have been another one: this one must not seem to have been applied."""
+    await service.prewarm("p")
+    await service.command("pause", "p", key="k")
+
+    async def unreadable(*_: object) -> None:
+        if fault is not None:
+            raise fault
+
+    monkeypatch.setattr(DecisionFinder, "find", unreadable)
+    assert (await service.command("close", "p", key="k")).status == (504 if fault is None else 503)
+    monkeypatch.undo()
+    assert (await service.command("close", "p", key="k")).status == 422
 
 
 async def test_the_list_says_that_redis_has_lost_products(

@@ -105,9 +105,7 @@ def _applied(call: str, product_id: str, decided: DecidedCommand) -> dict[str, A
     if decision is not None and decision.refusal is not None:
         raise _refused(product_id, decision.refusal)
     answer: dict[str, Any] = {
-        "message": f"applied before, at offset {receipt.offset}; nothing was changed now"
-        if is_repeat
-        else DONE[call],
+        "message": _repeated(receipt.offset, decision is not None) if is_repeat else DONE[call],
         "product_id": presented_id(product_id),
         "partition": receipt.partition,
         "offset": receipt.offset,
@@ -121,6 +119,11 @@ def _applied(call: str, product_id: str, decided: DecidedCommand) -> dict[str, A
     elif decision.stock is not None:
         answer |= {"stock": decision.stock, "sold": decision.sold}
     return answer
+
+
+def _repeated(offset: int, is_known: bool) -> str:
+    what = "applied before" if is_known else "a command with this Idempotency-Key was applied before"
+    return f"{what}, at offset {offset}; nothing was changed now"
 
 
 def _refused(product_id: str, refusal: Refusal) -> Problem:
