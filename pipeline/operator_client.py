@@ -118,10 +118,12 @@ async def _answer(
     try:
         document = orjson.loads(text)
     except orjson.JSONDecodeError:
-        raise AdministrationUnavailable(f"{path} was answered with {status}, but not in JSON") from None
-    if status == 200 and type(document) is dict:
+        document = None
+    if type(document) is not dict:
+        raise AdministrationUnavailable(f"{path} was answered with {status}, but not with a JSON object")
+    if status == 200:
         return document
-    detail = document.get("detail", text) if type(document) is dict else text
+    detail = str(document.get("detail", f"{path} was answered with {status}"))
     if status >= 500 or status == 429:
-        raise AdministrationUnavailable(str(detail))
-    raise CommandFailed(str(detail))
+        raise AdministrationUnavailable(detail)
+    raise CommandFailed(detail)
