@@ -1,7 +1,8 @@
 """The values of all topics' records. `make schemas` generates the schemas in `topics.yaml` from these models.
 
 The decoders of this package are handwritten, because they read hundreds of thousands of records per second.
-`tests/unit/test_message_models.py` compares them with these models.
+The tests compare them with these models: `tests/unit/test_command_models.py`, `test_decision_models.py`,
+`test_order_models.py` and `test_control_models.py`.
 """
 
 from typing import Annotated, Any, ClassVar, Literal, Self

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from audit.faults import commands
 from audit.sale import Sale
+from audit.small_sale import commands
 from pipeline.audit import redis_checks
 from pipeline.kafka.topics import Topics
 from pipeline.settings import Settings

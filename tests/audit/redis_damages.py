@@ -1,9 +1,9 @@
-"""Damages of one product in Redis, after the sale of faults.py, and the differences that show each."""
+"""Damages of one product in Redis, after the sale of small_sale.py, and the differences that show each."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from audit.faults import ADJUSTED, GONE, HALTED, LIMITED, NEVER, PARTITION, PLAIN
+from audit.small_sale import ADJUSTED, GONE, HALTED, LIMITED, NEVER, PARTITION, PLAIN
 from pipeline.stock.keys import Keys
 
 keys = Keys()

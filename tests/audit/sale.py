@@ -1,4 +1,4 @@
-"""The sale of faults.py in real topics and a real Redis."""
+"""The sale of small_sale.py in real topics and a real Redis."""
 
 import asyncio
 from collections.abc import Sequence
@@ -6,7 +6,8 @@ from typing import Self
 
 from redis import Redis
 
-from audit.faults import PARTITION, PLAIN, Fault, Written, written
+from audit.faults import Fault, Written, written
+from audit.small_sale import PARTITION, PLAIN
 from pipeline.decider.commit import commit
 from pipeline.decider.intake import prepare
 from pipeline.decider.ports import Keyed

@@ -8,20 +8,9 @@ import pytest
 from aiokafka import AIOKafkaProducer
 from commands import encode_close
 
-from audit.faults import (
-    COMMANDS,
-    FAULTS,
-    JUNK,
-    LATER,
-    LIMITED,
-    PARTITION,
-    PAUSED,
-    PLAIN,
-    REPEATED,
-    commands,
-    first_violation,
-)
+from audit.faults import FAULTS, REPEATED, first_violation
 from audit.sale import Sale, keep_selling
+from audit.small_sale import COMMANDS, JUNK, LATER, LIMITED, PARTITION, PAUSED, PLAIN, commands
 from pipeline.audit import CannotAudit, Check, Report, audit, partition
 from pipeline.audit.partition import PartitionAudit, fresh_findings
 from pipeline.audit.reader import StockReader

@@ -7,20 +7,16 @@ import pytest
 
 from audit.faults import (
     ALL_REPEATED,
-    COMMANDS,
     FAULTS,
-    GONE,
     NONE,
-    PARTITION,
-    PLAIN,
     REPEATED,
     Fault,
-    commands,
     first_violation,
     letter,
     replaced,
     written,
 )
+from audit.small_sale import COMMANDS, GONE, PARTITION, PLAIN, commands
 from pipeline.audit import Check, partition
 from pipeline.audit.checks import encode_result
 from pipeline.audit.fold import PartitionFold

@@ -9,8 +9,9 @@ from aiokafka import AIOKafkaConsumer
 from click.testing import CliRunner, Result
 from kafka_admin import trim
 
-from audit.faults import COMMANDS, FAULTS, PARTITION, PLAIN, commands
+from audit.faults import FAULTS
 from audit.sale import Sale
+from audit.small_sale import COMMANDS, PARTITION, PLAIN, commands
 from pipeline.audit import CannotAudit, Check, audit
 from pipeline.cli import main
 from pipeline.kafka.connection import client_options

@@ -6,9 +6,9 @@ from typing import Any, cast
 import pytest
 from kafka_admin import trim
 
-from audit.faults import ADJUSTED, GONE, HALTED, LIMITED, NEVER, PARTITION, PLAIN, commands
 from audit.redis_damages import CLEANED, CURSOR, DAMAGES, buyers_of, stock_of
 from audit.sale import Sale
+from audit.small_sale import ADJUSTED, GONE, HALTED, LIMITED, NEVER, PARTITION, PLAIN, commands
 from pipeline.audit import Check, audit
 from pipeline.audit.reader import StockReader
 from pipeline.decider.replay import Replay

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
-from audit.faults import NEVER, PARTITION, PLAIN
 from audit.redis_damages import buyers_of, stock_of
 from audit.sale import Sale
+from audit.small_sale import NEVER, PARTITION, PLAIN
 from audit.test_rebuild import seckill
 
 

@@ -5,8 +5,8 @@ import itertools
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 
-from audit.faults import PARTITION, PLAIN
 from audit.sale import Sale
+from audit.small_sale import PARTITION, PLAIN
 from pipeline.audit import audit
 from pipeline.domain.product import Opening
 from pipeline.messages.commands import OpenCommand, encode_open, encode_purchases

@@ -1,64 +1,25 @@
 """What the scripts guarantee besides the rules: the fence, atomicity, the limits of a call, Python's constants."""
 
 import re
-from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
-from commands import encode_close
 from records import decoded_purchase
 from redis import Redis
 
+from lua.prepared import PARTITION, TERMS, control, everything, opening, purchase
 from pipeline.domain import product as rules
 from pipeline.domain.codes import DECIDED_CODES
-from pipeline.domain.controls import COMMAND_KEYS_MAX, Adjust, Cleanup, Close, Control, Limits, Resume
+from pipeline.domain.controls import COMMAND_KEYS_MAX, Cleanup, Close
 from pipeline.domain.finality import SaleTerms
-from pipeline.domain.limiters import Algorithm, Rule
-from pipeline.domain.product import Opening, SaleState
+from pipeline.domain.product import SaleState
 from pipeline.errors import LockLost, RedisUnavailable
-from pipeline.messages.commands import (
-    ControlCommand,
-    Note,
-    OpenCommand,
-    encode_control,
-    encode_open,
-    encode_purchases,
-)
-from pipeline.messages.decisions import ControlDecision, decode_decision
+from pipeline.messages.commands import OpenCommand, encode_open
+from pipeline.messages.decisions import decode_decision
 from pipeline.stock.client import RedisFault
 from pipeline.stock.scripts import script
 from pipeline.stock.store import MayEvict, OtherLog, Stale, StockStore
 from pipeline.stock.values import PreparedCommand, ProductSnapshot, StoredProduct
-
-PARTITION = 1
-TERMS = Opening(name="n", price="9.90", stock=10_000, start_ms=0, end_ms=10**13, per_user_limit=1)
-
-
-def opening(offset: int = 0, product_id: str = "1001", terms: Opening = TERMS) -> PreparedCommand:
-    return PreparedCommand(offset, 1_000, product_id, encode_open(OpenCommand(product_id, terms)))
-
-
-def purchase(offset: int, *users: str, product_id: str = "1001") -> PreparedCommand:
-    return PreparedCommand(offset, 1_000, product_id, encode_purchases(product_id, list(users)))
-
-
-def control(
-    offset: int, control: Control, key: str | None = None, product_id: str = "1001"
-) -> PreparedCommand:
-    value = encode_control(ControlCommand(product_id, control, Note("why", None, key)))
-    return PreparedCommand(offset, 1_000, product_id, value)
-
-
-@pytest.fixture
-async def store(redis_url: str) -> AsyncIterator[StockStore]:
-    store = StockStore(redis_url, 5_000)
-    yield store
-    await store.close()
-
-
-def everything(redis_url: str) -> dict[bytes, bytes | None]:
-    with Redis.from_url(redis_url) as client:
-        return {key: client.dump(key) for key in client.scan_iter()}
 
 
 async def test_a_decider_that_is_not_at_the_cursor_changes_nothing(store: StockStore, redis_url: str) -> None:
@@ -280,36 +241,6 @@ async def test_broker_time_that_runs_backwards_is_clamped(store: StockStore) -> 
     assert [decode_decision(record).time_ms for record in decided] == [5_000, 5_000]
 
 
-async def test_closing_ends_the_sale(store: StockStore) -> None:
-    close = PreparedCommand(2, 1_000, "1001", encode_close("1001"))
-    decided = await store.decide(PARTITION, -1, 0, [opening(), purchase(1, "a"), close, purchase(3, "b")])
-    assert decoded_purchase(decided[3]).codes == [-6]
-    product = await store.product(PARTITION, "1001")
-    assert product is not None
-    assert (product.state, product.sold, product.by_code) == ("closed", 1, {1: 1, -6: 1})
-
-
-async def test_a_user_of_redis_without_the_right_to_clean_up_writes_nothing(
-    store: StockStore, redis_url: str
-) -> None:
-    """Not even the purchases before it in the chunk."""
-    other = [opening(1, "other"), control(2, Close(), product_id="other")]
-    await store.decide(PARTITION, -1, 0, [opening(), *other])
-    with Redis.from_url(redis_url) as client:
-        client.execute_command("ACL", "SETUSER", "decider", "on", "nopass", "~*", "+@all", "-srem")
-        before = everything(redis_url)
-        limited = StockStore(redis_url.replace("redis://", "redis://decider:any@"), 5_000)
-        try:
-            with pytest.raises(RedisFault, match="srem"):
-                await limited.decide(
-                    PARTITION, 2, 0, [purchase(3, "a"), control(4, Cleanup(), product_id="other")]
-                )
-        finally:
-            await limited.close()
-            client.execute_command("ACL", "DELUSER", "decider")
-    assert everything(redis_url) == before
-
-
 async def test_a_zero_with_a_sign_is_a_zero(store: StockStore) -> None:
     value = encode_open(OpenCommand("1001", replace(TERMS, stock=0)))
     signed = value.replace(b'"stock":0', b'"stock":-0').replace(b'"start_ms":0', b'"start_ms":-0')
@@ -322,47 +253,6 @@ async def test_a_zero_with_a_sign_is_a_zero(store: StockStore) -> None:
     assert (product.stock, product.start_ms) == (0, 0)
     snapshot = await store.snapshot(PARTITION, "1001", ["a"])
     assert snapshot.terms == SaleTerms(SaleState.ACTIVE, 0, 0, 10**13, 1)
-
-
-async def test_a_cleanup_forgets_the_buyers_at_once(store: StockStore, redis_url: str) -> None:
-    """Also in the same chunk, in which the buyers are still in Redis; a repeat under their key is no win any more."""
-    keyed = PreparedCommand(1, 1_000, "1001", encode_purchases("1001", ["a"], None, {0: "k"}))
-    await store.decide(PARTITION, -1, 0, [opening(), keyed])
-    chunk = [control(2, Close()), keyed._replace(offset=3), control(4, Cleanup()), keyed._replace(offset=5)]
-    decided = await store.decide(PARTITION, 1, 0, chunk)
-    assert decoded_purchase(decided[1]).codes == [1]
-    assert (after := decoded_purchase(decided[3])).codes == [-6]
-    assert (after.held, after.stock) == ({}, None)
-    with Redis.from_url(redis_url) as client:
-        assert {key.decode() for key in client.scan_iter()} == {"seckill:{p1}:cursor", "seckill:{p1}:cleaned"}
-    later = await store.decide(PARTITION, 5, 0, [opening(6), control(7, Resume())])
-    assert [b'"refusal":"cleaned_up"' in record for record in later] == [True, True]
-
-
-async def test_a_product_remembers_the_latest_keys_of_its_commands(store: StockStore) -> None:
-    adjustments = [control(1 + n, Adjust(1), f"k:{n}") for n in range(COMMAND_KEYS_MAX + 1)]
-    await store.decide(PARTITION, -1, 0, [opening(), *adjustments])
-    after = len(adjustments)
-    again = [control(after + 1, Adjust(1), "k:1"), control(after + 2, Adjust(1), "k:0")]
-    decided = [decode_decision(each) for each in await store.decide(PARTITION, after, 0, again)]
-    assert [each.repeats for each in decided if isinstance(each, ControlDecision)] == [2, None]
-    product = await store.product(PARTITION, "1001")
-    assert product is not None
-    assert (product.stock, product.adjusted) == (10_000 + after + 1, after + 1)
-
-
-async def test_a_new_rate_limit_starts_unused(store: StockStore) -> None:
-    rule = Rule(Algorithm.FIXED_WINDOW, 1, 1)
-    chunk = [
-        opening(terms=replace(TERMS, rate_limit=rule)),
-        purchase(1, "a", "b"),
-        control(2, Limits(None, rule)),
-        purchase(3, "c", "d"),
-        control(4, Limits(None, "none")),
-        purchase(5, "e", "f"),
-    ]
-    decided = await store.decide(PARTITION, -1, 0, chunk)
-    assert [decoded_purchase(decided[n]).codes for n in (1, 3, 5)] == [[1, -9], [1, -9], [1, 1]]
 
 
 async def test_no_key_of_the_fold_has_a_time_to_live(store: StockStore, redis_url: str) -> None:
