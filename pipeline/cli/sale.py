@@ -35,15 +35,15 @@ def _options(*options: Callable[[CommandT], CommandT]) -> Callable[[CommandT], C
 _json = click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
 _noted = _options(
     click.option(
-        "--by", default=operator_name, help="Who; it goes into the log.  [default: the user of the system]"
+        "--by", default=operator_name, help="Who you are, for the log.  [default: the system's user]"
     ),
     click.option("--key", help="Idempotency key.  [default: a random one]"),
     _json,
 )
-_reason = click.option("--reason", help="Why; it goes into the log.")
+_reason = click.option("--reason", help="Why, for the log.")
 _product = click.argument("product_id", metavar="PRODUCT")
 _rates = _options(
-    click.option("--rate-limit", metavar="N", help="Purchases per second, or `none`."),
+    click.option("--rate-limit", metavar="N", help="Purchases per second, or `none` for no limit."),
     click.option("--burst", type=int, help="For a token bucket.  [default: the rate limit]"),
     click.option(
         "--algorithm",
@@ -60,7 +60,7 @@ _rates = _options(
 @click.option("--stock", type=int, required=True)
 @click.option("--start", required=True, help="RFC 3339, such as 2026-11-11T20:00:00Z.")
 @click.option("--end", required=True)
-@click.option("--paused", is_flag=True, help="Do not sell before `seckill sale resume`.")
+@click.option("--paused", is_flag=True, help="Sell nothing before `seckill sale resume`.")
 @click.option("--per-user-limit", type=int, default=1, show_default=True, help="In units.")
 @_rates
 @_reason
@@ -89,14 +89,15 @@ def open_sale(
         "status": "paused" if paused else "active",
         "per_user_limit": per_user_limit,
     }
-    _send("prewarm", product_id, fields | _rate_limit(rate_limit, burst, algorithm), noted)
+    state = ", paused until `seckill sale resume`" if paused else ""
+    _send("prewarm", product_id, fields | _rate_limit(rate_limit, burst, algorithm), noted, state)
 
 
 @sale.command()
 @click.argument("product_id", metavar="[PRODUCT]", required=False)
 @_json
 def show(product_id: str | None, as_json: bool) -> None:
-    """Print a product's figures, or those of all products."""
+    """Print the figures of one product, or of all products."""
 
     async def read(client: "OperatorClient") -> dict[str, Any] | list[dict[str, Any]]:
         return await (client.products() if product_id is None else client.product(product_id))
@@ -129,7 +130,7 @@ _ROW = "{:<20} {:<8} {:>10} {:>10} {:>10} {:>8}  {}"
 @sale.command(context_settings={"ignore_unknown_options": True})
 @_product
 @click.argument("change", type=int)
-@click.option("--reason", required=True, help="Why; it goes into the log.")
+@click.option("--reason", required=True, help="Why, for the log.")
 @_noted
 def adjust(product_id: str, change: int, reason: str, **noted: Any) -> None:
     """Add CHANGE units to the stock, or take them away: 50 or -50. Never below 0."""
@@ -215,18 +216,26 @@ def _rate_limit(rate_limit: str | None, burst: int | None, algorithm: str | None
     return {"rate_limit": {name: value for name, value in fields.items() if value is not None}}
 
 
-def _send(call: str, product_id: str, fields: dict[str, Any], noted: dict[str, Any]) -> None:
+def _send(
+    call: str, product_id: str, fields: dict[str, Any], noted: dict[str, Any], state_after: str = ""
+) -> None:
+    """Send the command, and print one line about its decision."""
     as_json, key = noted.pop("as_json"), noted.pop("key")
     body = {"product_id": product_id, **fields, **{name: text for name, text in noted.items() if text}}
     answer = _ask(lambda client: client.command(call, body, key))
     if as_json:
         print_json(answer)
         return
-    stock = f", {answer['stock']} left" if "stock" in answer else ""
-    sold = f", {answer['sold']} sold" if "sold" in answer else ""
+    figures = ", ".join(
+        f"{answer[name]} {word}" for name, word in (("stock", "left"), ("sold", "sold")) if name in answer
+    )
+    if answer["repeated"]:
+        after = f"; at that time {figures}" if figures else ""
+    else:
+        after = (f", {figures}" if figures else "") + state_after
     time = f", {answer['time']}" if "time" in answer else ""
     click.echo(
-        f"{answer['product_id']}: {answer['message']}{stock}{sold}; "
+        f"{answer['product_id']}: {answer['message']}{after}; "
         f"partition {answer['partition']}, offset {answer['offset']}{time}"
     )
 
