@@ -33,7 +33,7 @@ from pipeline.kafka.log_reader import LogReader
 from pipeline.kafka.records import Bounds
 from pipeline.kafka.topic_admin import require_topics
 from pipeline.kafka.topics import Topics
-from pipeline.lock import LockTaken, held
+from pipeline.lock import held
 from pipeline.settings import Settings
 from pipeline.stock.store import Stale, StockStore
 
@@ -72,23 +72,20 @@ async def rebuild(
 ) -> Rebuilt:
     """Wipe the stock in Redis and rebuild it from the decision log. Raises CannotRebuild."""
     store = StockStore.of(settings)
+    running = _Rebuild(settings, topics, store, on_progress)
     try:
         await require_topics(settings.kafka(), topics, BROKER_TIMEOUT_MS)
         async with held(settings, LOCK_NAME) as store.lock:
             await _refuse_under_deciders(settings)
             await store.require_noeviction()
             store.log_identity = await log_identity(settings.kafka(), topics)
-            return await _Rebuild(settings, topics, store, on_progress).run()
-    except LockTaken as taken:
-        raise CannotRebuild(f"{taken}. Nothing was changed") from taken
-    except LockLost as lost:
-        raise CannotRebuild(f"{lost}. Redis is partly rebuilt; run the rebuild again") from lost
+            return await running.run()
     except Stale as stale:
         raise CannotRebuild(
             f"{stale}: a decider is running. Redis is partly rebuilt; the decider rebuilds the rest"
         ) from stale
-    except (Unavailable, OperatorError, Fatal) as error:
-        raise CannotRebuild(str(error)) from error
+    except (Unavailable, OperatorError, Fatal, LockLost) as error:
+        raise CannotRebuild(f"{error}. {running.consequence}") from error
     finally:
         await store.close()
 
@@ -107,6 +104,14 @@ class _Rebuild:
         self._on_progress = on_progress
         self._done = 0
         self._total = 0
+        self._has_begun = False
+
+    @property
+    def consequence(self) -> str:
+        """What an error leaves behind, and what to do."""
+        if self._has_begun:
+            return "Redis may be partly rebuilt; run the rebuild again"
+        return "Nothing was changed"
 
     async def run(self) -> Rebuilt:
         started_s = time.monotonic()
@@ -116,9 +121,10 @@ class _Rebuild:
             if each.beginning > 0:
                 raise CannotRebuild(
                     f"{self._topic.name}/{partition} begins at {each.beginning}: without the earlier records, "
-                    "Redis cannot be rebuilt; nothing was changed"
+                    "Redis cannot be rebuilt"
                 )
         self._total = sum(each.end for each in bounds)
+        self._has_begun = True
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [
@@ -156,7 +162,7 @@ async def _refuse_under_deciders(settings: Settings) -> None:
     if members:
         raise CannotRebuild(
             f"the group {group} has {members} member(s): stop the deciders first (a killed one counts "
-            "until its session ends, about 6 s). Nothing was changed"
+            "until its session ends, about 6 s)"
         )
 
 

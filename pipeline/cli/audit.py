@@ -4,7 +4,7 @@ import asyncio
 
 import click
 
-from pipeline.cli.invocation import load_system, report_errors
+from pipeline.cli.invocation import load_system, print_json, report_errors
 
 
 @click.command()
@@ -15,7 +15,6 @@ def audit(products: tuple[str, ...], as_json: bool) -> None:
 
     Exit code 1 on any violation, 2 if the audit cannot run.
     """
-    import orjson
     from rich.console import Console
 
     from pipeline.audit import audit as run_audit
@@ -26,7 +25,7 @@ def audit(products: tuple[str, ...], as_json: bool) -> None:
         with Console(stderr=True).status("audit") as spinner:
             report = asyncio.run(run_audit(settings, wanted, products or None, spinner.update))
     if as_json:
-        click.echo(orjson.dumps(report.document()).decode())
+        print_json(report.document())
     else:
         print_report(report, Console())
     if not report.clean:

@@ -14,10 +14,12 @@ from audit.sale import Sale
 from audit.small_sale import COMMANDS, PARTITION, PLAIN, commands
 from pipeline.audit import CannotAudit, Check, audit
 from pipeline.cli import main
+from pipeline.errors import RedisUnavailable
 from pipeline.kafka.connection import client_options
 from pipeline.lock import held
 from pipeline.rebuild import CannotRebuild, RebuildProgress, rebuild
 from pipeline.stock.keys import Keys
+from pipeline.stock.store import StockStore
 
 keys = Keys()
 
@@ -110,9 +112,30 @@ async def test_rebuild_ends_when_it_loses_its_lock(sold: Sale) -> None:
         sold.redis.incr(keys.lock_token("rebuild"))
 
     with pytest.raises(
-        CannotRebuild, match=r"another took the lock\. Redis is partly rebuilt; run the rebuild again"
+        CannotRebuild, match=r"another took the lock\. Redis may be partly rebuilt; run the rebuild again"
     ):
         await rebuild(sold.settings, sold.topics, interfere)
+
+
+async def test_an_error_says_whether_redis_was_changed(sold: Sale, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = contents(sold)
+
+    async def unavailable(*_: object) -> None:
+        raise RedisUnavailable("Redis: no answer")
+
+    monkeypatch.setattr(StockStore, "replay", unavailable)
+    with pytest.raises(
+        CannotRebuild, match=r"^Redis: no answer\. Redis may be partly rebuilt; run .* again$"
+    ):
+        await rebuild(sold.settings, sold.topics)
+    assert contents(sold) != before
+    monkeypatch.undo()
+    await rebuild(sold.settings, sold.topics)
+    assert contents(sold) == before
+    monkeypatch.setattr(StockStore, "require_noeviction", unavailable)
+    with pytest.raises(CannotRebuild, match=r"^Redis: no answer\. Nothing was changed$"):
+        await rebuild(sold.settings, sold.topics)
+    assert contents(sold) == before
 
 
 @pytest.mark.durable
@@ -142,7 +165,12 @@ async def seckill(sale: Sale, monkeypatch: pytest.MonkeyPatch, *arguments: str, 
 async def test_the_commands_on_a_clean_sale(sold: Sale, monkeypatch: pytest.MonkeyPatch) -> None:
     result = await seckill(sold, monkeypatch, "rebuild")
     assert result.exit_code == 0, result.output
-    assert f"4 partitions, {COMMANDS} decisions, 25 purchases in" in result.stdout
+    assert result.stdout.startswith(f"4 partitions, {COMMANDS} decisions, 25 purchases in ")
+    result = await seckill(sold, monkeypatch, "rebuild", "--json")
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout)
+    assert document.pop("seconds") >= 0
+    assert document == {"partitions": 4, "records": COMMANDS, "purchases": 25}
     result = await seckill(sold, monkeypatch, "audit", "--product", PLAIN)
     assert result.exit_code == 0, result.output
     assert "no violations" in result.stdout
@@ -177,4 +205,6 @@ async def test_the_commands_fail_without_redis(sold: Sale, monkeypatch: pytest.M
     assert result.exit_code == 2, result.output
     assert "Redis" in result.stderr
     result = await seckill(sold, monkeypatch, "rebuild", SECKILL_REDIS_URL=nowhere)
-    assert result.exit_code == 1, result.output
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith("Error: Redis: ")
+    assert result.stderr.endswith(". Nothing was changed\n")
