@@ -230,7 +230,7 @@ class StockReader:
 
 def _number(fields: Mapping[str, str], name: str) -> int:
     text = fields.get(name, "-1")
-    return int(text) if text.removeprefix("-").isdigit() else -1
+    return int(text) if text.removeprefix("-").isdecimal() else -1
 
 
 def _text(value: bytes) -> str:

@@ -1,6 +1,6 @@
 """Checks the names of all keys of the partitions in Redis: none may be unexpected, none may expire.
 
-The keys of locks (pipeline/lock.py), one of which expires, belong to no partition and are not looked at.
+The keys of locks (pipeline/lock.py), one of which expires, belong to no partition and are not checked.
 """
 
 import re

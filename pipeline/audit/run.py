@@ -1,8 +1,8 @@
 """Runs the audit: the logs of each partition, then Redis, then a report.
 
-It runs alongside a live sale and stops nothing. Memory, for one partition at a time: products and buyers (some 700
-bytes per winner), twice, because the fold of the commands and that of the decisions are independent. For all
-partitions: 16 bytes per command (decision_log.py) and the product ids.
+It may run during a sale, and delays nothing. Memory, for one partition at a time: products and buyers (about 700 bytes
+per winner), twice, because the fold of the commands and that of the decisions are independent. For all partitions: 16
+bytes per command (decision_log.py) and the product ids.
 """
 
 import time

@@ -1,7 +1,7 @@
 """The fold of one partition's recorded decisions: the state that Redis must have after them.
 
-Memory: per product its terms and counters, per buyer their id and one value, some 150 bytes. Decisions themselves are
-not kept.
+Memory: the terms and counters of each product, and about 150 bytes per buyer: their id and one value. Decisions are not
+kept.
 """
 
 from collections import Counter
@@ -33,10 +33,10 @@ from pipeline.messages.decisions import (
 
 @dataclass(slots=True)
 class StockedProduct:
-    """A product as it must be in Redis. `terms` are those of the opening, as later commands changed them.
+    """A product as it must be in Redis. `terms` are those of the opening, changed by later commands.
 
-    `buyers` has the values of the buyers hash (see `lua/includes/wins.lua`), and `command_keys` is the value of that
-    field (see `lua/includes/command_keys.lua`). `adjusted` is None without adjustments.
+    `buyers` has the values of the buyers hash (see `lua/includes/wins.lua`). `command_keys` (see
+    `lua/includes/command_keys.lua`) and `adjusted` are None if the product's hash does not have these fields.
     """
 
     terms: Opening
@@ -102,7 +102,7 @@ class StockedProduct:
 
 @dataclass(slots=True)
 class StockFold:
-    """Takes the decisions of a partition, each once, in order; with `only`, just counts those of other products."""
+    """Takes the decisions of a partition, each once, in order. With `only`, it just counts those of other products."""
 
     products: dict[str, StockedProduct] = field(default_factory=dict)
     cleaned: dict[str, str] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""What the commands share: the settings and topics that they begin with, and how they report an error."""
+"""What the commands share: loading settings and topics, reporting errors, printing JSON."""
 
 import getpass
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def report_errors(exit_code: int = 1) -> Iterator[None]:
-    """Reports errors that the operator can fix, without a traceback. A bad setting exits with 2."""
+    """Reports errors that the operator can fix, without a traceback. The exit code for a bad setting is always 2."""
     from pipeline.errors import Fatal, OperatorError, Unavailable
 
     try:
@@ -28,11 +28,11 @@ def report_errors(exit_code: int = 1) -> Iterator[None]:
 
 
 def operator_name() -> str:
-    """The user of the system. Raises UsageError if they have no name."""
+    """The name of the operating system's user. Raises UsageError if there is none."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):
-        raise click.UsageError("this user of the system has no name: say with --by who you are") from None
+        raise click.UsageError("the operating system does not know your name; pass it with --by") from None
 
 
 def load_system() -> "tuple[Settings, Topics]":

@@ -34,7 +34,7 @@ class Resume:
 
 @dataclass(frozen=True, slots=True)
 class Extend:
-    """Moves the start of the window, its end, or both; earlier or later. None leaves one as it is."""
+    """Moves the start of the window, its end, or both, earlier or later. None leaves one unchanged."""
 
     start_ms: int | None
     end_ms: int | None
@@ -42,7 +42,7 @@ class Extend:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Changes the limit per user, the rate limit, or both. None leaves one as it is.
+    """Changes the limit per user, the rate limit, or both. None leaves one unchanged.
 
     A new rate limit starts unused. Users keep what they have won, even above a lower limit.
     """
@@ -58,14 +58,14 @@ class Close:
 
 @dataclass(frozen=True, slots=True)
 class Cleanup:
-    """Forgets a closed product: its stock, buyers and keys. What remains is that it is closed."""
+    """Forgets a closed product: its stock, buyers and keys. Only the fact that it is closed remains."""
 
 
 Control = Adjust | Pause | Resume | Extend | Limits | Close | Cleanup
 
 
 class ControlOutcome(NamedTuple):
-    """What a command did: nothing if there is a `refusal`, or if it repeats the command at the offset `repeats`."""
+    """What a command did. Nothing if there is a `refusal`, or if it repeats the command at the offset `repeats`."""
 
     refusal: Refusal | None = None
     repeats: int | None = None
@@ -100,7 +100,7 @@ def remember(product: Product, key: str | None, offset: int) -> None:
 
 
 def _refusal(product: Product, control: Control) -> Refusal | None:
-    """Why this command makes no sense in the product's state; None if it does."""
+    """Why the product's state does not allow this command; None if it does."""
     if product.state is SaleState.CLEANED_UP:
         return Refusal.CLEANED_UP
     if isinstance(control, Cleanup):

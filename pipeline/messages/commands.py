@@ -82,7 +82,7 @@ class OversizedCommand(MalformedCommand):
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """What an operator's command says about itself: why, who, and the idempotency key. Only `key` decides anything."""
+    """Why an operator sent a command, who they are, and its idempotency key. Only `key` affects the decision."""
 
     reason: str | None = None
     by: str | None = None

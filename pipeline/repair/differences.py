@@ -10,7 +10,7 @@ from pipeline.stock.values import StoredProduct
 
 
 class Difference(NamedTuple):
-    """`field` is None if the key itself is wrong; `found` or `expected` is None if there is, or must be, nothing."""
+    """`field` is None if the whole key differs. `found` is None if nothing is there, `expected` if nothing must be."""
 
     key: str
     field: str | None
@@ -25,7 +25,7 @@ class Difference(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class RepairReport:
-    """The differences at the command `offset`; afterwards there are none if `is_mended`."""
+    """The differences after the command at `offset`, before any was mended. `is_mended`: none is left."""
 
     product_id: str
     partition: int

@@ -1,4 +1,4 @@
-"""The recorded decisions of one product, and what Redis must have after them."""
+"""The recorded decisions of one product, and what Redis must hold after them."""
 
 from collections.abc import Mapping
 
@@ -9,11 +9,11 @@ from pipeline.stock.values import StoredProduct
 
 
 class CannotRepair(OperatorError):
-    """Redis is unchanged or, if the message says so, partly mended."""
+    """The repair ended early. Redis is unchanged unless the message says that it may be partly mended."""
 
 
 class ProductHistory:
-    """What the recorded decisions of one partition say about one product, up to the command `fold.offset`."""
+    """What one partition's recorded decisions up to the command `fold.offset` say about one product."""
 
     def __init__(self, product_id: str) -> None:
         self.fold = StockFold(only=product_id)
@@ -28,11 +28,11 @@ class ProductHistory:
 
     @property
     def note(self) -> str | None:
-        """What is wrong with the decisions themselves, which no repair of Redis changes."""
+        """What is wrong with the decisions themselves. No repair of Redis changes that."""
         return self._unconserved if self._product_id in self.fold.products else None
 
     def stored(self) -> StoredProduct:
-        """The product in Redis. Stock and sold units are those that the wins leave, whatever the decisions record."""
+        """What Redis must hold. Stock and sold units follow from the wins, whatever the decisions record."""
         product = self.fold.products.get(self._product_id)
         if product is None:
             return StoredProduct(None, self.fold.cleaned.get(self._product_id))
@@ -51,8 +51,8 @@ class ProductHistory:
         is_ours = decision.product_id == self._product_id
         if is_ours and self.stored() != StoredProduct(None, None):
             raise CannotRepair(
-                f"command {decision.source_offset} opened the product a second time, because Redis had lost it: the "
-                "log does not say which of its buyers count. `seckill audit` shows what was decided since"
+                f"command {decision.source_offset} opened the product a second time, because Redis had lost it, so "
+                "the log does not say which of its buyers count. `seckill audit` shows what was decided since then"
             )
 
     def _check_conservation(self, decision: PurchaseDecision | ControlDecision) -> None:
@@ -62,7 +62,7 @@ class ProductHistory:
         left, sold = product.units - product.won, product.won
         if (decision.stock, decision.sold) != (left, sold):
             self._unconserved = (
-                f"from command {decision.source_offset} on, decisions were made with a wrong stock: it recorded "
+                f"from command {decision.source_offset} on, decisions were made with a wrong stock: the first records "
                 f"{decision.stock} left and {decision.sold} sold, but the wins up to it leave {left} and {sold}. "
-                "`seckill audit` shows the rest"
+                "`seckill audit` counts them"
             )

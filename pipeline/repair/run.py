@@ -1,10 +1,10 @@
 """`seckill repair --product`: compares one product in Redis with the decision log, and mends Redis from it.
 
-Never the other way round. It may run during a sale: each write is fenced by the cursor, like a decider's. If a decider
-was there first, the fold of the decisions advances to the new cursor, and the write is tried again. A lock keeps a
-second repair out.
+It never changes the log. It may run during a sale: each write is fenced by the cursor, like a decider's. If a decider
+was faster, the fold of the decisions advances to the new cursor, and the write is tried again. A lock keeps a second
+repair out.
 
-Memory: the product's winners, some 200 bytes each, and the differences. Of other products nothing is kept.
+Memory: the product's winners, about 200 bytes each, and the differences; nothing of other products.
 """
 
 from collections import deque
@@ -33,15 +33,15 @@ LOCK_NAME = "repair"
 BROKER_TIMEOUT_MS = 10_000
 BUYERS_PER_CALL_MAX = 1_000
 WRITE_TRIES_MAX = 500
-"""A busy decider moves the cursor a hundred times a second; a try that it does not overtake takes a few ms."""
+"""A busy decider moves the cursor a hundred times a second, and a try takes a few ms, so some try gets through."""
 IDLE_FETCHES_MAX = 400
-"""Some 10 s without a record: then the decision log has none up to the cursor."""
+"""About 10 s without a record. By then the decision log has no more up to the cursor."""
 COMPARISONS_MAX = 3
-"""A comparison starts again if the product was opened or cleaned up meanwhile, which happens once each."""
+"""A comparison starts again if the product is opened or cleaned up meanwhile. Each of these happens once."""
 DIFFERENCES_MAX = 100_000
-"""A comparison ends after this many, so that foreign buyers in Redis cannot fill the memory."""
+"""A comparison ends after this many: foreign buyers in Redis must not fill the memory."""
 ROUNDS_MAX = 100
-"""Of mending and comparing again, if a comparison ended early."""
+"""Limit on mending and comparing again, which happens only if a comparison ended early."""
 
 
 async def repair(settings: Settings, topics: Topics, product_id: str, *, apply: bool) -> RepairReport:
@@ -72,7 +72,7 @@ class _Comparison(NamedTuple):
     offset: int
     differences: list[Difference]
     users: list[str]
-    """The buyers that differ."""
+    """The buyers whose wins differ."""
     is_complete: bool
 
 
@@ -98,14 +98,14 @@ class _Repair:
         first = await self._compare()
         if not first.differences and self._history.stored() == StoredProduct(None, None):
             raise CannotRepair(
-                f"the product {self._product_id} was never opened, and Redis has nothing of it "
+                f"the product {self._product_id} was never opened, and Redis holds nothing of it "
                 f"(partition {self._partition}, up to command {first.offset})"
             )
         if apply and first.differences:
             try:
                 await self._mend(first)
             except (Unavailable, OperatorError, Fatal, LockLost) as error:
-                raise CannotRepair(f"{error}. Redis may be partly mended: run the repair again") from error
+                raise CannotRepair(f"{error}. Redis may be partly mended; run the repair again") from error
         notes = [] if self._history.note is None else [self._history.note]
         if not first.is_complete:
             notes.append(f"only the first {len(first.differences)} differences are listed")
@@ -126,7 +126,7 @@ class _Repair:
         raise CannotRepair(f"Redis differs again after it was mended: {comparison.differences[0]}")
 
     async def _write(self, users: Sequence[str]) -> None:
-        """Mend the product and these buyers at the cursor, wherever it is."""
+        """Mend the product and these buyers at the current cursor."""
         for _ in range(WRITE_TRIES_MAX):
             buyers = {user: self._history.buyers.get(user) for user in users}
             try:
@@ -143,7 +143,7 @@ class _Repair:
 
     async def _compare(self) -> _Comparison:
         for _ in range(COMPARISONS_MAX):
-            await self._store.progress(self._partition)  # raises OtherLog
+            await self._store.require_own_log(self._partition)
             found = await self._catch_up()
             stored = self._history.stored()
             differences = list(
@@ -169,7 +169,7 @@ class _Repair:
         return Difference(self._reader.key_names.buyers(self._partition, self._product_id), user, *texts)
 
     async def _buyers_that_differ(self, found: ProductInRedis) -> tuple[dict[str, bytes | None], bool]:
-        """Their values in Redis, and whether these are all of them."""
+        """Each buyer whose wins differ, with their value in Redis, and whether these are all such buyers."""
         expected = self._history.buyers
         wrong: dict[str, bytes | None] = {}
         missing = set(expected)
@@ -193,7 +193,7 @@ class _Repair:
     # --- the decisions up to the cursor ------------------------------------------------------------------------------
 
     async def _catch_up(self) -> ProductInRedis:
-        """Fold the decisions up to the cursor as it is now; returns the product at this cursor."""
+        """Fold the decisions up to the current cursor. Returns the product at this cursor."""
         idle_fetches = 0
         while True:
             found = await self._reader.product(self._partition, self._product_id)
@@ -204,23 +204,30 @@ class _Repair:
             if self._pending or idle_fetches >= IDLE_FETCHES_MAX:
                 raise CannotRepair(
                     f"partition {self._partition}: Redis is at command {found.offset}, but the decision log and the "
-                    f"last answer give no decisions from {self._fold.offset} on: not the damage of one product; a "
-                    "decider or `seckill rebuild` mends it"
+                    f"last answer have no decisions after {self._fold.offset}, so the damage is not limited to one "
+                    "product; the next decider or `seckill rebuild` mends Redis"
                 )
             self._pending.extend(await anext(self._decisions))
             idle_fetches = 0 if self._pending else idle_fetches + 1
         if wrong := checks.cursor_differs(self._fold, found.cursor):
             raise CannotRepair(
                 f"partition {self._partition} at command {found.offset}: {wrong}, so Redis or the decision log lacks "
-                "decisions: not the damage of one product; `seckill audit` shows it, `seckill rebuild` mends Redis"
+                "decisions, and the damage is not limited to one product; `seckill audit` shows it, `seckill rebuild` "
+                "mends Redis"
             )
         return found
 
     def _refuse_cursor(self, found: ProductInRedis) -> None:
         if found.offset < 0:
+            if found.cursor:
+                raise CannotRepair(
+                    f"the cursor of partition {self._partition} in Redis is unreadable: {str(found.cursor)[:200]}; "
+                    f"delete {self._reader.key_names.cursor(self._partition)}, and the next decider or "
+                    "`seckill rebuild` replays the decision log"
+                )
             raise CannotRepair(
                 f"Redis has no cursor for partition {self._partition}: nothing was decided there, or Redis lost it "
-                "(then a decider replays the decision log, or `seckill rebuild` does)"
+                "(then the next decider or `seckill rebuild` replays the decision log)"
             )
         if found.offset < self._fold.offset:
             raise CannotRepair(
@@ -229,7 +236,7 @@ class _Repair:
             )
 
     def _fold_up_to(self, found: ProductInRedis) -> None:
-        """Apply what was fetched, then the last answer, as far as the cursor."""
+        """Apply the fetched decisions, then those of the last answer, up to the cursor."""
         while self._pending:
             record = self._pending[0]
             decision = self._new_decision(record.offset, record.value)
@@ -256,6 +263,6 @@ class _Repair:
 
 
 def _parts(users: Sequence[str]) -> Iterator[Sequence[str]]:
-    """At least one, because a call also mends the product."""
+    """At least one part, because a call also mends the product itself."""
     for start in range(0, max(1, len(users)), BUYERS_PER_CALL_MAX):
         yield users[start : start + BUYERS_PER_CALL_MAX]

@@ -13,7 +13,7 @@ from pipeline.domain.finality import CLEANED_UP, SaleTerms
 from pipeline.domain.product import SaleState, Win
 from pipeline.errors import Fatal, LockLost, SeckillError
 from pipeline.settings import Settings
-from pipeline.stock.client import connection_pool, reply_of
+from pipeline.stock.client import RedisFault, connection_pool, reply_of
 from pipeline.stock.keys import Keys
 from pipeline.stock.scripts import script
 from pipeline.stock.values import (
@@ -74,7 +74,7 @@ class StockStore:
         self.log_identity: str | None = None
         """The log that the stock must belong to; None if the broker has no ids."""
         self.lock: WriteLock | None = None
-        """If set, `replay`, `wipe` and `take_over` raise LockLost, and write nothing, once this lock is lost."""
+        """If set, `replay`, `wipe`, `repair` and `take_over` raise LockLost, and write nothing, once it is lost."""
         self._keys = Keys(key_prefix)
         seconds = timeout_ms / 1_000
         self._redis = client or Redis.from_pool(connection_pool(url, seconds, connections_max))
@@ -115,7 +115,7 @@ class StockStore:
         values = await reply_of(self._redis.hmget(self._keys.cursor(partition), *names))
         offset, time_ms, purchases, settled, position, last_answer = values
         return Cursor(
-            int(offset or -1),
+            self._offset(partition, offset),
             int(time_ms or 0),
             int(purchases or 0),
             int(settled or -1),
@@ -125,7 +125,20 @@ class StockStore:
 
     async def cursor_offset(self, partition: int) -> int:
         """The offset of the last decided command, -1 for none."""
-        return int(await reply_of(self._redis.hget(self._keys.cursor(partition), "offset")) or -1)
+        return self._offset(
+            partition, await reply_of(self._redis.hget(self._keys.cursor(partition), "offset"))
+        )
+
+    def _offset(self, partition: int, value: bytes | None) -> int:
+        """The cursor's offset, -1 for none. Raises RedisFault for anything that no decider writes."""
+        if value is None:
+            return -1
+        if not value.removeprefix(b"-").isdigit():
+            raise RedisFault(
+                f"Redis: {self._keys.cursor(partition)} has the offset {value[:50]!r}, which no decider writes: "
+                "delete this key, and the next decider or `seckill rebuild` replays the decision log"
+            )
+        return int(value)
 
     async def decide(
         self, partition: int, after_offset: int, results_position: int, commands: Sequence[PreparedCommand]
@@ -222,7 +235,11 @@ class StockStore:
         """Record that this partition belongs to `log_identity`. Raises OtherLog if it belongs to another log."""
         name = self._keys.log(partition)
         if self.log_identity is None or not await reply_of(self._redis.set(name, self.log_identity, nx=True)):
-            self._raise_if_other(partition, await reply_of(self._redis.get(name)))
+            await self.require_own_log(partition)
+
+    async def require_own_log(self, partition: int) -> None:
+        """Raises OtherLog if this partition belongs to another log than `log_identity`."""
+        self._raise_if_other(partition, await reply_of(self._redis.get(self._keys.log(partition))))
 
     async def take_over(self, partition: int) -> None:
         """Record that this partition belongs to `log_identity` from now on, whichever log it belonged to.
@@ -264,7 +281,7 @@ class StockStore:
             calls.get(self._keys.log(partition))
             (offset, purchases), owner = await reply_of(calls.execute())
         self._raise_if_other(partition, owner)
-        return int(offset or -1), int(purchases or 0)
+        return self._offset(partition, offset), int(purchases or 0)
 
     async def products(self, partition: int, count_max: int | None = None) -> list[str]:
         """The sorted ids of the partition's products; with `count_max`, of at most that many, chosen arbitrarily."""

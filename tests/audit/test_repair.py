@@ -24,6 +24,7 @@ from pipeline.messages.commands import (
     encode_open,
     encode_purchases,
 )
+from pipeline.rebuild import CannotRebuild, rebuild
 from pipeline.repair import CannotRepair, repair, run
 from pipeline.stock.keys import Keys
 from pipeline.stock.store import StockStore
@@ -307,6 +308,32 @@ async def test_a_redis_without_a_cursor_is_refused(sold: Sale) -> None:
     assert everything(sold) == before
 
 
+@pytest.mark.parametrize("offset", ["x", "", "3.5", "²"])
+async def test_an_unreadable_cursor_is_refused_in_one_line(sold: Sale, offset: str) -> None:
+    """So is a rebuild, which needs the cursor as its fence. Both say what to do."""
+    sold.redis.hset(CURSOR, "offset", offset)
+    before = everything(sold)
+    with pytest.raises(
+        CannotRepair, match=r"cursor of partition 1 .* unreadable: .*delete seckill:{p1}:cursor,"
+    ):
+        await mended(sold)
+    with pytest.raises(
+        CannotRebuild, match=r"cursor has the offset .*, which no decider writes: delete this key"
+    ):
+        await rebuild(sold.settings, sold.topics)
+    assert everything(sold) == before
+    sold.redis.delete(CURSOR)
+    await rebuild(sold.settings, sold.topics)
+    assert await found(sold) == []
+
+
+async def test_a_cursor_of_another_type_is_refused(sold: Sale) -> None:
+    sold.redis.delete(CURSOR)
+    sold.redis.set(CURSOR, "x")
+    with pytest.raises(CannotRepair, match=r"cursor of partition 1 .* unreadable: .*not a hash"):
+        await mended(sold)
+
+
 @pytest.mark.durable
 async def test_a_log_without_its_beginning_is_refused(sold: Sale) -> None:
     await trim(sold.settings.kafka(), sold.topics.results.name, PARTITION, 3)
@@ -315,14 +342,16 @@ async def test_a_log_without_its_beginning_is_refused(sold: Sale) -> None:
 
 
 async def test_a_product_that_was_never_opened_is_refused(sold: Sale) -> None:
-    with pytest.raises(CannotRepair, match=f"{NEVER} was never opened, and Redis has nothing of it"):
+    with pytest.raises(CannotRepair, match=f"{NEVER} was never opened, and Redis holds nothing of it"):
         await found(sold, NEVER)
 
 
 async def test_a_redis_ahead_of_the_log_is_refused(sold: Sale, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "IDLE_FETCHES_MAX", 20)
     sold.redis.hset(CURSOR, "offset", 99)
-    with pytest.raises(CannotRepair, match=r"Redis is at command 99, but the decision log .* from 39 on"):
+    with pytest.raises(
+        CannotRepair, match=r"Redis is at command 99, but the decision log .* no decisions after 39"
+    ):
         await mended(sold)
 
 
@@ -332,7 +361,7 @@ async def test_a_cursor_that_disagrees_with_the_log_is_refused(sold: Sale, field
     sold.redis.hset(stock_of(PLAIN), "stock", 99)
     sold.redis.hincrby(CURSOR, field, 1)
     before = everything(sold)
-    with pytest.raises(CannotRepair, match=f"cursor: {field} is .* not the damage of one product"):
+    with pytest.raises(CannotRepair, match=f"cursor: {field} is .* not limited to one product"):
         await mended(sold)
     assert everything(sold) == before
 

@@ -7,11 +7,11 @@
 -- Reply {1}   done
 --       {0, cursor}  STALE: the cursor is elsewhere; nothing was deleted
 --       {-1}  another holds the lock; nothing was deleted
--- Errors: none of its own. (The set names products that were added after the caller's scan. All keys share the cursor's
--- hash tag.)
+-- Errors: none of its own.
 -- include: lock_fence
 local at = redis.call('HGET', KEYS[1], 'offset') or '-1'
 if at ~= ARGV[1] then return { 0, at } end
+-- Products that were added after the caller's scan. Their keys share the cursor's hash tag.
 for _, id in ipairs(redis.call('SMEMBERS', KEYS[2])) do
   redis.call('UNLINK', ARGV[2] .. id, ARGV[3] .. id)
 end

@@ -5,7 +5,7 @@ local function control_window(product, command)
   return (command.start_ms or product.start_ms) + 0, (command.end_ms or product.end_ms) + 0
 end
 
--- control_refusal(product, command) -> why the command makes no sense in the product's state, or nil
+-- control_refusal(product, command) -> why the product's state does not allow the command, or nil
 local function control_refusal(product, command)
   local kind, state = command.type, product.state
   if state == 'cleaned_up' then return 'cleaned_up' end
