@@ -7,7 +7,6 @@ from typing import NamedTuple
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from pipeline.ingress.command_log.unknown_products import UnknownProducts
 from pipeline.ingress.flow_control.client_limits import ClientLimits
 from pipeline.ingress.http import administration
 from pipeline.ingress.http.access import Access
@@ -55,7 +54,7 @@ class Applications:
         admission = Admission(in_force, addresses)
         purchases = self._purchases(limits)
         polling = PollingRoutes(in_force, parts.decisions, admission)
-        stats = self._stats(gate, polling, admission, limits, addresses)
+        stats = StatsRoutes(parts, self._figures(), polling, admission, gate, limits, addresses)
         app = self._application(admission)
         for routes in (purchases, polling, stats, self.health):
             app.add_routes(routes.routes())
@@ -110,26 +109,7 @@ class Applications:
     def _purchases(self, limits: ClientLimits) -> PurchaseRoutes:
         parts, access = self._parts, self._parts.access
         is_open = access.tokens is None and access.tickets is None
-        return PurchaseRoutes(
-            *(parts.in_force, limits, parts.saturation, parts.queues, parts.degrader, parts.commits),
-            *(parts.decisions, parts.breakers, parts.refusals, UnknownProducts(parts.in_force)),
-            None if is_open else Buyers(access.tickets),
-        )
-
-    def _stats(
-        self,
-        gate: Gate,
-        polling: PollingRoutes,
-        admission: Admission,
-        limits: ClientLimits,
-        addresses: AddressGate,
-    ) -> StatsRoutes:
-        parts = self._parts
-        return StatsRoutes(
-            *(parts.store, parts.commits, parts.decisions, parts.waiters, parts.rates, polling),
-            *(parts.degrader, admission, parts.breakers, parts.refusals, gate, self._figures()),
-            *(limits, parts.queues, parts.saturation, addresses),
-        )
+        return PurchaseRoutes(parts, limits, None if is_open else Buyers(access.tickets))
 
     def _tickets(self) -> list[web.RouteDef]:
         parts = self._parts

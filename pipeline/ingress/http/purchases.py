@@ -10,30 +10,23 @@ from typing import cast
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from pipeline.breakers import BreakerBoard
 from pipeline.domain.codes import Code, http_status
 from pipeline.domain.degradation import Stage
 from pipeline.domain.ids import presented_id
 from pipeline.domain.product import Purchase
 from pipeline.domain.receipts import Receipt
-from pipeline.ingress.command_log.group_commit import GroupCommit
 from pipeline.ingress.command_log.unknown_products import UnknownProducts
-from pipeline.ingress.decisions.finder import DecisionFinder
 from pipeline.ingress.errors import BreakerOpen, Overloaded, TooManyConcurrent
-from pipeline.ingress.final_refusals import FinalRefusals
 from pipeline.ingress.flow_control.client_limits import ClientLimits
-from pipeline.ingress.flow_control.degradation import Degrader
-from pipeline.ingress.flow_control.queues import PurchaseQueues
-from pipeline.ingress.flow_control.saturation import Saturation
 from pipeline.ingress.http.answers import decision_fields, decision_headers
 from pipeline.ingress.http.bodies import parse_purchase, read_body
 from pipeline.ingress.http.buyers import Buyers
 from pipeline.ingress.http.connections import Connection
 from pipeline.ingress.http.plain_answer import PlainAnswer
 from pipeline.ingress.http.shedding import Passed
+from pipeline.ingress.parts import Parts
 from pipeline.kafka.topics import partition_of
 from pipeline.messages.decisions import Answer
-from pipeline.settings import InForce
 
 REQUESTS_PATH = "/api/v1/seckill/requests/"
 ACCEPTED_MESSAGE = "accepted; poll status_url for the decision"
@@ -42,31 +35,23 @@ ACCEPTED_MESSAGE = "accepted; poll status_url for the decision"
 class PurchaseRoutes:
     def __init__(
         self,
-        in_force: InForce,
+        parts: Parts,
         limits: ClientLimits,
-        saturation: Saturation,
-        queues: PurchaseQueues,
-        degrader: Degrader,
-        commits: GroupCommit,
-        decisions: DecisionFinder,
-        breakers: BreakerBoard,
-        refusals: FinalRefusals,
-        unknown: UnknownProducts,
         buyers: Buyers | None,
     ) -> None:
         """`buyers` is None if neither tokens nor tickets are required."""
-        self._in_force = in_force
-        self._body_bytes_max = in_force.base.body_bytes_max
-        self._depth_max = in_force.base.json_depth_max
+        self._in_force = parts.in_force
+        self._body_bytes_max = parts.in_force.base.body_bytes_max
+        self._depth_max = parts.in_force.base.json_depth_max
         self._limits = limits
-        self._saturation = saturation
-        self._queues = queues
-        self._degrader = degrader
-        self._commits = commits
-        self._decisions = decisions
-        self._breakers = breakers
-        self._refusals = refusals
-        self._unknown = unknown
+        self._saturation = parts.saturation
+        self._queues = parts.queues
+        self._degrader = parts.degrader
+        self._commits = parts.commits
+        self._decisions = parts.decisions
+        self._breakers = parts.breakers
+        self._refusals = parts.refusals
+        self._unknown = UnknownProducts(parts.in_force)
         self._buyers = buyers
 
     def calls(self) -> dict[str, Handler]:

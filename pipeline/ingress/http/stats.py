@@ -10,22 +10,13 @@ from typing import Any
 
 from aiohttp import web
 
-from pipeline.breakers import BreakerBoard
 from pipeline.domain import limiters
 from pipeline.domain.ids import presented_id
 from pipeline.domain.product import Win
 from pipeline.domain.scopes import Scope
 from pipeline.errors import RedisUnavailable
-from pipeline.ingress.command_log.group_commit import GroupCommit
-from pipeline.ingress.decisions.decision_rate import RateSampler
-from pipeline.ingress.decisions.finder import DecisionFinder
-from pipeline.ingress.decisions.waiters import Waiters
 from pipeline.ingress.errors import InsufficientScope
-from pipeline.ingress.final_refusals import FinalRefusals
 from pipeline.ingress.flow_control.client_limits import ClientLimits
-from pipeline.ingress.flow_control.degradation import Degrader
-from pipeline.ingress.flow_control.queues import PurchaseQueues
-from pipeline.ingress.flow_control.saturation import Saturation
 from pipeline.ingress.http.access import caller_of
 from pipeline.ingress.http.admission import Admission
 from pipeline.ingress.http.answers import json_answer
@@ -34,8 +25,9 @@ from pipeline.ingress.http.polling import PollingRoutes
 from pipeline.ingress.http.product_figures import STATS_PATH, ProductFigures, cleaned_up, id_in_path
 from pipeline.ingress.http.rate_limits import AddressGate
 from pipeline.ingress.http.shared_reads import SharedReads
+from pipeline.ingress.parts import Parts
 from pipeline.kafka.topics import partition_of
-from pipeline.stock.store import OtherLog, StockStore
+from pipeline.stock.store import OtherLog
 
 LIMITERS_SHOWN_MAX = 200
 """Per partition, the products that `system/stats` checks for limiters: each costs a read of Redis."""
@@ -48,40 +40,22 @@ _Tokens = dict[str, int] | None
 class StatsRoutes:
     def __init__(
         self,
-        store: StockStore,
-        commits: GroupCommit,
-        decisions: DecisionFinder,
-        waiters: Waiters,
-        rates: RateSampler,
-        polling: PollingRoutes,
-        degrader: Degrader,
-        admission: Admission,
-        breakers: BreakerBoard,
-        refusals: FinalRefusals,
-        gate: Gate,
+        parts: Parts,
         figures: ProductFigures,
+        polling: PollingRoutes,
+        admission: Admission,
+        gate: Gate,
         limits: ClientLimits,
-        queues: PurchaseQueues,
-        saturation: Saturation,
         addresses: AddressGate,
     ) -> None:
-        self._store = store
-        self._commits = commits
-        self._decisions = decisions
-        self._waiters = waiters
-        self._rates = rates
-        self._polling = polling
-        self._degrader = degrader
-        self._admission = admission
-        self._breakers = breakers
-        self._refusals = refusals
-        self._gate = gate
+        self._parts = parts
         self._figures = figures
+        self._polling = polling
+        self._admission = admission
+        self._gate = gate
         self._limits = limits
-        self._purchase_queues = queues
-        self._saturation = saturation
         self._addresses = addresses
-        self._partitions = commits.partitions
+        self._partitions = parts.commits.partitions
         self._wins: SharedReads[str, list[Win]] = SharedReads(self._read_wins)
         self._tokens: SharedReads[None, _Tokens] = SharedReads(self._read_tokens)
         self._last_tokens: tuple[float, _Tokens] | None = None
@@ -114,10 +88,10 @@ class StatsRoutes:
             {
                 "service_stats": {
                     "uptime_s": round(time.monotonic() - self._began_at_s, 3),
-                    "accepted": self._commits.accepted,
-                    "records": self._commits.records,
+                    "accepted": self._parts.commits.accepted,
+                    "records": self._parts.commits.records,
                     "answered_without_log": {
-                        str(code.value): count for code, count in sorted(self._refusals.by_code.items())
+                        str(code.value): count for code, count in sorted(self._parts.refusals.by_code.items())
                     },
                     "refused_by_status": {
                         str(status): count
@@ -127,42 +101,42 @@ class StatsRoutes:
                     "connections": self._gate.open,
                     "connections_refused": self._gate.refused,
                     "requests_in_flight": self._admission.in_flight,
-                    "purchases_waiting": self._commits.waiting,
-                    "synchronous_purchases": self._degrader.synchronous,
-                    "refused_by_full_queue": self._purchase_queues.refused,
-                    "waiters": self._waiters.count,
+                    "purchases_waiting": self._parts.commits.waiting,
+                    "synchronous_purchases": self._parts.degrader.synchronous,
+                    "refused_by_full_queue": self._parts.queues.refused,
+                    "waiters": self._parts.waiters.count,
                     "event_streams": self._polling.streams,
                 },
                 "queue_stats": {
                     str(partition): self._queue(partition) for partition in range(self._partitions)
                 },
                 "circuit_breaker_state": {
-                    str(partition): self._breakers.state(partition).value
+                    str(partition): self._parts.breakers.state(partition).value
                     for partition in range(self._partitions)
                 },
-                "degradation": self._degrader.figures(),
-                "saturation": self._saturation.figures(),
+                "degradation": self._parts.degrader.figures(),
+                "saturation": self._parts.saturation.figures(),
                 "client_limits": self._limits.figures(asyncio.get_running_loop().time()),
                 "limiter_tokens": await self._limiter_tokens(),
             }
         )
 
     def _queue(self, partition: int) -> dict[str, int | None]:
-        end = self._decisions.log_end(partition)
-        decided = self._decisions.decided_offset(partition)
+        end = self._parts.decisions.log_end(partition)
+        decided = self._parts.decisions.decided_offset(partition)
         return {
             "end_offset": end,
             "decided_offset": decided,
             "lag": max(0, end - decided - 1),
-            "purchases_queued": self._purchase_queues.queued(partition),
-            "eta_ms": self._purchase_queues.eta_ms(partition),
+            "purchases_queued": self._parts.queues.queued(partition),
+            "eta_ms": self._parts.queues.eta_ms(partition),
         }
 
     async def _read_wins(self, product_id: str, users: Sequence[str]) -> Sequence[list[Win]]:
-        self._rates.assert_own_log()
+        self._parts.rates.assert_own_log()
         partition = partition_of(product_id, self._partitions)
-        wins = await self._store.wins_of(partition, product_id, users)
-        if not any(wins) and await self._store.is_cleaned_up(partition, product_id):
+        wins = await self._parts.store.wins_of(partition, product_id, users)
+        if not any(wins) and await self._parts.store.is_cleaned_up(partition, product_id):
             raise cleaned_up(product_id)
         return wins
 
@@ -178,7 +152,7 @@ class StatsRoutes:
         found: dict[str, int] = {}
         tokens: _Tokens = found
         try:
-            self._rates.assert_own_log()
+            self._parts.rates.assert_own_log()
             for partition in range(self._partitions):
                 found |= await self._tokens_of(partition)
         except (RedisUnavailable, OtherLog):
@@ -188,8 +162,8 @@ class StatsRoutes:
 
     async def _tokens_of(self, partition: int) -> dict[str, int]:
         now_ms = int(time.time() * 1_000)
-        ids = await self._store.products(partition, LIMITERS_SHOWN_MAX)
-        products = await asyncio.gather(*(self._store.product(partition, each) for each in ids))
+        ids = await self._parts.store.products(partition, LIMITERS_SHOWN_MAX)
+        products = await asyncio.gather(*(self._parts.store.product(partition, each) for each in ids))
         return {
             product_id: _tokens(product.rate_limit, product.limiter, now_ms)
             for product_id, product in zip(ids, products, strict=True)
