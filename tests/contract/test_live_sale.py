@@ -136,6 +136,22 @@ async def test_a_repeat_under_one_key_is_applied_once_and_gets_the_first_answer(
     assert (await service.command("pause", "q", key="k:2")).status == 200
 
 
+async def test_a_key_is_known_to_every_ingress(
+    service: Service, decider: Decider, start_ingress: StartIngress
+) -> None:
+    """Also to one that starts after the command: the product remembers the key, not the ingress."""
+    await service.prewarm("p")
+    first = (await service.command("adjust", "p", change=5, reason="more", key="k")).json()
+    await service.ingress.stop()
+    other = await start_ingress()
+    again = (await other.command("adjust", "p", change=5, reason="more", key="k")).json()
+    assert again == {**first, "repeated": True, "message": again["message"]}
+    for call, fields in (("adjust", {"change": 6, "reason": "more"}), ("pause", {})):
+        reused = await other.command(call, "p", key="k", **fields)
+        assert (reused.status, reused.json()["type"]) == (422, "urn:seckill:problem:key-reused")
+    assert (await other.stats("p")).json()["current_stock"] == 15
+
+
 async def test_a_repeat_of_a_decision_that_is_deleted_was_applied_all_the_same(
     service: Service, decider: Decider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,7 +174,7 @@ async def test_a_repeat_of_a_decision_that_is_deleted_was_applied_all_the_same(
 async def test_a_repeat_of_a_decision_that_cannot_be_read_now_is_not_answered_as_applied(
     service: Service, decider: Decider, monkeypatch: pytest.MonkeyPatch, fault: Exception | None
 ) -> None:
-    """The earlier command may have been another one: this one must not seem to have been applied."""
+    """The earlier command may have been a different one, so this one must not seem to be applied."""
     await service.prewarm("p")
     await service.command("pause", "p", key="k")
 

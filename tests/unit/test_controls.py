@@ -106,6 +106,34 @@ def test_the_window_moves() -> None:
     assert codes(applied(product(), Extend(10, 20)), "a", at=15) == [1]
 
 
+def test_the_moved_window_includes_its_start_and_not_its_end() -> None:
+    moved = applied(product(), Extend(160, 170))
+    assert [codes(moved, str(at), at=at) for at in (159, 160, 169, 170)] == [[-5], [1], [1], [-6]]
+
+
+def test_resuming_a_sale_that_is_over_sells_nothing() -> None:
+    over = applied(product(state=SaleState.PAUSED), Resume())
+    assert codes(over, "a", at=200) == [-6]
+    assert codes(applied(over, Pause()), "a", at=200) == [-4]
+    assert codes(applied(over, Extend(None, 201), Resume()), "a", at=200) == [1]
+
+
+def test_a_paused_product_is_adjusted_and_a_sold_out_one_reopens() -> None:
+    paused = applied(product(state=SaleState.PAUSED), Adjust(-5))
+    assert (paused.stock, paused.adjusted) == (0, -5)
+    assert codes(applied(paused, Resume()), "a") == [-2]
+    assert codes(applied(paused, Adjust(1)), "a") == [1]
+
+
+def test_a_limit_below_what_a_user_has_gives_their_first_order() -> None:
+    on = product(per_user_limit=3)
+    assert codes(on, "a", "a", "a") == [1, 1, 1]
+    applied(on, Limits(1, None))
+    outcome = decide_purchases(on, 0, 10, 150, Purchases(["a"]))
+    assert (outcome.codes, outcome.held) == ([-3], {0: "0-9-0"})
+    assert codes(applied(on, Limits(4, None)), "a") == [1]
+
+
 def test_limits_change_and_wins_are_kept() -> None:
     limited = applied(product(per_user_limit=2), Limits(None, RULE))
     assert codes(limited, "a", "b") == [1, -9]
