@@ -1,8 +1,8 @@
 """A lock for jobs of which only one may run in the whole system: a rebuild, a repair.
 
 It is redis-py's lock, which expires unless its holder renews it, so a dead process does not keep it. An expiring lock
-alone protects nothing: its holder may be paused until the lock has expired, wake up, and write beside the next holder.
-Therefore:
+alone protects nothing: its holder may be paused until the lock has expired, then wake up and write although another
+process holds the lock by now. Therefore:
 
 - `HeldLock.check` raises LockLost as soon as this process knows, or must assume, that it no longer holds the lock.
   A job calls it before each write.

@@ -93,7 +93,7 @@ class OperatorClient:
                 try:
                     return await _answer(session, method, path, body)
                 except AdministrationUnavailable as error:
-                    # Once a try may have been sent, a later one that was not does not make it certain.
+                    # If an earlier try may have arrived, a later one that certainly did not proves nothing.
                     if isinstance(worst, NothingSent):
                         worst = error
                 if left:

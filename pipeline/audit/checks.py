@@ -3,7 +3,7 @@
 Two of the checks need state, because they read two logs side by side: orders.py and dead_letters.py.
 
 A fault is reported once, by the check that describes it best: a decision that violates stock, limit or window is not
-reported by `outcome` again. Everything after a wrong outcome may differ from the recomputed decisions, too.
+reported by `outcome` again. After a wrong outcome, later decisions may also differ from the recomputed ones.
 """
 
 import base64

@@ -200,7 +200,7 @@ def close(product_id: str, **noted: Any) -> None:
 @_reason
 @_noted
 def cleanup(product_id: str, **noted: Any) -> None:
-    """Free what Redis holds of a closed product. The logs stay; a repeat by a winner gets -6, too."""
+    """Free the Redis keys of a closed product. The logs stay, but even a winner's repeat gets -6 from then on."""
     _send("cleanup", product_id, {}, noted)
 
 

@@ -216,13 +216,13 @@ def decode_decision(value: bytes | None) -> Decision:
         raise NotADecision("type: unknown")
     # The Lua scripts read it too, and their JSON parser has another nesting limit.
     if any(isinstance(document[name], dict | list) for name in document.keys() - _RESULT_FIELDS[kind]):
-        raise NotADecision("an unknown field with fields of its own")
+        raise NotADecision("an unknown field that is an object or an array")
     # Lua treats null as a true value, not as a missing field.
     for name in _NEVER_NULL[kind] & document.keys():
         if document[name] is None:
             raise NotADecision(f"{name}: null")
     if document["source_offset"] != source_offset:
-        raise NotADecision("source_offset: there twice")
+        raise NotADecision("source_offset: more than once")
     try:
         time_ms = whole_number(document, "time_ms", 0, TIME_MS_MAX, NotADecision)
         if kind == "malformed":
@@ -247,7 +247,7 @@ def _result(source_offset: int, time_ms: int, kind: str, document: dict[str, Any
     if repeats is not None:
         whole_number(document, "repeats", 0, source_offset - 1, NotADecision)
         if refused is not None:
-            raise NotADecision("repeats: beside a refusal")
+            raise NotADecision("repeats: together with a refusal")
     if isinstance(command, OpenCommand):
         return OpenDecision(
             source_offset, time_ms, command.product_id, refused, command.opening, command.note, repeats
@@ -265,7 +265,7 @@ def _adjusted(document: dict[str, Any], *, applied: bool) -> tuple[int | None, i
         return None, None
     if not applied:
         if not document.keys().isdisjoint(("stock", "sold")):
-            raise NotADecision("stock: of an adjustment that changed nothing")
+            raise NotADecision("stock: in a decision that changed nothing")
         return None, None
     # As for purchases, negative values must pass so that the audit reports them.
     return (
@@ -289,7 +289,7 @@ def _purchase_result(
     stock, sold, price = document.get("stock"), document.get("sold"), document.get("price")
     if stock is None:
         if not (sold is None and price is None):
-            raise NotADecision("stock: missing beside sold or price")
+            raise NotADecision("stock: missing, although sold or price is there")
     else:
         # Negative values would be a decider's bug, which must pass so that the audit reports it.
         whole_number(document, "stock", -STOCK_MAX, STOCK_MAX, NotADecision)

@@ -50,7 +50,7 @@ class PurchaseCommandValue(Value):
     @model_validator(mode="after")
     def _check_counts(self) -> Self:
         if self.quantities is not MISSING and len(self.quantities) != len(self.users):
-            raise ValueError("quantities: not as many as users")
+            raise ValueError("quantities: not one for each user")
         if self.keys is not MISSING:
             _check_indexes("keys", self.keys, len(self.users))
         return self
@@ -216,7 +216,7 @@ class PurchaseDecisionValue(_DecisionValue):
     @model_validator(mode="after")
     def _check_counts(self) -> Self:
         if len(self.codes) != len(self.command.users):
-            raise ValueError("codes: not as many as users")
+            raise ValueError("codes: not one for each user")
         if self.held is not MISSING:
             _check_indexes("held", self.held, len(self.codes))
         return self
@@ -236,7 +236,7 @@ class _ChangeDecisionValue(_DecisionValue):
             if self.repeats >= self.source_offset:
                 raise ValueError("repeats: not an earlier command")
             if "refusal" in self.model_fields_set:
-                raise ValueError("repeats: beside a refusal")
+                raise ValueError("repeats: together with a refusal")
         return self
 
 

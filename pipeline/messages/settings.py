@@ -17,7 +17,7 @@ Scalar = str | int | float | bool | None
 
 
 class SettingChange(NamedTuple):
-    """`by` set or unset a setting at `at_ms` (wall clock), for a `reason`. `value` is None, too, if it was unset."""
+    """`by` set or unset a setting at `at_ms` (wall clock), for a `reason`. `value` is also None if it was unset."""
 
     name: str
     is_set: bool

@@ -174,9 +174,10 @@ class StockStore:
         _raise_if_stale(reply, partition, after_offset)
 
     async def wipe(self, partition: int, at_offset: int) -> None:
-        """Delete the decided state of this partition if the cursor is still at `at_offset`. Raises Stale otherwise.
+        """Delete the decided state of this partition.
 
-        Raises LockLost, too."""
+        Raises Stale if the cursor is not at `at_offset`, LockLost or RedisUnavailable.
+        """
         cursor, products = self._keys.cursor(partition), self._keys.products(partition)
         # Found before the fence: a decider that adds a key later also moves the cursor.
         strays = [name async for name in self._names(partition)]
@@ -242,9 +243,9 @@ class StockStore:
         self._raise_if_other(partition, await reply_of(self._redis.get(self._keys.log(partition))))
 
     async def take_over(self, partition: int) -> None:
-        """Record that this partition belongs to `log_identity` from now on, whichever log it belonged to.
+        """Record that this partition belongs to `log_identity` from now on, even if it belonged to another log.
 
-        Raises LockLost.
+        Raises LockLost or RedisUnavailable.
         """
         await self._locked(self._take_over, [self._keys.log(partition)], [self.log_identity or ""])
 

@@ -77,10 +77,10 @@ class ProductStock:
 
 
 class StoredProduct(NamedTuple):
-    """What Redis has of a product beside its buyers.
+    """What Redis holds of a product, apart from its buyers.
 
-    `fields` are those of its hash; None if it has none. `cleaned` is its value in the hash of the products that are
-    cleaned up; None if it is not one of them.
+    `fields` are those of its hash, None if there is no hash. `cleaned` is its value in the hash of cleaned-up products,
+    None if the product is not cleaned up.
     """
 
     fields: Mapping[str, str] | None

@@ -1,4 +1,4 @@
-"""The controls of a live sale in Lua, beside what test_lua_and_python.py compares with the rules."""
+"""The controls of a live sale in Lua, apart from what test_lua_and_python.py compares with the rules."""
 
 from dataclasses import replace
 

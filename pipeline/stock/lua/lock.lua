@@ -1,7 +1,7 @@
 -- lock: takes a lock, and gives its holder a token that is higher than that of every holder before.
 --
 -- Guarantees: all or nothing; no clock. If Redis has lost the last token, the caller's time keeps the token growing. If
--- that time is behind an older token, too, the random step makes it differ from the one that was lost.
+-- Redis has an older token that is ahead of that time, the random step makes the token differ from the lost one.
 --
 -- KEYS  1 the lock   2 its newest token
 -- ARGV  1 what the lock contains while it is held: who holds it   2 for how long, in ms   3 the time, in µs since 1970
