@@ -55,6 +55,7 @@ async def listener() -> AsyncIterator[Listener]:
 def client(listener: Listener, monkeypatch: pytest.MonkeyPatch) -> OperatorClient:
     monkeypatch.setattr(operator_client, "RETRY_MS_MIN", 1)
     monkeypatch.setattr(operator_client, "RETRY_MS_MAX", 1)
+    assert listener.server.port is not None
     return OperatorClient(Settings(admin_port=listener.server.port))
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from typing import Any
 
 import pytest
 from eventually import turns
@@ -30,7 +31,7 @@ async def test_at_most_sixteen_records_wait_for_their_acknowledgement() -> None:
     assert UNSENT_MAX == 16
     waiting = [asyncio.create_task(sends.send(log.send(), LONG_MS)) for _ in range(UNSENT_MAX)]
     await turns()
-    refused = log.send()
+    refused: Any = log.send()
     with pytest.raises(CommandNotSent):
         await sends.send(refused, 1)
     assert refused.cr_frame is None, "closed, so nothing warns that it was never awaited"
