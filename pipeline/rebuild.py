@@ -85,7 +85,7 @@ async def rebuild(
             f"{stale}: a decider is running. Redis is partly rebuilt; the decider rebuilds the rest"
         ) from stale
     except (Unavailable, OperatorError, Fatal, LockLost) as error:
-        raise CannotRebuild(f"{error}. {running.consequence}") from error
+        raise CannotRebuild(f"{str(error).rstrip('.')}. {running.consequence}") from error
     finally:
         await store.close()
 

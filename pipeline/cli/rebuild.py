@@ -22,7 +22,8 @@ def rebuild(as_json: bool) -> None:
     with report_errors():
         settings, wanted = load_system()
         columns = (*Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn())
-        with Progress(*columns, console=Console(stderr=True)) as bar:
+        console = Console(stderr=True)
+        with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
             task = bar.add_task("decisions", total=None)
             rebuilt = asyncio.run(
                 run_rebuild(
