@@ -76,10 +76,9 @@ class StockedProduct:
         return self.terms.stock + (self.adjusted or 0)
 
     def change(self, control: Control) -> None:
-        """Apply a control other than a cleanup."""
+        """Apply a control other than a cleanup. The decision on an adjustment records the stock after it."""
         match control:
             case Adjust(change):
-                self.stock += change
                 self.adjusted = (self.adjusted or 0) + change
             case Pause():
                 self.state = SaleState.PAUSED
