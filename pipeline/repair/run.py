@@ -8,7 +8,7 @@ Memory: the product's winners, about 200 bytes each, and the differences; nothin
 """
 
 from collections import deque
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, aclosing
 from itertools import islice
 from typing import NamedTuple
@@ -36,7 +36,7 @@ BUYERS_PER_CALL_MAX = 1_000
 WRITE_TRIES_MAX = 500
 """A busy decider moves the cursor a hundred times a second, and a try takes a few ms, so some try gets through."""
 IDLE_FETCHES_MAX = 400
-"""About 10 s without a record. By then the decision log has no more up to the cursor."""
+"""About 10 s without a record. By then the decision log has no more up to the cursor, or Kafka is slow."""
 COMPARISONS_MAX = 3
 """A comparison starts again if the product is opened or cleaned up meanwhile. Each of these happens once."""
 DIFFERENCES_MAX = 100_000
@@ -59,7 +59,11 @@ async def repair(settings: Settings, topics: Topics, product_id: str, *, apply: 
             if apply:
                 store.lock = await stack.enter_async_context(held(settings, LOCK_NAME))
             decisions = await stack.enter_async_context(aclosing(log.follow(topics.results.name, partition)))
-            return await _Repair(partition, product_id, store, reader, decisions).run(apply=apply)
+
+            async def log_end() -> int:
+                return (await log.bounds(topics.results.name, partition)).end
+
+            return await _Repair(partition, product_id, store, reader, decisions, log_end).run(apply=apply)
     except CannotRepair:
         raise
     except (Unavailable, OperatorError, Fatal) as error:
@@ -85,12 +89,16 @@ class _Repair:
         store: StockStore,
         reader: StockReader,
         decisions: AsyncIterator[list[LogRecord]],
+        log_end: Callable[[], Awaitable[int]],
     ) -> None:
         self._partition = partition
         self._product_id = product_id
         self._store = store
         self._reader = reader
         self._decisions = decisions
+        self._log_end = log_end
+        self._read_to = 0
+        """The position after the last record of the decision log that was fetched."""
         self._pending: deque[LogRecord] = deque()
         self._history = ProductHistory(product_id)
         self._fold = self._history.fold
@@ -204,13 +212,16 @@ class _Repair:
             if self._fold.offset == found.offset:
                 break
             if self._pending or idle_fetches >= IDLE_FETCHES_MAX:
+                await self._require_whole_log()
                 raise CannotRepair(
                     f"partition {self._partition}: Redis is at command {found.offset}, but the decision log and the "
                     f"last answer have no decisions after {self._fold.offset}, so the damage is not limited to one "
                     "product; the next decider or `seckill rebuild` mends Redis"
                 )
-            self._pending.extend(await anext(self._decisions))
-            idle_fetches = 0 if self._pending else idle_fetches + 1
+            fetched = await anext(self._decisions)
+            idle_fetches = 0 if fetched else idle_fetches + 1
+            self._read_to = fetched[-1].offset + 1 if fetched else self._read_to
+            self._pending.extend(fetched)
         if wrong := checks.cursor_differs(self._fold, found.cursor):
             raise CannotRepair(
                 f"partition {self._partition} at command {found.offset}: {wrong}, so Redis or the decision log lacks "
@@ -218,6 +229,14 @@ class _Repair:
                 "mends Redis"
             )
         return found
+
+    async def _require_whole_log(self) -> None:
+        """Raises CannotRepair if Kafka does not deliver what the log has, KafkaUnavailable if it does not answer."""
+        if not self._pending and (end := await self._log_end()) > self._read_to:
+            raise CannotRepair(
+                f"Kafka does not deliver the decision log of partition {self._partition} from position "
+                f"{self._read_to} to {end}; run the repair again"
+            )
 
     def _refuse_cursor(self, found: ProductInRedis) -> None:
         if found.offset < 0:
