@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from pipeline.audit.fold import PartitionFold
 from pipeline.audit.reader import ProductInRedis
-from pipeline.audit.stock_fold import StockFold
-from pipeline.domain.product import Opening, Purchases
+from pipeline.audit.stock_fold import StockedProduct, StockFold
+from pipeline.domain.controls import COMMAND_KEYS_MAX
+from pipeline.domain.product import Opening, Product, Purchases, SaleState
 from pipeline.messages.decisions import Decision, OpenDecision, PurchaseDecision
 from pipeline.repair.differences import Difference, product_differences
 from pipeline.repair.history import CannotRepair, ProductHistory
@@ -99,9 +100,48 @@ def test_the_history_of_one_product_is_that_of_the_whole_log(log: list[tuple[int
         assert there == StoredProduct(
             None if product is None else product.fields(), everything.cleaned.get(product_id)
         )
-        if there.fields is not None:
-            decided = fold.products[product_id]
-            assert (there.fields["stock"], there.fields["sold"]) == (str(decided.stock), str(decided.sold))
+        decided = fold.products.get(product_id)
+        assert (decided is None) is (there == StoredProduct(None, None))
+        if decided is not None:
+            assert_same(there, decided)
+
+
+def assert_same(stored: StoredProduct, decided: Product) -> None:
+    """What Redis must hold follows from the recorded decisions; the rules lead to the same."""
+    assert (stored.cleaned is not None) is (decided.state is SaleState.CLEANED_UP)
+    fields = stored.fields or {}
+    remembered = (fields.get("command_keys", "") if stored.cleaned is None else stored.cleaned).split("\n")
+    pairs = (line.split(":", 1) for line in remembered if line)
+    assert {key: int(offset) for offset, key in pairs} == decided.command_keys
+    if stored.fields is None:
+        return
+    terms, rule = decided.terms, decided.terms.rate_limit
+    expected: dict[str, object] = {
+        "name": terms.name,
+        "price": terms.price,
+        "initial": terms.stock,
+        "start_ms": terms.start_ms,
+        "end_ms": terms.end_ms,
+        "per_user_limit": terms.per_user_limit,
+        "rate_limit": f"{rule.algorithm}:{rule.requests_per_second}:{rule.burst}" if rule else "",
+        "stock": decided.stock,
+        "sold": decided.sold,
+        "state": decided.state.value,
+        "limiter": "{}:{}:{}".format(*decided.limiter),
+        "adjusted": decided.adjusted,
+        **{f"code:{code:d}": count for code, count in decided.by_code.items()},
+    }
+    found = {"adjusted": "0", **fields}
+    found.pop("command_keys", None)
+    assert found == {name: str(value) for name, value in expected.items()}
+
+
+def test_a_product_remembers_the_latest_keys_of_its_commands() -> None:
+    product = StockedProduct(OPENING.opening, SaleState.ACTIVE, 5)
+    for offset in range(COMMAND_KEYS_MAX + 1):
+        product.remember(f"k:{offset}", offset)
+    keys_left = (product.command_keys or "").split("\n")
+    assert (len(keys_left), keys_left[0], keys_left[-1]) == (COMMAND_KEYS_MAX, "1:k:1", "100:k:100")
 
 
 OPENING = OpenDecision(0, 0, "x", None, Opening("n", "1.00", 5, 0, 10))
