@@ -232,6 +232,7 @@ FAULTS: dict[str, Fault] = {
     "a win after the pause": Fault(
         Check.WINDOW, "but it is paused", changed(32, codes=[1], stock=1, sold=2), is_tried_for_real=True
     ),
+    "a win after the close": Fault(Check.WINDOW, "but it is closed", changed(14, codes=[1])),
     "a sale that is not resumed": Fault(Check.OUTCOMES, "refusal: ", changed(33, refusal="not_paused")),
     "a cleanup that is refused": Fault(
         Check.OUTCOMES, "refusal: ", changed(37, refusal="not_closed"), is_tried_for_real=True

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pipeline.audit.fold import PartitionFold
 from pipeline.audit.reader import ProductInRedis
 from pipeline.audit.stock_fold import StockedProduct, StockFold
-from pipeline.domain.controls import COMMAND_KEYS_MAX
+from pipeline.domain.controls import COMMAND_KEYS_MAX, Limits
 from pipeline.domain.product import Opening, Product, Purchases, SaleState
 from pipeline.messages.decisions import Decision, OpenDecision, PurchaseDecision
 from pipeline.repair.differences import Difference, product_differences
@@ -142,6 +142,14 @@ def test_a_product_remembers_the_latest_keys_of_its_commands() -> None:
         product.remember(f"k:{offset}", offset)
     keys_left = (product.command_keys or "").split("\n")
     assert (len(keys_left), keys_left[0], keys_left[-1]) == (COMMAND_KEYS_MAX, "1:k:1", "100:k:100")
+
+
+def test_a_new_rate_limit_starts_unused_and_a_new_limit_per_user_does_not() -> None:
+    product = StockedProduct(OPENING.opening, SaleState.ACTIVE, 5, limiter="5:0:1")
+    product.change(Limits(2, None))
+    assert product.limiter == "5:0:1"
+    product.change(Limits(None, "none"))
+    assert product.limiter == "0:0:0"
 
 
 OPENING = OpenDecision(0, 0, "x", None, Opening("n", "1.00", 5, 0, 10))
