@@ -11,13 +11,15 @@ from kafka_admin import trim
 
 from audit.faults import FAULTS
 from audit.sale import Sale
-from audit.small_sale import COMMANDS, PARTITION, PLAIN, commands
+from audit.small_sale import ADJUSTED, COMMANDS, PARTITION, PLAIN, commands
 from pipeline.audit import CannotAudit, Check, audit
 from pipeline.cli import main
 from pipeline.errors import RedisUnavailable
 from pipeline.kafka.connection import client_options
 from pipeline.lock import held
+from pipeline.messages.commands import encode_purchases
 from pipeline.rebuild import CannotRebuild, RebuildProgress, rebuild
+from pipeline.repair import repair
 from pipeline.stock.keys import Keys
 from pipeline.stock.store import StockStore
 
@@ -53,6 +55,18 @@ async def test_rebuild_restores_an_emptied_redis(sold: Sale) -> None:
     sold.redis.flushall()
     await rebuild(sold.settings, sold.topics)
     assert contents(sold) == before
+
+
+async def test_only_a_repair_mends_a_stock_that_was_sold_from(sold: Sale) -> None:
+    """A rebuild restores what the latest decision records."""
+    stock = keys.product(PARTITION, ADJUSTED), "stock"
+    sold.redis.hincrby(*stock, 100)
+    await sold.send([(ADJUSTED.encode(), encode_purchases(ADJUSTED, ["x"]))])
+    await sold.decide()
+    await rebuild(sold.settings, sold.topics)
+    assert sold.redis.hget(*stock) == b"104"
+    await repair(sold.settings, sold.topics, ADJUSTED, apply=True)
+    assert sold.redis.hget(*stock) == b"4"
 
 
 @pytest.mark.parametrize("own", [None, b"cluster/a/b"])
