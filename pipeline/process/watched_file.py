@@ -1,11 +1,13 @@
-"""Files that may be replaced while the process runs, such as keys: reread when they change, off the event loop.
+"""Files that operators replace while the process runs, such as keys: read again each second, off the event loop.
 
 A file that becomes unreadable or invalid changes nothing: the last valid content stays in use, and the fault is logged
 and reported.
 """
 
 import asyncio
+import hashlib
 import logging
+import stat
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,7 +17,7 @@ from pipeline.errors import OperatorError
 from pipeline.process.tasks import cancel_and_wait
 
 LOOK_MS = 1_000
-"""How often each file is looked at, and how often an extra look may be asked for."""
+"""Interval between two reads of a file, and minimum time between two extra reads."""
 FILE_BYTES_MAX = 262_144
 """A wrong path, such as that of a log, must not fill the memory."""
 
@@ -35,8 +37,9 @@ class WatchedFile(Generic[ContentT]):
         self._setting = setting
         self._path = path
         self._parse = parse
-        self._seen: tuple[int, int, int] | None = None
-        self._asked_at_s = -LOOK_MS / 1_000
+        self._digest: bytes | None = None
+        """Of the last bytes. Times and sizes do not show every change: a copy may keep both."""
+        self._extra_read_at_s = -LOOK_MS / 1_000
         self._lock = asyncio.Lock()
         self._content: ContentT | None = None
         self.fault: str | None = None
@@ -54,15 +57,13 @@ class WatchedFile(Generic[ContentT]):
         if self.fault is not None:
             raise UnusableFile(f"{self.fault} ({self._path})")
 
-    async def look(self, *, even_if_unchanged: bool = False) -> None:
-        """Read the file if its time, size or inode has changed, or in any case."""
+    async def look(self) -> None:
+        """Read the file, and use it if it has changed and is valid."""
         async with self._lock:
-            if even_if_unchanged:
-                self._seen = None
             try:
                 read = await asyncio.to_thread(self._read)
             except OSError as error:
-                self._seen = None
+                self._digest = None
                 self._note(error.strerror or str(error))
             except ValueError as error:
                 self._note(str(error))
@@ -71,31 +72,33 @@ class WatchedFile(Generic[ContentT]):
                     self._use(read)
 
     async def look_again(self) -> None:
-        """Look now, whether or not the file seems changed, at most once per `LOOK_MS`: for a key that is not in it."""
+        """Read the file before its next turn, at most once per `LOOK_MS`: a token names a key that is not in it."""
         now_s = time.monotonic()
-        if now_s - self._asked_at_s >= LOOK_MS / 1_000:
-            self._asked_at_s = now_s
-            await self.look(even_if_unchanged=True)
+        if now_s - self._extra_read_at_s >= LOOK_MS / 1_000:
+            self._extra_read_at_s = now_s
+            await self.look()
         elif self._lock.locked():
             async with self._lock:
-                """Somebody else is looking for the same reason."""
+                """The read in progress may find the key."""
 
     def _read(self) -> ContentT | None:
         """The parsed file; None if it has not changed. Raises OSError and ValueError. Runs in a thread."""
-        status = self._path.stat()
-        seen = status.st_mtime_ns, status.st_size, status.st_ino
-        if seen == self._seen:
-            return None
+        if not stat.S_ISREG(self._path.stat().st_mode):
+            # Reading a pipe could block for ever.
+            raise ValueError("not a regular file")
         with self._path.open("rb") as file:
             data = file.read(FILE_BYTES_MAX + 1)
-        self._seen = seen
+        digest = hashlib.sha256(data).digest()
+        if digest == self._digest:
+            return None
+        self._digest = digest
         if len(data) > FILE_BYTES_MAX:
             raise ValueError(f"larger than {FILE_BYTES_MAX} bytes")
         return self._parse(data)
 
     def _use(self, read: ContentT) -> None:
         self.fault = None
-        # An equal content keeps its identity, by which its users recognise a change.
+        # Equal content stays the same object: its users recognise a change by the identity.
         if read != self._content:
             self._content = read
             logger.info("%s: %s is in use", self._setting, self._path)
@@ -109,7 +112,7 @@ class WatchedFile(Generic[ContentT]):
 
 
 class FileWatch:
-    """Looks at its files in the background until it is stopped."""
+    """Reads its files again and again in the background, until it is stopped."""
 
     def __init__(self, files: Sequence[WatchedFile[Any]]) -> None:
         self._files = files
@@ -142,4 +145,4 @@ class FileWatch:
                     await file.look()
         except Exception:
             # `is_alive` reports it from here on.
-            logger.exception("the file watch has ended: changed files are not noticed any more")
+            logger.exception("the file watch has ended: changes of files are no longer noticed")

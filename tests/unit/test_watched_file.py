@@ -45,14 +45,33 @@ async def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
     replace(path, b"2")
     await file.look()
     assert file.content == 2
-    # Written in place with the same length, within the resolution of the file's time: only an extra look sees it.
-    seen = path.stat()
+    # Written in place, with the length and the time of the old content, as some copying tools do.
+    before = path.stat()
     path.write_bytes(b"3")
-    os.utime(path, ns=(seen.st_atime_ns, seen.st_mtime_ns))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    await file.look()
+    assert file.content == 3
+
+
+async def test_a_link_to_another_file_is_a_change(tmp_path: Path) -> None:
+    """Kubernetes replaces secrets this way."""
+    link, new = tmp_path / "x", tmp_path / "new"
+    for name, data in (("1", b"1"), ("2", b"2")):
+        (tmp_path / name).write_bytes(data)
+    link.symlink_to("1")
+    file = WatchedFile("SECKILL_X_FILE", link, as_number)
+    await file.load()
+    new.symlink_to("2")
+    new.replace(link)
     await file.look()
     assert file.content == 2
-    await file.look_again()
-    assert file.content == 3
+
+
+async def test_what_is_no_file_is_refused_and_does_not_block(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", tmp_path):
+        with pytest.raises(UnusableFile, match="not a regular file"):
+            await WatchedFile("SECKILL_X_FILE", path, as_number).load()
 
 
 async def test_a_fault_stays_reported_until_the_file_is_valid_again(tmp_path: Path) -> None:
