@@ -7,7 +7,7 @@ from typing import get_args
 import pytest
 from pydantic import SecretStr, ValidationError
 
-from pipeline import settings_page
+from pipeline import settings_page, yaml_files
 from pipeline.domain.limiters import Algorithm
 from pipeline.process import configuration
 from pipeline.process.configuration import BadSettings, load_settings, source_of
@@ -97,6 +97,13 @@ def test_each_mistake_has_a_line_with_its_source(file: Path, monkeypatch: pytest
         ("redis_url: !hidden x", "line 1: could not determine a constructor for the tag ..."),
         ('redis_url: "hidden', "line 1: found unexpected end of stream"),
         ("redis_url: hidden: hidden", "line 1: mapping values are not allowed here"),
+        ("retry_after_s: 5\nbusy_message: !!int hidden", "line 2: a value that is not valid for its type"),
+        ("busy_message: !!timestamp hidden", "line 1: a value that is not valid for its type"),
+        ("busy_message: 2026-13-01", "line 1: a value that is not valid for its type"),
+        (f"retry_after_s: {'9' * 5_000}", "line 1: a value that is not valid for its type"),
+        ("? [retry_after_s]\n: 1", "line 1: found unhashable key"),
+        ("a: " + "[" * 5_000, "nested too deeply"),
+        ("#" * (yaml_files.FILE_BYTES_MAX + 1), f"larger than {yaml_files.FILE_BYTES_MAX} bytes"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_refused_without_its_values(file: Path, text: str, reason: str) -> None:
