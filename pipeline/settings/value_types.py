@@ -1,8 +1,8 @@
 """What areas of the settings have in common."""
 
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
 ValueT = TypeVar("ValueT")
 
@@ -30,3 +30,11 @@ class Area(BaseModel):
     """A group of settings. The first line of its docstring is its heading in `docs/settings.md`."""
 
     model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _flags_are_no_numbers(cls, value: Any, info: ValidationInfo) -> Any:
+        """YAML reads `on` as true, of which pydantic would make the limit 1."""
+        if type(value) is bool and cls.model_fields[str(info.field_name)].annotation is not bool:
+            raise ValueError(f"must not be {str(value).lower()}")
+        return value

@@ -85,6 +85,7 @@ def test_values_are_those_of_the_model() -> None:
         ("retry_after_s", 3_601, InvalidValue, "retry_after_s: .* 3600", 3_600),
         ("waiters_max", "many", InvalidValue, "waiters_max: .*'many'", None),
         ("waiters_max", None, InvalidValue, "waiters_max: .*None", None),
+        ("waiters_max", True, InvalidValue, "waiters_max: must not be true", None),
         ("busy_message", "x" * 501, InvalidValue, "busy_message: ", 500),
         ("log_level", "loud", InvalidValue, "log_level: ", "'debug', 'info', 'warning' or 'error'"),
     ],

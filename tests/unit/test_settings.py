@@ -115,6 +115,19 @@ def test_a_file_that_cannot_be_read_is_refused_without_its_values(file: Path, te
     assert "\n" not in str(refusal.value)
 
 
+@pytest.mark.parametrize("flag", ["true", "on", "no"])
+def test_a_flag_is_no_number(file: Path, flag: str) -> None:
+    file.write_text(
+        f"queue_size: {flag}\nhealth_port: {flag}\ndegradation_threshold: {flag}\ntokens_required: no\n"
+    )
+    with pytest.raises(BadSettings) as refusal:
+        load_settings()
+    assert [line.split(": ")[1:] for line in sorted(str(refusal.value).splitlines())] == [
+        [name, f"must not be {str(flag != 'no').lower()} (got {flag != 'no'})"]
+        for name in ("degradation_threshold", "health_port", "queue_size")
+    ]
+
+
 def test_a_file_that_is_missing_or_not_text_is_refused(file: Path) -> None:
     with pytest.raises(BadSettings, match=f"^{CONFIG_VARIABLE}: {file}: No such file or directory$"):
         load_settings()
