@@ -24,7 +24,8 @@ A setting has its value from the first of these that has one:
 3. the YAML file that `SECKILL_CONFIG` names ([an example](../examples/settings.yaml)), with the names as here;
 4. the default.
 
-A process that finds a mistake does not start. It prints one line for each, with where it found it.
+A process that finds a mistake does not start. It prints one line for each, with where it found it. A misspelt name is
+one, too: an unknown name in the file, or a variable that resembles a setting, such as `SECKILL_TOKEN_REQUIRED`.
 """
 _TABLE_HEAD = """\
 | setting | value | default | live | what it is for |

@@ -3,7 +3,7 @@
 import difflib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, get_args
 
 from pydantic import SecretBytes, SecretStr, ValidationError
@@ -11,9 +11,14 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import SettingsError
 
 from pipeline.errors import OperatorError
+from pipeline.process import fault_points
 from pipeline.settings import CONFIG_VARIABLE, Settings
 from pipeline.yaml_files import BadFile
 
+_OTHER_VARIABLES = (CONFIG_VARIABLE, fault_points.VARIABLE)
+"""Of ours, but no settings."""
+LIKENESS_MIN = 0.8
+"""Of a name and that of a setting (difflib). No variable that Kubernetes makes up for a service is above 0.72."""
 _RAISED = "Value error, "
 """What pydantic puts before the message of a ValueError."""
 
@@ -24,14 +29,31 @@ class BadSettings(OperatorError):
 
 def load_settings(**overrides: object) -> Settings:
     """The settings of this process. Raises BadSettings."""
+    misspelt = list(_misspelt())
     try:
-        return Settings(**overrides)  # type: ignore[arg-type]
+        settings = Settings(**overrides)  # type: ignore[arg-type]
     except ValidationError as error:
-        raise BadSettings("\n".join(_mistake(each, overrides) for each in error.errors())) from None
+        mistakes = [_mistake(each, overrides) for each in error.errors()]
+        raise BadSettings("\n".join([*misspelt, *mistakes])) from None
     except BadFile as error:
         raise BadSettings(f"{CONFIG_VARIABLE}: {error}") from None
     except SettingsError as error:
         raise BadSettings(str(error)) from None
+    if misspelt:
+        raise BadSettings("\n".join(misspelt))
+    return settings
+
+
+def _misspelt() -> Iterator[str]:
+    """Variables of the environment that would have no effect: SECKILL_TOKEN_REQUIRED would leave everything open.
+
+    One that resembles no setting is not ours: Kubernetes sets SECKILL_SERVICE_HOST if a service is named `seckill`.
+    """
+    for variable in sorted(os.environ):
+        name = variable.lower().removeprefix("seckill_")
+        is_known = name == variable.lower() or variable in _OTHER_VARIABLES or name in Settings.model_fields
+        if not is_known and difflib.get_close_matches(name, Settings.model_fields, n=1, cutoff=LIKENESS_MIN):
+            yield f"{variable}: {unknown(name)}"
 
 
 def source_of(settings: Settings, name: str) -> str:

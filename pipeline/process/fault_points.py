@@ -11,6 +11,9 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+VARIABLE = "SECKILL_FAULT_POINT"
+"""The environment variable; it is no setting."""
+
 AFTER_LUA = "after-lua"
 RESULTS_IN_FLIGHT = "results-in-flight"
 AFTER_RESULTS = "after-results"
@@ -27,9 +30,9 @@ _IN_FLIGHT_S = 0.003
 
 
 def _armed() -> tuple[str, int]:
-    name, _, arrivals = os.environ.get("SECKILL_FAULT_POINT", "").partition(":")
+    name, _, arrivals = os.environ.get(VARIABLE, "").partition(":")
     if name and name not in NAMES:
-        raise ValueError(f"SECKILL_FAULT_POINT: {name!r} is not one of {', '.join(NAMES)}")
+        raise ValueError(f"{VARIABLE}: {name!r} is not one of {', '.join(NAMES)}")
     return name, int(arrivals or 1)
 
 

@@ -68,6 +68,42 @@ def test_the_example_loads_with_and_without_what_is_commented_out(
     assert load_settings() == Settings.model_construct(), "the example has the defaults"
 
 
+# --- mistakes in the environment ----------------------------------------------------------------------------
+
+
+def test_a_misspelt_variable_prevents_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without an effect, it would leave a listener open that its operator believes closed."""
+    monkeypatch.setenv("SECKILL_TOKEN_REQUIRED", "true")
+    monkeypatch.setenv("SECKILL_KAFKA_PASSWORT", "hidden")
+    monkeypatch.setenv("SECKILL_RETRY_AFTER_S", "0")
+    with pytest.raises(BadSettings) as refusal:
+        load_settings()
+    assert str(refusal.value).splitlines() == [
+        "SECKILL_KAFKA_PASSWORT: unknown setting; did you mean kafka_password?",
+        "SECKILL_TOKEN_REQUIRED: unknown setting; did you mean tokens_required?",
+        "SECKILL_RETRY_AFTER_S: Input should be greater than or equal to 1 (got '0')",
+    ]
+    monkeypatch.delenv("SECKILL_RETRY_AFTER_S")
+    with pytest.raises(BadSettings, match=r"^SECKILL_KAFKA_PASSWORT: .*\nSECKILL_TOKEN_REQUIRED: [^\n]*$"):
+        load_settings()
+
+
+def test_variables_of_others_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    for service in ("", "KAFKA_", "REDIS_", "ADMIN_", "INGRESS_"):
+        for name in (
+            "SERVICE_HOST",
+            "SERVICE_PORT",
+            "PORT_9092_TCP",
+            "PORT_9092_TCP_PORT",
+            "PORT_9092_TCP_ADDR",
+        ):
+            monkeypatch.setenv(f"SECKILL_{service}{name}", "10.0.0.1")
+    monkeypatch.setenv("SECKILL_PORT", "tcp://10.0.0.1:8083")
+    monkeypatch.setenv("SECKILL_FAULT_POINT", "")
+    monkeypatch.setenv("TOKEN_REQUIRED", "true")
+    assert load_settings() == Settings.model_construct()
+
+
 # --- mistakes in the file -----------------------------------------------------------------------------------
 
 
