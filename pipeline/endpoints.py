@@ -1,12 +1,16 @@
 """Where Kafka is and how clients identify themselves to it; TLS, as Kafka's and Redis's clients use it."""
 
 import ssl
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
-from pydantic import AfterValidator, SecretStr
+from pydantic import AfterValidator, SecretStr, ValidationInfo
+
+NO_FILES: Final[Mapping[str, object]] = {}
+"""As the context of a validation: paths are not checked again."""
 
 
 class SecurityProtocol(StrEnum):
@@ -78,7 +82,9 @@ class Brokers:
         return self.addresses
 
 
-def _has_certificates(path: Path) -> Path:
+def _has_certificates(path: Path, info: ValidationInfo) -> Path:
+    if info.context is NO_FILES:
+        return path
     try:
         ssl.create_default_context(cafile=path)
     except OSError as error:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Self
 
-from pydantic import BaseModel, model_validator
+from pydantic import ValidationInfo, model_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import (
     BaseSettings,
@@ -14,6 +14,7 @@ from pydantic_settings import (
     YamlConfigSettingsSource,
 )
 
+from pipeline.endpoints import NO_FILES
 from pipeline.settings.access import Access, access_faults
 from pipeline.settings.decider import Decider
 from pipeline.settings.every_process import EveryProcess
@@ -63,14 +64,22 @@ class Settings(
         return init_settings, env_settings, _SettingsFile(settings_cls, Path(file) if file else None)
 
     def with_values(self, values: Mapping[str, object]) -> Self:
-        """These settings with other values by name, validated like any. Reads no source. Raises ValidationError."""
+        """These settings with other values of live ones, validated like any. Raises ValidationError.
+
+        Reads neither sources nor files, such as certificates, which may be gone or half written by now.
+        """
         changed = type(self).__new__(type(self))
         # Not the constructor of BaseSettings, which would read the sources again.
-        BaseModel.__init__(changed, **self.model_dump(exclude_unset=True) | dict(values))
+        self.__pydantic_validator__.validate_python(
+            self.model_dump(exclude_unset=True) | dict(values), self_instance=changed, context=NO_FILES
+        )
         return changed
 
     @model_validator(mode="after")
-    def _fit_together(self) -> Self:
+    def _fit_together(self, info: ValidationInfo) -> Self:
+        # These rules read files, and none is about a live setting.
+        if info.context is NO_FILES:
+            return self
         if faults := [*kafka_faults(self), *redis_faults(self), *access_faults(self, self)]:
             raise PydanticCustomError("combination", "{lines}", {"lines": "\n".join(faults)})
         return self

@@ -12,7 +12,11 @@ from pipeline.endpoints import SaslMechanism, SecurityProtocol
 from pipeline.kafka.connection import client_options
 from pipeline.local.recipe import environment, worker_part
 from pipeline.process.configuration import BadSettings, is_secret, load_settings
-from pipeline.settings import Settings
+from pipeline.settings import LIVE_SETTINGS, Settings
+from pipeline.settings.access import Access
+from pipeline.settings.kafka import Kafka
+from pipeline.settings.listeners import Listeners
+from pipeline.settings.redis import Redis
 
 SECRET = "correct horse/battery@staple"
 SASL = {
@@ -35,7 +39,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     certificate.cert_chain_pems[0].write_to_path(found["certificate"])
     certificate.private_key_pem.write_to_path(found["key"])
     certificate.private_key_and_cert_chain_pem.write_to_path(found["both"])
-    found["text"].write_text("no certificate")
+    found["text"].write_text("no certificate, but more than 32 bytes")
     return found
 
 
@@ -93,6 +97,31 @@ def test_settings_that_do_not_fit_together_are_refused_by_name(
 ) -> None:
     given = {name: files[str(value)] if name.endswith("_file") else value for name, value in settings.items()}
     assert [line.partition(":")[0] for line in refusal(monkeypatch, **given)] == names
+
+
+def test_a_live_setting_changes_although_the_files_are_gone(files: dict[str, Path], tmp_path: Path) -> None:
+    copies = {name: tmp_path / path.name for name, path in files.items()}
+    for name, path in copies.items():
+        path.write_bytes(files[name].read_bytes())
+    server = {"ca_file": copies["ca"], "certificate_file": copies["certificate"], "key_file": copies["key"]}
+    settings = load_settings(
+        kafka_security_protocol="SSL",
+        **{f"kafka_{name}": path for name, path in server.items()},
+        **TLS_URL,
+        **{f"redis_{name}": path for name, path in server.items()},
+        token_secret_file=copies["text"],
+    )
+    for path in copies.values():
+        path.unlink()
+    changed = settings.with_values({"waiters_max": 5})
+    assert changed.waiters_max == 5
+    assert changed == settings.model_copy(update={"waiters_max": 5})
+
+
+def test_no_rule_about_several_settings_is_about_a_live_one() -> None:
+    """`with_values` leaves these rules out."""
+    for area in (Kafka, Redis, Access, Listeners):
+        assert not LIVE_SETTINGS & area.model_fields.keys()
 
 
 def test_kafka_clients_get_what_is_set(files: dict[str, Path]) -> None:
