@@ -2,7 +2,7 @@
 
 A process reads the topic to its end before it serves, so it never starts with limits that were changed long ago. Then
 it follows. A record that a part refuses changes nothing: it is logged with its offset, and health reports it until a
-later record of the same key is accepted.
+later record of the same key is accepted. Health also reports if the topic cannot be followed.
 """
 
 import asyncio
@@ -28,6 +28,8 @@ CONTROL_PARTITION = 0
 """The control topic has one partition, so that all followers see the same order."""
 CATCH_UP_TIMEOUT_MS = 10_000
 """One try to read the topic to its end; the next one continues where it stopped."""
+POLL_MS = 1_000
+"""How long one read waits for records. One that returns without any shows that the topic can be followed."""
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +57,8 @@ class ControlFollower:
         )
         self._position = 0
         self._refused: _Refused | None = None
+        self._fault: str | None = None
+        """Why the last read failed; None if it succeeded."""
 
     async def catch_up(self) -> None:
         """Take the records up to the current end of the topic. Raises KafkaUnavailable and NewerFormat."""
@@ -85,30 +89,45 @@ class ControlFollower:
         """Take all further records until cancelled. Raises NewerFormat."""
         settings = self._in_force.base
         backoff = Backoff(settings.backoff_ms_min, settings.backoff_ms_max)
-        topic_partition = TopicPartition(self._topic, CONTROL_PARTITION)
         while True:
-            reader = consumer(settings.kafka(), auto_offset_reset="earliest")
             try:
-                await reader.start()
-                reader.assign([topic_partition])
-                reader.seek(topic_partition, self._position)
-                backoff.reset()
-                async for record in reader:
-                    refuse_newer(self._topic, CONTROL_PARTITION, [record])
-                    self._take(LogRecord(record.offset, record.timestamp, record.key, record.value))
-            except KafkaError as fault:
+                await self._follow(backoff)
+            except (KafkaError, OSError) as fault:
+                # A certificate's file may be gone, too, which is an OSError.
+                self._fault = f"cannot be read: {type(fault).__name__}"
                 logger.warning("cannot follow the control topic: %r", fault)
                 await asyncio.sleep(backoff.pause_ms() / 1_000)
-            finally:
-                await reader.stop()
 
     def report(self) -> dict[str, Any]:
-        """For health: the version of the settings in force, and the newest refused record, None if there is none."""
+        """For health: the version of the settings in force, the newest refused record, None if there is none, and why
+        the topic cannot be followed, None if it can.
+        """
         refused = self._refused
         return {
             "version": self._in_force.version,
             "refused": None if refused is None else f"offset {refused.offset}: {refused.reason}",
+            "fault": self._fault,
         }
+
+    async def _follow(self, backoff: Backoff) -> None:
+        """Take all further records until a fault. Raises KafkaError, OSError and NewerFormat."""
+        topic_partition = TopicPartition(self._topic, CONTROL_PARTITION)
+        reader = consumer(self._in_force.base.kafka(), auto_offset_reset="earliest")
+        try:
+            await reader.start()
+            reader.assign([topic_partition])
+            reader.seek(topic_partition, self._position)
+            while True:
+                batches = await reader.getmany(topic_partition, timeout_ms=POLL_MS)
+                self._fault = None
+                backoff.reset()
+                for record in batches.get(topic_partition, ()):
+                    refuse_newer(self._topic, CONTROL_PARTITION, [record])
+                    self._take(LogRecord(record.offset, record.timestamp, record.key, record.value))
+                    # A program may write thousands at once; purchases must not wait for all of them.
+                    await asyncio.sleep(0)
+        finally:
+            await reader.stop()
 
     def _take(self, record: LogRecord) -> None:
         self._position = record.offset + 1

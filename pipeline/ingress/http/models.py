@@ -227,6 +227,8 @@ class Control(Body):
     """Offset of the newest record of the control topic that changed a setting of this process; -1 for none"""
     refused: str | None
     """The newest record of the control topic that this process refused, and why"""
+    fault: str | None
+    """Why the control topic cannot be followed: changes do not come into force in this process. null if it can be"""
 
 
 class Health(Body):
