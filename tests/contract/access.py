@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 from tokens import WITH_SECRET, bearer, token
 
 from contract.serving import (
-    CLOSE,
+    ACTIVITY,
     PREWARM,
     PURCHASE,
     PURCHASE_ASYNC,
@@ -19,6 +19,7 @@ from contract.serving import (
 )
 
 TICKET = "/api/v1/seckill/ticket"
+CONTROL = "/api/v1/control"
 RESTRICTED: dict[str, Any] = {**WITH_SECRET, "tickets_required": True, "ticket_secret": "t" * 32}
 
 
@@ -52,6 +53,19 @@ def _get(prefix: str, rest: str, template: str, scope: str) -> Call:
     return Call("GET", prefix + rest, prefix + template, scope)
 
 
+def _operate(command: str, body: Any = None, **more: Any) -> Call:
+    path = f"{ACTIVITY}/{command}"
+    return Call(
+        "POST", path, path, "sale:write", admin=True, body={"product_id": 5, **more} if body is None else body
+    )
+
+
+def _control(method: str, query: str = "", body: Any = None) -> Call:
+    return Call(
+        method, f"{CONTROL}/retry_after_s{query}", f"{CONTROL}/{{name}}", "admin", admin=True, body=body
+    )
+
+
 CALLS = [
     _buy(PURCHASE),
     _buy(PURCHASE_ASYNC),
@@ -61,8 +75,20 @@ CALLS = [
     _get(PURCHASED, "5/alice", "{product_id}/{user_id}", "purchase"),
     _get(STATS, "5", "{product_id}", "sale:read"),
     _get(SYSTEM, "", "", "sale:read"),
-    Call("POST", PREWARM, PREWARM, "sale:write", admin=True, body=opening(5)),
-    Call("POST", CLOSE, CLOSE, "sale:write", admin=True, body={"product_id": 5}),
+    _get(STATS, "5", "{product_id}", "sale:read")._replace(admin=True),
+    _get(ACTIVITY, "", "", "sale:read")._replace(admin=True),
+    _operate("prewarm", opening(5)),
+    _operate("adjust", change=1, reason="a box that was not counted"),
+    _operate("pause"),
+    _operate("resume"),
+    _operate("extend", end_time="2080-01-01T00:00:00Z"),
+    _operate("limits", per_user_limit=2),
+    _operate("close"),
+    _operate("cleanup"),
+    _get(CONTROL, "", "", "admin")._replace(admin=True),
+    _control("GET"),
+    _control("PUT", body={"value": 2, "reason": "a crowd"}),
+    _control("DELETE", "?reason=over"),
 ]
 SCOPES = ("purchase", "sale:read", "sale:write", "admin")
 
