@@ -14,6 +14,7 @@ from pipeline.domain.times import rfc3339
 from pipeline.ingress.http.access import ADMINISTRATION_PREFIXES, author_of
 from pipeline.ingress.http.answers import json_answer
 from pipeline.ingress.http.bodies import idempotency_key, read_body
+from pipeline.ingress.http.fields import number_in_query
 from pipeline.ingress.http.problems import Kind, Problem, invalid, not_found
 from pipeline.ingress.http.product_figures import STATS_PATH, ProductFigures
 from pipeline.ingress.http.sale_bodies import PARSERS
@@ -89,14 +90,8 @@ class AdministrationRoutes:
 
     async def products(self, request: web.Request) -> web.Response:
         """A page of the products that are in Redis, in the order of their ids."""
-        after, limit = request.query.get("after", ""), request.query.get("limit", str(PRODUCTS_LISTED))
-        if not (
-            limit.isascii() and limit.isdigit() and len(limit) <= 4 and 1 <= int(limit) <= PRODUCTS_LISTED_MAX
-        ):
-            raise invalid(
-                "limit", f"limit: must be a whole number from 1 to {PRODUCTS_LISTED_MAX}", PRODUCTS_LISTED_MAX
-            )
-        return json_answer(await self._figures.page(after, int(limit)))
+        limit = number_in_query(request.query, "limit", PRODUCTS_LISTED, 1, PRODUCTS_LISTED_MAX)
+        return json_answer(await self._figures.page(request.query.get("after", ""), limit))
 
 
 def _applied(call: str, product_id: str, decided: DecidedCommand) -> dict[str, Any]:

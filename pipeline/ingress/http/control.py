@@ -1,10 +1,10 @@
 """The administration calls for live settings: what is in force, and changes, which are records of the control topic."""
 
 import time
-from typing import Any, TypeVar
+from typing import Any
 
 from aiohttp import web
-from pydantic import MISSING, BaseModel, ValidationError
+from pydantic import MISSING
 
 from pipeline.control.live_settings import InvalidValue, LiveSettings, NotLive, SettingRefused, UnknownSetting
 from pipeline.control.operator import write_setting
@@ -13,7 +13,8 @@ from pipeline.ingress.http.access import author_of
 from pipeline.ingress.http.admission import Admission
 from pipeline.ingress.http.answers import json_answer
 from pipeline.ingress.http.bodies import parse_object, read_body
-from pipeline.ingress.http.operator_requests import SetSetting, UnknownField, UnsetSetting
+from pipeline.ingress.http.operator_bodies import parse_document
+from pipeline.ingress.http.operator_requests import SetSetting, UnsetSetting
 from pipeline.ingress.http.problems import Kind, Problem, invalid, not_found
 from pipeline.ingress.operator_sends import OperatorSends
 from pipeline.kafka.producer import Sender
@@ -26,8 +27,6 @@ ANONYMOUS = "an administrator"
 """Who made a change if nobody says so."""
 NAME_LENGTH_MAX = 100
 """Limit for an unknown name in a problem document."""
-
-_BodyT = TypeVar("_BodyT", bound=BaseModel)
 
 
 class ControlRoutes:
@@ -64,7 +63,7 @@ class ControlRoutes:
         before = self._described(request)
         base = self._in_force.base
         body = await read_body(request, base.body_bytes_max)
-        wanted = _parsed(SetSetting, parse_object(body, base.json_depth_max))
+        wanted = parse_document(SetSetting, parse_object(body, base.json_depth_max))
         try:
             change = self._live.set_to(
                 before["name"], wanted.value, self._by(request, wanted.by), wanted.reason, _now_ms()
@@ -75,7 +74,7 @@ class ControlRoutes:
 
     async def delete(self, request: web.Request) -> web.Response:
         before = self._described(request)
-        wanted = _parsed(UnsetSetting, dict(request.query))
+        wanted = parse_document(UnsetSetting, dict(request.query))
         try:
             change = self._live.unset(before["name"], self._by(request, wanted.by), wanted.reason, _now_ms())
         except SettingRefused as refusal:
@@ -118,22 +117,6 @@ def _problem(refusal: SettingRefused) -> Problem:
         case InvalidValue(limit=limit):
             return invalid("value", f"value: {refusal}", limit)
     raise refusal
-
-
-def _parsed(model: type[_BodyT], document: dict[str, Any]) -> _BodyT:
-    """The document as its model. Raises Problem for its first fault."""
-    try:
-        return model.model_validate(document)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-    reason = first.get("ctx", {}).get("error")
-    if isinstance(reason, UnknownField):
-        name = reason.name[:NAME_LENGTH_MAX]
-        raise invalid(name, f"{name}: {reason}")
-    field = str(first["loc"][0])
-    if first["type"] == "string_pattern_mismatch":
-        raise invalid(field, f"{field}: must be one line, without control characters, and not empty")
-    raise invalid(field, f"{field}: {first['msg']}", first.get("ctx", {}).get("max_length"))
 
 
 def _now_ms() -> int:

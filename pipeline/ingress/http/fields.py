@@ -1,9 +1,10 @@
-"""The fields of request bodies: how each is parsed, its JSON schema, and its text in a problem document.
+"""The fields of requests: how each is parsed, its JSON schema, and its text in a problem document.
 
 Numbers come from `parse_exactly` as int or Decimal, so the log gets them exactly as the client sent them.
 """
 
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Annotated, Any, Final, Literal, cast
@@ -14,8 +15,10 @@ from typing_extensions import TypeAliasType
 
 from pipeline.domain.ids import ID, ID_FORM, INTEGER_ID_MAX, canonical_id
 from pipeline.ingress.http.exact_numbers import as_integer
+from pipeline.ingress.http.problems import invalid
 from pipeline.messages.commands import PRICE
 from pipeline.messages.fields import LINE, TIME_MS_MAX
+from pipeline.messages.settings import VALUE_LENGTH_MAX
 
 PRICE_WHOLE_DIGITS_MAX = 12
 PRICE_DECIMALS_MAX = 4
@@ -163,3 +166,17 @@ Waitlist = Annotated[bool, PlainValidator(_waitlist, json_schema_input_type=Lite
 ID_REQUIRED: Final = Form(ID_FORM, if_missing="missing; must be")
 PRICE_REQUIRED: Final = Form(_PRICE_FORM, PRICE_DECIMALS_MAX)
 TIME_REQUIRED: Final = Form(_TIME_FORM)
+SCALAR_REQUIRED: Final = Form(
+    f"a string of up to {VALUE_LENGTH_MAX} characters, a number, true, false or null",
+    VALUE_LENGTH_MAX,
+    if_missing="missing; must be",
+)
+
+
+def number_in_query(query: Mapping[str, str], name: str, default: int, low: int, high: int) -> int:
+    """The whole number in this query parameter. Raises Problem if it is not from `low` to `high`."""
+    text = query.get(name, str(default))
+    # `int` would also accept signs, spaces, underscores, and the digits of other scripts.
+    if not (text.isascii() and text.isdigit() and len(text) <= len(str(high)) and low <= int(text) <= high):
+        raise invalid(name, f"{name}: must be a whole number from {low} to {high}", high)
+    return int(text)

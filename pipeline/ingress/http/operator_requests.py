@@ -19,6 +19,7 @@ from pipeline.domain.product import PER_USER_LIMIT_MAX, STOCK_MAX
 from pipeline.ingress.http.fields import (
     ID_REQUIRED,
     PRICE_REQUIRED,
+    SCALAR_REQUIRED,
     TIME_REQUIRED,
     Form,
     Id,
@@ -34,7 +35,6 @@ from pipeline.ingress.http.models import Body, RequestsPerSecond
 from pipeline.messages.commands import NAME_LENGTH_MAX
 from pipeline.messages.control_models import Scalar
 from pipeline.messages.fields import BY_LENGTH_MAX, REASON_LENGTH_MAX
-from pipeline.messages.value_types import Author, Reason
 
 STATUS_LENGTH_MAX = 32
 _BUCKET, _WINDOW = "(bucket)", "(window)"
@@ -184,15 +184,15 @@ class CleanupRequest(ControlRequest):
 
 
 class SetSetting(OperatorRequest):
-    value: Scalar
+    value: Annotated[Scalar, SCALAR_REQUIRED]
     """As in the settings file"""
-    reason: Reason
-    by: Author | MISSING = MISSING
+    reason: Annotated[str, Line(REASON_LENGTH_MAX)]
+    by: Annotated[str | MISSING, Line(BY_LENGTH_MAX)] = MISSING
     """Who; with tokens, the name in the token counts"""
 
 
 class UnsetSetting(OperatorRequest):
     """The query parameters of the call that unsets a setting"""
 
-    reason: Reason
-    by: Author | MISSING = MISSING
+    reason: Annotated[str, Line(REASON_LENGTH_MAX)]
+    by: Annotated[str | MISSING, Line(BY_LENGTH_MAX)] = MISSING

@@ -16,7 +16,7 @@ from pipeline.ingress.errors import DecisionDeleted, TooManyLookups, TooManyWait
 from pipeline.ingress.http.access import caller_of
 from pipeline.ingress.http.admission import Admission
 from pipeline.ingress.http.answers import decision_fields, json_answer
-from pipeline.ingress.http.problems import invalid
+from pipeline.ingress.http.fields import number_in_query
 from pipeline.settings import InForce
 
 EVENT_PAUSE_MS = 1_000
@@ -43,7 +43,7 @@ class PollingRoutes:
 
     async def poll(self, request: web.Request) -> web.Response:
         receipt = _receipt(request)
-        wait_ms = self._wait_ms(request)
+        wait_ms = number_in_query(request.query, "wait_ms", 0, 0, self._wait_ms_max)
         if wait_ms == 0:
             decided = await self._decisions.find(receipt)
         else:
@@ -106,16 +106,6 @@ class PollingRoutes:
     def _queued(self, receipt: Receipt) -> dict[str, Any]:
         ahead, eta_ms = self._decisions.estimate(receipt)
         return {"request_id": str(receipt), "status": "queued", "ahead": ahead, "eta_ms": eta_ms}
-
-    def _wait_ms(self, request: web.Request) -> int:
-        text = request.query.get("wait_ms", "0")
-        if not (text.isascii() and text.isdigit() and len(text) <= 9) or int(text) > self._wait_ms_max:
-            raise invalid(
-                "wait_ms",
-                f"wait_ms: must be a whole number of milliseconds from 0 to {self._wait_ms_max}",
-                self._wait_ms_max,
-            )
-        return int(text)
 
 
 def _receipt(request: web.Request) -> Receipt:

@@ -1,10 +1,9 @@
-"""The bodies of the administration calls: an operator's JSON becomes a valid command, or a problem."""
+"""The bodies of the commands of a sale: an operator's JSON becomes a valid command, or a problem."""
 
 from collections.abc import Callable
 from typing import Any, Final, Literal, TypeVar
 
-from pydantic import MISSING, BaseModel, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import MISSING
 
 from pipeline.domain import limiters
 from pipeline.domain.controls import (
@@ -19,11 +18,8 @@ from pipeline.domain.controls import (
     Resume,
 )
 from pipeline.domain.product import Opening, SaleState
-from pipeline.ingress.http.bodies import parse_object
-from pipeline.ingress.http.exact_numbers import parse_exactly
-from pipeline.ingress.http.fields import Form, NotSupportedYet
+from pipeline.ingress.http.operator_bodies import parse_body
 from pipeline.ingress.http.operator_requests import (
-    RATE_LIMIT_KINDS,
     AdjustRequest,
     CleanupRequest,
     CloseRequest,
@@ -35,22 +31,17 @@ from pipeline.ingress.http.operator_requests import (
     Prewarm,
     ResumeRequest,
     TokenBucket,
-    UnknownField,
     Window,
 )
-from pipeline.ingress.http.problems import Kind, Problem, invalid
+from pipeline.ingress.http.problems import invalid
 from pipeline.messages.commands import ControlCommand, Note, OpenCommand
 
-_NAME_LENGTH_MAX = 100
-"""Limit for the name of an unknown field in a problem document."""
-
-Body = TypeVar("Body", bound=BaseModel)
 ControlT = TypeVar("ControlT", bound=ControlRequest)
 
 
 def parse_opening(body: bytes, depth_max: int, key: str | None = None) -> OpenCommand:
     """The open command in the body of a prewarm. Raises Problem for anything that the decider would not accept."""
-    prewarm = _parsed(Prewarm, body, depth_max)
+    prewarm = parse_body(Prewarm, body, depth_max)
     opening = Opening(
         name=prewarm.product_name,
         price=prewarm.price,
@@ -70,7 +61,7 @@ def _control_parser(
     """A function that takes a body, its maximum depth and the idempotency key. It raises Problem."""
 
     def parse(body: bytes, depth_max: int, key: str | None) -> ControlCommand:
-        parsed = _parsed(model, body, depth_max)
+        parsed = parse_body(model, body, depth_max)
         return ControlCommand(parsed.product_id, control(parsed), _note(parsed, key))
 
     return parse
@@ -119,47 +110,3 @@ def _rule(limit: TokenBucket | Window) -> limiters.Rule:
     if isinstance(limit, TokenBucket) and limit.burst is not MISSING:
         burst = limit.burst
     return limiters.Rule(limit.algorithm, limit.requests_per_second, burst)
-
-
-def _parsed(model: type[Body], body: bytes, depth_max: int) -> Body:
-    parse_object(body, depth_max)
-    try:
-        # Parsed again because of the price, which a float could change between operator and buyer.
-        return model.model_validate(parse_exactly(body))
-    except ValidationError as error:
-        raise _problem(error.errors(include_url=False)[0]) from None
-
-
-def _problem(error: ErrorDetails) -> Problem:
-    path = [str(each) for each in error["loc"] if each not in RATE_LIMIT_KINDS]
-    reason = error.get("ctx", {}).get("error")
-    if isinstance(reason, UnknownField):
-        name = ".".join([*path, reason.name])[:_NAME_LENGTH_MAX]
-        return invalid(name, f"{name}: {reason}")
-    field = ".".join(path)
-    if isinstance(reason, NotSupportedYet):
-        return Problem(Kind.NOT_SUPPORTED_YET, f"{field}: {reason}", field=field, limit=reason.limit)
-    if reason is not None and str(reason):
-        return invalid(field, f"{field}: {reason}")
-    form = _FORMS[field]
-    begin = form.if_missing if error["type"] == "missing" else "must be"
-    return invalid(field, f"{field}: {begin} {form.words}", form.limit)
-
-
-def _forms(model: type[BaseModel], prefix: str = "") -> dict[str, Form]:
-    return {
-        prefix + name: form
-        for name, field in model.model_fields.items()
-        for form in field.metadata
-        if isinstance(form, Form)
-    }
-
-
-_FORMS: Final = {
-    **_forms(Prewarm),
-    **_forms(AdjustRequest),
-    **_forms(ExtendRequest),
-    **_forms(LimitsRequest),
-    **_forms(TokenBucket, "rate_limit."),
-    **_forms(Window, "rate_limit."),
-}
