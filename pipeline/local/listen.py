@@ -3,12 +3,17 @@
 import errno
 import http
 import http.client
+import json
 import random
 import socket
+from typing import Any
+from urllib.parse import urlsplit
 
 from pipeline.domain.addresses import authority, local_host
 
 PROBE_TIMEOUT_S = 0.5
+DOCUMENT_BYTES_MAX = 1_048_576
+"""Another program may listen on the port, and send without end."""
 FREE_PORTS = range(10_000, 32_000)
 """Below the range of outgoing connections.
 
@@ -51,5 +56,18 @@ def answers_ok(host: str, port: int, path: str) -> bool:
         return connection.getresponse().status == http.HTTPStatus.OK
     except (OSError, http.client.HTTPException):
         return False
+    finally:
+        connection.close()
+
+
+def json_at(url: str) -> Any:
+    """The JSON document at this HTTP URL, whatever the status; None if none arrives within PROBE_TIMEOUT_S."""
+    parts = urlsplit(url)
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=PROBE_TIMEOUT_S)
+    try:
+        connection.request("GET", parts.path)
+        return json.loads(connection.getresponse().read(DOCUMENT_BYTES_MAX))
+    except (OSError, http.client.HTTPException, ValueError):
+        return None
     finally:
         connection.close()

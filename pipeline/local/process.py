@@ -35,13 +35,17 @@ class PartFailed(OperatorError):
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A program: its command and its readiness check. `address` is where users and other parts reach it."""
+    """A program: its command and its readiness check. `address` is where users and other parts reach it.
+
+    `health` is the URL of its health document; None if it has none.
+    """
 
     name: str
     address: str
     command: tuple[str, ...]
     is_ready: Callable[[], bool]
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    health: str | None = None
     start_timeout_s: float = 60.0
     stop_timeout_s: float = 3.0
     is_restartable: bool = True

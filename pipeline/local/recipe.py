@@ -31,6 +31,7 @@ def ingress_part(settings: Settings) -> Part:
         command=INGRESS_COMMAND,
         is_ready=lambda: answers_ok(local_host(host), port, "/health/ready"),
         environment=_environment_of(settings),
+        health=url(host, port) + "/health/ready",
     )
 
 
@@ -60,6 +61,7 @@ def _agents_part(command: tuple[str, ...], settings: Settings) -> Part:
         command=command,
         is_ready=lambda: answers_ok(local_host(settings.tables_host), settings.tables_port, "/ready"),
         environment=_environment_of(settings),
+        health=url(settings.tables_host, settings.tables_port) + "/ready",
     )
 
 

@@ -1,7 +1,7 @@
 """The state of the local stack: written by the supervisor after every change, read by `seckill status`."""
 
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,14 @@ class PartStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PartState:
+    """`health` is the URL of its health document; None if it has none."""
+
     name: str
     state: PartStatus
     pid: int | None
     address: str
     restarts: int
+    health: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +68,7 @@ def read_state(data_dir: Path) -> SystemState | None:
 def _checked(part: PartState) -> PartState:
     if part.pid is None or _is_alive(part.pid):
         return part
-    return PartState(part.name, PartStatus.DIED, None, part.address, part.restarts)
+    return replace(part, state=PartStatus.DIED, pid=None)
 
 
 def _is_alive(pid: int) -> bool:

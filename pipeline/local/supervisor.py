@@ -152,6 +152,7 @@ class Supervisor:
                 member.process.pid,
                 member.process.address,
                 member.restarts,
+                member.process.part.health,
             )
             for member in self._members()
         ]

@@ -136,6 +136,9 @@ def test_a_restart_keeps_what_is_in_force_and_unset_restores_the_file(system: Sy
             details=system.full_output,
         )
     assert versions(system) == {version}
+    in_status = {part["name"]: part["settings_version"] for part in system.status()["parts"]}
+    assert {in_status.pop(name) for name in READY} == {version}
+    assert set(in_status.values()) == {None}, "broker and Redis have none"
     address = f"http://127.0.0.1:{system.admin_port}/api/v1/control/retry_after_s"
     assert request(address)[1]["value"] == 6
     control(system, "unset", "retry_after_s")

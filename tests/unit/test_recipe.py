@@ -64,3 +64,7 @@ def test_a_part_has_an_address_that_this_machine_can_reach(host: str, address: s
     settings = Settings(public_host=host, public_port=8, tables_host=host, tables_port=9)
     assert ingress_part(settings).address == f"http://{address}:8"
     assert follower_part(settings).address == worker_part(settings).address == f"http://{address}:9"
+    assert ingress_part(settings).health == f"http://{address}:8/health/ready"
+    assert follower_part(settings).health == worker_part(settings).health == f"http://{address}:9/ready"
+    alone = settings.model_copy(update={"health_port": 10})
+    assert ingress_part(alone).health == "http://127.0.0.1:10/health/ready"
