@@ -167,14 +167,17 @@ def _print_entry(entry: "Entry", as_json: bool) -> None:
     else:
         change, at = entry.change, entry.document()["at"]
         who_and_why = f"{change.by}: {change.reason}"
-        click.echo(f"offset {entry.offset}  {at}  {change.name} {_done(change)}  {who_and_why}")
+        click.echo(f"offset {entry.offset}  {at}  {change.name} {_done(change)}  {_visible(who_and_why)}")
     sys.stdout.flush()
 
 
 def _row(setting: dict[str, Any]) -> str:
     change = setting["change"]
     row = _ROW.format(setting["name"], setting["source"], _shown(setting["value"]))
-    return row if change is None else f"{row}  ({change['by']}, {change['at']}: {change['reason']})"
+    if change is None:
+        return row
+    by, at, reason = change["by"], change["at"], change["reason"]
+    return f"{row}  ({_visible(f'{by}, {at}: {reason}')})"
 
 
 def _done(change: "SettingChange") -> str:
@@ -185,6 +188,11 @@ def _shown(value: object) -> str:
     """The value on one line."""
     text = NO_VALUE if value is None else str(value)
     return text if text.isprintable() else repr(text)
+
+
+def _visible(text: str) -> str:
+    """The text with escapes for what has no glyph: a mark that reverses the direction could show another author."""
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
 
 
 def _scalar(text: str) -> str | None:
