@@ -17,6 +17,7 @@ from pipeline.ingress.http.connections import Gate
 from pipeline.ingress.http.control import ControlRoutes
 from pipeline.ingress.http.cors import Cors
 from pipeline.ingress.http.health import HealthRoutes
+from pipeline.ingress.http.host_names import require_local_name
 from pipeline.ingress.http.openapi import OPENAPI_PATH, openapi_document
 from pipeline.ingress.http.polling import PollingRoutes
 from pipeline.ingress.http.product_figures import ProductFigures
@@ -82,6 +83,8 @@ class Applications:
     def administration(self) -> web.Application:
         admission = Admission(self._parts.in_force)
         app = self._application(admission)
+        if self._parts.access.tokens is None:
+            app.middlewares.append(require_local_name)
         app.add_routes(self._administration(admission))
         return app
 

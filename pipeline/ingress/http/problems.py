@@ -36,6 +36,7 @@ class Kind(Enum):
     CLEANED_UP = ("cleaned-up", "The product is closed and cleaned up", 410)
     TOO_LARGE = ("too-large", "The body is too large", 413)
     UNSUPPORTED_MEDIA_TYPE = ("unsupported-media-type", "The body must be uncompressed application/json", 415)
+    MISDIRECTED = ("misdirected", "This listener has another name", 421)
     KEY_REUSED = ("key-reused", "The Idempotency-Key belongs to another command", 422)
     BUSY = ("busy", "Too many requests", 429)
     INTERNAL = ("internal", "Internal error", 500)
