@@ -1,4 +1,4 @@
-"""Secrets in the settings: from the environment or from a file, and never printed."""
+"""Secrets in the settings: from the environment or a file, and never printed."""
 
 from pathlib import Path
 from typing import Annotated
@@ -14,14 +14,14 @@ from pydantic import (
 )
 
 SECRET_BYTES_MAX = 65_536
-"""A setting that names the wrong file must not read all of it into memory."""
+"""A wrong path, such as that of a log, must not fill the memory."""
 
 Secret = Annotated[SecretStr, Field(min_length=1)]
-"""A secret that the environment contains. Its text form is asterisks."""
+"""A secret in the environment. It prints as asterisks."""
 
 
 class SecretFile:
-    """A file that contains a secret, as read when the settings were loaded. Its text form is its path."""
+    """A file that contains a secret, as read when the settings were loaded. It prints as its path."""
 
     def __init__(self, path: Path, secret: SecretStr) -> None:
         self.path = path
@@ -69,7 +69,7 @@ def _read(value: object) -> object:
 def _is_only_source(value: SecretFile, info: ValidationInfo) -> SecretFile:
     name = (info.field_name or "").removesuffix("_file")
     if info.data.get(name) is not None:
-        raise ValueError(f"SECKILL_{name.upper()} is set, too; set one of them")
+        raise ValueError(f"SECKILL_{name.upper()} is set, too; set only one of them")
     return value
 
 

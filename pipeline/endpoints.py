@@ -69,7 +69,7 @@ class Tls:
 
 @dataclass(frozen=True, slots=True)
 class Brokers:
-    """The addresses of Kafka's brokers, and how to sign in. The text form is the addresses: host:port[,host:port]."""
+    """The addresses of Kafka's brokers, and how to sign in. They print as their addresses: host:port[,host:port]."""
 
     addresses: str
     protocol: SecurityProtocol = SecurityProtocol.PLAINTEXT

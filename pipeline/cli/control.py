@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _ROW = "{:<40} {:<11} {}"
 NO_VALUE = "null"
-"""As the value of a setting that may have none."""
+"""The value of a setting that has none."""
 
 
 @click.group()
@@ -57,7 +57,7 @@ _by = click.option(
 @click.argument("name", required=False)
 @_json
 def get(name: str | None, as_json: bool) -> None:
-    """Print what is in force: of one setting or of all."""
+    """Print the value in force of one setting, or of all."""
     with report_errors():
         from pipeline.control.operator import read_settings
 
@@ -91,7 +91,7 @@ def set_value(name: str, value: str, reason: str, by: str, as_json: bool) -> Non
 @_by
 @_json
 def unset(name: str, reason: str, by: str, as_json: bool) -> None:
-    """Return a live setting to what environment, settings file or default say."""
+    """Return a live setting to its value in the environment or the settings file, or to its default."""
     with report_errors():
         _change(name, as_json, lambda live: live.unset(name, by, reason, _now_ms()))
 

@@ -1,4 +1,4 @@
-"""`seckill token`: makes a token for trying out a system that requires tokens."""
+"""`seckill token`: issues a trial token, for a system that requires tokens."""
 
 import re
 import time
@@ -38,7 +38,7 @@ class Lifetime(click.ParamType):
 )
 @click.option("--ttl", "lifetime_s", type=Lifetime(), default="1h", show_default=True)
 def token(user: str, scopes: tuple[str, ...], lifetime_s: int) -> None:
-    """Print a token for trying out, signed with the token secret of the settings (HS256)."""
+    """Print a trial token, signed with the token secret of the settings (HS256)."""
     from pipeline.errors import OperatorError
     from pipeline.ingress.access.trial import trial_token
     from pipeline.process.configuration import load_settings

@@ -84,7 +84,7 @@ class WatchedFile(Generic[ContentT]):
     def _read(self) -> ContentT | None:
         """The parsed file; None if it has not changed. Raises OSError and ValueError. Runs in a thread."""
         if not stat.S_ISREG(self._path.stat().st_mode):
-            # Reading a pipe could block for ever.
+            # Opening a pipe may block forever.
             raise ValueError("not a regular file")
         with self._path.open("rb") as file:
             data = file.read(FILE_BYTES_MAX + 1)

@@ -34,7 +34,7 @@ class Access(Area):
     token_algorithms: str = SECRET_ALGORITHM
     """The accepted ones, separated by commas: HS256 (token secret), RS256, ES256, EdDSA (JWKS file)."""
     token_secret: OrUnset[Secret] = None
-    """Up to eight of at least 32 bytes, one per line: the first one signs, each of them verifies."""
+    """Up to eight secrets of at least 32 bytes, one per line. The first one signs; all of them verify."""
     token_secret_file: OrUnset[SecretFileSetting] = None
     """A file with the token secrets, reread when it changes."""
     token_jwks_file: OrUnset[Path] = None
@@ -42,7 +42,7 @@ class Access(Area):
     token_issuer: OrUnset[Annotated[str, Field(pattern=_CLAIM)]] = None
     """If set, the `iss` that a token must have."""
     token_audience: OrUnset[Annotated[str, Field(pattern=_CLAIM)]] = None
-    """If set, a token must name it in `aud`. If unset, a token with an `aud` is for somebody else and refused."""
+    """If set, a token must name it in `aud`. If unset, a token with an `aud` is refused: it is for somebody else."""
     token_leeway_ms: Annotated[int, Field(ge=0, le=60_000)] = 5_000
     """How far the issuer's clock may be off: for `exp` and `nbf`."""
     tokens_cached_max: Annotated[int, Field(ge=1, le=1_000_000)] = 20_000
@@ -54,7 +54,7 @@ class Access(Area):
     tickets_required: bool = False
     """If on, a purchase needs a ticket, which buyers get only while the sale is on."""
     ticket_secret: OrUnset[Secret] = None
-    """In the form of `token_secret`, and another one. All ingresses need the same."""
+    """In the form of `token_secret`, but a different secret. All ingresses need the same one."""
     ticket_secret_file: OrUnset[SecretFileSetting] = None
     """A file with the secrets of tickets, like `token_secret_file`."""
     ticket_lifetime_ms: Annotated[int, Field(ge=1_000, le=600_000)] = 60_000
@@ -67,7 +67,7 @@ class Access(Area):
     def _has_known_algorithms(cls, value: str) -> str:
         known = (SECRET_ALGORITHM, *KEY_ALGORITHMS)
         if not value or not set(value.split(",")) <= set(known):
-            raise ValueError(f"not one or several of {', '.join(known)}, separated by commas")
+            raise ValueError(f"must be one or more of {', '.join(known)}, separated by commas")
         return value
 
     @field_validator("token_secret", "ticket_secret")
@@ -91,7 +91,7 @@ class Access(Area):
             origins = value.split(",")
             if not all(map(_ORIGIN.fullmatch, origins)):
                 raise ValueError(
-                    "not http[s]://host[:port][,...] in lower case, without a path; there is no wildcard"
+                    "must be http[s]://host[:port][,...] in lower case, without a path; there are no wildcards"
                 )
             if len(origins) > ORIGINS_MAX:
                 raise ValueError(f"more than {ORIGINS_MAX} origins")
@@ -129,7 +129,7 @@ def secrets_in(text: str) -> tuple[bytes, ...]:
     secrets = tuple(line.strip().encode() for line in text.splitlines() if line.strip())
     if not secrets or min(map(len, secrets)) < SECRET_BYTES_MIN:
         raise ValueError(
-            f"a secret has at least {SECRET_BYTES_MIN} bytes; `openssl rand -base64 32` makes one"
+            f"each secret must have at least {SECRET_BYTES_MIN} bytes; `openssl rand -base64 32` makes one"
         )
     if len(secrets) > SECRETS_MAX:
         raise ValueError(f"more than {SECRETS_MAX} secrets")

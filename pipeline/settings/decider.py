@@ -15,7 +15,7 @@ class Decider(Area):
     chunk_pace_ms: Annotated[int, Field(ge=0, le=1_000), Live()] = 2
     """Minimum time between two chunks of a busy partition, so that they are not tiny."""
     decider_buffer_records_max: Limit = 8_192
-    """Commands that a decider buffers; the stream waits while there are as many."""
+    """Commands that a decider buffers; the stream waits while the buffer is full."""
     decider_buffer_bytes_max: Annotated[int, Field(ge=1_048_576)] = 16_777_216
     """Bytes of commands that a decider buffers."""
     idle_look_ms: Milliseconds = 1_000

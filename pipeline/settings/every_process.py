@@ -17,6 +17,6 @@ class EveryProcess(Area):
     """Every process"""
 
     log_level: Annotated[LogLevel, Live()] = LogLevel.INFO
-    """The least severe lines of ours that are logged. Those of libraries are never more than info."""
+    """The lowest level of our own lines in the log. Lines of libraries below info are never logged."""
     worker_name: str = "worker-1"
     """The name of this process, set by the local stack or the deployment."""

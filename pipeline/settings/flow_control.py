@@ -42,7 +42,7 @@ class FlowControl(Area):
 
     # Client limits: of one ingress each, not of all together.
     user_limit_requests_per_second: Annotated[RequestsPerSecond, Live()] = 0
-    """Purchases of one user; 0: no limit. Without tokens the user is whoever the client says it is."""
+    """Purchases of one user; 0: no limit. Without tokens, a client may claim to be any user."""
     user_limit_burst: Annotated[Burst, Live()] = 0
     """How many may come at once, for the token bucket only; 0: as many as `user_limit_requests_per_second`."""
     user_limit_algorithm: Annotated[LimiterAlgorithm, Live()] = "token_bucket"

@@ -27,7 +27,7 @@ class Ingress(Area):
     unknown_product_records_per_second_max: Annotated[int, Field(ge=1, le=1_000_000), Live()] = 200
     """Log records for products not known to be opened; further purchases of such products are refused."""
     requests_in_flight_max: Annotated[Limit, Live()] = 20_000
-    """Requests of a listener that are answered at a time; any further one gets a 429."""
+    """Requests that a listener handles at a time; any further one gets a 429."""
     purchases_waiting_max: Annotated[Limit, Live()] = 20_000
     """Purchases that wait for the log's acknowledgement; any further one gets a 429."""
     waiters_max: Annotated[Limit, Live()] = 20_000
@@ -56,4 +56,4 @@ class Ingress(Area):
     retry_after_s: Annotated[int, Field(ge=1, le=3_600), Live()] = 1
     """`Retry-After` of a 429 or 503 for which no better estimate is known."""
     busy_message: Annotated[str, Field(max_length=500), Live()] = "系统繁忙，请稍后重试"
-    """What a buyer reads who is refused because the system is busy."""
+    """What refused buyers read when the system is busy."""

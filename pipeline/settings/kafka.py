@@ -40,11 +40,11 @@ class Kafka(Area):
     """If on, a worker that stops gives up its partitions at once. If off, it keeps them for one session (6 s), so that
     the next process with its name can take over after a restart. A killed worker always keeps them that long."""
     kafka_security_protocol: SecurityProtocol = SecurityProtocol.PLAINTEXT
-    """How all clients connect (docs/security.md). The broker that `seckill up` starts knows PLAINTEXT only."""
+    """How all clients connect (docs/security.md). The broker that `seckill up` starts supports only PLAINTEXT."""
     kafka_sasl_mechanism: OrUnset[SaslMechanism] = None
     """How clients sign in, with a security protocol that begins with SASL."""
     kafka_user: OrUnset[str] = None
-    """The name with which they do."""
+    """The user as which they sign in."""
     kafka_password: OrUnset[Secret] = None
     """The password of `kafka_user`."""
     kafka_password_file: OrUnset[SecretFileSetting] = None

@@ -28,7 +28,7 @@ from pipeline.settings.value_types import Area, Live
 from pipeline.yaml_files import read_mapping
 
 CONFIG_VARIABLE = "SECKILL_CONFIG"
-"""Names the settings file; unset or empty: there is none."""
+"""The variable that names the settings file. If it is unset or empty, there is none."""
 
 AREAS: Final[tuple[type[Area], ...]] = (
     *(Locations, Kafka, Redis, Listeners, Ingress, Access, FlowControl, Decider, EveryProcess),

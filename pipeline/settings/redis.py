@@ -31,7 +31,7 @@ class Redis(Area):
     redis_password_file: OrUnset[SecretFileSetting] = None
     """A file with `redis_password`."""
     redis_ca_file: OrUnset[CaFile] = None
-    """More authorities (PEM) that Redis's certificate may come from, beside those of the operating system."""
+    """Authorities (PEM) that Redis's certificate may come from, in addition to those of the operating system."""
     redis_certificate_file: OrUnset[Path] = None
     """The client's certificate (PEM), for a Redis that asks for one."""
     redis_key_file: OrUnset[Path] = None
@@ -39,7 +39,7 @@ class Redis(Area):
     redis_check_hostname: bool = True
     """Off for a Redis whose certificate does not contain the name in `redis_url`."""
     redis_timeout_ms: Milliseconds = 5_000
-    """A call of Redis that takes longer counts as failed."""
+    """A call to Redis that takes longer counts as failed."""
 
     @field_validator("redis_url")
     @classmethod

@@ -20,7 +20,7 @@ OrUnset = Annotated[ValueT | None, BeforeValidator(_none_if_empty)]
 
 
 class Live:
-    """Annotates a setting that may change while the process runs: outermost, as in `Annotated[int, ..., Live()]`.
+    """Annotates a setting that may change while the process runs: the last item of its `Annotated[int, ..., Live()]`.
 
     The code reads it from `InForce` each time.
     """

@@ -1,1 +1,1 @@
-"""Who may do what: tokens and purchase tickets. Free of HTTP: other doors to the pipeline use the same."""
+"""Who may do what: tokens and purchase tickets. Independent of HTTP, so that other interfaces can use it."""

@@ -1,4 +1,4 @@
-"""The access control of one process: what the settings require, and the files that it depends on."""
+"""Access control of one process: what the settings require, and the files that it depends on."""
 
 from typing import Any
 
@@ -43,5 +43,5 @@ class AccessControl:
 
     @property
     def faults(self) -> list[str]:
-        """Key files that are not in use as they are now, each with the reason."""
+        """Why the current content of a key file is not in use, one line per file."""
         return self._watch.faults

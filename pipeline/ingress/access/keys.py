@@ -1,6 +1,6 @@
-"""The keys that tokens are verified with: shared secrets and the issuer's public keys, as settings or files give them.
+"""The keys that verify tokens: shared secrets and the issuer's public keys, from settings or files.
 
-Which algorithm a key serves is fixed when it is read, so no token can choose: a public key never becomes a secret.
+Each key is bound to one algorithm when it is read, so no token can choose: a public key never serves as a secret.
 """
 
 import json
@@ -24,7 +24,7 @@ _KINDS = {"RS256": ("RSA", None), "ES256": ("EC", "P-256"), "EdDSA": ("OKP", "Ed
 
 @dataclass(frozen=True, slots=True)
 class PublicKeys:
-    """The usable keys of a JWKS file; `text` is the file, by which two are compared."""
+    """The usable keys of a JWKS file. Two are equal if their files, `text`, are."""
 
     text: bytes
     keys: tuple[jwt.PyJWK, ...]
@@ -37,7 +37,7 @@ class PublicKeys:
 
 
 class KeySet:
-    """All keys at one moment. It does not change; new keys are a new set."""
+    """All keys at one moment. Immutable: a changed file leads to a new set."""
 
     def __init__(
         self, algorithms: Sequence[str], secrets: Sequence[jwt.PyJWK], public: Sequence[jwt.PyJWK]
@@ -63,7 +63,7 @@ class KeySet:
 
 
 class TokenKeys:
-    """The key set of these settings; files are read by `files`, which somebody else watches."""
+    """The key set of these settings. Its `files` need a `FileWatch`."""
 
     def __init__(self, settings: Settings) -> None:
         self._accepted = accepted = settings.accepted_algorithms()

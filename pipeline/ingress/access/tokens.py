@@ -1,4 +1,4 @@
-"""Verifies JSON Web Tokens: who the caller is, and which scopes they have. Free of HTTP.
+"""Verifies JSON Web Tokens: who the caller is, and which scopes they have. Independent of HTTP.
 
 Every buyer has a token of their own, so most tokens are new, and `jwt.decode` takes 45 µs for one (HS256): it checks
 header and encoding character by character. But all tokens of an issuer have the same header. So PyJWT reads a header

@@ -1,4 +1,4 @@
-"""Tokens for trying out. In production the shop's own sign-in issues them."""
+"""Trial tokens. In production the shop's own sign-in issues them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,13 +12,13 @@ from pipeline.settings import SECRET_ALGORITHM, Settings, secrets_in
 
 
 class NoTrialToken(OperatorError):
-    """The token cannot be made; the message names the setting or the claim."""
+    """The token cannot be issued; the message names the setting or the claim."""
 
 
 def trial_token(settings: Settings, user: str, scopes: Sequence[str], now_s: int, lifetime_s: int) -> str:
     """A token that an ingress with these settings accepts. Raises NoTrialToken."""
     if SECRET_ALGORITHM not in settings.accepted_algorithms():
-        raise NoTrialToken(f"SECKILL_TOKEN_ALGORITHMS: only {SECRET_ALGORITHM} tokens can be made here")
+        raise NoTrialToken(f"SECKILL_TOKEN_ALGORITHMS: this command issues only {SECRET_ALGORITHM} tokens")
     claims: dict[str, Any] = {
         "sub": user,
         "scope": " ".join(scopes),

@@ -1,4 +1,4 @@
-"""Which scope each call needs, in one table, and the check in front of the calls. Only if tokens are required.
+"""Which scope each call needs, in one table, and the check in front of the calls. Used only if tokens are required.
 
 A call without a line in the table is closed to everybody.
 """

@@ -1,4 +1,4 @@
-"""Who buys: the user that the token names, and whether they hold a ticket. Only if tokens or tickets are required."""
+"""Who buys: the user that the token names, and whether they hold a ticket. Used if tokens or tickets are required."""
 
 import time
 

@@ -24,7 +24,7 @@ from pipeline.settings import InForce
 
 PATH = "/api/v1/control"
 ANONYMOUS = "an administrator"
-"""Who made a change if nobody says so."""
+"""Who made a change, if the request does not say."""
 NAME_LENGTH_MAX = 100
 """Limit for an unknown name in a problem document."""
 
@@ -102,7 +102,7 @@ class ControlRoutes:
             ) from None
         except CommandNotAcknowledged:
             raise self._admission.unavailable(
-                "the log did not acknowledge the change in time, so it may still take effect; look at the setting"
+                "the log did not acknowledge the change in time, so it may still take effect; check the setting"
                 " before you repeat it"
             ) from None
         return json_answer({"name": change.name, "value": value, "before": before["value"], "offset": offset})

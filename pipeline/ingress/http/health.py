@@ -65,7 +65,7 @@ class HealthRoutes:
             "kafka": self._kafka(),
             "redis": await self._redis(),
             "results_feed": "ok" if self._feed.is_alive else "the results feed has ended",
-            "pace_keeper": "ok" if self._rates.is_alive else "the pace keeper has ended",
+            "pace_keeper": "ok" if self._rates.is_alive else "the sampler of decision rates has ended",
         }
         if not self._access.is_alive:
             checks["key_files"] = "the watch of the key files has ended"

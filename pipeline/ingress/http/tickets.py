@@ -68,7 +68,7 @@ class TicketRoutes:
         )
 
     def _off_sale(self, product_id: str, product: ProductStock | None, now_ms: int) -> Code | None:
-        """Why there is no ticket now, by this machine's clock; None if there is one. Raises RedisUnavailable."""
+        """Why the product is not on sale now, by this machine's clock; None if it is. Raises RedisUnavailable."""
         if product is None:
             if self._refusals.is_known(product_id):
                 raise RedisUnavailable(f"Redis: product {product_id} was opened but is missing")
