@@ -101,11 +101,12 @@ def _in_environment(name: str) -> bool:
 
 
 def _shown(name: str, value: object) -> str:
-    """The value, safe to print: what comes before an "@" may be a password."""
+    """The value, safe to print: what comes before an "@", or in the query of a URL, may be a password."""
     if is_secret(name):
         return "a secret"
     if isinstance(value, str):
-        return repr(re.sub(r".*@", "***@", value, flags=re.DOTALL))
+        masked = re.sub(r".*@", "***@", value, flags=re.DOTALL)
+        return repr(re.sub(r"(://.*?)\?.*", r"\1?***", masked, flags=re.DOTALL))
     if value is None or isinstance(value, bool | int | float):
         return repr(value)
     return f"a {type(value).__name__}"

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import parse_qs, quote, urlencode, urlsplit
 
 from pydantic import Field, field_validator
 
@@ -14,6 +14,7 @@ from pipeline.settings.tls import tls_faults
 from pipeline.settings.value_types import Area, Milliseconds, OrUnset, Port
 
 _SCHEMES = ("redis://", "rediss://", "unix://")
+_IN_QUERY = {"username", "password"}
 _DATABASE = re.compile(r"(/[0-9]*)?", re.ASCII)
 
 
@@ -51,6 +52,9 @@ class Redis(Area):
                 raise ValueError(
                     "not redis://[user:password@]host[:port][/number]; percent-encode special characters"
                 )
+            if not _IN_QUERY.isdisjoint(parse_qs(urlsplit(value).query)):
+                # redis-py would accept them there, but a query is printed.
+                raise ValueError("user and password belong before the host")
         return value
 
     def redis(self) -> str:

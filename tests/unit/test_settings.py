@@ -282,6 +282,18 @@ def test_an_invalid_redis_url_is_named_without_its_password(
     assert not any(part in str(refused.value) for part in ("sec", "se/", "ret@", "123"))
 
 
+@pytest.mark.parametrize("query", ["password=hidden", "timeout=5&username=hidden&db=1"])
+@pytest.mark.parametrize("path", ["", "/0", "/first"])
+def test_a_password_in_the_query_of_a_redis_url_is_refused_and_not_shown(
+    query: str, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The local stack prints the address of a given Redis."""
+    monkeypatch.setenv(REDIS_URL, f"redis://localhost{path}?{query}")
+    with pytest.raises(BadSettings, match=rf"\(got 'redis://localhost{path}\?\*\*\*'\)$") as refused:
+        load_settings()
+    assert "hidden" not in str(refused.value)
+
+
 @pytest.mark.parametrize(
     "url",
     [
