@@ -309,6 +309,8 @@ async def test_a_bad_file_keeps_the_last_keys_and_is_reported(
         ({"kid": 7}, "kid: not a string"),
         ({"x": "AAAA"}, "not a valid key"),
         ({"use": "enc"}, "none for ES256"),
+        ({"key_ops": ["encrypt"]}, "none for ES256"),
+        ({"key_ops": "verify"}, "none for ES256"),
         ({"alg": "ES512"}, "none for ES256"),
         ({"kty": "quantum"}, "none for ES256"),
         ({"crv": "P-521"}, "none for ES256"),

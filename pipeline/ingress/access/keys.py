@@ -147,7 +147,7 @@ def _public_key(index: int, member: dict[str, Any], accepted: Sequence[str]) -> 
         raise ValueError(f"keys[{index}]: a private or symmetric key; the file is for public keys only")
     kind = member.get("kty"), member.get("crv")
     algorithm = next((name for name in KEY_ALGORITHMS if name in accepted and _KINDS[name] == kind), None)
-    if algorithm is None or member.get("alg", algorithm) != algorithm or member.get("use", "sig") != "sig":
+    if algorithm is None or member.get("alg", algorithm) != algorithm or not _may_verify(member):
         return None
     key_id = member.get("kid")
     if key_id is not None and not isinstance(key_id, str):
@@ -159,6 +159,11 @@ def _public_key(index: int, member: dict[str, Any], accepted: Sequence[str]) -> 
     if key.Algorithm.check_key_length(key.key):
         raise ValueError(f"keys[{index}]: an RSA key has at least 2048 bits")  # RFC 7518, 3.3
     return key
+
+
+def _may_verify(member: dict[str, Any]) -> bool:
+    operations = member.get("key_ops", ["verify"])
+    return member.get("use", "sig") == "sig" and isinstance(operations, list) and "verify" in operations
 
 
 def _secret_keys(secrets: Iterable[bytes]) -> tuple[jwt.PyJWK, ...]:
