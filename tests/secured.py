@@ -50,12 +50,21 @@ class Certificates:
         self.ca = directory / "ca.pem"
         self._authority.cert_pem.write_to_path(self.ca)
         self.other_ca = directory / "other-ca.pem"
-        trustme.CA().cert_pem.write_to_path(self.other_ca)
+        other = trustme.CA()
+        other.cert_pem.write_to_path(self.other_ca)
         self.client = self.issue("client")
+        self.foreign_client = self.issue("foreign", authority=other)
+        """Issued by the other authority."""
 
-    def issue(self, name: str, *hosts: str, not_after: datetime | None = None) -> Path:
+    def issue(
+        self,
+        name: str,
+        *hosts: str,
+        not_after: datetime | None = None,
+        authority: trustme.CA | None = None,
+    ) -> Path:
         """A certificate for these hosts, or for a client with this common name."""
-        issued = self._authority.issue_cert(
+        issued = (authority or self._authority).issue_cert(
             *(hosts or (f"{name}.example",)), common_name=name, not_after=not_after
         )
         path = self._directory / f"{name}.pem"

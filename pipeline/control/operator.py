@@ -1,6 +1,6 @@
-"""What an operator does with the control topic, straight in Kafka: so it also works while no ingress runs.
+"""What an operator does with the control topic, directly in Kafka, so that it works even while no ingress runs.
 
-The base of a setting is here that of the operator's own environment and settings file.
+Here the base of a setting comes from the operator's own environment and settings file.
 """
 
 from collections import deque
@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 from pipeline.control.follower import CONTROL_PARTITION, ControlFollower
 from pipeline.control.live_settings import LiveSettings, describe_change
+from pipeline.errors import KafkaUnavailable
+from pipeline.kafka.connection import raise_if_refused
 from pipeline.kafka.producer import LogProducer, Sender
 from pipeline.kafka.records import LogRecord
 from pipeline.kafka.topics import Topic
@@ -17,7 +19,7 @@ from pipeline.messages.settings import SettingChange, decode_setting, encode_set
 from pipeline.settings import InForce, Settings
 
 HISTORY_ENTRIES_MAX = 10_000
-"""The newest that are shown; another program may have written any number."""
+"""Only the newest are shown; another program may have written any number."""
 ORIGIN = "operator"
 """The `origin` header of the records that the command line writes."""
 
@@ -43,25 +45,31 @@ class Entry(NamedTuple):
 
 
 async def read_settings(settings: Settings, topic: Topic) -> LiveSettings:
-    """What is in force according to the topic. Raises KafkaUnavailable and NewerFormat."""
+    """What is in force according to the topic. Raises KafkaUnavailable, SignInRefused and NewerFormat."""
     in_force = InForce(settings)
     live = LiveSettings(in_force)
-    await ControlFollower(in_force, topic, [live.take]).catch_up()
+    await _read(ControlFollower(in_force, topic, [live.take]), settings)
     return live
 
 
 async def read_history(settings: Settings, topic: Topic, name: str | None = None) -> list[Entry]:
-    """All changes in the topic, oldest first, or those of one setting. Raises KafkaUnavailable and NewerFormat."""
+    """All changes in the topic, oldest first, or those of one setting.
+
+    Raises KafkaUnavailable, SignInRefused and NewerFormat.
+    """
     entries: deque[Entry] = deque(maxlen=HISTORY_ENTRIES_MAX)
     key = None if name is None else setting_key(name)
     in_force = InForce(settings)
     taker = _noting(LiveSettings(in_force), entries.append, key)
-    await ControlFollower(in_force, topic, [taker]).catch_up()
+    await _read(ControlFollower(in_force, topic, [taker]), settings)
     return list(entries)
 
 
 async def watch(settings: Settings, topic: Topic, say: Callable[[Entry], None]) -> None:
-    """Report each further change until cancelled. Raises KafkaUnavailable, if the start fails, and NewerFormat."""
+    """Report each further change until cancelled.
+
+    Raises NewerFormat and, if the start fails, KafkaUnavailable and SignInRefused.
+    """
     in_force = InForce(settings)
     begun = False
 
@@ -70,7 +78,7 @@ async def watch(settings: Settings, topic: Topic, say: Callable[[Entry], None]) 
             say(entry)
 
     follower = ControlFollower(in_force, topic, [_noting(LiveSettings(in_force), note, None)])
-    await follower.catch_up()
+    await _read(follower, settings)
     begun = True
     await follower.run()
 
@@ -88,6 +96,15 @@ async def write_once(settings: Settings, topic: Topic, change: SettingChange) ->
         return await write_setting(producer, topic, change)
     finally:
         await producer.stop()
+
+
+async def _read(follower: ControlFollower, settings: Settings) -> None:
+    """Read the topic to its end. Raises KafkaUnavailable, SignInRefused and NewerFormat."""
+    try:
+        await follower.catch_up()
+    except KafkaUnavailable:
+        await raise_if_refused(settings.kafka())
+        raise
 
 
 def _noting(

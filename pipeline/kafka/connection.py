@@ -1,7 +1,7 @@
 """How every Kafka client of this project connects: its addresses, its user and its TLS.
 
-Whoever creates an aiokafka client passes `**client_options(brokers)`; tests/unit/test_kafka_clients.py finds a client
-that does not.
+Every aiokafka client is created with `**client_options(brokers)`; tests/unit/test_kafka_clients.py finds one that is
+not.
 """
 
 import asyncio
@@ -12,6 +12,7 @@ from aiokafka.conn import collect_hosts, create_conn
 from aiokafka.errors import (
     AuthenticationFailedError,
     IllegalSaslStateError,
+    KafkaConnectionError,
     KafkaError,
     SaslAuthenticationFailed,
     UnsupportedSaslMechanismError,
@@ -78,7 +79,7 @@ def how_we_connect(brokers: Brokers) -> str:
 async def _refusal(brokers: Brokers, host: str, port: int) -> str | None:
     try:
         async with asyncio.timeout(SIGN_IN_TIMEOUT_MS / 1_000):
-            (await create_conn(host, port, **connection_options(brokers))).close()
+            await _sign_in(brokers, host, port)
     except _REFUSALS as error:
         return (
             f"SECKILL_KAFKA_USER, SECKILL_KAFKA_PASSWORD, SECKILL_KAFKA_SASL_MECHANISM: Kafka at {host}:{port} refuses "
@@ -95,3 +96,26 @@ async def _refusal(brokers: Brokers, host: str, port: int) -> str | None:
         # It is down or busy. aiokafka asserts that the versions in the answer make sense.
         return None
     return None
+
+
+async def _sign_in(brokers: Brokers, host: str, port: int) -> None:
+    """Connect, sign in and close. Raises OSError, of which ssl.SSLError is one, and KafkaError."""
+    try:
+        (await create_conn(host, port, **connection_options(brokers))).close()
+    except KafkaConnectionError:
+        if brokers.protocol.uses_tls:
+            await _listen(brokers, host, port)
+        raise
+
+
+async def _listen(brokers: Brokers, host: str, port: int) -> None:
+    """Raises ssl.SSLError if the broker refuses our certificate.
+
+    In TLS 1.3 it does so after the client's handshake. aiokafka drops its alert, and has sent a request by then, which
+    may turn the close into a reset. So nothing is sent here.
+    """
+    reader, writer = await asyncio.open_connection(host, port, ssl=brokers.tls.context())
+    try:
+        await reader.read(1)
+    finally:
+        writer.close()

@@ -46,6 +46,8 @@ from pipeline.stock.client import RedisRefused, require_access
 
 STOCK, BUYERS = 10, 30
 START_S_MAX = 60
+REFUSALS = 20
+"""A refusal that is lost now and then shows within as many."""
 ORDERS_TRIES_MAX = 20
 """Each starts a process, which takes longer than the orders need."""
 SALE = {
@@ -188,6 +190,7 @@ def test_the_local_stack_uses_given_servers_that_are_secured(stage: Stage, tmp_p
         ((*WORKER_COMMAND,), "decider"),
         ((*FOLLOWER_COMMAND,), "follower"),
         ((*SECKILL, "topics", "check"), "operator"),
+        ((*SECKILL, "control", "get"), "operator"),
         ((*SECKILL, "orders", "follow", "--to-end"), "operator"),
         ((*SECKILL, "audit"), "operator"),
         ((*SECKILL, "rebuild"), "operator"),
@@ -303,8 +306,20 @@ async def test_a_client_certificate_identifies_the_client(
     # The right name without rights: the broker answers, but shows no topic.
     nobody = Brokers(kafka.mutual, SecurityProtocol.SSL, Tls(certificates.ca, certificates.issue("nobody")))
     assert {each.found for each in await check_topics(nobody, topics)} == {None}
-    with pytest.raises(KafkaUnavailable, match=r"PROTOCOL is SSL, no SECKILL_KAFKA_CERTIFICATE_FILE"):
-        await check_topics(Brokers(kafka.mutual, SecurityProtocol.SSL, Tls(certificates.ca)), topics, 1_500)
+
+
+@pytest.mark.parametrize("presented", ["none", "of another authority"])
+async def test_a_broker_that_refuses_the_clients_certificate_is_named_each_time(
+    kafka: SecuredKafka, certificates: Certificates, presented: str
+) -> None:
+    """Its alert comes after the client's handshake, and must not be lost: the process would wait for ever."""
+    own = Tls(certificates.ca, certificates.foreign_client if presented != "none" else None)
+    mutual = Brokers(kafka.mutual, SecurityProtocol.SSL, own)
+    for _ in range(REFUSALS):
+        with pytest.raises(SignInRefused, match=r"SECKILL_KAFKA_CERTIFICATE_FILE: no TLS with Kafka at "):
+            await raise_if_refused(mutual)
+    with pytest.raises(SignInRefused, match=r"SECKILL_KAFKA_CERTIFICATE_FILE: no TLS with Kafka at "):
+        await check_topics(mutual, load_topics(Profile.LOCAL))
 
 
 async def test_a_broker_of_another_protocol_is_reported_with_ours(
