@@ -37,6 +37,7 @@ ROOT = Path(__file__).parents[1]
 LIBRARIES = Path(os.environ.get("SECKILL_KAFKA_LIBS_DIR", str(ROOT / "data" / "kafka" / "libs")))
 MODES = {mode.name: mode for mode in web.MODES}
 REST = ("two-ingresses", "polls", "engine", "guards", "protection", "workers", "rebuild", "pauses", "crowd")
+PAIRS_PER_ROUND = 2
 SHORTHANDS = {"calls": ("hops", *MODES)}
 
 
@@ -95,7 +96,7 @@ class Run:
                 results["guards"] = _printed(asdict(guards) | {"cost": guards.cost})
         if "protection" in self._wanted:
             with _announced("protection"), self._on() as here:
-                costs = protection.measure(here, self._arguments.rounds)
+                costs = protection.measure(here, PAIRS_PER_ROUND * self._arguments.rounds)
                 results["protection"] = [_printed(asdict(each)) for each in costs]
         if "workers" in self._wanted:
             with _announced("workers"):
