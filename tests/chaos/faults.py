@@ -115,7 +115,12 @@ SINGLE_FAULTS = (
         # An open breaker would refuse the purchases that must fill the intake.
         worker_settings={"decider_buffer_records_max": 100, "breaker_failure_threshold": 1_000},
     ),
-    Fault("redis-paused-while-a-worker-joins", Action.JOIN_WHILE_REDIS_HANGS, duration_s=2.0),
+    Fault(
+        "redis-paused-while-a-worker-joins",
+        Action.JOIN_WHILE_REDIS_HANGS,
+        duration_s=2.0,
+        tries=TRIES_IF_STABLE,
+    ),
     Fault("redis-refuses-writes-misconf", Action.FAIL_SNAPSHOTS, duration_s=15.0, tries=TRIES_IF_STABLE),
     Fault("redis-refuses-writes-noreplicas", Action.LOSE_REPLICAS, duration_s=15.0, tries=TRIES_IF_STABLE),
     Fault("redis-down-30-s", Action.KILL_REDIS, duration_s=30.0, tries=TRIES_IF_STABLE),
@@ -123,7 +128,7 @@ SINGLE_FAULTS = (
     Fault("connection-flood", Action.FLOOD_CONNECTIONS, duration_s=8.0, tries=TRIES_IF_STABLE),
     Fault(
         "two-followers-one-killed-one-leaving",
-        *(Action.KILL_ONE_STOP_THE_OTHER, 1.0, "", "follower", ORDERS_STOCK),
+        *(Action.KILL_ONE_STOP_THE_OTHER, 1.0, "", "follower", ORDERS_STOCK, TRIES_IF_STABLE),
     ),
 )
 
