@@ -2,9 +2,10 @@
  *
  *   openloop PORT RATE SECONDS CONNECTIONS kept|new async|sync PRODUCT FIRST_USER
  *
- * kept: requests go out on up to CONNECTIONS connections that stay open. new: each request has its own connection, of
- * which up to CONNECTIONS are open at a time. A request that is due while none is free waits, and the wait counts: a
- * latency is the time from when the request was due to its whole answer. What is not sent by the end stays unsent. Only 127.0.0.1 is ever called, from several
+ * kept: requests go out on CONNECTIONS connections, which are open before the first one is due, as those of buyers who
+ * wait for the start are. new: each request has its own connection, of which up to CONNECTIONS are open at a time. A
+ * request that is due while none is free waits, and the wait counts: a latency is the time from when the request was
+ * due to its whole answer. What is not sent by the end stays unsent. Only 127.0.0.1 is ever called, from several
  * addresses of 127.0.0.0/8, so that a port is never reused at once.
  *
  * Prints one line of JSON: what was offered, sent and answered by status, latencies of accepted and of refused requests
@@ -25,7 +26,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { BUFFER = 4096, REQUEST = 512, STATUSES = 600, SECONDS_MAX = 600, SOURCES = 40, EVENTS = 512 };
+enum { BUFFER = 4096, REQUEST = 512, STATUSES = 600, SECONDS_MAX = 600, SOURCES = 40, EVENTS = 512, AT_ONCE = 100, OPEN_TIMEOUT_MS = 10000 };
 enum { BUCKETS = 20000 /* of 0.5 ms each: 10 s */, GRACE_S = 10 };
 
 struct connection {
@@ -140,20 +141,41 @@ static void receive(struct connection *c) {
   answered(c, atoi(c->buffer + 9), now_s());
 }
 
-static void handle(struct epoll_event *e) {
-  struct connection *c = e->data.ptr;
+static int is_connected(struct connection *c) {
   int error = 0;
   socklen_t size = sizeof error;
+  getsockopt(c->fd, SOL_SOCKET, SO_ERROR, &error, &size);
+  if (error) return 0;
+  c->is_connecting = 0;
+  watch(c, EPOLL_CTL_MOD, EPOLLIN);
+  return 1;
+}
+
+static void handle(struct epoll_event *e) {
+  struct connection *c = e->data.ptr;
   if (c->fd < 0) return;
-  if (c->is_connecting) {
-    getsockopt(c->fd, SOL_SOCKET, SO_ERROR, &error, &size);
-    if (error) { fail(c); return; }
-    c->is_connecting = 0;
-    watch(c, EPOLL_CTL_MOD, EPOLLIN);
-    write_request(c);
-    return;
+  if (!c->is_connecting) receive(c);
+  else if (is_connected(c)) write_request(c);
+  else fail(c);
+}
+
+/* Opens all connections, some at a time, so that none finds the backlog full. */
+static void open_all(void) {
+  struct epoll_event events[AT_ONCE];
+  for (int first = 0; first < connections_max; first += AT_ONCE) {
+    int waiting = 0;
+    for (int i = first; i < connections_max && i < first + AT_ONCE; i++, waiting++)
+      if (dial(&connections[i]) < 0) die("connect");
+    while (waiting > 0) {
+      int count = epoll_wait(epoll_fd, events, AT_ONCE, OPEN_TIMEOUT_MS);
+      if (count <= 0) die("opening connections");
+      for (int i = 0; i < count; i++) {
+        struct connection *c = events[i].data.ptr;
+        if (!c->is_connecting || !is_connected(c)) die("connect");
+        waiting--;
+      }
+    }
   }
-  receive(c);
 }
 
 static double percentile(const long *buckets, double fraction) {
@@ -217,6 +239,7 @@ int main(int argc, char **argv) {
     idle[idle_count++] = i;
   }
   if ((epoll_fd = epoll_create1(0)) < 0) die("epoll_create1");
+  if (!is_new) open_all();
   began_s = now_s();
   long offered = (long)(rate * seconds), next = 0;
   struct epoll_event events[EVENTS];

@@ -42,6 +42,12 @@ def copied(line: str) -> tuple[int, dict[str, Any]]:
 def test_a_sale_with_the_printed_commands(tmp_path: Path) -> None:
     with System(tmp_path / "data") as system:
         parts = {part["name"]: part for part in system.status()["parts"]}
+        # Asked of each process, not kept in the state.
+        versions = {name: part.pop("settings_version") for name, part in parts.items()}
+        assert {name for name, version in versions.items() if version is not None} == PARTS - {
+            "kafka",
+            "redis",
+        }
         assert parts == system.parts()
         assert set(parts) == PARTS
         assert {part["state"] for part in parts.values()} == {"ready"}
