@@ -1,5 +1,6 @@
 """Estimates: the purchases ahead and the time until the decision; unknown is reported as unknown."""
 
+import asyncio
 import logging
 from collections.abc import Sequence
 from typing import cast
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import RedisUnavailable
+from pipeline.ingress.decisions import decision_rate
 from pipeline.ingress.decisions.decision_rate import SAMPLES_MAX, DecisionRate, Estimate, RateSampler, Sample
 from pipeline.stock.store import OtherLog, StockStore
 
@@ -112,3 +114,31 @@ async def test_another_logs_redis_is_reported_until_ours_answers(
     rates.assert_own_log()
     assert [rates.other_log, rates.fault] == [None, None]
     assert [pace.decided_offset for pace in rates.by_partition] == [7, 7]
+
+
+class _HungRedis:
+    async def progress(self, _: int) -> tuple[int, int]:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+
+class _CountedEnds(_Ends):
+    def __init__(self) -> None:
+        self.refreshed = asyncio.Semaphore(0)
+
+    async def refresh(self) -> None:
+        self.refreshed.release()
+
+
+async def test_a_hung_redis_does_not_keep_kafka_from_being_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SAMPLE_MS", "FIRST_SAMPLE_TIMEOUT_MS"):
+        monkeypatch.setattr(decision_rate, name, 1)
+    ends = _CountedEnds()
+    rates = RateSampler(cast("StockStore", _HungRedis()), ends, partitions=2)
+    await rates.start()
+    async with asyncio.timeout(10):
+        for _ in range(3):
+            await ends.refreshed.acquire()
+    assert rates.is_alive
+    await rates.stop()
+    assert not rates.is_alive

@@ -9,8 +9,8 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Awaitable, Callable, Sequence
+from typing import NamedTuple, NoReturn
 
 from pipeline.errors import KafkaUnavailable, RedisUnavailable
 from pipeline.ingress.ports import Ends
@@ -120,9 +120,10 @@ class RateSampler:
             raise OtherLog(self.other_log)
 
     async def _keep(self) -> None:
-        while True:
-            await asyncio.gather(self._sample(), self._refresh_ends())
-            await asyncio.sleep(SAMPLE_MS / 1_000)
+        # Neither waits for the other: while Redis hangs, Kafka would seem to be silent, too.
+        async with asyncio.TaskGroup() as group:
+            for call in (self._sample, self._refresh_ends):
+                group.create_task(_repeated(call))
 
     async def _sample(self) -> None:
         try:
@@ -155,3 +156,9 @@ class RateSampler:
         # Not logged: readiness reports how long ago the broker answered, and a 404 refreshes the ends itself.
         with contextlib.suppress(KafkaUnavailable):
             await self._ends.refresh()
+
+
+async def _repeated(call: Callable[[], Awaitable[None]]) -> NoReturn:
+    while True:
+        await call()
+        await asyncio.sleep(SAMPLE_MS / 1_000)
