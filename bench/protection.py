@@ -155,18 +155,18 @@ def _paused(worker: Process) -> Iterator[None]:
         worker.resume()
 
 
-def measure(stage: Stage, rounds: int) -> Iterator[Cost]:
-    """The cost of each variant and refusal. Raises WrkFailed."""
+def measure(stage: Stage, rounds: int) -> list[Cost]:
+    """The cost of a bare purchase, then of each variant and refusal. Raises WrkFailed."""
     bare: list[float] = []
+    costs: list[Cost] = []
     with tempfile.TemporaryDirectory() as directory:
         for variant in (*VARIANTS, *REFUSALS):
             tokens = _tokens(variant.users, Path(directory)) if variant.users else None
             pairs = _Pair(stage, variant, tokens).measure(rounds)
             bare += [without for without, _ in pairs]
-            yield Cost(
-                variant.name, median(ours for _, ours in pairs), median(ours / each for each, ours in pairs)
-            )
-    yield Cost(BARE.name, median(bare), 1.0)
+            ratio = median(ours / without for without, ours in pairs)
+            costs.append(Cost(variant.name, median(ours for _, ours in pairs), ratio))
+    return [Cost(BARE.name, median(bare), 1.0), *costs]
 
 
 def _tokens(users: int, directory: Path) -> Path:
