@@ -224,9 +224,12 @@ def main() -> int:
         for kind in arguments.kinds
     ]
     document = {
-        "machine": {"cpus": os.cpu_count(), "python": platform.python_version()},
+        "machine": {
+            "cpus": os.cpu_count(),
+            "python": platform.python_version(),
+            "ingresses": arguments.ingresses,
+        },
         "seconds": arguments.seconds,
-        "ingresses": arguments.ingresses,
         "kinds": results,
     }
     print(overload_page.text(document))

@@ -10,7 +10,9 @@ HEAD = """\
 # Overload
 
 `make overload` wrote this page with Python {python} on {cpus} cores, shared by broker, Redis, all our processes and the
-generator. The generator ([`bench/openloop.c`](../bench/openloop.c)) is open-loop: it sends on a schedule, however
+generator. Number of ingresses: {ingresses}.
+
+The generator ([`bench/openloop.c`](../bench/openloop.c)) is open-loop: it sends on a schedule, however
 slowly it is answered, and a latency is counted from when a request was due. *Decided* are the purchases that were
 accepted, each of them decided. How an ingress refuses the others: [architecture.md](architecture.md#overload).
 

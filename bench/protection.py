@@ -28,7 +28,6 @@ from pipeline.local.process import Process
 SECRET = "a secret of the benchmark, of more than 32 bytes"  # noqa: S105 -- of this benchmark only
 CONNECTIONS = 256
 SECONDS = 3
-WARM_UP_S = 3
 EXPECTED_MIN = 0.95
 """The least fraction of answers with the status of the variant: a queue must fill before it refuses."""
 TOKENS = 200_000
@@ -96,15 +95,16 @@ class _Pair:
             worker = stack.enter_context(self._stage.worker())
             bare, ours = (_start(self._stage, each, stack) for each in (BARE, self._variant))
 
-            def bare_us(seconds: int = SECONDS) -> float:
-                return self._cpu_us(BARE, bare, bare.admin_url, worker, seconds)
+            def bare_us() -> float:
+                return self._cpu_us(BARE, bare, bare.admin_url, worker)
 
-            def ours_us(seconds: int = SECONDS) -> float:
+            def ours_us() -> float:
                 # The administration listener of an ingress with tokens would want one, too.
-                return self._cpu_us(self._variant, ours, bare.admin_url, worker, seconds)
+                return self._cpu_us(self._variant, ours, bare.admin_url, worker)
 
-            bare_us(WARM_UP_S)
-            ours_us(WARM_UP_S)
+            # To warm up.
+            bare_us()
+            ours_us()
             found = []
             for number in range(rounds):
                 # The machine's speed changes from second to second: each goes first in its turn.
@@ -115,15 +115,13 @@ class _Pair:
                     found.append((bare_us(), ours_us()))
             return found
 
-    def _cpu_us(
-        self, variant: Variant, ingress: "_Ingress", admin_url: str, worker: Process, seconds: int
-    ) -> float:
+    def _cpu_us(self, variant: Variant, ingress: "_Ingress", admin_url: str, worker: Process) -> float:
         product_id = f"protection-{uuid.uuid4().hex}"
         open_product(admin_url, product_id, ENOUGH, per_user_limit=WINS_PER_USER_MAX)
         tokens = self._tokens if variant.users else None
         with _paused(worker) if variant.pauses_worker else nullcontext():
             meter = Meter({"ingress": [pid_of(ingress.process)]})
-            answered = wrk(ingress.url, product_id, "async", CONNECTIONS, seconds, tokens=tokens)
+            answered = wrk(ingress.url, product_id, "async", CONNECTIONS, SECONDS, tokens=tokens)
             spent_s = meter.spent_s()["ingress"]
         if answered.statuses.get(variant.status, 0) < EXPECTED_MIN * answered.count:
             raise WrkFailed(f"{variant.name}: unexpected statuses: {answered}")
@@ -170,7 +168,7 @@ def measure(stage: Stage, rounds: int) -> list[Cost]:
 
 
 def _tokens(users: int, directory: Path) -> Path:
-    """A file with a token for each of so many users, one per line."""
+    """A file with one token per user and line."""
     expires_at = int(time.time()) + TOKEN_LIFETIME_S
     path = directory / f"tokens-{users}"
     tokens = (

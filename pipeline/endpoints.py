@@ -1,5 +1,6 @@
 """Where Kafka is and how clients identify themselves to it; TLS, as Kafka's and Redis's clients use it."""
 
+import asyncio
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -65,6 +66,20 @@ class Tls:
         except OSError as error:
             return f"no certificate with an unencrypted key in PEM format: {error.strerror}"
         return None
+
+
+async def listen_for_refusal(host: str, port: int, context: ssl.SSLContext) -> None:
+    """Connect and send nothing, until the server sends something or closes. Raises ssl.SSLError if it refuses us.
+
+    In TLS 1.3 a server refuses a client's certificate after the client's handshake. A client that has sent something by
+    then may see a reset instead of the alert. Raises OSError if the server is down. A server that accepts us says
+    nothing, so set a timeout.
+    """
+    reader, writer = await asyncio.open_connection(host, port, ssl=context)
+    try:
+        await reader.read(1)
+    finally:
+        writer.close()
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from aiokafka.errors import (
     UnsupportedSaslMechanismError,
 )
 
-from pipeline.endpoints import Brokers, SecurityProtocol
+from pipeline.endpoints import Brokers, SecurityProtocol, listen_for_refusal
 from pipeline.errors import OperatorError
 
 SIGN_IN_TIMEOUT_MS = 3_000
@@ -103,19 +103,7 @@ async def _sign_in(brokers: Brokers, host: str, port: int) -> None:
     try:
         (await create_conn(host, port, **connection_options(brokers))).close()
     except KafkaConnectionError:
+        # aiokafka drops the alert of a broker that refuses our certificate.
         if brokers.protocol.uses_tls:
-            await _listen(brokers, host, port)
+            await listen_for_refusal(host, port, brokers.tls.context())
         raise
-
-
-async def _listen(brokers: Brokers, host: str, port: int) -> None:
-    """Raises ssl.SSLError if the broker refuses our certificate.
-
-    In TLS 1.3 it does so after the client's handshake. aiokafka drops its alert, and has sent a request by then, which
-    may turn the close into a reset. So nothing is sent here.
-    """
-    reader, writer = await asyncio.open_connection(host, port, ssl=brokers.tls.context())
-    try:
-        await reader.read(1)
-    finally:
-        writer.close()

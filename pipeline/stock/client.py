@@ -21,6 +21,7 @@ from redis.backoff import NoBackoff
 from redis.connection import HiredisRespSerializer
 from redis.maint_notifications import MaintNotificationsConfig
 
+from pipeline.endpoints import listen_for_refusal
 from pipeline.errors import Fatal, OperatorError, RedisUnavailable
 
 logger = logging.getLogger(__name__)
@@ -139,13 +140,7 @@ async def _listen(connection: SSLConnection, timeout_s: float) -> None:
     """Raises RedisRefused if Redis refuses a connection on which nothing is sent."""
     try:
         async with asyncio.timeout(timeout_s):
-            reader, writer = await asyncio.open_connection(
-                connection.host, connection.port, ssl=connection.ssl_context.get()
-            )
-            try:
-                await reader.read(1)
-            finally:
-                writer.close()
+            await listen_for_refusal(connection.host, connection.port, connection.ssl_context.get())
     except ssl.SSLError as error:
         raise _no_tls(error) from None
     except OSError as error:
